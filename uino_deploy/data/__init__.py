@@ -1,0 +1,1 @@
+"""Procedural episodes: scenes of glyphs and of handwritten digits, drawn without any download."""

@@ -1,0 +1,60 @@
+"""One hierarchy for what a user can mend: what happened, what to do, and the exit code.
+
+UinoDeployError            1  (never raised itself)
+├── CheckFailed            1  a comparison, budget or gate did not hold
+├── InputError             2  an argument, image, mask, support, checkpoint or bundle is wrong
+│   ├── BundleError        2  a bundle is damaged, foreign, or reaches outside its folder
+│   ├── CheckpointError    2  a checkpoint is of another architecture, truncated or unreadable
+│   └── OutputExists       2  an output is there already and --force was not given
+├── DependencyError        3  a package, provider, driver or device is missing
+└── BuildError             4  an export, an engine or a kernel could not be built
+"""
+
+
+class UinoDeployError(Exception):
+    """What happened in one line; `hint` says what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return what happened and, where there is one, the hint, on one line."""
+        return f"{self.what}; {self.hint}" if self.hint else self.what
+
+
+class CheckFailed(UinoDeployError):
+    """A comparison, budget or gate did not hold."""
+
+
+class InputError(UinoDeployError):
+    """An argument or an input file is wrong."""
+
+    exit_code = 2
+
+
+class BundleError(InputError):
+    """A bundle is damaged, foreign, or names a path outside its folder."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is unreadable or of another architecture."""
+
+
+class OutputExists(InputError):
+    """An output is there already."""
+
+
+class DependencyError(UinoDeployError):
+    """A package, provider, driver or device that was asked for is missing."""
+
+    exit_code = 3
+
+
+class BuildError(UinoDeployError):
+    """An export, an engine or a kernel could not be built."""
+
+    exit_code = 4

@@ -1,0 +1,1 @@
+"""Run a bundle without torch, triton or onnx."""
