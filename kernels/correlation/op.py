@@ -1,0 +1,62 @@
+"""`uino::correlation4d` as PyTorch sees it: shape rule, dispatch and gradient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uino_deploy.kernels.correlation import naive
+
+
+@torch.library.custom_op("uino::correlation4d", mutates_args=())
+def correlation4d(
+    query: Tensor, support: Tensor, weight: Tensor, height: int, width: int, pool: int
+) -> Tensor:
+    """Correlate query and support tokens; see `naive.correlation4d` for shapes and mathematics.
+
+    Raises:
+        ValueError: shapes, types or the grid do not fit together.
+    """
+    _check(query, support, weight, height, width, pool)
+    return naive.correlation4d(query, support, weight, height, width, pool)
+
+
+def _check(
+    query: Tensor, support: Tensor, weight: Tensor, height: int, width: int, pool: int
+) -> None:
+    batch, layers, _, channels = query.shape
+    shots, tokens = support.shape[1], support.shape[3]
+    for name, tensor, expected in (
+        ("support", support, (shots, layers, tokens, channels)),
+        ("weight", weight, (shots, tokens)),
+    ):
+        if tensor.shape[0] not in (1, batch) or tuple(tensor.shape[1:]) != expected:
+            got = tuple(tensor.shape)
+            raise ValueError(f"{name} has shape {got}, expected (1 or {batch}, {expected})")
+        if tensor.dtype != query.dtype:
+            raise ValueError(f"{name} is {tensor.dtype}, query is {query.dtype}")
+    if height * width != tokens or pool < 1:
+        raise ValueError(f"grid {height}x{width} with pool {pool} does not fit {tokens} tokens")
+
+
+@correlation4d.register_fake
+def _(query: Tensor, support: Tensor, weight: Tensor, height: int, width: int, pool: int) -> Tensor:
+    batch, layers, tokens, _ = query.shape
+    pooled = -(-height // pool) * -(-width // pool)
+    return query.new_empty(batch, support.shape[1], layers, tokens, pooled)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.grid = inputs[3:]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Differentiate the reference: the volume is recomputed, never kept."""
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        output = naive.correlation4d(*inputs, *ctx.grid)
+    return (*torch.autograd.grad(output, inputs, gradient), None, None, None)
+
+
+correlation4d.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,1 @@
+"""SelectiveScan2d: the four-direction selective scan, and its one-dimensional form."""

@@ -1,0 +1,115 @@
+"""`uino::selective_scan2d` and `selective_scan_fn` as PyTorch sees them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uino_deploy.kernels.selective_scan import naive
+
+
+@torch.library.custom_op("uino::selective_scan2d", mutates_args=())
+def selective_scan2d(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+) -> Tensor:
+    """Scan a plane in four directions; see `naive.selective_scan2d` for shapes and mathematics.
+
+    Raises:
+        ValueError: shapes or types do not fit together.
+    """
+    _check(x, dt, B, C, dt_weight, dt_bias, A, skip)
+    return naive.selective_scan2d(x, dt, B, C, dt_weight, dt_bias, A, skip)
+
+
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+) -> None:
+    cells, channels = tuple(x.shape[:3]), x.shape[3]
+    rank, states = dt.shape[-1], A.shape[-1]
+    for name, tensor, expected in (
+        ("dt", dt, (*cells, naive.DIRECTIONS, rank)),
+        ("B", B, (*cells, naive.DIRECTIONS, states)),
+        ("C", C, (*cells, naive.DIRECTIONS, states)),
+        ("dt_weight", dt_weight, (naive.DIRECTIONS, channels, rank)),
+        ("dt_bias", dt_bias, (naive.DIRECTIONS, channels)),
+        ("A", A, (naive.DIRECTIONS, channels, states)),
+        ("skip", skip, (naive.DIRECTIONS, channels)),
+    ):
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
+    parameter = torch.float64 if x.dtype == torch.float64 else torch.float32
+    for name, tensor, dtype in (
+        ("dt", dt, x.dtype),
+        ("B", B, x.dtype),
+        ("C", C, x.dtype),
+        ("dt_weight", dt_weight, parameter),
+        ("dt_bias", dt_bias, parameter),
+        ("A", A, parameter),
+        ("skip", skip, parameter),
+    ):
+        if tensor.dtype != dtype:
+            raise ValueError(f"{name} is {tensor.dtype}, expected {dtype}")
+
+
+@selective_scan2d.register_fake
+def _(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+) -> Tensor:
+    return x.new_empty(*x.shape[:3], naive.DIRECTIONS, x.shape[3])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    """Differentiate the reference: the states are recomputed, never kept."""
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        output = naive.selective_scan2d(*inputs)
+    return torch.autograd.grad(output, inputs, gradient)
+
+
+selective_scan2d.register_autograd(_backward, setup_context=_setup_context)
+
+
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Scan one dimension; a drop-in for mamba-ssm's `selective_scan_fn` with real states.
+
+    See `naive.selective_scan_fn` for shapes and errors.
+    """
+    return naive.selective_scan_fn(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
+    )
