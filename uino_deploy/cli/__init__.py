@@ -1,1 +1,150 @@
-"""The command line: parse, call one function, print."""
+"""The `uino-deploy` command: finds the subcommand, runs it, and turns errors into exit codes.
+
+Subcommands are imported when they are asked for, and each imports torch, onnx, triton or a runtime
+inside its function, so that `--help` and `--version` work where none of them is installed.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from uino_deploy.cli._options import Settings, debug_option
+from uino_deploy.errors import UinoDeployError
+
+# Name -> "module:attribute" in the order in which a newcomer meets them.
+COMMANDS = {
+    "doctor": "uino_deploy.cli.doctor:doctor",
+}
+
+# What `--version` looks up: only the metadata is read, nothing is imported.
+VERSIONED = (
+    "numpy",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "triton",
+)
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand's module when the subcommand is looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a subcommand; None when there is none of that name."""
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, attribute = target.split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Print the versions of the package, of Python and of whatever is installed beside it."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from uino_deploy import __version__
+    from uino_deploy.dependencies import installed_version
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    click.echo(f"uino-deploy {__version__} (Python {python})")
+    for name in VERSIONED:
+        version = installed_version(name)
+        if version is not None:
+            click.echo(f"{name} {version}")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 a check failed, 2 usage or input, 3 environment or missing "
+    "dependency, 4 build failed, 130 interrupted.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the versions of everything that matters and exit.",
+)
+@debug_option
+def cli() -> None:
+    """Export, verify, run and measure UINO-FSS few-shot segmentation.
+
+    \b
+    Start here:
+      uino-deploy doctor
+      uino-deploy demo -o build/demo
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code.
+
+    Args:
+        arguments: what follows the program's name; `sys.argv` when None.
+    """
+    settings = Settings()
+    try:
+        result = cli.main(
+            list(arguments) if arguments is not None else None,
+            prog_name="uino-deploy",
+            standalone_mode=False,
+            obj=settings,
+        )
+        # Inside the try: what is still in the buffer can meet a full disk or a closed pipe too.
+        sys.stdout.flush()
+    except BaseException as error:
+        if isinstance(error, SystemExit) or (settings.debug and isinstance(error, Exception)):
+            raise
+        sys.exit(_report(error))
+    # Outside standalone mode click returns the code of `ctx.exit(code)`.
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _report(error: BaseException) -> int:
+    """Say on one line of stderr what happened; return the exit code."""
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        click.echo("interrupted", err=True)
+        return 130
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        # The reader (`| head`) left: point stdout elsewhere, or Python complains when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    message, code = _describe(error)
+    click.echo("error: " + " ".join(message.split()), err=True)
+    return code
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    """Return an error's message and exit code."""
+    if isinstance(error, UinoDeployError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        hint = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
+        return f"{error.strerror or error}{where}{hint}", 3
+    if isinstance(error, MemoryError):
+        return "out of memory; use a smaller image size, batch or number of shots", 3
+    return (
+        f"unexpected {type(error).__name__}: {error}; "
+        "this is a bug: run again with --debug for the traceback and report it"
+    ), 1

@@ -1,0 +1,124 @@
+"""Where output goes: results on stdout, everything else on stderr, one JSON document with `--json`.
+
+Commands hold one `Output` and never print by themselves, so that `--json` and `--quiet` mean the
+same in all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+
+# Seconds between two plain lines of progress where stderr is not a terminal.
+PLAIN_PROGRESS_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """A command's one way to say something.
+
+    Attributes:
+        json: results go into one JSON document; `text` and `table` are silent.
+        quiet: no log lines and no progress; results and errors remain.
+    """
+
+    json: bool = False
+    quiet: bool = False
+
+    def log(self, message: str) -> None:
+        """Write a line about what is going on to stderr, unless `--quiet`."""
+        if not self.quiet:
+            click.echo(message, err=True)
+
+    def warn(self, message: str) -> None:
+        """Write a warning to stderr; `--quiet` does not silence it."""
+        click.echo(f"warning: {message}", err=True)
+
+    def text(self, message: str = "") -> None:
+        """Write a result for people to stdout, unless `--json`."""
+        if not self.json:
+            click.echo(message)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Write aligned columns to stdout, unless `--json`; columns of numbers are flush right."""
+        if self.json:
+            return
+        cells = [[str(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        right = [
+            bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+            for i in range(len(columns))
+        ]
+        for line in (list(columns), ["-" * width for width in widths], *cells):
+            padded = (
+                cell.rjust(width) if to_right else cell.ljust(width)
+                for cell, width, to_right in zip(line, widths, right, strict=True)
+            )
+            click.echo("  ".join(padded).rstrip())
+
+    def document(self, value: Mapping[str, Any]) -> None:
+        """Write the one JSON document to stdout; silent without `--json`."""
+        if self.json:
+            click.echo(json.dumps(value, indent=2))
+
+    def verdict(self, failures: Sequence[str], code: int = 1) -> None:
+        """Write the last line, `PASSED` or `FAILED: reason`; leave with `code` on a failure.
+
+        With `--json` the line goes to stderr: the document carries the verdict.
+        """
+        reason = "; ".join(failures)
+        click.echo(f"FAILED: {reason}" if failures else "PASSED", err=self.json)
+        if failures:
+            fail(code)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show how far a long piece of work is: a bar on a terminal, else a line now and then.
+
+        Args:
+            what: what is being done, such as "segmenting".
+            total: how many steps there are.
+
+        Yields:
+            A function to call after each step.
+        """
+        if self.quiet:
+            yield lambda: None
+        elif sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            with Progress(console=Console(stderr=True), transient=True) as bar:
+                task = bar.add_task(what, total=total)
+                yield lambda: bar.advance(task)
+        else:
+            yield _PlainProgress(what, total).step
+
+
+class _PlainProgress:
+    """A line on stderr now and then, and one at the end."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._done = 0
+        self._said = time.monotonic()
+
+    def step(self) -> None:
+        """Count one step; speak when it is the last or the last line is old enough."""
+        self._done += 1
+        now = time.monotonic()
+        if self._done == self._total or now - self._said >= PLAIN_PROGRESS_SECONDS:
+            self._said = now
+            click.echo(f"{self._what}: {self._done}/{self._total}", err=True)
+
+
+def fail(code: int) -> NoReturn:
+    """Leave the command with an exit code after it has said why."""
+    raise click.exceptions.Exit(code)

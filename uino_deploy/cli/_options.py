@@ -1,0 +1,55 @@
+"""Options that several commands share: spelled once, explained once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from uino_deploy.cli._console import Output
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class Settings:
+    """What `main` and the commands share during one run; the click context's object."""
+
+    debug: bool = False
+
+
+def _set_debug(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.ensure_object(Settings).debug = True
+
+
+def debug_option(command: Command) -> Command:
+    """Add `--debug`: show the traceback of an error."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_debug,
+        help="Show the traceback of an error.",
+    )(command)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`, `--quiet` and `--debug`; the command receives them as `output: Output`."""
+
+    @debug_option
+    @click.option("--quiet", "-q", is_flag=True, help="No progress and no notes.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
+        return command(*args, output=Output(json=as_json, quiet=quiet), **kwargs)
+
+    return wrapped
+
+
+def force_option(command: Command) -> Command:
+    """Add `--force`: replace the output if it exists. The command receives `force: bool`."""
+    return click.option("--force", is_flag=True, help="Replace the output if it is there.")(command)

@@ -1,0 +1,55 @@
+"""`uino-deploy doctor`: what is installed, what would run here, what to do about the rest."""
+
+from __future__ import annotations
+
+import click
+
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import output_options
+
+
+@click.command()
+@output_options
+def doctor(output: Output) -> None:
+    """Say what is installed, which backends would run here, and how to mend the rest.
+
+    Fails with exit code 3 when an installed combination is known to be broken: onnxruntime beside
+    onnxruntime-gpu, or a NumPy that TensorRT's bindings cannot read. A missing backend is advice,
+    not a failure.
+
+    \b
+    Example:
+      uino-deploy doctor
+      uino-deploy doctor --json
+    """
+    from uino_deploy.doctor import Diagnosis, diagnose
+
+    def show(found: Diagnosis) -> None:
+        output.text(f"uino-deploy {found.version}, Python {found.python}, {found.platform}")
+        if found.jetpack:
+            output.text(f"Jetson: {found.jetpack}")
+        output.text(f"GPU: {found.gpu or 'no NVIDIA GPU found'}")
+        output.text(f"Operators in PyTorch: {found.kernels}")
+        output.text()
+        output.table(
+            ["package", "version"],
+            [[name, version or "not installed"] for name, version in found.packages.items()],
+        )
+        if found.providers:
+            output.text(f"ONNX Runtime providers: {', '.join(found.providers)}")
+        output.text()
+        output.table(
+            ["backend", "here", "what to do"],
+            [
+                [name, "runs" if status.runs else "-", status.advice]
+                for name, status in found.backends.items()
+            ],
+        )
+        output.text()
+
+    found = diagnose()
+    show(found)
+    output.document({**found.to_dict(), "passed": not found.problems})
+    for problem in found.problems:
+        output.warn(problem)
+    output.verdict(found.problems, code=3)

@@ -1,0 +1,40 @@
+"""Which optional packages are installed, found out without importing them, and how to get them."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from uino_deploy.errors import DependencyError
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return a distribution's version from its metadata, None when it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def is_importable(module: str) -> bool:
+    """Return whether a top-level module can be found, without importing it."""
+    return find_spec(module) is not None
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that an extra's modules are there before a command starts its work.
+
+    Args:
+        extra: the extra of this package that brings them, such as "export".
+        modules: top-level module names.
+
+    Raises:
+        DependencyError: one is missing; the hint is the exact pip command.
+    """
+    missing = [module for module in modules if not is_importable(module)]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise DependencyError(
+            f"{' and '.join(missing)} {verb} not installed",
+            f"pip install 'uino-deploy[{extra}]'",
+        )

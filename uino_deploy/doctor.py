@@ -1,0 +1,240 @@
+"""What is installed on this machine, what would run here, and what to do about the rest.
+
+Nothing heavy is imported: versions come from package metadata, so a broken torch or TensorRT can
+be diagnosed too. Only onnxruntime is imported, in a process of its own, to ask for its providers.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uino_deploy import __version__
+from uino_deploy.dependencies import installed_version
+
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+
+# Distributions whose versions the report states, several names where one thing has several.
+PACKAGES = {
+    "numpy": ("numpy",),
+    "Pillow": ("pillow",),
+    "msgspec": ("msgspec",),
+    "safetensors": ("safetensors",),
+    "onnxruntime": ("onnxruntime",),
+    "onnxruntime-gpu": ("onnxruntime-gpu",),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+    "cuda-python": ("cuda-python", "cuda-bindings"),
+    "torch": ("torch",),
+    "triton": ("triton",),
+    "onnx": ("onnx",),
+    "onnxscript": ("onnxscript",),
+    "mamba-ssm": ("mamba-ssm",),
+}
+
+# Backend of the runtime -> the packages it needs and the extra that brings them.
+BACKENDS = {
+    "onnxruntime": (("onnxruntime",), "cpu"),
+    "openvino": (("openvino",), "openvino"),
+    "tensorrt": (("tensorrt", "cuda-python"), "tensorrt"),
+    "tensorrt-rtx": (("tensorrt-rtx",), "tensorrt-rtx"),
+    "torch": (("torch",), "export"),
+}
+
+# Backends that cannot run a model without an NVIDIA GPU and its driver.
+NEEDS_GPU = ("tensorrt", "tensorrt-rtx")
+
+# PyPI's TensorRT does not install on a Jetson: the bindings come with JetPack.
+JETSON_TENSORRT = (
+    "use JetPack's own: apt install python3-libnvinfer, make the environment with "
+    "--system-site-packages, pip install cuda-python"
+)
+
+_PROVIDERS_SCRIPT = "import json, onnxruntime as o; print(json.dumps(o.get_available_providers()))"
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether one backend of the runtime would run here, and what to do where it would not."""
+
+    runs: bool
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that `doctor` found.
+
+    Attributes:
+        packages: name -> version, None where it is not installed.
+        providers: ONNX Runtime's execution providers, best first.
+        gpu: "NAME, compute capability X.Y, driver Z" from nvidia-smi, None without one.
+        jetpack: the first line of the board's release file, None off a Jetson.
+        kernels: which implementation of the two operators PyTorch would use here.
+        backends: the runtime's backends by name.
+        problems: what is broken and how to mend it; any of these makes `doctor` fail.
+    """
+
+    version: str
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    providers: list[str]
+    gpu: str | None
+    jetpack: str | None
+    kernels: str
+    backends: dict[str, BackendStatus]
+    problems: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def diagnose() -> Diagnosis:
+    """Examine this machine. Takes about a second: ONNX Runtime and nvidia-smi are asked."""
+    packages = {name: _first_version(names) for name, names in PACKAGES.items()}
+    providers, provider_problem = _providers(packages)
+    gpu = _nvidia_gpu()
+    jetpack = read_jetpack(TEGRA_RELEASE)
+    problems = find_conflicts(packages)
+    if provider_problem:
+        problems.append(provider_problem)
+    return Diagnosis(
+        version=__version__,
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        packages=packages,
+        providers=providers,
+        gpu=gpu,
+        jetpack=jetpack,
+        kernels=_kernel_dispatch(packages, gpu),
+        backends=judge_backends(packages, providers, gpu, jetpack),
+        problems=problems,
+    )
+
+
+def find_conflicts(packages: dict[str, str | None]) -> list[str]:
+    """Return the combinations of versions that are known to give wrong results or not to work.
+
+    Args:
+        packages: name -> version as in `Diagnosis.packages`.
+    """
+    problems = []
+    if packages.get("onnxruntime") and packages.get("onnxruntime-gpu"):
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want"
+        )
+    numpy, tensorrt = packages.get("numpy"), packages.get("tensorrt")
+    if numpy and tensorrt:
+        found, bindings = _numbers(numpy), _numbers(tensorrt)
+        if found >= (2,) and bindings < (10, 14):
+            problems.append(
+                f"NumPy {numpy} with TensorRT {tensorrt}: the bindings up to 10.13 silently "
+                "corrupt arrays under NumPy 2; pip install 'numpy<2'"
+            )
+        elif found >= (2, 4) and bindings < (11, 2, 1):
+            problems.append(
+                f"NumPy {numpy} with TensorRT {tensorrt}: plugin attributes fail under NumPy 2.4 "
+                "before TensorRT 11.2.1; pip install 'numpy<2.4'"
+            )
+    return problems
+
+
+def judge_backends(
+    packages: dict[str, str | None], providers: list[str], gpu: str | None, jetpack: str | None
+) -> dict[str, BackendStatus]:
+    """Say for every backend of the runtime whether it would run here, or what to do.
+
+    Args:
+        packages: name -> version as in `Diagnosis.packages`.
+        providers: ONNX Runtime's execution providers; empty when it cannot be imported.
+        gpu: a description of the NVIDIA GPU, None without one.
+        jetpack: the board's release line, None off a Jetson.
+    """
+    packages = dict(packages)
+    # onnxruntime-gpu is onnxruntime under another name.
+    packages["onnxruntime"] = packages.get("onnxruntime") or packages.get("onnxruntime-gpu")
+    statuses = {}
+    for name, (needed, extra) in BACKENDS.items():
+        missing = [package for package in needed if not packages.get(package)]
+        if missing and jetpack and name == "tensorrt":
+            advice = JETSON_TENSORRT
+        elif missing:
+            advice = f"pip install 'uino-deploy[{extra}]'"
+        elif name in NEEDS_GPU and gpu is None:
+            advice = "needs an NVIDIA GPU and its driver; nvidia-smi does not find one"
+        elif name == "onnxruntime" and not providers:
+            advice = "onnxruntime is installed but cannot be imported; see the problem below"
+        else:
+            advice = ""
+        statuses[name] = BackendStatus(runs=not advice, advice=advice)
+    return statuses
+
+
+def read_jetpack(release: Path) -> str | None:
+    """Return the first line of a Jetson's release file, None where there is none."""
+    try:
+        lines = release.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return lines[0].lstrip("# ") if lines else None
+
+
+def _first_version(names: tuple[str, ...]) -> str | None:
+    return next((version for name in names if (version := installed_version(name))), None)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return a version's leading numbers: "10.13.3.9" is (10, 13, 3, 9), "2.4rc1" is (2, 4)."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(number) for number in match[0].split(".")) if match else ()
+
+
+def _providers(packages: dict[str, str | None]) -> tuple[list[str], str]:
+    """Ask ONNX Runtime for its providers; return them and a problem ("" when there is none)."""
+    if not (packages["onnxruntime"] or packages["onnxruntime-gpu"]):
+        return [], ""
+    # A process of its own: a broken binary can abort the interpreter that imports it.
+    answer = subprocess.run(
+        [sys.executable, "-c", _PROVIDERS_SCRIPT], capture_output=True, text=True, check=False
+    )
+    if answer.returncode == 0:
+        return list(json.loads(answer.stdout.splitlines()[-1])), ""
+    last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+    return [], f"onnxruntime cannot be imported: {last}; reinstall it"
+
+
+def _nvidia_gpu() -> str | None:
+    """Describe the first NVIDIA GPU, None when nvidia-smi is missing or finds none."""
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return _tegra_gpu()
+    parts = [part.strip() for part in answer.stdout.partition("\n")[0].split(",")]
+    if answer.returncode or len(parts) != 3:
+        return _tegra_gpu()
+    return f"{parts[0]}, compute capability {parts[1]}, driver {parts[2]}"
+
+
+def _tegra_gpu() -> str | None:
+    """A Jetson's integrated GPU is there without nvidia-smi (JetPack 5 has none)."""
+    return "Jetson integrated GPU" if TEGRA_RELEASE.exists() else None
+
+
+def _kernel_dispatch(packages: dict[str, str | None], gpu: str | None) -> str:
+    """Say which implementation of the operators PyTorch would use here."""
+    if not packages["torch"]:
+        return "none: torch is not installed (the runtime does not need it)"
+    if gpu and packages["triton"]:
+        return "Triton on CUDA tensors, the reference on CPU tensors"
+    return "the reference on CPU tensors" + ("" if packages["triton"] else " (no triton)")
