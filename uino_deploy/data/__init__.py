@@ -1,1 +1,16 @@
-"""Procedural episodes: scenes of glyphs and of handwritten digits, drawn without any download."""
+"""Procedural few-shot segmentation data: drawn without any download, the same from the same seed."""
+
+from uino_deploy.data.episodes import Episode, draw_episode
+from uino_deploy.data.metrics import SegmentationScore
+from uino_deploy.data.pools import Pool, load_pool
+from uino_deploy.data.scenes import Scene, compose_scene
+
+__all__ = [
+    "Episode",
+    "Pool",
+    "Scene",
+    "SegmentationScore",
+    "compose_scene",
+    "draw_episode",
+    "load_pool",
+]

@@ -1,0 +1,147 @@
+"""A scene: a few sprites, each turned, sheared and coloured, on a darker noisy ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SCENE_SIZE = 112
+"""Side of a scene in pixels."""
+
+_SIZES = (0.34, 0.62)  # of the scene's side
+_ROTATION = np.deg2rad(20)
+_SHEAR = 0.15
+_LOG_ASPECT = 0.15
+_GROUND = (0.0, 0.4)  # grey values of the ground; glyphs are lighter
+_INK = (0.55, 1.0)
+_SLOPE = 0.1  # how far the ground's grey values drift from one edge to the other
+_NOISE = (0.01, 0.05)  # standard deviation
+_TRIES = 4
+_OVERLAP = 0.1  # of a sprite's ink; one that would hide more of others is drawn anew
+
+_Coverage = NDArray[np.uint8]
+_Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn image and the truth about it.
+
+    Attributes:
+        image: RGB, uint8 [S, S, 3].
+        masks: bool [G, S, S], the visible ink of every sprite that was placed; disjoint.
+        placed: for every mask the index of its sprite in the list given to `compose_scene`.
+    """
+
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    placed: tuple[int, ...]
+
+
+def compose_scene(
+    sprites: Sequence[_Coverage], rng: np.random.Generator, size: int = SCENE_SIZE
+) -> Scene:
+    """Draw sprites into one image, later ones over earlier ones.
+
+    Args:
+        sprites: coverage, uint8, square. The first two are always placed; a later one is left
+            out where there is hardly any room.
+        rng: the only source of randomness.
+        size: the scene's side S in pixels.
+    """
+    canvas = _ground(rng, size)
+    masks = np.zeros((0, size, size), dtype=np.bool_)
+    placed: list[int] = []
+    for index, sprite in enumerate(sprites):
+        found = _place(sprite, masks.any(axis=0), rng, always=index < 2)
+        if found is None:
+            continue
+        coverage, window = found
+        alpha = (coverage / np.float32(255))[..., None]
+        colour = rng.uniform(*_INK, size=3).astype(np.float32)
+        canvas[window] += alpha * (colour - canvas[window])
+        mask = np.zeros((size, size), dtype=np.bool_)
+        mask[window] = coverage > 127
+        masks = np.concatenate([masks & ~mask, mask[None]])
+        placed.append(index)
+    canvas += np.float32(rng.uniform(*_NOISE)) * _noise(rng, size)
+    image = (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+    return Scene(image, masks, tuple(placed))
+
+
+def _place(
+    sprite: _Coverage, taken: NDArray[np.bool_], rng: np.random.Generator, always: bool
+) -> tuple[_Coverage, _Window] | None:
+    """Warp a sprite and find it a window that hides little of what is taken."""
+    size = len(taken)
+    for _ in range(_TRIES):
+        coverage = _warp(sprite, rng.uniform(*_SIZES) * size, rng)
+        height, width = (min(side, size) for side in coverage.shape)
+        coverage = coverage[:height, :width]
+        corner = _emptiest_corner(taken, height, width, rng)
+        window = (slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width))
+        ink = coverage > 127
+        if np.count_nonzero(ink & taken[window]) <= _OVERLAP * np.count_nonzero(ink):
+            return coverage, window
+    return (coverage, window) if always else None
+
+
+def _emptiest_corner(
+    taken: NDArray[np.bool_], height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Return the upper left corner of a random one of the boxes that cover the least."""
+    total = np.zeros((len(taken) + 1, len(taken) + 1), dtype=np.int32)
+    taken.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, out=total[1:, 1:])
+    covered = (
+        total[height:, width:]
+        - total[:-height, width:]
+        - total[height:, :-width]
+        + total[:-height, :-width]
+    )
+    best = np.flatnonzero(covered == covered.min())
+    row, column = divmod(int(best[rng.integers(len(best))]), covered.shape[1])
+    return row, column
+
+
+def _warp(sprite: _Coverage, size: float, rng: np.random.Generator) -> _Coverage:
+    """Turn, shear and stretch a sprite to about `size` pixels; return its ink's bounding box."""
+    angle, shear = rng.uniform(-_ROTATION, _ROTATION), rng.uniform(-_SHEAR, _SHEAR)
+    stretch = np.exp(rng.uniform(-_LOG_ASPECT, _LOG_ASPECT))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    forward = turn @ np.array([[stretch, shear], [0, 1 / stretch]]) * (size / len(sprite))
+    width, height = (int(side) + 2 for side in np.abs(forward).sum(axis=1) * len(sprite))
+    back = np.linalg.inv(forward)
+    origin = np.full(2, len(sprite) / 2) - back @ (width / 2, height / 2)
+    (a, b), (c, d) = back.tolist()
+    warped = Image.fromarray(sprite).transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (a, b, origin[0], c, d, origin[1]),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(warped.crop(warped.getbbox()))
+
+
+def _ground(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+    """Return a dark ground that drifts linearly in colour, float32 [size, size, 3]."""
+    colour = rng.uniform(*_GROUND, size=3)
+    slope = rng.uniform(-_SLOPE / 2, _SLOPE / 2, size=(2, 3))
+    ramp = np.linspace(-1, 1, size)[:, None]
+    rows, columns = colour + ramp * slope[0], ramp * slope[1]
+    return (rows[:, None] + columns[None]).astype(np.float32)
+
+
+def _noise(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+    """Return unit noise, float32 [size, size, 3]: a random cut of one sheet, for speed."""
+    row, column = rng.integers(256, size=2)
+    return _noise_sheet(size + 256)[row : row + size, column : column + size]
+
+
+@cache
+def _noise_sheet(size: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((size, size, 3), dtype=np.float32)
