@@ -22,7 +22,7 @@ _INK = (0.55, 1.0)
 _SLOPE = 0.1  # how far the ground's grey values drift from one edge to the other
 _NOISE = (0.01, 0.05)  # standard deviation
 _TRIES = 4
-_OVERLAP = 0.1  # of a sprite's ink; one that would hide more of others is drawn anew
+_OVERLAP = 0.1  # of a sprite's ink; one that would hide more of others is tried smaller
 
 _Coverage = NDArray[np.uint8]
 _Window = tuple[slice, slice]
@@ -79,8 +79,10 @@ def _place(
 ) -> tuple[_Coverage, _Window] | None:
     """Warp a sprite and find it a window that hides little of what is taken."""
     size = len(taken)
+    smallest, largest = _SIZES
     for _ in range(_TRIES):
-        coverage = _warp(sprite, rng.uniform(*_SIZES) * size, rng)
+        largest = rng.uniform(smallest, largest)  # every try is smaller than the one before
+        coverage = _warp(sprite, largest * size, rng)
         height, width = (min(side, size) for side in coverage.shape)
         coverage = coverage[:height, :width]
         corner = _emptiest_corner(taken, height, width, rng)
