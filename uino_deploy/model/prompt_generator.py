@@ -1,0 +1,136 @@
+"""The meta-visual prompt generator (MVPG): sparse and dense prompts from a support set.
+
+Source: UINO-FSS (arXiv 2504.15669): SVP, PCS, CE and MHCM.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from uino_deploy.config import UinoConfig
+from uino_deploy.model.hypercorrelation import Hypercorrelation
+from uino_deploy.model.layers import Mlp, to_plane
+
+EPS = 1e-6
+
+
+class SupportFeatures(NamedTuple):
+    """What a query needs to know of a class; B is 1 when one support serves all queries.
+
+    Attributes:
+        deep: [B, K, L, N, D], the support tokens.
+        weight: [B, K, N], how much each support token speaks for (or against) the class.
+        prototypes: [B, 2, D], mean foreground and mean background token of the last layer.
+        sparse: [B, 2, E], the sparse prompt; [B, 0, E] without SVP.
+    """
+
+    deep: Tensor
+    weight: Tensor
+    prototypes: Tensor
+    sparse: Tensor
+
+
+class SemanticPrompt(nn.Module):
+    """SVP: prototypes through one shared MLP, and an embedding of their type."""
+
+    def __init__(self, width: int, hidden: int, embedding: int) -> None:
+        super().__init__()
+        self.mlp = Mlp(width, hidden, embedding)
+        self.type_embedding = nn.Parameter(torch.zeros(2, embedding))
+        nn.init.normal_(self.type_embedding, std=0.02)
+
+    def forward(self, prototypes: Tensor) -> Tensor:
+        """[B, 2, D] -> [B, 2, E]."""
+        embedded: Tensor = self.mlp(prototypes)
+        return embedded + self.type_embedding
+
+
+class PromptGenerator(nn.Module):
+    """Support features once for a class; a dense prompt for every query."""
+
+    def __init__(self, config: UinoConfig) -> None:
+        super().__init__()
+        prompt, width = config.prompt, config.encoder.width
+        embedding = config.decoder.width
+        self.contrastive = prompt.contrastive
+        self.semantic = (
+            SemanticPrompt(width, prompt.semantic_hidden, embedding) if prompt.semantic else None
+        )
+        self.similarity = nn.Sequential(
+            nn.Conv2d(1, prompt.similarity_channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(prompt.similarity_channels, embedding, 1),
+        )
+        self.hypercorrelation = (
+            None
+            if prompt.hypercorrelation == "none"
+            else Hypercorrelation(prompt, len(config.encoder.correlation_layers), embedding)
+        )
+        self.embedding = embedding
+
+    def support_features(self, deep: Tensor, mask: Tensor) -> SupportFeatures:
+        """Summarise a support set.
+
+        Args:
+            deep: [B, K, L, N, D], the encoder's deep tokens of the support images.
+            mask: [B, K, N], the share of each patch that is foreground, in [0, 1].
+        """
+        mask = mask.to(deep.dtype)
+        foreground = _masked_mean(deep[:, :, -1], mask)
+        background = _masked_mean(deep[:, :, -1], 1 - mask)
+        prototypes = torch.stack([foreground, background], dim=1)
+        weight = 2 * mask - 1 if self.contrastive else mask
+        if self.semantic is None:
+            sparse = prototypes.new_zeros(prototypes.shape[0], 0, self.embedding)
+        else:
+            sparse = self.semantic(prototypes)
+        return SupportFeatures(deep, weight, prototypes, sparse)
+
+    def similarity_map(self, deep: Tensor, prototypes: Tensor) -> Tensor:
+        """PCS's map: cosine to the foreground prototype, under CE minus that to the background.
+
+        Args:
+            deep: [B, L, N, D], the query's tokens.
+            prototypes: [B or 1, 2, D].
+
+        Returns:
+            [B, N], in [-1, 1], or [-2, 2] under CE.
+        """
+        cosine = F.normalize(deep[:, -1].float(), dim=-1, eps=EPS) @ F.normalize(
+            prototypes.float(), dim=-1, eps=EPS
+        ).transpose(1, 2)  # [B, N, 2]
+        similarity = cosine[..., 0] - cosine[..., 1] if self.contrastive else cosine[..., 0]
+        return similarity.to(deep.dtype)
+
+    def forward(
+        self, deep: Tensor, support_deep: Tensor | None, weight: Tensor | None, prototypes: Tensor
+    ) -> Tensor:
+        """Return the dense prompt.
+
+        Args:
+            deep: [B, L, N, D], the query's tokens.
+            support_deep: [B or 1, K, L, N, D]; unused, and may be None, in compact variants.
+            weight: [B or 1, K, N]; likewise.
+            prototypes: [B or 1, 2, D].
+
+        Returns:
+            [B, E, h, w].
+        """
+        grid = round(deep.shape[2] ** 0.5)
+        similarity = self.similarity_map(deep, prototypes)
+        dense: Tensor = self.similarity(to_plane(similarity[..., None], grid, grid))
+        if self.hypercorrelation is None:
+            return dense
+        if support_deep is None or weight is None:
+            raise ValueError("this variant correlates with the support's tokens: pass them")
+        correlation: Tensor = self.hypercorrelation(deep, support_deep, weight)
+        return dense + correlation
+
+
+def _masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """[B, K, N, D] averaged under [B, K, N] -> [B, D], in float32."""
+    weights = mask.float()[..., None]
+    total = (tokens.float() * weights).sum(dim=(1, 2))
+    return (total / weights.sum(dim=(1, 2)).clamp(min=EPS)).to(tokens.dtype)
