@@ -122,22 +122,39 @@ def _report(error: BaseException) -> int:
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("interrupted", err=True)
         return 130
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
+    if isinstance(error, click.UsageError):
+        return _report_usage(error)
     if isinstance(error, BrokenPipeError):
         # The reader (`| head`) left: point stdout elsewhere, or Python complains when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     message, code = _describe(error)
-    click.echo("error: " + " ".join(message.split()), err=True)
+    _say(message)
     return code
+
+
+def _report_usage(error: click.UsageError) -> int:
+    """Say what is wrong with the command line; show the help where nothing was asked."""
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        click.echo(context.get_help(), err=True)
+    else:
+        path = context.command_path if context is not None else "uino-deploy"
+        _say(f"{error.format_message().rstrip('.')}; see '{path} --help'")
+    return error.exit_code
+
+
+def _say(message: str) -> None:
+    """Write an error on exactly one line."""
+    click.echo("error: " + " ".join(message.split()), err=True)
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
     """Return an error's message and exit code."""
     if isinstance(error, UinoDeployError):
         return str(error), error.exit_code
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         hint = "; free some space and run it again" if error.errno == errno.ENOSPC else ""

@@ -1,0 +1,65 @@
+# The project's verbs. `make demo` and `make test` do all the set-up they need, on any machine with
+# Python 3.11, gcc and make.
+#
+# torch comes from pip's own index. Where that offers the CUDA build (gigabytes) and the CPU build
+# is wanted, name the index of PyTorch's CPU wheels: make demo TORCH_INDEX=URL
+
+PYTHON ?= $(firstword $(shell command -v python3.11 || command -v python3))
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
+# One thread for each worker: two workers with two threads each would fight over two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format test-lowest test-runtime wheel clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo          export, verify and try the bundled model: build/demo/report.html"
+	@echo "make test          all quick tests"
+	@echo "make check         linters and types"
+	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
+	@echo "make test-runtime  the runtime's tests where torch, onnx and triton are not installed"
+	@echo "make format        rewrite the sources in the project's format"
+	@echo "make wheel         build dist/*.whl"
+	@echo "make clean         remove the environments and everything built"
+
+demo: $(VENV)/.demo
+	$(BIN)/uino-deploy demo -o build/demo --force
+
+test: $(VENV)/.dev
+	$(PYTEST) tests
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/bin/python:
+	@echo "making the environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	@echo "installing $(TORCH) and what the demo needs (the longest step, a few minutes at most)"
+	@$(call PIP,$(VENV)) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	@$(call PIP,$(VENV)) --editable ".[cpu,export,train]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "installing what the tests need"
+	@$(call PIP,$(VENV)) --editable ".[cpu,export,train,dev]"
+	@touch $@

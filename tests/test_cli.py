@@ -1,0 +1,216 @@
+"""The command's manners: help, exit codes, one line for an error, pure JSON, Ctrl-C."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from uino_deploy import cli
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import output_options
+from uino_deploy.errors import (
+    BuildError,
+    BundleError,
+    CheckFailed,
+    DependencyError,
+    InputError,
+    OutputExists,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ["torch", "triton", "onnx", "onnxscript", "onnxruntime", "tensorrt", "openvino", "numpy"]
+
+
+def uino_deploy(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "uino_deploy", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        **options,
+    )
+
+
+def run_main(monkeypatch, command, *arguments: str) -> int:
+    """Run `main` with one extra command called "probe"; return the exit code."""
+    monkeypatch.setattr(cli.cli, "get_command", lambda _ctx, _name: command)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["probe", *arguments])
+    return stopped.value.code
+
+
+def raising(error: BaseException):
+    @click.command()
+    @output_options
+    def probe(output):
+        raise error
+
+    return probe
+
+
+def test_every_module_is_a_listed_command():
+    folder = ROOT / "uino_deploy" / "cli"
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    targets = {target.split(":")[0].rsplit(".", 1)[1] for target in cli.COMMANDS.values()}
+    assert targets == modules
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_has_an_example_and_the_shared_options(name):
+    done = CliRunner().invoke(cli.cli, [name, "--help"])
+    assert done.exit_code == 0, done.output
+    assert f"uino-deploy {name}" in done.output.replace("Usage: cli", ""), "no example"
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    commands = command.commands.values() if isinstance(command, click.Group) else [command]
+    for each in commands:
+        flags = {flag for option in each.params for flag in option.opts + option.secondary_opts}
+        assert {"--json", "--quiet", "--debug"} <= flags, each.name
+        assert not {flag for flag in flags if "_" in flag and flag.startswith("-")}, each.name
+
+
+def test_help_and_version_import_nothing_heavy():
+    block = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
+    for arguments in (["--help"], ["--version"], *[[name, "--help"] for name in cli.COMMANDS]):
+        code = f"{block}from uino_deploy.cli import main\nmain({arguments!r})"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_version_names_what_matters():
+    done = uino_deploy("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("uino-deploy 0.")
+    assert "numpy " in done.stdout
+
+
+def test_unknown_command_is_one_line_and_usage():
+    done = uino_deploy("exprot")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "exprot" in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_option_is_one_line_that_names_the_help():
+    done = uino_deploy("doctor", "--jsn")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "uino-deploy doctor --help" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CheckFailed("the masks differ"), 1),
+        (InputError("no such image: a.png", "check the path"), 2),
+        (BundleError("manifest.json is not JSON"), 2),
+        (OutputExists("x.uino exists", "use --force"), 2),
+        (DependencyError("onnx is not installed", "pip install onnx"), 3),
+        (OSError(errno.ENOSPC, "No space left on device", "x.uino"), 3),
+        (MemoryError(), 3),
+        (BuildError("the parser refused node 7"), 4),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("two\nlines"), 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_errors_are_one_line_with_their_exit_code(monkeypatch, capsys, error, code):
+    assert run_main(monkeypatch, raising(error)) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.strip().count("\n") == 0
+    assert "Traceback" not in shown.err
+
+
+def test_the_hint_is_part_of_the_line(monkeypatch, capsys):
+    run_main(monkeypatch, raising(InputError("no such image: a.png", "check the path")))
+    assert capsys.readouterr().err == "error: no such image: a.png; check the path\n"
+
+
+@pytest.mark.parametrize("arguments", [["--debug"], []], ids=["debug", "plain"])
+def test_traceback_only_with_debug(monkeypatch, arguments):
+    monkeypatch.setattr(cli.cli, "get_command", lambda _ctx, _name: raising(InputError("bad")))
+    expected = InputError if arguments else SystemExit
+    with pytest.raises(expected):
+        cli.main(["probe", *arguments])
+
+
+def test_json_is_one_document_and_the_verdict_goes_to_stderr(monkeypatch, capsys):
+    @click.command()
+    @output_options
+    def probe(output):
+        output.text("for people")
+        output.table(["a", "b"], [["x", 1]])
+        output.log("working")
+        output.document({"passed": False})
+        output.verdict(["mIoU fell by 3.1"])
+
+    assert run_main(monkeypatch, probe, "--json") == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {"passed": False}
+    assert shown.err == "working\nFAILED: mIoU fell by 3.1\n"
+
+    assert run_main(monkeypatch, probe, "--quiet") == 1
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [
+        "for people",
+        "a  b",
+        "-  -",
+        "x  1",
+        "FAILED: mIoU fell by 3.1",
+    ]
+    assert shown.err == ""
+
+
+def test_progress_without_a_terminal_says_the_end(capsys):
+    with Output().progress("segmenting", 3) as step:
+        for _ in range(3):
+            step()
+    with Output(quiet=True).progress("segmenting", 3) as step:
+        step()
+    assert capsys.readouterr().err == "segmenting: 3/3\n"
+
+
+def test_interrupt_while_running_exits_with_130():
+    code = (
+        "import click, time\nfrom uino_deploy import cli\n"
+        "@click.command()\ndef probe():\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "cli.cli.get_command = lambda ctx, name: probe\ncli.main(['probe'])\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with running:
+        assert running.stdout.readline() == "ready\n"
+        time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert err.strip() == "interrupted"
+
+
+def test_a_reader_that_leaves_is_no_error():
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m uino_deploy doctor | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -1,0 +1,105 @@
+"""doctor: known bad combinations, what would run here, and what it says to do."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from uino_deploy import doctor as doctor_module
+from uino_deploy.cli import cli
+from uino_deploy.dependencies import require
+from uino_deploy.doctor import (
+    BACKENDS,
+    PACKAGES,
+    diagnose,
+    find_conflicts,
+    judge_backends,
+    read_jetpack,
+)
+from uino_deploy.errors import DependencyError
+
+
+def packages(**installed: str) -> dict[str, str | None]:
+    """Return a machine with only the named packages; `_` stands for `-`."""
+    given = {name.replace("_", "-"): version for name, version in installed.items()}
+    return {name: given.get(name) for name in PACKAGES}
+
+
+def test_both_onnxruntimes_are_a_problem():
+    (problem,) = find_conflicts(packages(onnxruntime="1.23.0", onnxruntime_gpu="1.23.0"))
+    assert "overwrite each other" in problem
+    assert "pip uninstall" in problem
+    assert find_conflicts(packages(onnxruntime_gpu="1.23.0")) == []
+
+
+@pytest.mark.parametrize(
+    ("numpy", "tensorrt", "advice"),
+    [
+        ("1.26.4", "10.3.0", None),
+        ("2.0.0", "10.3.0", "numpy<2'"),
+        ("2.3.5", "10.13.3.9", "numpy<2'"),
+        ("2.3.5", "10.16.1", None),
+        ("2.4.0", "10.16.1", "numpy<2.4'"),
+        ("2.4.6", "11.2.0", "numpy<2.4'"),
+        ("2.4.6", "11.2.1.2", None),
+        ("2.4rc1", "11.4.1", None),
+    ],
+)
+def test_numpy_traps_of_the_tensorrt_bindings(numpy, tensorrt, advice):
+    problems = find_conflicts(packages(numpy=numpy, tensorrt=tensorrt))
+    assert len(problems) == (advice is not None)
+    assert all(advice in problem for problem in problems)
+
+
+def test_missing_backends_come_with_the_pip_command():
+    statuses = judge_backends(packages(), [], None, None)
+    assert set(statuses) == set(BACKENDS)
+    assert not any(status.runs for status in statuses.values())
+    assert statuses["onnxruntime"].advice == "pip install 'uino-deploy[cpu]'"
+
+
+def test_backends_that_would_run():
+    found = packages(onnxruntime_gpu="1.23.0", tensorrt="10.9", cuda_python="12.8", torch="2.13.0")
+    cpu_only = judge_backends(found, ["CPUExecutionProvider"], None, None)
+    assert cpu_only["onnxruntime"].runs
+    assert cpu_only["torch"].runs
+    assert not cpu_only["tensorrt"].runs
+    assert "GPU" in cpu_only["tensorrt"].advice
+    assert judge_backends(found, ["CPUExecutionProvider"], "H100", None)["tensorrt"].runs
+    assert not judge_backends(found, [], "H100", None)["onnxruntime"].runs
+
+
+def test_a_jetson_is_told_to_use_jetpacks_tensorrt():
+    statuses = judge_backends(packages(), [], "Jetson integrated GPU", "R36 (release)")
+    assert "python3-libnvinfer" in statuses["tensorrt"].advice
+
+
+def test_jetpack_release_file(tmp_path):
+    release = tmp_path / "nv_tegra_release"
+    assert read_jetpack(release) is None
+    release.write_text("# R36 (release), REVISION: 4.3, GCID: 1\nmore\n")
+    assert read_jetpack(release) == "R36 (release), REVISION: 4.3, GCID: 1"
+
+
+def test_the_command_reports_this_machine():
+    done = CliRunner().invoke(cli, ["doctor", "--json"])
+    document = json.loads(done.stdout)
+    assert document["passed"] == (done.exit_code == 0)
+    assert document["packages"]["numpy"]
+    assert set(document["backends"]) == set(BACKENDS)
+
+
+def test_the_command_fails_with_3_on_a_broken_environment(monkeypatch):
+    broken = diagnose().to_dict() | {"problems": ["a and b overwrite each other"]}
+    broken["backends"] = diagnose().backends
+    monkeypatch.setattr(doctor_module, "diagnose", lambda: doctor_module.Diagnosis(**broken))
+    done = CliRunner().invoke(cli, ["doctor"])
+    assert done.exit_code == 3
+    assert done.output.splitlines()[-1] == "FAILED: a and b overwrite each other"
+
+
+def test_require_names_what_is_missing_and_the_extra():
+    require("cpu", "json")
+    with pytest.raises(DependencyError, match="no_such_module is not installed") as raised:
+        require("export", "json", "no_such_module")
+    assert raised.value.hint == "pip install 'uino-deploy[export]'"

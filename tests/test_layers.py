@@ -1,0 +1,151 @@
+"""Imports point one way: cli, then export, benchmarks and the demo, then model, then kernels."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "uino_deploy"
+
+# What the base installation can import; it knows nothing of what lies above it.
+LEAVES = {
+    "__init__",
+    "assets",
+    "bundle",
+    "config",
+    "dependencies",
+    "doctor",
+    "errors",
+    "files",
+    "images",
+    "support",
+    "tolerances",
+}
+
+# Component -> what it may import beside itself. The order is the order of the layers.
+ALLOWED = {
+    **dict.fromkeys(LEAVES, LEAVES),
+    "kernels": {"errors", "dependencies"},
+    "model": LEAVES | {"kernels"},
+    "data": LEAVES,
+    "training": LEAVES | {"kernels", "model", "data"},
+    "runtime": LEAVES,
+    "export": LEAVES | {"kernels", "model", "runtime"},
+    "inspection": LEAVES | {"kernels", "model", "runtime"},
+    "benchmarks": LEAVES | {"kernels", "model", "data", "training", "runtime", "export"},
+    "report": LEAVES,
+    "demo": LEAVES | {"kernels", "model", "data", "runtime", "export", "report"},
+}
+ALLOWED["cli"] = set(ALLOWED)
+ALLOWED["__main__"] = {"cli"}
+
+# May be imported only inside functions there, so that a device without them runs a bundle.
+HEAVY = {"onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "torch", "triton"}
+TORCH_FREE = LEAVES | {"cli", "data", "inspection", "report", "runtime"}
+
+
+def components() -> list[str]:
+    """Return the names directly under the package: modules, folders and links."""
+    return sorted(
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").exists())
+    )
+
+
+def sources(component: str) -> list[Path]:
+    """Return a component's Python files."""
+    folder = PACKAGE / component
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{component}.py"]
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Return the full names of the modules that an import statement may load."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        if node.module == "uino_deploy":
+            return [f"uino_deploy.{alias.name}" for alias in node.names]
+        return [node.module]
+    return []
+
+
+def own_imports(tree: ast.AST) -> set[str]:
+    """Return the components of ours that a file imports, anywhere in it."""
+    names = {name for node in ast.walk(tree) for name in imported(node)}
+    parts = [name.split(".") for name in names]
+    known = set(components())
+    # `from uino_deploy import __version__` or a public name is the package itself.
+    return {
+        part[1] if len(part) > 1 and part[1] in known else "__init__"
+        for part in parts
+        if part[0] == "uino_deploy"
+    }
+
+
+def module_level(tree: ast.Module) -> list[ast.AST]:
+    """Return the statements that run on import: all but functions' bodies and TYPE_CHECKING."""
+    found: list[ast.AST] = []
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        found.append(node)
+        waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def test_every_component_has_a_layer():
+    assert set(components()) <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("component", components())
+def test_imports_point_downward(component):
+    allowed = ALLOWED[component] | {component}
+    if component == "__init__":  # the public names, imported on first use
+        allowed = allowed | {"model"}
+    for path in sources(component):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        upward = own_imports(tree) - allowed
+        assert not upward, f"{path.relative_to(ROOT)} imports {sorted(upward)}"
+
+
+@pytest.mark.parametrize("component", sorted(TORCH_FREE & set(components())))
+def test_heavy_packages_are_imported_inside_functions(component):
+    for path in sources(component):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {name.split(".")[0] for node in module_level(tree) for name in imported(node)}
+        assert not names & HEAVY, f"{path.relative_to(ROOT)} imports {sorted(names & HEAVY)}"
+
+
+def test_runtime_and_leaves_never_import_torch_or_onnx_models():
+    # Inside functions either; only the runtime's torch backend, whose job it is, may.
+    for component in sorted((LEAVES | {"runtime"}) & set(components())):
+        for path in sources(component):
+            if path.name == "torch.py":
+                continue
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = {name.split(".")[0] for node in ast.walk(tree) for name in imported(node)}
+            assert not names & {"torch", "triton", "onnx", "onnxscript"}, path
+
+
+def test_imports_are_absolute():
+    for component in components():
+        for path in sources(component):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                assert not (isinstance(node, ast.ImportFrom) and node.level), path
+
+
+def test_an_upward_import_would_be_found():
+    tree = ast.parse("def f():\n    from uino_deploy.export.bundle import x\n")
+    assert own_imports(tree) == {"export"}
+    assert own_imports(ast.parse("from uino_deploy import cli, __version__")) == {
+        "cli",
+        "__init__",
+    }
+    lazy = ast.parse("if TYPE_CHECKING:\n    import torch\ndef f():\n    import onnx\nimport numpy")
+    assert [name for node in module_level(lazy) for name in imported(node)] == ["numpy"]

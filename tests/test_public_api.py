@@ -1,0 +1,70 @@
+"""What the packages export, and that importing them needs none of the heavy packages."""
+
+import importlib
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Package -> the names that users may rely on. A change here is a change of the public interface.
+PUBLIC = {
+    "uino_deploy": ["UinoConfig", "UinoFSS", "__version__"],
+}
+
+LIGHT = [
+    "uino_deploy",
+    "uino_deploy.cli",
+    "uino_deploy.config",
+    "uino_deploy.dependencies",
+    "uino_deploy.doctor",
+    "uino_deploy.errors",
+]
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_public_names_are_exact_sorted_and_present(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == PUBLIC[package]
+    assert module.__all__ == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+def run_without(blocked: list[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter where importing the blocked packages fails."""
+    block = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+    return subprocess.run(
+        [sys.executable, "-c", block + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def test_light_modules_import_where_nothing_heavy_is_installed():
+    blocked = ["torch", "triton", "onnx", "onnxscript", "onnxruntime", "tensorrt", "openvino"]
+    blocked += ["matplotlib", "sklearn", "transformers"]
+    code = "import importlib\n" + "\n".join(f"importlib.import_module({m!r})" for m in LIGHT)
+    done = run_without(blocked, code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_loads_no_third_party_package():
+    code = """
+        import uino_deploy
+        outside = {name.split(".")[0] for name in sys.modules}
+        assert not outside & {"torch", "numpy", "PIL", "click", "rich"}, outside
+    """
+    done = run_without([], code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    module = importlib.import_module("uino_deploy")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = module.no_such_name
