@@ -1,0 +1,300 @@
+"""A bundle: a folder whose manifest names, describes and hashes everything in it.
+
+Nothing of a bundle is read before it is checked: `Bundle.open` refuses a manifest of another
+major schema, a path that leaves the folder, and a file that is missing or changed; `Bundle.path`
+gives out only files that were checked so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import msgspec
+
+from uino_deploy.config import UinoConfig
+from uino_deploy.errors import BundleError, InputError
+from uino_deploy.files import atomic_file, sha256
+from uino_deploy.images import IMAGENET_MEAN, IMAGENET_STD
+
+SCHEMA = "1.0"
+MANIFEST = "manifest.json"
+
+DType = Literal["float32", "float16"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+    """One input or output of a piece; a dimension that is a name ("batch", "shots") is dynamic."""
+
+    name: str
+    shape: list[int | str]
+    dtype: DType
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """One exported graph: its file in the bundle, its inner precision and its edges."""
+
+    name: str
+    model: str
+    precision: Precision
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
+    """How an image becomes the encoder's input; `uino_deploy.images` is the one implementation."""
+
+    size: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    image_filter: str = "bicubic"
+    mask_filter: str = "box"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of these values."""
+        return _digest(self)
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint that went in: what it is for, its file name (no folder), and its hash."""
+
+    role: str
+    name: str
+    sha256: str
+    trained: bool
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a bundle comes from; `untrained` names the parts that hold seeded random weights."""
+
+    created_by: str
+    versions: dict[str, str]
+    sources: list[Source] = msgspec.field(default_factory=list)
+    untrained: list[str] = msgspec.field(default_factory=list)
+    seed: int | None = None
+    command: list[str] | None = None
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A file's SHA-256 in hexadecimal and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`manifest.json`. Unknown fields are passed over: a newer minor schema may add some."""
+
+    schema: str = SCHEMA
+    model: dict[str, Any]
+    fingerprint: str
+    preprocess: Preprocess
+    opset: int
+    pieces: dict[str, Piece]
+    reference: str
+    provenance: Provenance
+    licences: list[str] = msgspec.field(default_factory=list)
+    kernels: dict[str, Any] = msgspec.field(default_factory=dict)
+    plans: dict[str, Any] = msgspec.field(default_factory=dict)
+    report: str | None = None
+    files: dict[str, FileEntry] = msgspec.field(default_factory=dict)
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder, its manifest and its model's configuration."""
+
+    root: Path
+    manifest: Manifest
+    config: UinoConfig
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = True) -> Bundle:
+        """Open a bundle and check everything in it.
+
+        Args:
+            path: the bundle's folder.
+            verify: hash every file (about a second for each gigabyte). Without it their paths,
+                presence and sizes are still checked.
+
+        Raises:
+            BundleError: not a bundle, another major schema, a path that leaves the folder, or a
+                file that is missing or is not the one that the manifest names.
+        """
+        root = Path(path)
+        manifest = _read_manifest(root)
+        try:
+            config = UinoConfig.from_dict(manifest.model)
+        except InputError as error:
+            raise BundleError(f"{root / MANIFEST}: {error}") from error
+        _check_sections(root, manifest)
+        for name, entry in manifest.files.items():
+            _check_file(root, name, entry, verify)
+        return cls(root, manifest, config)
+
+    def path(self, relative: str) -> Path:
+        """Return where a file of the bundle lies.
+
+        Raises:
+            BundleError: the manifest does not list that file, so nobody checked it.
+        """
+        if relative not in self.manifest.files:
+            raise BundleError(f"{self.root}: {relative!r} is not listed in its manifest")
+        return self.root / relative
+
+    def piece(self, name: str) -> Piece:
+        """Return a piece's description.
+
+        Raises:
+            BundleError: the bundle has no such piece.
+        """
+        if name not in self.manifest.pieces:
+            known = ", ".join(self.manifest.pieces)
+            raise BundleError(f"{self.root} has no piece {name!r}", f"it has {known}")
+        return self.manifest.pieces[name]
+
+    def add(self, files: Iterable[str], **sections: Any) -> Bundle:
+        """List files that were just written into the bundle, and replace sections of the manifest.
+
+        Only the named files are hashed: the others keep the hashes that they were checked against.
+
+        Args:
+            files: paths in the bundle, relative, with `/`.
+            sections: new values of manifest fields, such as `plans` or `report`.
+
+        Returns:
+            The bundle with its new manifest, which replaced the old one atomically.
+
+        Raises:
+            BundleError: a path is missing or leaves the folder.
+        """
+        entries = {name: _entry(self.root, name) for name in files}
+        listed = dict(sorted({**self.manifest.files, **entries}.items()))
+        manifest = msgspec.structs.replace(self.manifest, **sections, files=listed)
+        _save(self.root, manifest)
+        return Bundle(self.root, manifest, self.config)
+
+
+def write_manifest(directory: str | Path, manifest: Manifest) -> Manifest:
+    """Hash every file under `directory`, list them in the manifest and write it atomically.
+
+    Hidden files are left out: they are other commands' temporary ones.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        BundleError: a file is a link that leaves the folder, or a section names a missing file.
+    """
+    root = Path(directory)
+    names = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if not path.is_dir() and path.name != MANIFEST
+    ]
+    visible = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+    files = {name: _entry(root, name) for name in sorted(visible)}
+    manifest = msgspec.structs.replace(manifest, files=files)
+    _check_sections(root, manifest)
+    _save(root, manifest)
+    return manifest
+
+
+def model_fingerprint(model: Mapping[str, Any], weights: Mapping[str, str]) -> str:
+    """Return the identity of what makes a support file: configuration and weights.
+
+    Args:
+        model: `UinoConfig.to_dict()`.
+        weights: for each part that a support passes through, a hash of its weights before any
+            change of precision, so that bundles of one model in several precisions share supports.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
+    return _digest([model, weights])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST
+    if not path.is_file():
+        what = "is not a bundle" if root.is_dir() else "is not there"
+        raise BundleError(f"{root} {what}", f"a bundle is a folder that holds {MANIFEST}")
+    data = path.read_bytes()
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+        if schema.partition(".")[0] != SCHEMA.partition(".")[0]:
+            raise BundleError(
+                f"{path} has schema version {schema}; this program reads {SCHEMA}",
+                "export the bundle again, or use the uino-deploy that made it",
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{path} is not a manifest: {error}", "export the bundle again"
+        ) from error
+
+
+def _check_sections(root: Path, manifest: Manifest) -> None:
+    """Refuse sections that disagree with each other or name files that are not listed."""
+    named = [manifest.reference, *(piece.model for piece in manifest.pieces.values())]
+    if manifest.report is not None:
+        named.append(manifest.report)
+    for name in named:
+        _inside(root, name)
+        if name not in manifest.files:
+            raise BundleError(f"{root / MANIFEST} names {name!r} but does not list its hash")
+    for key, piece in manifest.pieces.items():
+        if key != piece.name:
+            raise BundleError(f"{root / MANIFEST}: piece {key!r} calls itself {piece.name!r}")
+
+
+def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
+    path = _inside(root, name)
+    again = "copy or export the bundle again"
+    if not path.is_file():
+        raise BundleError(f"{root}: {name} is missing", again)
+    size = path.stat().st_size
+    if size != entry.size:
+        raise BundleError(f"{root}: {name} has {size} bytes, its manifest says {entry.size}", again)
+    if verify and sha256(path) != entry.sha256:
+        raise BundleError(f"{root}: {name} was changed: its SHA-256 is not the manifest's", again)
+
+
+def _inside(root: Path, name: str) -> Path:
+    """Return `root / name`, refusing a name, or a link on its way, that leaves the folder."""
+    pure = PurePosixPath(name)
+    plain = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
+    # A backslash or a drive's colon is an ordinary character here and a way out on Windows.
+    if not plain or name == "." or "\\" in name or ":" in name or "\0" in name:
+        raise BundleError(f"{root}: the path {name!r} is not a plain path inside the bundle")
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"{root}: {name} is a link that leaves the bundle")
+    return path
+
+
+def _entry(root: Path, name: str) -> FileEntry:
+    path = _inside(root, name)
+    if not path.is_file():
+        raise BundleError(f"{root}: {name} is missing")
+    return FileEntry(sha256=sha256(path), size=os.path.getsize(path))
+
+
+def _save(root: Path, manifest: Manifest) -> None:
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    with atomic_file(root / MANIFEST, force=True) as temporary:
+        temporary.write_bytes(text + b"\n")

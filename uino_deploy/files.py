@@ -1,0 +1,112 @@
+"""Write files and folders whole or not at all, and hash them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from uino_deploy.errors import OutputExists
+
+_CHUNK = 1 << 20
+
+
+def sha256(path: str | Path) -> str:
+    """Return a file's SHA-256 in hexadecimal, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_directory(
+    path: str | Path, force: bool = False, marker: str | None = None
+) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place when the block ends well.
+
+    Missing parents are made. On any exception, Ctrl-C included, the folder is removed and `path`
+    is as it was. What `force` replaces is set aside first and deleted last.
+
+    Args:
+        path: where the finished folder shall lie.
+        force: replace what lies there.
+        marker: a file that a folder must hold to be replaced, so that `--force` with a mistyped
+            output cannot delete a folder that this command never wrote.
+
+    Raises:
+        OutputExists: `path` is there, and `force` is not given or the marker is missing.
+    """
+    target = _free_target(path, force, marker)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target, "tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _free_target(path, force, marker)
+        _move_over(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
+    """Yield a path beside `path` to write to, renamed onto it when the block ends well.
+
+    Missing parents are made. On any exception, Ctrl-C included, what was written is removed and
+    `path` is as it was.
+
+    Raises:
+        OutputExists: `path` is there and `force` is not given, or it is a folder.
+    """
+    target = _free_target(path, force)
+    if target.is_dir():
+        raise OutputExists(f"{path} is a folder", "name a file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target, "tmp")
+    try:
+        yield temporary
+        _free_target(path, force)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _free_target(path: str | Path, force: bool, marker: str | None = None) -> Path:
+    target = Path(os.path.abspath(path))
+    if os.path.lexists(target):
+        if not force:
+            raise OutputExists(f"{path} exists", "choose another output, or replace it by --force")
+        if marker and not (target / marker).is_file():
+            raise OutputExists(
+                f"{path} exists and is not this command's output (it holds no {marker})",
+                "choose another output",
+            )
+    return target
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    """Return an unused hidden name beside `target`, so that renaming stays on one file system."""
+    return target.with_name(f".{target.name}.{kind}-{secrets.token_hex(4)}")
+
+
+def _move_over(temporary: Path, target: Path) -> None:
+    if not os.path.lexists(target):
+        os.rename(temporary, target)
+        return
+    old = _sibling(target, "old")
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
