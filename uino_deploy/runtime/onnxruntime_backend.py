@@ -1,0 +1,176 @@
+"""ONNX Runtime: the embedded default, on the CPU or on any of its other providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.errors import BundleError, DependencyError, InputError
+from uino_deploy.runtime.session import Array, prepare
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend:
+    """Runs pieces in ONNX Runtime.
+
+    Args:
+        providers: what shall run the pieces, preferred first: names of `PROVIDERS` or ONNX
+            Runtime's own names. The first must really run; the others, and the CPU, take the
+            operators that it lacks.
+        threads: threads of the CPU provider; ONNX Runtime's choice (one a core) when None.
+
+    Raises:
+        InputError: an unknown provider, or fewer than one thread.
+        DependencyError: ONNX Runtime is not installed, or not with that provider.
+    """
+
+    def __init__(self, providers: Sequence[str] = ("cpu",), threads: int | None = None) -> None:
+        self._providers = [_full_name(provider) for provider in providers]
+        if not self._providers:
+            raise InputError("no provider was named", f"choose from {', '.join(PROVIDERS)}")
+        if threads is not None and threads < 1:
+            raise InputError(f"{threads} threads cannot run anything", "use 1 or more")
+        self._threads = threads
+        self._runtime = _import_onnxruntime()
+        self._check_available()
+
+    def load(self, bundle: Bundle, piece: str) -> OnnxRuntimeSession:
+        """Load a piece; see `Backend.load`."""
+        described = bundle.piece(piece)
+        self._check_precision(bundle, described)
+        try:
+            session = self._runtime.InferenceSession(
+                bundle.path(described.model), self._options(), providers=self._providers
+            )
+        # ONNX Runtime's exceptions have no common base but Exception.
+        except Exception as error:
+            first = str(error).strip().splitlines()[0]
+            raise BundleError(
+                f"{bundle.root}: onnxruntime {self._runtime.__version__} cannot load piece "
+                f"{piece}: {first}",
+                "export the bundle again, or install a newer onnxruntime",
+            ) from error
+        self._check_provider(session)
+        _check_edges(bundle, described, session)
+        return OnnxRuntimeSession(described, session)
+
+    def describe(self) -> dict[str, str]:
+        """Return the backend, its version, its provider and its threads."""
+        return {
+            "backend": "onnxruntime",
+            "version": self._runtime.__version__,
+            "provider": self._providers[0],
+            "threads": "default" if self._threads is None else str(self._threads),
+        }
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = self._runtime.SessionOptions()
+        options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = _ERRORS_ONLY
+        # Each piece has its own threads: those of the last one must not spin beside the next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+            options.inter_op_num_threads = 1
+        return options
+
+    def _check_available(self) -> None:
+        available = self._runtime.get_available_providers()
+        for provider in self._providers:
+            if provider not in available:
+                raise DependencyError(
+                    f"onnxruntime {self._runtime.__version__} here has no {provider}",
+                    f"it has {', '.join(available)}; install the onnxruntime package that has it",
+                )
+
+    def _check_precision(self, bundle: Bundle, piece: Piece) -> None:
+        if piece.precision == "bf16" and self._providers[0] == PROVIDERS["cpu"]:
+            raise DependencyError(
+                f"{bundle.root}: piece {piece.name} is bfloat16, which ONNX Runtime's CPU provider "
+                "does not compute",
+                "run it with OpenVINO, or export with --precision fp32",
+            )
+
+    def _check_provider(self, session: onnxruntime.InferenceSession) -> None:
+        """Refuse ONNX Runtime's silent fall back to another provider."""
+        running = session.get_providers()[0]
+        if running != self._providers[0]:
+            raise DependencyError(
+                f"onnxruntime could not start {self._providers[0]} and fell back to {running}",
+                "check its driver and libraries with `uino-deploy doctor`, or use --provider cpu",
+            )
+
+
+class OnnxRuntimeSession:
+    """A piece loaded in ONNX Runtime."""
+
+    def __init__(self, piece: Piece, session: onnxruntime.InferenceSession) -> None:
+        self._piece = piece
+        self._session = session
+        self._outputs = [tensor.name for tensor in piece.outputs]
+
+    @property
+    def piece(self) -> Piece:
+        """The piece's description."""
+        return self._piece
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the piece; see `Session.run`."""
+        arrays = self._session.run(self._outputs, prepare(self._piece, feeds))
+        return dict(zip(self._outputs, arrays, strict=True))
+
+
+def _full_name(provider: str) -> str:
+    if provider in PROVIDERS:
+        return PROVIDERS[provider]
+    if provider in PROVIDERS.values():
+        return provider
+    raise InputError(f"unknown provider {provider!r}", f"choose from {', '.join(PROVIDERS)}")
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DependencyError(
+            f"onnxruntime cannot be imported: {error}", "pip install 'uino-deploy[cpu]'"
+        ) from error
+    return onnxruntime
+
+
+def _check_edges(bundle: Bundle, piece: Piece, session: onnxruntime.InferenceSession) -> None:
+    """Refuse a graph whose inputs or outputs are not those that the manifest describes."""
+    for kind, described, found in (
+        ("input", piece.inputs, session.get_inputs()),
+        ("output", piece.outputs, session.get_outputs()),
+    ):
+        wanted = {_edge(t) for t in described}
+        got = {(f.name, _DTYPES.get(f.type, f.type), _shape(f.shape)) for f in found}
+        if wanted != got:
+            raise BundleError(
+                f"{bundle.root}: {piece.model} has {kind}s {sorted(got)}, "
+                f"its manifest says {sorted(wanted)}",
+                "export the bundle again",
+            )
+
+
+def _edge(tensor: Tensor) -> tuple[str, str, str]:
+    return tensor.name, tensor.dtype, _shape(tensor.shape)
+
+
+def _shape(dimensions: Sequence[int | str | None]) -> str:
+    """Write a shape as text in which every dynamic dimension looks alike."""
+    return "x".join(str(d) if isinstance(d, int) else "?" for d in dimensions)

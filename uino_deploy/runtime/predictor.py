@@ -1,0 +1,292 @@
+"""Segment images with a bundle: encode, enroll, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from uino_deploy.bundle import Bundle, Preprocess
+from uino_deploy.errors import BundleError, CheckFailed, InputError
+from uino_deploy.images import (
+    Float32,
+    UInt8,
+    load_image,
+    load_mask,
+    preprocess_image,
+    preprocess_mask,
+    upsample_logits,
+)
+from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from uino_deploy.runtime.session import Array, Backend, Session
+from uino_deploy.support import Support, check_class_name, describe_model
+
+BACKENDS = ("onnxruntime",)
+
+ImageSource = UInt8 | str | Path
+MaskSource = Array | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A query image after the encoder and the adapter, for any number of classes.
+
+    Attributes:
+        deep: [1, L, N, D].
+        embedding: [1, E, h, w].
+        height: the image's own height in pixels.
+        width: the image's own width in pixels.
+    """
+
+    deep: Array
+    embedding: Array
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One class in one image.
+
+    Attributes:
+        name: the class's name.
+        mask: uint8 [H, W] of 0 and 1, at the image's own size.
+        score: the decoder's estimate of the mask's IoU with the truth.
+        logits: float32 [4h, 4w], before upsampling to the image's size.
+    """
+
+    name: str
+    mask: UInt8
+    score: float
+    logits: Float32
+
+
+class Predictor:
+    """A bundle ready to segment; its pieces are loaded when they are first needed."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        expected = Preprocess(size=bundle.config.image_size)
+        if bundle.manifest.preprocess != expected:
+            raise BundleError(
+                f"{bundle.root} asks for a preprocessing that this version does not have",
+                "use the uino-deploy that exported it",
+            )
+        self.bundle = bundle
+        self.backend = backend
+        self._sessions: dict[str, Session] = {}
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        backend: str = "onnxruntime",
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> Predictor:
+        """Open and check a bundle.
+
+        Args:
+            path: the bundle's folder.
+            backend: one of `BACKENDS`.
+            providers: of ONNX Runtime, preferred first: cpu (the default), cuda, tensorrt,
+                openvino, tensorrt-rtx.
+            threads: threads of the CPU; the backend's choice when None.
+
+        Raises:
+            BundleError: the bundle is damaged or foreign.
+            InputError: an unknown backend or provider.
+            DependencyError: the backend or the provider is not installed.
+        """
+        if backend not in BACKENDS:
+            raise InputError(f"unknown backend {backend!r}", f"choose from {', '.join(BACKENDS)}")
+        return cls(Bundle.open(path), OnnxRuntimeBackend(providers or ("cpu",), threads))
+
+    def enroll(self, shots: Sequence[tuple[ImageSource, MaskSource]], name: str) -> Support:
+        """Encode the support images of one class, once.
+
+        Args:
+            shots: images (uint8 RGB [H, W, 3], or files) and their masks ([H, W], non-zero is
+                foreground, or files) of the same size.
+            name: the class's name.
+
+        Raises:
+            InputError: no shot, an unusable name, or an image or mask that is unreadable, of
+                another size than its partner, empty or full; the shot is named.
+        """
+        check_class_name(name)
+        if not shots:
+            raise InputError(f"class {name!r} has no shot", "give at least one image and its mask")
+        masks, deep = [], []
+        for number, (image, mask) in enumerate(shots, 1):
+            pixels, shares = self._shot(number, image, mask)
+            masks.append(shares)
+            deep.append(self._tokens(pixels)["deep"])
+        tokens = np.concatenate(deep)
+        made = self._run("support", {"deep": tokens, "mask": np.stack(masks)})
+        _check_finite(made, f"class {name!r}")
+        manifest = self.bundle.manifest
+        prompt_inputs = {tensor.name for tensor in self.bundle.piece("prompt").inputs}
+        return Support(
+            name=name,
+            shots=len(shots),
+            precision=self.bundle.piece("encoder").precision,
+            model=describe_model(manifest),
+            fingerprint=manifest.fingerprint,
+            preprocess=manifest.preprocess.fingerprint,
+            deep=tokens if "support_deep" in prompt_inputs else None,
+            **made,
+        )
+
+    def encode(self, image: ImageSource) -> Encoded:
+        """Run the encoder and the adapter on a query image.
+
+        Args:
+            image: uint8 RGB [H, W, 3], or a file.
+
+        Raises:
+            InputError: the image is unreadable, or an array of another kind.
+        """
+        pixels = _image(image, "the image")
+        tokens = self._tokens(pixels)
+        embedding = self._run("adapter", {"early": tokens["early"]})["embedding"]
+        return Encoded(tokens["deep"], embedding, *pixels.shape[:2])
+
+    @overload
+    def predict(
+        self, image: ImageSource | Encoded, support: Support, threshold: float = 0.0
+    ) -> Result: ...
+
+    @overload
+    def predict(
+        self, image: ImageSource | Encoded, support: Sequence[Support], threshold: float = 0.0
+    ) -> list[Result]: ...
+
+    def predict(
+        self,
+        image: ImageSource | Encoded,
+        support: Support | Sequence[Support],
+        threshold: float = 0.0,
+    ) -> Result | list[Result]:
+        """Segment one or several classes in an image with one pass of the encoder.
+
+        Args:
+            image: uint8 RGB [H, W, 3], a file, or what `encode` returned.
+            support: a class, or several.
+            threshold: logits above it are foreground.
+
+        Returns:
+            A result for a class; a list of results, in their order, for several.
+
+        Raises:
+            InputError: the image is unreadable, or a support was made by another model.
+            CheckFailed: the bundle computed numbers that are not finite.
+        """
+        supports = [support] if isinstance(support, Support) else list(support)
+        for one in supports:
+            one.check(self.bundle.manifest)
+        query = image if isinstance(image, Encoded) else self.encode(image)
+        results = [self._segment(query, one, threshold) for one in supports]
+        return results[0] if isinstance(support, Support) else results
+
+    def _segment(self, query: Encoded, support: Support, threshold: float) -> Result:
+        known = {
+            "query_deep": query.deep,
+            "embedding": query.embedding,
+            "prototypes": support.prototypes,
+        }
+        for name, array in (
+            ("support_deep", support.deep),
+            ("weight", support.weight),
+            ("sparse", support.sparse),
+        ):
+            if array is not None:
+                known[name] = array[None]
+        known |= self._run("prompt", known)
+        made = self._run("decoder", known)
+        _check_finite(made, f"class {support.name!r}")
+        logits: Float32 = made["logits"][0, 0]
+        mask = upsample_logits(logits, query.height, query.width) > threshold
+        return Result(support.name, mask.astype(np.uint8), float(made["iou"][0, 0]), logits)
+
+    def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[UInt8, Float32]:
+        """Return a support image and its mask's share of each patch."""
+        where = f"shot {number}"
+        if isinstance(image, (str, Path)):
+            where += f" ({Path(image).name})"
+        pixels = _image(image, where)
+        marked = load_mask(mask) if isinstance(mask, (str, Path)) else np.asarray(mask)
+        if marked.shape != pixels.shape[:2]:
+            raise InputError(
+                f"{where}: the mask has shape {marked.shape}, its image {pixels.shape[:2]}",
+                "give a mask of its image's height and width",
+            )
+        shares = preprocess_mask(marked, self.bundle.config.image_size, self._patch)
+        if not shares.any():
+            raise InputError(f"{where}: the mask is empty", "mark the object with non-zero pixels")
+        if shares.min() == 1:
+            raise InputError(f"{where}: the mask covers the whole image", "leave the rest at zero")
+        return pixels, shares
+
+    @property
+    def _patch(self) -> int:
+        return self.bundle.config.encoder.patch
+
+    def _tokens(self, pixels: UInt8) -> dict[str, Array]:
+        batch = preprocess_image(pixels, self.bundle.config.image_size)[None]
+        return self._run("encoder", {"image": batch})
+
+    def _run(self, piece: str, known: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a piece on those of the known arrays that its variant takes."""
+        if piece not in self._sessions:
+            self._sessions[piece] = self.backend.load(self.bundle, piece)
+        session = self._sessions[piece]
+        names = {tensor.name for tensor in session.piece.inputs}
+        return session.run({name: known[name] for name in names & known.keys()})
+
+
+def label_map(results: Sequence[Result]) -> UInt8:
+    """Merge the results of one image: the class with the highest logit wins each pixel.
+
+    Args:
+        results: of one image, up to 255 of them.
+
+    Returns:
+        uint8 [H, W]: 0 where no class is, else 1 + the class's index in `results`.
+
+    Raises:
+        InputError: none, or more than 255 results, or results of images of several sizes.
+    """
+    if not 1 <= len(results) <= 255:
+        raise InputError(f"a label map holds 1 to 255 classes, not {len(results)}")
+    if len({result.mask.shape for result in results}) > 1:
+        raise InputError("the results are of images of several sizes")
+    labels = np.zeros_like(results[0].mask)
+    highest = np.full(labels.shape, -np.inf, np.float32)
+    for index, result in enumerate(results, 1):
+        logits = upsample_logits(result.logits, *labels.shape)
+        wins = (result.mask != 0) & (logits > highest)
+        labels[wins] = index
+        highest[wins] = logits[wins]
+    return labels
+
+
+def _image(source: ImageSource, where: str) -> UInt8:
+    if isinstance(source, (str, Path)):
+        return load_image(source)
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+        raise InputError(
+            f"{where} is {source.dtype} of shape {source.shape}", "give uint8 RGB [H, W, 3]"
+        )
+    return source
+
+
+def _check_finite(arrays: Mapping[str, Array], what: str) -> None:
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CheckFailed(
+                f"{what}: {name} holds numbers that are not finite",
+                "this precision overflows here: export with --precision fp32",
+            )
