@@ -1,0 +1,325 @@
+"""Checkpoints: read DINOv2's, Segment Anything's and our own, write our own.
+
+Our own is one safetensors file: the model's tensors, and in the metadata `format`,
+`format_version`, `config` and `provenance` (the last two as JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from uino_deploy.config import DecoderConfig, EncoderConfig, UinoConfig
+from uino_deploy.errors import CheckpointError, InputError
+from uino_deploy.files import atomic_file
+from uino_deploy.model.encoder import DinoVisionTransformer
+from uino_deploy.model.layouts import UINO, Layout, Shapes, fitting_presets, recognise
+from uino_deploy.model.mask_decoder import MaskDecoder
+from uino_deploy.model.segmenter import UinoFSS
+
+FORMAT = "uino-checkpoint"
+FORMAT_VERSION = "1"
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """What our own checkpoint says of itself.
+
+    Attributes:
+        config: the model it holds.
+        provenance: how it was made, as given to `save_checkpoint`.
+    """
+
+    config: UinoConfig
+    provenance: dict[str, Any]
+
+
+def load_dinov2(path: str | Path, config: EncoderConfig | None = None) -> DinoVisionTransformer:
+    """Load a frozen encoder from an official `.pth` or a Hugging Face `model.safetensors`.
+
+    Args:
+        path: weights of ViT-S, B or L with patch 14, with or without registers, in any
+            floating type.
+        config: the encoder to fill; the preset with the file's sizes when None.
+
+    Returns:
+        The encoder in float32, in evaluation mode, without gradients.
+
+    Raises:
+        CheckpointError: the file is unreadable, or of another architecture than `config`.
+    """
+    tensors = _read(path)
+    layout = _expect("dinov2", path, tensors)
+    presets = fitting_presets(layout, _shapes(tensors))
+    if config is None:
+        if not presets:
+            raise CheckpointError(
+                f"{path} has the width, depth and registers of no preset's encoder",
+                "take DINOv2's ViT-S, B or L, or pass an EncoderConfig",
+            )
+        config = next(iter(presets.values()))
+    hint = f"its sizes are those of preset {' or '.join(presets)}" if presets else ""
+    with torch.device("meta"):
+        encoder = DinoVisionTransformer(config)
+    _fill(encoder, tensors, layout, path, hint)
+    return encoder.eval().requires_grad_(False)
+
+
+def load_sam_decoder(path: str | Path, config: DecoderConfig | None = None) -> MaskDecoder:
+    """Load the mask decoder and the position encoding from Segment Anything's `.pth` (B, L or H).
+
+    Args:
+        path: the whole published checkpoint; the image encoder in it is not read from disk.
+        config: the decoder to fill; SAM's published sizes when None.
+
+    Returns:
+        The decoder in float32, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file is unreadable, or of another architecture than `config`.
+    """
+    tensors = _read(path)
+    layout = _expect("sam", path, tensors)
+    with torch.device("meta"):
+        decoder = MaskDecoder(config or DecoderConfig())
+    _fill(decoder, tensors, layout, path)
+    return decoder.eval()
+
+
+def save_checkpoint(
+    model: UinoFSS,
+    path: str | Path,
+    provenance: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    force: bool = False,
+) -> None:
+    """Write a model as one file, whole or not at all; the same model gives the same bytes.
+
+    Args:
+        model: on any device.
+        path: the `.safetensors` file to write.
+        provenance: how the model was made: plain values that JSON can hold.
+        dtype: type of the floating tensors in the file.
+        force: replace an existing file.
+
+    Raises:
+        OutputExists: the file exists and `force` is not given.
+        CheckpointError: a tensor holds values that are not finite in `dtype`.
+    """
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        cast = tensor.to("cpu", dtype if tensor.is_floating_point() else None)
+        if not torch.isfinite(cast).all():
+            raise CheckpointError(f"{name} is not finite in {dtype}", "the model is not saved")
+        tensors[name] = cast.contiguous()
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": json.dumps(model.config.to_dict(), sort_keys=True),
+        "provenance": json.dumps(provenance, sort_keys=True),
+    }
+    with atomic_file(path, force) as temporary:
+        save_file(tensors, temporary, metadata)
+        _sort_metadata(temporary)
+
+
+def load_checkpoint(path: str | Path) -> UinoFSS:
+    """Load what `save_checkpoint` wrote.
+
+    Returns:
+        The model in float32, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file is unreadable, damaged, or not ours.
+    """
+    metadata = read_checkpoint_metadata(path)
+    tensors = _read(path)
+    with torch.device("meta"):
+        model = UinoFSS(metadata.config)
+    _fill(model, tensors, UINO, path)
+    return model.eval()
+
+
+def read_checkpoint_metadata(path: str | Path) -> CheckpointMetadata:
+    """Read what our own checkpoint says of itself, without its tensors.
+
+    Raises:
+        CheckpointError: the file is unreadable, not ours, or of another format version.
+    """
+    metadata = _safetensors_metadata(path) if _is_safetensors(path) else {}
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a uino-deploy checkpoint", "`uino-deploy inspect` tells what it is"
+        )
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}",
+            "use the uino-deploy that wrote it",
+        )
+    try:
+        config = UinoConfig.from_dict(json.loads(metadata["config"]))
+        return CheckpointMetadata(config, json.loads(metadata["provenance"]))
+    except (KeyError, json.JSONDecodeError, InputError) as error:
+        raise CheckpointError(f"{path} has damaged metadata: {error}") from error
+
+
+def checkpoint_layout(path: str | Path) -> str:
+    """Return the title of the layout that a checkpoint is in.
+
+    Raises:
+        CheckpointError: the file is unreadable, or in no layout that is known.
+    """
+    return _recognise(path, _read(path)).title
+
+
+def _is_safetensors(path: str | Path) -> bool:
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path} is not a file")
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"  # a JSON header follows its length in 8 bytes
+
+
+def _safetensors_metadata(path: str | Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "numpy") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged or truncated: {error}", "download or write it again"
+        ) from error
+
+
+def _read(path: str | Path) -> Tensors:
+    """Read any checkpoint's tensors, mapped from disk where the file allows it."""
+    if not _is_safetensors(path):
+        return _read_pickle(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged or truncated: {error}", "download or write it again"
+        ) from error
+
+
+def _read_pickle(path: str | Path) -> Tensors:
+    with open(path, "rb") as file:
+        is_zip = file.read(2) == b"PK"  # what torch.save writes since 1.6, and can map
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the file's pickle protocol might not support
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except OSError:
+        raise
+    except Exception as error:  # unpickling damaged bytes raises whatever the bytes say
+        raise _refused(path, error) from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not named tensors")
+    for name, value in loaded.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} holds a {type(value).__name__} under {name!r}, not a tensor",
+                "save the model's state_dict() alone",
+            )
+    return loaded
+
+
+def _refused(path: str | Path, error: Exception) -> CheckpointError:
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return CheckpointError(
+            f"{path} would run code when loaded (it names {found[1]}) and was not loaded",
+            "save the model's state_dict() alone, or use safetensors",
+        )
+    return CheckpointError(
+        f"{path} is neither safetensors nor a PyTorch file of tensors alone, or it is truncated",
+        "download it again; a file that pickles more than tensors is never loaded",
+    )
+
+
+def _recognise(path: str | Path, tensors: Tensors) -> Layout:
+    layout = recognise(_shapes(tensors))
+    if layout is None:
+        first = ", ".join(list(tensors)[:3]) or "none at all"
+        raise CheckpointError(
+            f"{path} is in no known layout; its tensors are {first}",
+            "take DINOv2's, Segment Anything's or uino-deploy's own checkpoints",
+        )
+    return layout
+
+
+def _expect(part: str, path: str | Path, tensors: Tensors) -> Layout:
+    layout = _recognise(path, tensors)
+    if layout.holds != part:
+        wanted = {"dinov2": "DINOv2", "sam": "Segment Anything"}[part]
+        raise CheckpointError(f"{path} is a {layout.title} checkpoint, not {wanted}'s")
+    return layout
+
+
+def _shapes(tensors: Tensors) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _fill(
+    module: nn.Module, tensors: Tensors, layout: Layout, path: str | Path, hint: str = ""
+) -> None:
+    """Give a module without memory its tensors, as float32 copies, after comparing them all."""
+    expected = {}
+    for name, target in module.state_dict().items():
+        sources = layout.sources(name)
+        shape = tuple(target.shape)
+        part = shape if len(sources) == 1 else (shape[0] // len(sources), *shape[1:])
+        expected.update(dict.fromkeys(sources, part))
+    got = {n: s for n, s in _shapes(tensors).items() if not n.startswith(layout.unused or ("\0",))}
+    _compare(expected, got, path, hint)
+    module.to_empty(device="cpu")
+    for name, target in module.state_dict().items():
+        parts = [tensors[source] for source in layout.sources(name)]
+        target.copy_(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+
+def _compare(expected: Shapes, got: Shapes, path: str | Path, hint: str) -> None:
+    """Raise a CheckpointError that names the first of each kind of difference."""
+    missing = [name for name in expected if name not in got]
+    unexpected = [name for name in got if name not in expected]
+    misshaped = [
+        f"{name} ({_dims(got[name])}, expected {_dims(shape)})"
+        for name, shape in expected.items()
+        if name in got and got[name] != shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "misshaped": misshaped}
+    found = [
+        f"{len(names)} {kind}, first {names[0]}" if len(names) > 1 else f"{kind} {names[0]}"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if found:
+        raise CheckpointError(f"{path} does not fit the model: {'; '.join(found)}", hint)
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _sort_metadata(path: Path) -> None:
+    """Order the header's metadata in place: safetensors writes it in an order of chance."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))
