@@ -119,13 +119,22 @@ class DinoVisionTransformer(nn.Module):
         deep = torch.stack([after[number] for number in self.config.correlation_layers], dim=1)
         return after[self.config.early_layer], deep
 
-    def _embed(self, image: Tensor) -> Tensor:
-        positions = self.position_embedding(image.shape[-1] // self.config.patch)
-        patches = self.patch_embed(image) + positions[:, 1:]
+    def token_offsets(self, grid: int) -> Tensor:
+        """Return what is added to the padded patches of a grid x grid image.
+
+        Returns:
+            [1, 1 + R + grid**2, width]: the class token with its position, the R registers, and
+            the position of every patch.
+        """
+        positions = self.position_embedding(grid)
         special = [self.cls_token + positions[:, :1]]
         if self.config.registers:
             special.append(self.register_tokens)
+        return torch.cat([*special, positions[:, 1:]], dim=1)
+
+    def _embed(self, image: Tensor) -> Tensor:
+        patches = self.patch_embed(image)
+        special = 1 + self.config.registers
         # Padding and adding, rather than expanding to the batch, keeps shape tensors out of ONNX.
-        front = torch.cat(special, dim=1)
-        padded = F.pad(patches, (0, 0, front.shape[1], 0))
-        return padded + F.pad(front, (0, 0, 0, patches.shape[1]))
+        padded = F.pad(patches, (0, 0, special, 0))
+        return padded + self.token_offsets(image.shape[-1] // self.config.patch)

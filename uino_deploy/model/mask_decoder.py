@@ -161,12 +161,14 @@ class MaskDecoder(nn.Module):
         )
         self.iou_prediction_head = Perceptron(width, config.iou_hidden, config.mask_tokens)
 
-    def forward(self, embedding: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, embedding: Tensor, sparse: Tensor | None, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Decode SAM's first mask, the one it gives for an unambiguous prompt.
 
         Args:
             embedding: [B, E, h, h], the image embedding.
-            sparse: [B or 1, P, E], sparse prompts; P may be 0.
+            sparse: [B or 1, P, E], sparse prompts, or None.
             dense: [B, E, h, h], the dense prompt.
 
         Returns:
@@ -187,8 +189,10 @@ class MaskDecoder(nn.Module):
         return logits, iou
 
 
-def _append(learned: Tensor, sparse: Tensor) -> Tensor:
+def _append(learned: Tensor, sparse: Tensor | None) -> Tensor:
     """Put the learned tokens [T, E] before each batch's sparse prompts [B or 1, P, E]."""
+    if sparse is None:
+        return learned[None]
     # Padding and adding, rather than expanding to the batch, keeps shape tensors out of ONNX.
     front = F.pad(learned, (0, 0, 0, sparse.shape[1]))
     return front + F.pad(sparse, (0, 0, learned.shape[0], 0))

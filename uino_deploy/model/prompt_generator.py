@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from uino_deploy.config import UinoConfig
 from uino_deploy.model.hypercorrelation import Hypercorrelation
@@ -23,13 +22,13 @@ class SupportFeatures(NamedTuple):
         deep: [B, K, L, N, D], the support tokens.
         weight: [B, K, N], how much each support token speaks for (or against) the class.
         prototypes: [B, 2, D], mean foreground and mean background token of the last layer.
-        sparse: [B, 2, E], the sparse prompt; [B, 0, E] without SVP.
+        sparse: [B, 2, E], the sparse prompt; None without SVP.
     """
 
     deep: Tensor
     weight: Tensor
     prototypes: Tensor
-    sparse: Tensor
+    sparse: Tensor | None
 
 
 class SemanticPrompt(nn.Module):
@@ -68,7 +67,6 @@ class PromptGenerator(nn.Module):
             if prompt.hypercorrelation == "none"
             else Hypercorrelation(prompt, len(config.encoder.correlation_layers), embedding)
         )
-        self.embedding = embedding
 
     def support_features(self, deep: Tensor, mask: Tensor) -> SupportFeatures:
         """Summarise a support set.
@@ -77,16 +75,12 @@ class PromptGenerator(nn.Module):
             deep: [B, K, L, N, D], the encoder's deep tokens of the support images.
             mask: [B, K, N], the share of each patch that is foreground, in [0, 1].
         """
-        mask = mask.to(deep.dtype)
         foreground = _masked_mean(deep[:, :, -1], mask)
         background = _masked_mean(deep[:, :, -1], 1 - mask)
         prototypes = torch.stack([foreground, background], dim=1)
         weight = 2 * mask - 1 if self.contrastive else mask
-        if self.semantic is None:
-            sparse = prototypes.new_zeros(prototypes.shape[0], 0, self.embedding)
-        else:
-            sparse = self.semantic(prototypes)
-        return SupportFeatures(deep, weight, prototypes, sparse)
+        sparse = None if self.semantic is None else self.semantic(prototypes)
+        return SupportFeatures(deep, weight.to(deep.dtype), prototypes, sparse)
 
     def similarity_map(self, deep: Tensor, prototypes: Tensor) -> Tensor:
         """PCS's map: cosine to the foreground prototype, under CE minus that to the background.
@@ -98,9 +92,7 @@ class PromptGenerator(nn.Module):
         Returns:
             [B, N], in [-1, 1], or [-2, 2] under CE.
         """
-        cosine = F.normalize(deep[:, -1].float(), dim=-1, eps=EPS) @ F.normalize(
-            prototypes.float(), dim=-1, eps=EPS
-        ).transpose(1, 2)  # [B, N, 2]
+        cosine = _unit(deep[:, -1]) @ _unit(prototypes).transpose(1, 2)  # [B, N, 2]
         similarity = cosine[..., 0] - cosine[..., 1] if self.contrastive else cosine[..., 0]
         return similarity.to(deep.dtype)
 
@@ -127,6 +119,12 @@ class PromptGenerator(nn.Module):
             raise ValueError("this variant correlates with the support's tokens: pass them")
         correlation: Tensor = self.hypercorrelation(deep, support_deep, weight)
         return dense + correlation
+
+
+def _unit(tokens: Tensor) -> Tensor:
+    """Scale tokens to length 1, in float32."""
+    tokens = tokens.float()
+    return tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=EPS)
 
 
 def _masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:

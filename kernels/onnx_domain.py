@@ -1,0 +1,24 @@
+"""What the operators' ONNX nodes have in common: domain, types, and how a plugin is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx.defs import OpSchema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DOMAIN = "uino"
+VERSION = 1
+FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
+
+# TensorRT 10.15+ takes a plugin in a function's place only where the node names a namespace;
+# `aot` selects the ahead-of-time plugin (onnx-tensorrt, importerUtils.cpp). Others ignore both.
+PLUGIN: Mapping[str, int | str] = {"aot": 1, "plugin_namespace": DOMAIN, "plugin_version": "1"}
+
+PLUGIN_ATTRIBUTES = [
+    OpSchema.Attribute("aot", OpSchema.AttrType.INT, required=True),
+    OpSchema.Attribute("plugin_namespace", OpSchema.AttrType.STRING, required=True),
+    OpSchema.Attribute("plugin_version", OpSchema.AttrType.STRING, required=True),
+]

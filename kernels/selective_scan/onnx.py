@@ -1,0 +1,147 @@
+"""SelectiveScan2d in ONNX: its schema, and a body in standard operators for runtimes without it."""
+
+import onnx
+from onnx.defs import OpSchema
+
+from uino_deploy.kernels.onnx_domain import DOMAIN, FLOATS, PLUGIN_ATTRIBUTES, VERSION
+
+SCHEMA = OpSchema(
+    "SelectiveScan2d",
+    DOMAIN,
+    VERSION,
+    doc="The selective scan of a plane in four directions.",
+    inputs=[
+        OpSchema.FormalParameter("x", "T", "[S, H, W, D]"),
+        OpSchema.FormalParameter("dt", "T", "[S, H, W, 4, R]"),
+        OpSchema.FormalParameter("B", "T", "[S, H, W, 4, N]"),
+        OpSchema.FormalParameter("C", "T", "[S, H, W, 4, N]"),
+        OpSchema.FormalParameter("dt_weight", "tensor(float)", "[4, D, R]"),
+        OpSchema.FormalParameter("dt_bias", "tensor(float)", "[4, D]"),
+        OpSchema.FormalParameter("A", "tensor(float)", "[4, D, N]"),
+        OpSchema.FormalParameter("skip", "tensor(float)", "[4, D]"),
+    ],
+    outputs=[OpSchema.FormalParameter("y", "T", "[S, H, W, 4, D]")],
+    type_constraints=[("T", FLOATS, "floating point")],
+    attributes=PLUGIN_ATTRIBUTES,
+)
+
+
+def body(dtype: int, opset: int) -> onnx.FunctionProto:
+    """Return the operator written in standard operators: one Scan over all four directions.
+
+    The operands are laid out by visiting step, [T, 4, S, ...], so that each step of the Scan
+    reads one contiguous slice; the arithmetic is float32.
+
+    Args:
+        dtype: the inputs' type, an `onnx.TensorProto` number.
+        opset: the model's opset of standard operators.
+    """
+    return onnx.parser.parse_function(f"""
+    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
+    SelectiveScan2d <aot, plugin_namespace, plugin_version>
+        (x, dt, B, C, dt_weight, dt_bias, A, skip) => (y)
+    {{
+        minus_one = Constant <value = int64[1] {{-1}}> ()
+        zero = Constant <value = int64[1] {{0}}> ()
+        one = Constant <value = int64[1] {{1}}> ()
+        directions = Constant <value = int64[1] {{4}}> ()
+        sequences = Shape <start = 0, end = 1> (x)
+        height = Shape <start = 1, end = 2> (x)
+        width = Shape <start = 2, end = 3> (x)
+        channels = Shape <start = 3, end = 4> (x)
+        states = Shape <start = 2, end = 3> (A)
+        by_step = Concat <axis = 0> (minus_one, one, sequences, channels)
+        x_32 = Cast <to = 1> (x)
+        x_rows = Transpose <perm = [1, 2, 0, 3]> (x_32)
+        x_columns = Transpose <perm = [2, 1, 0, 3]> (x_32)
+        x_0 = Reshape (x_rows, by_step)
+        x_1 = Reshape (x_columns, by_step)
+        x_forward = Concat <axis = 1> (x_0, x_1)
+        {_reversed("x_forward", "x_backward")}
+        x_steps = Concat <axis = 1> (x_forward, x_backward)
+        {_visited("dt")}
+        {_visited("B")}
+        {_visited("C")}
+        dt_columns = Transpose <perm = [0, 2, 1]> (dt_weight)
+        raised = MatMul (dt_steps, dt_columns)
+        bias = Unsqueeze (dt_bias, one)
+        biased = Add (raised, bias)
+        delta = Softplus (biased)
+        delta_x = Mul (delta, x_steps)
+        decays = Unsqueeze (A, one)
+        state_shape = Concat <axis = 0> (directions, sequences, channels, states)
+        state_0 = ConstantOfShape <value = float[1] {{0.0}}> (state_shape)
+        state_T, scanned = Scan <num_scan_inputs = 4, body = step (
+            float[G, S, D, N] state, float[G, S, D] delta_t, float[G, S, D] delta_x_t,
+            float[G, S, N] B_t, float[G, S, N] C_t
+        ) => (float[G, S, D, N] state_next, float[G, S, D] y_t) {{
+            last = Constant <value = int64[1] {{-1}}> ()
+            channel = Constant <value = int64[1] {{2}}> ()
+            delta_t1 = Unsqueeze (delta_t, last)
+            exponent = Mul (delta_t1, decays)
+            decay = Exp (exponent)
+            kept = Mul (decay, state)
+            delta_x_t1 = Unsqueeze (delta_x_t, last)
+            B_t1 = Unsqueeze (B_t, channel)
+            added = Mul (delta_x_t1, B_t1)
+            state_next = Add (kept, added)
+            C_t1 = Unsqueeze (C_t, channel)
+            read = Mul (state_next, C_t1)
+            y_t = ReduceSum <keepdims = 0> (read, last)
+        }}> (state_0, delta, delta_x, B_steps, C_steps)
+        skip_1 = Unsqueeze (skip, one)
+        skipped = Mul (skip_1, x_steps)
+        y_steps = Add (scanned, skipped)
+        y_forward, y_backward = Split <axis = 1, num_outputs = 2> (y_steps)
+        {_reversed("y_backward", "y_returned")}
+        rows = Concat <axis = 0> (height, width, one, sequences, channels)
+        columns = Concat <axis = 0> (width, height, one, sequences, channels)
+        y_0, y_1 = Split <axis = 1, num_outputs = 2> (y_forward)
+        y_2, y_3 = Split <axis = 1, num_outputs = 2> (y_returned)
+        {_at_cells("y_0", "rows")}
+        {_at_cells("y_1", "columns")}
+        {_at_cells("y_2", "rows")}
+        {_at_cells("y_3", "columns")}
+        y_32 = Concat <axis = 3> (y_0_cells, y_1_cells, y_2_cells, y_3_cells)
+        y = Cast <to = {dtype}> (y_32)
+    }}
+    """)
+
+
+def _reversed(name: str, result: str) -> str:
+    """Reverse the visiting order, axis 0."""
+    return f"""
+        {result}_end = Constant <value = int64[1] {{-9223372036854775807}}> ()
+        {result} = Slice ({name}, minus_one, {result}_end, zero, minus_one)
+    """
+
+
+def _visited(name: str) -> str:
+    """[S, H, W, 4, C] by cell -> `name`_steps [T, 4, S, C] by visiting step."""
+    return f"""
+        {name}_32 = Cast <to = 1> ({name})
+        {name}_size = Shape <start = 4, end = 5> ({name})
+        {name}_by_step = Concat <axis = 0> (minus_one, one, sequences, {name}_size)
+        {name}_0, {name}_1, {name}_2, {name}_3 = Split <axis = 3, num_outputs = 4> ({name}_32)
+        {name}_0_cells = Transpose <perm = [1, 2, 3, 0, 4]> ({name}_0)
+        {name}_1_cells = Transpose <perm = [2, 1, 3, 0, 4]> ({name}_1)
+        {name}_2_cells = Transpose <perm = [1, 2, 3, 0, 4]> ({name}_2)
+        {name}_3_cells = Transpose <perm = [2, 1, 3, 0, 4]> ({name}_3)
+        {name}_0_steps = Reshape ({name}_0_cells, {name}_by_step)
+        {name}_1_steps = Reshape ({name}_1_cells, {name}_by_step)
+        {name}_2_steps = Reshape ({name}_2_cells, {name}_by_step)
+        {name}_3_steps = Reshape ({name}_3_cells, {name}_by_step)
+        {name}_forward = Concat <axis = 1> ({name}_0_steps, {name}_1_steps)
+        {name}_turned = Concat <axis = 1> ({name}_2_steps, {name}_3_steps)
+        {_reversed(f"{name}_turned", f"{name}_backward")}
+        {name}_steps = Concat <axis = 1> ({name}_forward, {name}_backward)
+    """
+
+
+def _at_cells(name: str, shape: str) -> str:
+    """[T, 1, S, D] by visiting step -> `name`_cells [S, H, W, 1, D]."""
+    order = "[3, 0, 1, 2, 4]" if shape == "rows" else "[3, 1, 0, 2, 4]"
+    return f"""
+        {name}_plane = Reshape ({name}, {shape})
+        {name}_cells = Transpose <perm = {order}> ({name}_plane)
+    """
