@@ -19,6 +19,7 @@ from uino_deploy.errors import UinoDeployError
 # Name -> "module:attribute" in the order in which a newcomer meets them.
 COMMANDS = {
     "doctor": "uino_deploy.cli.doctor:doctor",
+    "inspect": "uino_deploy.cli.inspect:inspect",
 }
 
 # What `--version` looks up: only the metadata is read, nothing is imported.

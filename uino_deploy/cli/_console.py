@@ -7,6 +7,7 @@ same in all of them.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ import click
 
 # Seconds between two plain lines of progress where stderr is not a terminal.
 PLAIN_PROGRESS_SECONDS = 15.0
+
+# A cell of a column of numbers; "-" stands for a number that is not there.
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?|-")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Output:
         cells = [[str(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
         right = [
-            bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+            bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in cells)
             for i in range(len(columns))
         ]
         for line in (list(columns), ["-" * width for width in widths], *cells):

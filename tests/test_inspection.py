@@ -1,0 +1,171 @@
+"""inspect: presets, checkpoints of several layouts, ONNX files, supports, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from uino_deploy.cli import cli
+from uino_deploy.config import PRESETS
+from uino_deploy.errors import BundleError, CheckpointError, InputError
+from uino_deploy.inspection import inspect, recognise
+from uino_deploy.support import Support
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+
+def shown(*arguments: str) -> str:
+    done = CliRunner().invoke(cli, ["inspect", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def dinov2_shapes(preset: str, layout: str = "official") -> dict[str, tuple[int, ...]]:
+    """Return the few names and shapes by which a layout is recognised."""
+    encoder = PRESETS[preset].encoder
+    patch = (encoder.width, 3, encoder.patch, encoder.patch)
+    registers = (1, encoder.registers, encoder.width)
+    if layout == "official":
+        names = ("cls_token", "patch_embed.proj.weight", "register_tokens", "blocks.{}.norm1.bias")
+    else:
+        names = (
+            f"{layout}embeddings.cls_token",
+            f"{layout}embeddings.patch_embeddings.projection.weight",
+            f"{layout}embeddings.register_tokens",
+            layout + "encoder.layer.{}.norm1.bias",
+        )
+    shapes = {names[0]: (1, 1, encoder.width), names[1]: patch}
+    if encoder.registers:
+        shapes[names[2]] = registers
+    shapes |= {names[3].format(block): (encoder.width,) for block in range(encoder.depth)}
+    return shapes
+
+
+def test_vitb14_counts_are_the_papers():
+    counts = inspect("vitb14")["parameters"]
+    assert counts["full"]["segmenter"] == 5_579_828  # the paper's 5.6 M
+    semantic = counts["full"]["prompt_generator.semantic"]
+    assert semantic + counts["full"]["prompt_generator.similarity"] == 70_880  # its 0.07 M
+    assert counts["comp"]["prompt_generator"] == 70_880
+    assert counts["full"]["encoder"] + counts["full"]["segmenter"] == counts["full"]["total"]
+
+
+def test_a_preset_is_shown_for_every_variant():
+    text = shown("vitb14")
+    assert "5,579,828" in text
+    assert all(variant in text for variant in ("comp-star", "comp", "full", "cp4d"))
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "tiny"])
+@pytest.mark.parametrize(
+    "layout", ["official", "", "dinov2."], ids=["official", "huggingface", "nested"]
+)
+def test_dinov2_layouts_are_recognised(preset, layout):
+    expected = f"DINOv2 {preset}" + ("" if layout == "official" else " (Hugging Face)")
+    assert recognise(dinov2_shapes(preset, layout)) == expected
+
+
+def test_other_layouts():
+    assert recognise({"mask_decoder.iou_token.weight": (1, 256)}).startswith("Segment Anything")
+    assert recognise({"fc.weight": (10, 10)}) == "unknown"
+    odd = {"patch_embed.proj.weight": (48, 3, 14, 14), "cls_token": (1, 1, 48)}
+    assert "no preset" in recognise(odd)
+
+
+def test_safetensors_checkpoint(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = {n: np.zeros(s, np.float16) for n, s in dinov2_shapes("vits14-reg", "").items()}
+    save_file(tensors, path, {"format": "pt"})
+    found = inspect(str(path))
+    assert found["layout"] == "DINOv2 vits14-reg (Hugging Face)"
+    assert found["dtypes"] == {"F16": len(tensors)}
+    assert "vits14-reg" in shown(str(path))
+
+
+def test_pth_checkpoint(tmp_path):
+    path = tmp_path / "dinov2.pth"
+    torch.save({n: torch.zeros(s) for n, s in dinov2_shapes("vits14").items()}, path)
+    document = json.loads(shown(str(path), "--json"))
+    assert document["layout"] == "DINOv2 vits14"
+    assert document["dtypes"] == {"float32": document["tensors"]}
+
+
+class Payload:
+    """What a malicious checkpoint would run on loading."""
+
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_pth_with_code_in_it_is_refused(tmp_path, capsys):
+    path = tmp_path / "evil.pth"
+    torch.save({"a": Payload()}, path)
+    with pytest.raises(CheckpointError, match="as tensors alone"):
+        inspect(str(path))
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(2)]], ids=["no tensor", "a list"])
+def test_pth_without_a_dictionary_of_tensors(tmp_path, content):
+    path = tmp_path / "odd.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="no dictionary of tensors"):
+        inspect(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".onnx"])
+def test_garbage_is_refused(tmp_path, suffix):
+    path = tmp_path / f"garbage{suffix}"
+    path.write_bytes(b"\xff" * 200)
+    with pytest.raises(InputError, match="garbage"):
+        inspect(str(path))
+
+
+def test_onnx_file(tmp_path):
+    path = tmp_path / "piece.onnx"
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["batch", 4])],
+        [value("y", onnx.TensorProto.FLOAT, ["batch", 3])],
+        [onnx.numpy_helper.from_array(np.zeros((4, 3), np.float32), "w")],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), path)
+    found = inspect(str(path))
+    assert found["inputs"] == [{"name": "x", "shape": ["batch", 4], "dtype": "float"}]
+    assert found["operators"] == {"MatMul": 1}
+    assert found["weights"] == {"float": 12}
+    assert "[batch, 4]" in shown(str(path))
+
+
+def test_support_file(tmp_path):
+    path = tmp_path / "bottle.safetensors"
+    support = Support(
+        name="bottle",
+        shots=1,
+        precision="fp32",
+        model="tiny full 112 px",
+        fingerprint="f" * 64,
+        preprocess="p" * 64,
+        prototypes=np.zeros((2, 8), np.float32),
+    )
+    support.save(path)
+    found = inspect(str(path))
+    assert (found["kind"], found["name"], found["shots"]) == ("support", "bottle", 1)
+    assert "class 'bottle', 1 shot," in shown(str(path))
+
+
+def test_what_is_not_there_or_unknown(tmp_path):
+    with pytest.raises(InputError, match="neither a file nor a preset") as raised:
+        inspect("vitb15")
+    assert "vitb14" in raised.value.hint
+    with pytest.raises(BundleError, match="is not a bundle"):
+        inspect(str(tmp_path))
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    with pytest.raises(InputError, match="kind of file"):
+        inspect(str(text))

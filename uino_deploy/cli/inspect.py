@@ -1,0 +1,173 @@
+"""`uino-deploy inspect`: say what a file, a bundle or a preset holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import output_options
+
+Description = dict[str, Any]
+
+
+@click.command()
+@click.argument("target", metavar="FILE|PRESET")
+@output_options
+def inspect(target: str, output: Output) -> None:
+    """Say what a bundle, a support, a checkpoint, an ONNX file or a preset holds.
+
+    A bundle and a support are checked against their hashes first. A preset (vits14, vitb14,
+    vitl14, each also with -reg, and tiny) lists the parameters of every part of its model.
+
+    \b
+    Examples:
+      uino-deploy inspect build/demo/demo.uino
+      uino-deploy inspect bottle.safetensors
+      uino-deploy inspect dinov2_vitb14_pretrain.pth
+      uino-deploy inspect vitb14 --json
+    """
+    from uino_deploy.inspection import inspect as describe
+
+    found = describe(target)
+    _SHOWN[found["kind"]](found, output)
+    output.document(found)
+
+
+def _show_bundle(found: Description, output: Output) -> None:
+    manifest = found["manifest"]
+    model, made = manifest["model"], manifest["provenance"]
+    output.text(
+        f"bundle {found['path']}: {model['preset']} {model['variant']} at "
+        f"{model['image_size']} px, opset {manifest['opset']}, schema {manifest['schema']}, "
+        f"{size(found['bytes'])}, every file as its manifest says"
+    )
+    output.text(f"fingerprint {manifest['fingerprint']}")
+    output.text()
+    output.table(
+        ["piece", "precision", "inputs", "outputs"],
+        [
+            [piece["name"], piece["precision"], edges(piece["inputs"]), edges(piece["outputs"])]
+            for piece in manifest["pieces"].values()
+        ],
+    )
+    output.text()
+    output.table(
+        ["file", "size", "sha256"],
+        [
+            [name, size(entry["size"]), entry["sha256"][:16]]
+            for name, entry in manifest["files"].items()
+        ],
+    )
+    output.text()
+    output.text(f"made by {made['created_by']}; {versions(made['versions'])}")
+    for source in made["sources"]:
+        state = "trained" if source["trained"] else "untrained"
+        output.text(f"{source['role']}: {source['name']} ({state}, sha256 {source['sha256'][:16]})")
+    if made["untrained"]:
+        output.text(f"UNTRAINED, random weights of seed {made['seed']}: {parts(made['untrained'])}")
+    output.text(f"engines: {parts(manifest['plans']) or 'none'}")
+
+
+def _show_support(found: Description, output: Output) -> None:
+    shots = f"{found['shots']} shot{'s' if found['shots'] > 1 else ''}"
+    output.text(
+        f"support {found['path']}: class {found['name']!r}, {shots}, encoded in "
+        f"{found['precision']} by {found['model']}, {size(found['bytes'])}, contents as saved"
+    )
+    output.text(f"fingerprint {found['fingerprint']}")
+    output.text()
+    output.table(
+        ["tensor", "shape", "type"],
+        [[each["name"], shape(each["shape"]), each["dtype"]] for each in found["tensors"]],
+    )
+
+
+def _show_checkpoint(found: Description, output: Output) -> None:
+    total = sum(found["parameters"].values())
+    types = ", ".join(f"{count} {dtype}" for dtype, count in found["dtypes"].items())
+    output.text(
+        f"checkpoint {found['path']}: {found['layout']}, {found['tensors']} tensors ({types}), "
+        f"{total:,} numbers, {size(found['bytes'])}"
+    )
+    output.text()
+    output.table(["part", "numbers"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
+    for key, value in found["metadata"].items():
+        output.text(f"{key}: {value}")
+
+
+def _show_onnx(found: Description, output: Output) -> None:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+    output.text(f"ONNX {found['path']}: opsets {opsets}")
+    weights = ", ".join(f"{count:,} {dtype}" for dtype, count in found["weights"].items())
+    output.text(f"weights: {weights or 'none'}")
+    output.text()
+    output.table(
+        ["edge", "name", "shape", "type"],
+        [
+            [kind, edge["name"], shape(edge["shape"]), edge["dtype"]]
+            for kind, listed in (("in", found["inputs"]), ("out", found["outputs"]))
+            for edge in listed
+        ],
+    )
+    output.text()
+    output.table(["operator", "nodes"], list(found["operators"].items()))
+    if found["functions"]:
+        output.text(f"functions: {', '.join(found['functions'])}")
+
+
+def _show_preset(found: Description, output: Output) -> None:
+    encoder = found["encoder"]
+    output.text(
+        f"preset {found['preset']}: ViT of width {encoder['width']}, depth {encoder['depth']}, "
+        f"{encoder['heads']} heads, {encoder['registers']} registers, patch {encoder['patch']}, "
+        f"{found['image_size']} px"
+    )
+    output.text("parameters of each part; the segmenter is everything but the encoder")
+    output.text()
+    counts = found["parameters"]
+    names = list(dict.fromkeys(name for variant in counts.values() for name in variant))
+    output.table(
+        ["part", *counts],
+        [[name, *(f"{each[name]:,}" if name in each else "-" for each in counts.values())]
+         for name in names],
+    )  # fmt: skip
+
+
+_SHOWN: dict[str, Callable[[Description, Output], None]] = {
+    "bundle": _show_bundle,
+    "support": _show_support,
+    "checkpoint": _show_checkpoint,
+    "onnx": _show_onnx,
+    "preset": _show_preset,
+}
+
+
+def size(count: int) -> str:
+    """Return bytes for people: 12.6 MB (powers of ten)."""
+    for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count} B"
+
+
+def shape(dimensions: list[int | str]) -> str:
+    """Return a shape such as [batch, 3, 112, 112]."""
+    return f"[{', '.join(map(str, dimensions))}]"
+
+
+def edges(tensors: list[Description]) -> str:
+    """Return the edges of a piece on one line."""
+    return " ".join(f"{each['name']}{shape(each['shape'])}" for each in tensors)
+
+
+def versions(found: dict[str, str]) -> str:
+    """Return packages and versions on one line."""
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def parts(names: list[str] | dict[str, Any]) -> str:
+    """Return names on one line."""
+    return ", ".join(names)

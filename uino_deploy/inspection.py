@@ -1,0 +1,269 @@
+"""Describe a bundle, a support, a checkpoint, an ONNX file or a preset as plain values.
+
+Every description is a dictionary with a `kind` that `json.dumps` accepts. Only headers are read
+where the format allows it: a checkpoint of gigabytes is described in milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from uino_deploy.bundle import Bundle
+from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
+from uino_deploy.dependencies import require
+from uino_deploy.errors import CheckpointError, InputError
+from uino_deploy.support import FORMAT, Support
+
+Description = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def inspect(target: str) -> Description:
+    """Describe a file, a bundle's folder, or a preset by name.
+
+    Args:
+        target: a path, or one of `PRESETS` where no file has that name.
+
+    Raises:
+        InputError: nothing is there, or it is none of the kinds that are known.
+        BundleError: a bundle is damaged.
+        CheckpointError: a checkpoint is unreadable.
+        DependencyError: the package that reads this kind is not installed.
+    """
+    path = Path(target)
+    if not path.exists():
+        if target in PRESETS:
+            return describe_preset(target)
+        raise InputError(
+            f"{target} is neither a file nor a preset", f"presets are {', '.join(PRESETS)}"
+        )
+    if path.is_dir():
+        return describe_bundle(path)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return describe_onnx(path)
+    if suffix == ".safetensors":
+        return describe_safetensors(path)
+    if suffix in {".pth", ".pt"}:
+        return describe_pth(path)
+    raise InputError(
+        f"{path}: the kind of file {suffix or 'without a suffix'!r} is not known",
+        "give a .uino folder, .safetensors, .pth, .onnx or a preset's name",
+    )
+
+
+def describe_bundle(path: Path) -> Description:
+    """Describe a bundle after every file of it was checked."""
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    return {
+        "kind": "bundle",
+        "path": str(path),
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        "manifest": msgspec.to_builtins(manifest),
+    }
+
+
+def describe_preset(name: str) -> Description:
+    """Count the parameters of every part of a preset's model, for each variant.
+
+    The models are built without memory for their weights, so that the largest takes a second.
+    """
+    require("export", "torch")
+    import torch
+
+    from uino_deploy.model.segmenter import UinoFSS, parameter_counts
+
+    config = UinoConfig.from_preset(name)
+    counts: dict[str, dict[str, int]] = {}
+    for variant in VARIANTS:
+        with torch.device("meta"):
+            model = UinoFSS(UinoConfig.from_preset(name, variant))
+        counts[variant] = _with_generator_parts(
+            parameter_counts(model), parameter_counts(model.prompt_generator)
+        )
+    return {
+        "kind": "preset",
+        "preset": name,
+        "image_size": config.image_size,
+        "encoder": msgspec.to_builtins(config.encoder),
+        "parameters": counts,
+    }
+
+
+def describe_onnx(path: Path) -> Description:
+    """Describe an ONNX file: its edges, opset, operators and initialisers."""
+    require("export", "onnx")
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # no stubs
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise InputError(f"{path} is not an ONNX file: {error}") from error
+    operators = Counter(
+        f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        for node in model.graph.node
+    )
+    names = onnx.TensorProto.DataType.Name
+    weights: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        count = 1
+        for dimension in tensor.dims:
+            count *= dimension
+        weights[names(tensor.data_type).lower()] += count
+    return {
+        "kind": "onnx",
+        "path": str(path),
+        "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "inputs": [_onnx_edge(value, names) for value in model.graph.input],
+        "outputs": [_onnx_edge(value, names) for value in model.graph.output],
+        "operators": dict(operators.most_common()),
+        "functions": [f"{each.domain}::{each.name}" for each in model.functions],
+        "weights": dict(weights),
+    }
+
+
+def describe_safetensors(path: Path) -> Description:
+    """Describe a support file or a checkpoint by its header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = dict(file.metadata() or {})
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = Counter(part.get_dtype() for part in slices.values())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: {error}", "download or write it again"
+        ) from error
+    if metadata.get("format") == FORMAT:
+        return describe_support(path)
+    return {**_describe_tensors(path, shapes), "dtypes": dict(dtypes), "metadata": metadata}
+
+
+def describe_support(path: Path) -> Description:
+    """Describe an enrolled class after its contents were checked."""
+    support = Support.load(path)
+    return {
+        "kind": "support",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "name": support.name,
+        "shots": support.shots,
+        "precision": support.precision,
+        "model": support.model,
+        "fingerprint": support.fingerprint,
+        "preprocess": support.preprocess,
+        "tensors": [
+            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in support.tensors.items()
+        ],
+    }
+
+
+def describe_pth(path: Path) -> Description:
+    """Describe a PyTorch checkpoint; only tensors are unpickled (`weights_only`)."""
+    require("export", "torch")
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ...
+        raise CheckpointError(
+            f"{path} cannot be read as tensors alone: {str(error).splitlines()[0]}",
+            "give a state dictionary; files with code in them are refused",
+        ) from error
+    tensors = {
+        str(name): value
+        for name, value in (loaded.items() if isinstance(loaded, dict) else ())
+        if isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise CheckpointError(f"{path} holds no dictionary of tensors", "give a state dictionary")
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in tensors.values())
+    return {**_describe_tensors(path, shapes), "dtypes": dict(dtypes), "metadata": {}}
+
+
+def recognise(shapes: Shapes) -> str:
+    """Name the layout of a checkpoint from its tensors' names and shapes.
+
+    Args:
+        shapes: tensor name -> shape.
+
+    Returns:
+        Such as "DINOv2 vitb14-reg (official)"; "unknown" where nothing fits.
+    """
+    if "mask_decoder.iou_token.weight" in shapes:
+        return "Segment Anything (official)"
+    if "shared_image_embedding.positional_embedding" in shapes:
+        return "Segment Anything (Hugging Face)"
+    if "patch_embed.proj.weight" in shapes and "cls_token" in shapes:
+        return f"DINOv2 {_vit(shapes, 'patch_embed.proj.weight', 'blocks', 'register_tokens')}"
+    for prefix in ("", "dinov2.", "dinov2_with_registers."):
+        patch = f"{prefix}embeddings.patch_embeddings.projection.weight"
+        if patch in shapes:
+            layer, registers = f"{prefix}encoder.layer", f"{prefix}embeddings.register_tokens"
+            return f"DINOv2 {_vit(shapes, patch, layer, registers)} (Hugging Face)"
+    return "unknown"
+
+
+def _with_generator_parts(counts: dict[str, int], generator: dict[str, int]) -> dict[str, int]:
+    """Insert the prompt generator's own parts after it."""
+    found = {}
+    for name, count in counts.items():
+        found[name] = count
+        if name == "prompt_generator":
+            for part, part_count in generator.items():
+                if part not in {"segmenter", "total"}:
+                    found[f"{name}.{part}"] = part_count
+    return found
+
+
+def _describe_tensors(path: Path, shapes: Shapes) -> Description:
+    parts: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        count = 1
+        for dimension in shape:
+            count *= dimension
+        parts[name.split(".")[0]] += count
+    return {
+        "kind": "checkpoint",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "layout": recognise(shapes),
+        "tensors": len(shapes),
+        "parameters": dict(parts),
+    }
+
+
+def _vit(shapes: Shapes, patch_embed: str, blocks: str, registers: str) -> str:
+    """Name the vision transformer of a checkpoint by width, depth, patch and registers."""
+    width, _, _, patch = shapes[patch_embed]
+    numbers = re.compile(rf"{re.escape(blocks)}\.(\d+)\.")
+    depth = len({match[1] for name in shapes if (match := numbers.match(name))})
+    count = shapes[registers][1] if registers in shapes else 0
+    for name, preset in PRESETS.items():
+        encoder = preset.encoder
+        if (width, depth, patch, count) == (
+            encoder.width,
+            encoder.depth,
+            encoder.patch,
+            encoder.registers,
+        ):
+            return name
+    return f"of width {width}, depth {depth}, patch {patch}, {count} registers (no preset)"
+
+
+def _onnx_edge(value: Any, names: Any) -> Description:
+    tensor = value.type.tensor_type
+    shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+    return {"name": value.name, "shape": shape, "dtype": names(tensor.elem_type).lower()}
