@@ -8,13 +8,15 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from uino_deploy.cli import cli
-from uino_deploy.config import PRESETS
+from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import BundleError, CheckpointError, InputError
-from uino_deploy.inspection import inspect, recognise
+from uino_deploy.inspection import describe_layout, inspect
 from uino_deploy.support import Support
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
+
+from uino_deploy.model import UinoFSS, save_checkpoint  # noqa: E402 - needs torch
 
 
 def shown(*arguments: str) -> str:
@@ -64,15 +66,28 @@ def test_a_preset_is_shown_for_every_variant():
     "layout", ["official", "", "dinov2."], ids=["official", "huggingface", "nested"]
 )
 def test_dinov2_layouts_are_recognised(preset, layout):
-    expected = f"DINOv2 {preset}" + ("" if layout == "official" else " (Hugging Face)")
-    assert recognise(dinov2_shapes(preset, layout)) == expected
+    expected = "official" if layout == "official" else "Hugging Face"
+    assert describe_layout(dinov2_shapes(preset, layout)) == f"DINOv2 ({expected}), fits {preset}"
 
 
 def test_other_layouts():
-    assert recognise({"mask_decoder.iou_token.weight": (1, 256)}).startswith("Segment Anything")
-    assert recognise({"fc.weight": (10, 10)}) == "unknown"
-    odd = {"patch_embed.proj.weight": (48, 3, 14, 14), "cls_token": (1, 1, 48)}
-    assert "no preset" in recognise(odd)
+    sam = {"mask_decoder.iou_token.weight": (1, 256)}
+    assert describe_layout(sam) == "Segment Anything (official)"
+    assert describe_layout({"fc.weight": (10, 10)}) == "unknown layout"
+    odd = {"cls_token": (1, 1, 48), "blocks.0.norm1.bias": (48,)}
+    assert describe_layout(odd) == "DINOv2 (official), fits no preset"
+
+
+def test_our_own_checkpoint(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    with torch.random.fork_rng():
+        model = UinoFSS(UinoConfig.from_preset("tiny"))
+    save_checkpoint(model, path, {"seed": 3})
+    found = inspect(str(path))
+    assert found["layout"] == "uino-deploy"
+    assert found["metadata"]["config"]["preset"] == "tiny"
+    assert found["metadata"]["provenance"] == {"seed": 3}
+    assert "provenance: seed 3" in shown(str(path))
 
 
 def test_safetensors_checkpoint(tmp_path):
@@ -80,7 +95,7 @@ def test_safetensors_checkpoint(tmp_path):
     tensors = {n: np.zeros(s, np.float16) for n, s in dinov2_shapes("vits14-reg", "").items()}
     save_file(tensors, path, {"format": "pt"})
     found = inspect(str(path))
-    assert found["layout"] == "DINOv2 vits14-reg (Hugging Face)"
+    assert found["layout"] == "DINOv2 (Hugging Face), fits vits14-reg"
     assert found["dtypes"] == {"F16": len(tensors)}
     assert "vits14-reg" in shown(str(path))
 
@@ -89,7 +104,7 @@ def test_pth_checkpoint(tmp_path):
     path = tmp_path / "dinov2.pth"
     torch.save({n: torch.zeros(s) for n, s in dinov2_shapes("vits14").items()}, path)
     document = json.loads(shown(str(path), "--json"))
-    assert document["layout"] == "DINOv2 vits14"
+    assert document["layout"] == "DINOv2 (official), fits vits14"
     assert document["dtypes"] == {"float32": document["tensors"]}
 
 

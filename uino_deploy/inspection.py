@@ -6,9 +6,10 @@ where the format allows it: a checkpoint of gigabytes is described in millisecon
 
 from __future__ import annotations
 
-import re
+import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,12 @@ def describe_safetensors(path: Path) -> Description:
         ) from error
     if metadata.get("format") == FORMAT:
         return describe_support(path)
-    return {**_describe_tensors(path, shapes), "dtypes": dict(dtypes), "metadata": metadata}
+    require("export", "torch")
+    return {
+        **_describe_tensors(path, shapes),
+        "dtypes": dict(dtypes),
+        "metadata": _decoded(metadata),
+    }
 
 
 def describe_support(path: Path) -> Description:
@@ -193,27 +199,23 @@ def describe_pth(path: Path) -> Description:
     return {**_describe_tensors(path, shapes), "dtypes": dict(dtypes), "metadata": {}}
 
 
-def recognise(shapes: Shapes) -> str:
-    """Name the layout of a checkpoint from its tensors' names and shapes.
+def describe_layout(shapes: Shapes) -> str:
+    """Name the layout of a checkpoint, and the presets whose encoder has its sizes.
 
     Args:
         shapes: tensor name -> shape.
 
     Returns:
-        Such as "DINOv2 vitb14-reg (official)"; "unknown" where nothing fits.
+        Such as "DINOv2 (official), fits vitb14-reg"; "unknown layout" where nothing is known.
     """
-    if "mask_decoder.iou_token.weight" in shapes:
-        return "Segment Anything (official)"
-    if "shared_image_embedding.positional_embedding" in shapes:
-        return "Segment Anything (Hugging Face)"
-    if "patch_embed.proj.weight" in shapes and "cls_token" in shapes:
-        return f"DINOv2 {_vit(shapes, 'patch_embed.proj.weight', 'blocks', 'register_tokens')}"
-    for prefix in ("", "dinov2.", "dinov2_with_registers."):
-        patch = f"{prefix}embeddings.patch_embeddings.projection.weight"
-        if patch in shapes:
-            layer, registers = f"{prefix}encoder.layer", f"{prefix}embeddings.register_tokens"
-            return f"DINOv2 {_vit(shapes, patch, layer, registers)} (Hugging Face)"
-    return "unknown"
+    from uino_deploy.model.layouts import fitting_presets, recognise
+
+    layout = recognise(shapes)
+    if layout is None:
+        return "unknown layout"
+    if layout.holds != "dinov2":
+        return layout.title
+    return f"{layout.title}, fits {' or '.join(fitting_presets(layout, shapes)) or 'no preset'}"
 
 
 def _with_generator_parts(counts: dict[str, int], generator: dict[str, int]) -> dict[str, int]:
@@ -228,6 +230,15 @@ def _with_generator_parts(counts: dict[str, int], generator: dict[str, int]) -> 
     return found
 
 
+def _decoded(metadata: dict[str, str]) -> Description:
+    """Decode what our own checkpoints keep in their metadata as JSON."""
+    decoded: Description = dict(metadata)
+    for key, value in metadata.items():
+        with suppress(json.JSONDecodeError):
+            decoded[key] = json.loads(value)
+    return decoded
+
+
 def _describe_tensors(path: Path, shapes: Shapes) -> Description:
     parts: Counter[str] = Counter()
     for name, shape in shapes.items():
@@ -239,28 +250,10 @@ def _describe_tensors(path: Path, shapes: Shapes) -> Description:
         "kind": "checkpoint",
         "path": str(path),
         "bytes": path.stat().st_size,
-        "layout": recognise(shapes),
+        "layout": describe_layout(shapes),
         "tensors": len(shapes),
         "parameters": dict(parts),
     }
-
-
-def _vit(shapes: Shapes, patch_embed: str, blocks: str, registers: str) -> str:
-    """Name the vision transformer of a checkpoint by width, depth, patch and registers."""
-    width, _, _, patch = shapes[patch_embed]
-    numbers = re.compile(rf"{re.escape(blocks)}\.(\d+)\.")
-    depth = len({match[1] for name in shapes if (match := numbers.match(name))})
-    count = shapes[registers][1] if registers in shapes else 0
-    for name, preset in PRESETS.items():
-        encoder = preset.encoder
-        if (width, depth, patch, count) == (
-            encoder.width,
-            encoder.depth,
-            encoder.patch,
-            encoder.registers,
-        ):
-            return name
-    return f"of width {width}, depth {depth}, patch {patch}, {count} registers (no preset)"
 
 
 def _onnx_edge(value: Any, names: Any) -> Description:

@@ -94,8 +94,10 @@ def _show_checkpoint(found: Description, output: Output) -> None:
     )
     output.text()
     output.table(["part", "numbers"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
+    if found["metadata"]:
+        output.text()
     for key, value in found["metadata"].items():
-        output.text(f"{key}: {value}")
+        output.text(f"{key}: {_plain(value)}")
 
 
 def _show_onnx(found: Description, output: Output) -> None:
@@ -143,6 +145,13 @@ _SHOWN: dict[str, Callable[[Description, Output], None]] = {
     "onnx": _show_onnx,
     "preset": _show_preset,
 }
+
+
+def _plain(value: Any) -> str:
+    """Return a value of the metadata without JSON's quotes and braces."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    return str(value)
 
 
 def size(count: int) -> str:
