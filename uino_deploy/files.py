@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, and hash them."""
+"""Write files and folders whole or not at all, the same each time, and hash them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
 
 from uino_deploy.errors import OutputExists
 
@@ -22,6 +28,19 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def safetensors_bytes(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file whose bytes depend on its contents alone.
+
+    The library writes the metadata in an order that changes from run to run; here it is sorted.
+    """
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    length = int.from_bytes(data[:8], "little")
+    tensors = msgspec.json.decode(data[8 : 8 + length])
+    header = msgspec.json.encode({"__metadata__": dict(sorted(metadata.items())), **tensors})
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 @contextmanager

@@ -12,11 +12,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from uino_deploy.bundle import Manifest, Precision
 from uino_deploy.errors import InputError
-from uino_deploy.files import atomic_file
+from uino_deploy.files import atomic_file, safetensors_bytes
 
 Array = npt.NDArray[Any]
 
@@ -106,9 +105,8 @@ class Support:
             digest=_digest(self.tensors),
         )
         strings = {key: str(value) for key, value in msgspec.structs.asdict(metadata).items()}
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.tensors.items()}
         with atomic_file(path, force) as temporary:
-            save_file(arrays, temporary, strings)
+            temporary.write_bytes(safetensors_bytes(self.tensors, strings))
 
     @classmethod
     def load(cls, path: str | Path) -> Support:

@@ -1,0 +1,177 @@
+"""What ONNX Runtime is asked for is what runs, or the error says why not."""
+
+import shutil
+import sys
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from uino_deploy.bundle import Bundle, write_manifest
+from uino_deploy.errors import BundleError, DependencyError, InputError
+from uino_deploy.runtime.onnxruntime_backend import PROVIDERS, OnnxRuntimeBackend
+
+
+@pytest.fixture
+def bundle(fake_bundle):
+    return Bundle.open(fake_bundle)
+
+
+@pytest.fixture
+def copy(fake_bundle, tmp_path):
+    return shutil.copytree(fake_bundle, tmp_path / "copy.uino")
+
+
+def image(batch=1):
+    return np.random.default_rng(0).normal(size=(batch, 3, 56, 56)).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_piece_runs_on_named_arrays(bundle, batch):
+    session = OnnxRuntimeBackend(threads=1).load(bundle, "encoder")
+    assert session.piece is bundle.piece("encoder")
+    outputs = session.run({"image": image(batch)})
+    assert set(outputs) == {"early", "deep"}
+    assert outputs["deep"].shape == (batch, 2, 16, 3)
+    patch = image(batch)[0, :, :14, :14].mean((1, 2))
+    np.testing.assert_allclose(outputs["early"][0, 0], patch, atol=1e-6)
+
+
+def test_feeds_are_converted_and_need_not_be_contiguous(bundle):
+    session = OnnxRuntimeBackend(threads=1).load(bundle, "encoder")
+    straight = session.run({"image": image()})["early"]
+    turned = np.asfortranarray(image()).astype(np.float64)
+    np.testing.assert_array_equal(session.run({"image": turned})["early"], straight)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "words"),
+    [
+        ({}, "takes"),
+        ({"image": image(), "other": image()}, "takes"),
+        ({"image": image()[0]}, "shape"),
+        ({"image": image()[:, :, :42]}, r"\['batch', 3, 56, 56\], not \[1, 3, 42, 56\]"),
+    ],
+)
+def test_feeds_that_do_not_fit(bundle, feeds, words):
+    session = OnnxRuntimeBackend(threads=1).load(bundle, "encoder")
+    with pytest.raises(InputError, match=words):
+        session.run(feeds)
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_threads_reach_onnxruntime(bundle, monkeypatch, threads):
+    seen = []
+    original = onnxruntime.InferenceSession
+
+    def spy(path, options, **kwargs):
+        seen.append(options.intra_op_num_threads)
+        return original(path, options, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    backend = OnnxRuntimeBackend(threads=threads)
+    backend.load(bundle, "adapter")
+    assert seen == [threads or 0]
+    assert backend.describe()["threads"] == str(threads or "default")
+
+
+def test_fewer_than_one_thread():
+    with pytest.raises(InputError, match="0 threads"):
+        OnnxRuntimeBackend(threads=0)
+
+
+def test_providers_go_by_short_and_by_full_name():
+    assert OnnxRuntimeBackend(["cpu"]).describe()["provider"] == "CPUExecutionProvider"
+    assert OnnxRuntimeBackend(["CPUExecutionProvider"]).describe()["backend"] == "onnxruntime"
+
+
+def test_an_unknown_provider_is_a_mistake_of_the_caller():
+    with pytest.raises(InputError, match="unknown provider 'gpu'; choose from cpu, cuda"):
+        OnnxRuntimeBackend(["gpu"])
+    with pytest.raises(InputError, match="no provider"):
+        OnnxRuntimeBackend([])
+
+
+@pytest.mark.parametrize("provider", [name for name in PROVIDERS if name != "cpu"])
+def test_a_provider_that_is_not_installed_is_a_missing_dependency(monkeypatch, provider):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DependencyError, match=f"has no {PROVIDERS[provider]}") as caught:
+        OnnxRuntimeBackend([provider])
+    assert caught.value.exit_code == 3
+
+
+def test_a_provider_that_silently_fell_back_is_refused(bundle, monkeypatch):
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    original = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: original(
+            path, options, providers=["CPUExecutionProvider"]
+        ),
+    )
+    with pytest.raises(DependencyError, match="could not start CUDAExecutionProvider"):
+        OnnxRuntimeBackend(["cuda"]).load(bundle, "encoder")
+
+
+def test_onnxruntime_itself_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DependencyError, match=r"uino-deploy\[cpu\]"):
+        OnnxRuntimeBackend()
+
+
+def rewrite_encoder(copy, **changes):
+    manifest = Bundle.open(copy).manifest
+    encoder = msgspec.structs.replace(manifest.pieces["encoder"], **changes)
+    pieces = {**manifest.pieces, "encoder": encoder}
+    write_manifest(copy, msgspec.structs.replace(manifest, pieces=pieces))
+    return Bundle.open(copy)
+
+
+def test_bfloat16_on_the_cpu_is_refused_with_a_way_out(copy):
+    bundle = rewrite_encoder(copy, precision="bf16")
+    with pytest.raises(DependencyError, match=r"bfloat16.*OpenVINO") as caught:
+        OnnxRuntimeBackend().load(bundle, "encoder")
+    assert caught.value.exit_code == 3
+    assert OnnxRuntimeBackend().load(bundle, "adapter")
+
+
+def test_a_graph_that_is_not_what_the_manifest_says(copy, bundle):
+    described = bundle.piece("encoder").outputs
+    swapped = [msgspec.structs.replace(tensor, dtype="float16") for tensor in described]
+    changed = rewrite_encoder(copy, outputs=swapped)
+    with pytest.raises(BundleError, match=r"encoder\.onnx has outputs .*float32"):
+        OnnxRuntimeBackend(threads=1).load(changed, "encoder")
+
+
+def test_a_graph_that_cannot_be_loaded(copy):
+    manifest = Bundle.open(copy).manifest
+    (copy / "encoder.onnx").write_bytes(b"no protobuf")
+    write_manifest(copy, manifest)
+    bundle = Bundle.open(copy)
+    with pytest.raises(BundleError, match="cannot load piece encoder") as caught:
+        OnnxRuntimeBackend(threads=1).load(bundle, "encoder")
+    assert "\n" not in str(caught.value)
+
+
+def test_external_weights_are_found_beside_the_graph(copy, bundle):
+    model = onnx.load(copy / "adapter.onnx")
+    big = onnx.numpy_helper.from_array(np.full((1, 16, 3), 2, np.float32), "big")
+    model.graph.initializer.append(big)
+    model.graph.node.insert(0, onnx.helper.make_node("Mul", ["early", "big"], ["twice"]))
+    model.graph.node[1].input[0] = "twice"
+    (copy / "adapter.onnx").unlink()
+    onnx.save_model(
+        model,
+        copy / "adapter.onnx",
+        save_as_external_data=True,
+        location="adapter.weights",
+        size_threshold=0,
+    )
+    write_manifest(copy, bundle.manifest)
+    early = np.ones((1, 16, 3), np.float32)
+    session = OnnxRuntimeBackend(threads=1).load(Bundle.open(copy), "adapter")
+    assert (session.run({"early": early})["embedding"] == 2).all()
