@@ -54,7 +54,7 @@ def compose_scene(
         rng: the only source of randomness.
         size: the scene's side S in pixels.
     """
-    canvas = _ground(rng, size)
+    canvas = _ground(rng, size)  # [3, S, S]: planes of colour are the faster layout
     masks = np.zeros((0, size, size), dtype=np.bool_)
     placed: list[int] = []
     for index, sprite in enumerate(sprites):
@@ -62,16 +62,17 @@ def compose_scene(
         if found is None:
             continue
         coverage, window = found
-        alpha = (coverage / np.float32(255))[..., None]
-        colour = rng.uniform(*_INK, size=3).astype(np.float32)
-        canvas[window] += alpha * (colour - canvas[window])
+        alpha = coverage / np.float32(255)
+        colour = rng.uniform(*_INK, size=(3, 1, 1)).astype(np.float32)
+        under = canvas[:, window[0], window[1]]
+        under += alpha * (colour - under)
         mask = np.zeros((size, size), dtype=np.bool_)
         mask[window] = coverage > 127
         masks = np.concatenate([masks & ~mask, mask[None]])
         placed.append(index)
     canvas += np.float32(rng.uniform(*_NOISE)) * _noise(rng, size)
     image = (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
-    return Scene(image, masks, tuple(placed))
+    return Scene(np.ascontiguousarray(image.transpose(1, 2, 0)), masks, tuple(placed))
 
 
 def _place(
@@ -130,20 +131,19 @@ def _warp(sprite: _Coverage, size: float, rng: np.random.Generator) -> _Coverage
 
 
 def _ground(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
-    """Return a dark ground that drifts linearly in colour, float32 [size, size, 3]."""
-    colour = rng.uniform(*_GROUND, size=3)
-    slope = rng.uniform(-_SLOPE / 2, _SLOPE / 2, size=(2, 3))
-    ramp = np.linspace(-1, 1, size)[:, None]
-    rows, columns = colour + ramp * slope[0], ramp * slope[1]
-    return (rows[:, None] + columns[None]).astype(np.float32)
+    """Return a dark ground that drifts linearly in colour, float32 [3, size, size]."""
+    colour = rng.uniform(*_GROUND, size=(3, 1, 1)).astype(np.float32)
+    slope = rng.uniform(-_SLOPE / 2, _SLOPE / 2, size=(2, 3, 1, 1)).astype(np.float32)
+    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    return (colour + slope[0] * ramp[:, None]) + slope[1] * ramp
 
 
 def _noise(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
-    """Return unit noise, float32 [size, size, 3]: a random cut of one sheet, for speed."""
+    """Return unit noise, float32 [3, size, size]: a random cut of one sheet, for speed."""
     row, column = rng.integers(256, size=2)
-    return _noise_sheet(size + 256)[row : row + size, column : column + size]
+    return _noise_sheet(size + 256)[:, row : row + size, column : column + size]
 
 
 @cache
 def _noise_sheet(size: int) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal((size, size, 3), dtype=np.float32)
+    return np.random.default_rng(0).standard_normal((3, size, size), dtype=np.float32)

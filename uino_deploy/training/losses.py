@@ -1,0 +1,69 @@
+"""The losses of both stages of training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from uino_deploy.training.batches import NO_GLYPH, Batch
+
+_COVERED = 0.25  # share of a patch from which on its token is taken for the glyph's
+
+
+class GlyphClassifier(nn.Module):
+    """A linear classifier of encoder tokens: the base classes, and the ground as the last one."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, classes + 1)
+
+    def loss(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of pooled glyphs plus half of that of single tokens.
+
+        Args:
+            tokens: [2B, N, D], the encoder's last deep layer.
+            batch: the scenes they come from.
+        """
+        total = batch.shares.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        pooled = self.linear(batch.shares / total @ tokens.float())  # [2B, G, classes + 1]
+        of_glyphs = F.cross_entropy(
+            pooled.flatten(0, 1), batch.labels.flatten(), ignore_index=NO_GLYPH
+        )
+        share, glyph = batch.shares.max(dim=1)  # [2B, N]
+        label = batch.labels.gather(1, glyph)
+        label = torch.where(share >= _COVERED, label, self.linear.out_features - 1)
+        of_tokens = F.cross_entropy(self.linear(tokens).flatten(0, 1).float(), label.flatten())
+        return of_glyphs + 0.5 * of_tokens
+
+
+class SimilarityReadout(nn.Module):
+    """Turns PCS's similarity map into logits, so that the prototypes can be trained directly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(5.0))
+        self.bias = nn.Parameter(torch.tensor(0.0))
+
+    def loss(self, similarity: Tensor, share: Tensor) -> Tensor:
+        """Return the binary cross-entropy of similarity and target share, both [B, N]."""
+        logits = similarity.float() * self.scale + self.bias
+        return F.binary_cross_entropy_with_logits(logits, share)
+
+
+def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor) -> Tensor:
+    """Return 2 * BCE + Dice of the mask, plus the squared error of the predicted IoU.
+
+    Args:
+        logits: [B, 1, h, w].
+        iou: [B, 1], the decoder's estimate.
+        truth: [B, S, S], 0 or 1.
+    """
+    logits = F.interpolate(logits.float(), size=truth.shape[-2:], mode="bilinear")[:, 0]
+    bce = F.binary_cross_entropy_with_logits(logits, truth)
+    share = logits.sigmoid()
+    overlap = (share * truth).sum(dim=(1, 2))
+    dice = 1 - (2 * overlap + 1) / (share.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 1)
+    found, real = logits.detach() > 0, truth > 0
+    actual = (found & real).sum(dim=(1, 2)) / (found | real).sum(dim=(1, 2)).clamp(min=1)
+    return 2 * bce + dice.mean() + F.mse_loss(iou[:, 0].float(), actual)

@@ -1,0 +1,115 @@
+"""Trains a model from nothing: the encoder as a classifier, then everything as a segmenter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from uino_deploy.config import UinoConfig
+from uino_deploy.data.pools import Pool, load_pool
+from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.training.allocator import keep_freed_memory
+from uino_deploy.training.batches import Batch, draw_batch
+from uino_deploy.training.losses import GlyphClassifier, SimilarityReadout, mask_loss
+from uino_deploy.training.optimiser import Optimiser
+from uino_deploy.training.recipe import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is after a step.
+
+    Attributes:
+        stage: "classification" or "episodic".
+        step: steps of this stage done.
+        steps: steps of this stage in all.
+        loss: the step's loss.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    loss: float
+
+
+Observer = Callable[[Progress, UinoFSS], None]
+
+
+class Trainer:
+    """One training; `run` returns the trained model in inference mode.
+
+    Args:
+        recipe: the numbers.
+        seed: of the initial weights and of the episodes.
+        observe: called after every step.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, observe: Observer) -> None:
+        keep_freed_memory()
+        torch.manual_seed(seed)
+        self.config = UinoConfig.from_preset(recipe.preset, recipe.variant)
+        self.model = UinoFSS(self.config)
+        self.pool: Pool = load_pool("base")
+        self.classifier = GlyphClassifier(self.config.encoder.width, len(self.pool.labels))
+        self.readout = SimilarityReadout()
+        self._recipe = recipe
+        self._seed = seed
+        self._observe = observe
+        self._drawn = itertools.count()
+
+    def run(self) -> UinoFSS:
+        """Go through both stages."""
+        self.model.train()
+        encoder = {"encoder": self.model.encoder, "classifier": self.classifier}
+        whole = {**dict(self.model.named_children()), **encoder, "readout": self.readout}
+        self._stage("classification", self._recipe.classification, encoder, self._classify)
+        self._stage("episodic", self._recipe.episodic, whole, self._segment)
+        return self.model.eval()
+
+    def _stage(
+        self,
+        name: str,
+        stage: Stage,
+        modules: dict[str, torch.nn.Module],
+        loss_of: Callable[[Batch], torch.Tensor],
+    ) -> None:
+        optimiser = Optimiser(modules, stage)
+        for step in range(1, stage.steps + 1):
+            batch = draw_batch(
+                self.pool, self.config, self._seed, next(self._drawn), self._recipe.episodes
+            )
+            # PyTorch's fused attention is slow on a processor: its backward took 12 ms a block in
+            # bfloat16, the written-out form 2.
+            with sdpa_kernel(SDPBackend.MATH):
+                loss = loss_of(batch)
+                optimiser.step(loss)
+            self._observe(Progress(name, step, stage.steps, loss.item()), self.model)
+
+    def _classify(self, batch: Batch) -> torch.Tensor:
+        """Stage 1's loss."""
+        with torch.autocast("cpu", torch.bfloat16):
+            _, deep = self.model.encoder(batch.images)
+        return self.classifier.loss(deep[:, -1], batch)
+
+    def _segment(self, batch: Batch) -> torch.Tensor:
+        """Stage 2's loss: mask, predicted IoU, prototype map, and a share of stage 1's."""
+        prompts = self.model.prompt_generator
+        target = batch.shares[:, 0]
+        with torch.autocast("cpu", torch.bfloat16):
+            early, deep = self.model.encoder(batch.images)
+            (_, query_early), (support_deep, query_deep) = early.chunk(2), deep.chunk(2)
+            support_target, query_target = target.chunk(2)
+            support = prompts.support_features(support_deep[:, None], support_target[:, None])
+            dense = prompts(query_deep, support.deep, support.weight, support.prototypes)
+            embedding = self.model.adapter(query_early)
+            logits, iou = self.model.decoder(embedding, support.sparse, dense)
+            similarity = prompts.similarity_map(query_deep, support.prototypes)
+        return (
+            mask_loss(logits, iou, batch.truth)
+            + 0.5 * self.readout.loss(similarity, query_target)
+            + 0.3 * self.classifier.loss(deep[:, -1], batch)
+        )
