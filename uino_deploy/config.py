@@ -201,6 +201,6 @@ PRESETS["tiny"] = UinoConfig(
     image_size=112,
     encoder=EncoderConfig(128, 6, 4, 2, (3, 4, 5, 6), pretrained_grid=8),
     adapter=AdapterConfig(hidden=64, bottleneck=32, heads=4, feedforward=64),
-    prompt=PromptConfig(pool=1, channels=(8, 16, 16), head_channels=64),
+    prompt=PromptConfig(pool=2, channels=(8, 16, 16), head_channels=64),
     decoder=DecoderConfig(width=64, heads=4, feedforward=256, iou_hidden=64),
 )
