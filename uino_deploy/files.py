@@ -43,6 +43,30 @@ def safetensors_bytes(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[
     return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
+def refuse_existing(path: str | Path, force: bool, marker: str | None = None) -> Path:
+    """Return an output's absolute path if it may be written.
+
+    Args:
+        path: the output.
+        force: it may replace what lies there.
+        marker: a file that a folder must hold to be replaced, so that `--force` with a mistyped
+            output cannot delete a folder that this command never wrote.
+
+    Raises:
+        OutputExists: it is there, and `force` is not given or the marker is missing.
+    """
+    target = Path(os.path.abspath(path))
+    if os.path.lexists(target):
+        if not force:
+            raise OutputExists(f"{path} exists", "choose another output, or replace it by --force")
+        if marker and not (target / marker).is_file():
+            raise OutputExists(
+                f"{path} exists and is not this command's output (it holds no {marker})",
+                "choose another output",
+            )
+    return target
+
+
 @contextmanager
 def atomic_directory(
     path: str | Path, force: bool = False, marker: str | None = None
@@ -55,19 +79,18 @@ def atomic_directory(
     Args:
         path: where the finished folder shall lie.
         force: replace what lies there.
-        marker: a file that a folder must hold to be replaced, so that `--force` with a mistyped
-            output cannot delete a folder that this command never wrote.
+        marker: see `refuse_existing`.
 
     Raises:
-        OutputExists: `path` is there, and `force` is not given or the marker is missing.
+        OutputExists: see `refuse_existing`.
     """
-    target = _free_target(path, force, marker)
+    target = refuse_existing(path, force, marker)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target, "tmp")
     temporary.mkdir()
     try:
         yield temporary
-        _free_target(path, force, marker)
+        refuse_existing(path, force, marker)
         _move_over(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -83,30 +106,17 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     Raises:
         OutputExists: `path` is there and `force` is not given, or it is a folder.
     """
-    target = _free_target(path, force)
+    target = refuse_existing(path, force)
     if target.is_dir():
         raise OutputExists(f"{path} is a folder", "name a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target, "tmp")
     try:
         yield temporary
-        _free_target(path, force)
+        refuse_existing(path, force)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _free_target(path: str | Path, force: bool, marker: str | None = None) -> Path:
-    target = Path(os.path.abspath(path))
-    if os.path.lexists(target):
-        if not force:
-            raise OutputExists(f"{path} exists", "choose another output, or replace it by --force")
-        if marker and not (target / marker).is_file():
-            raise OutputExists(
-                f"{path} exists and is not this command's output (it holds no {marker})",
-                "choose another output",
-            )
-    return target
 
 
 def _sibling(target: Path, kind: str) -> Path:

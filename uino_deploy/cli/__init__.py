@@ -20,6 +20,8 @@ from uino_deploy.errors import UinoDeployError
 COMMANDS = {
     "doctor": "uino_deploy.cli.doctor:doctor",
     "inspect": "uino_deploy.cli.inspect:inspect",
+    "enroll": "uino_deploy.cli.enroll:enroll",
+    "predict": "uino_deploy.cli.predict:predict",
 }
 
 # What `--version` looks up: only the metadata is read, nothing is imported.

@@ -1,0 +1,429 @@
+"""`enroll` and `predict` from the command line: results, errors and what they leave behind."""
+
+import errno
+import json
+import shutil
+import sys
+
+import msgspec
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from uino_deploy import cli
+from uino_deploy.bundle import MANIFEST, Bundle, write_manifest
+from uino_deploy.cli.enroll import split_shot
+from uino_deploy.errors import InputError
+from uino_deploy.runtime import Predictor, Support
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs the program and gives its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return caught.value.code, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def supports(fake_bundle, red_square, tmp_path):
+    """Return the support files of the classes red and blue."""
+    image, mask = red_square
+    predictor = Predictor.load(fake_bundle, threads=1)
+    predictor.enroll([(image, mask)], "red").save(tmp_path / "red.safetensors")
+    predictor.enroll([(image, 1 - mask)], "blue").save(tmp_path / "blue.safetensors")
+    return tmp_path / "red.safetensors", tmp_path / "blue.safetensors"
+
+
+def one_line(stderr, *words):
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    for word in words:
+        assert str(word) in stderr
+
+
+def left_over(folder):
+    """Return what a failed command may have left: hidden siblings of its output."""
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+# --- enroll
+
+
+def enroll(run, bundle, output, *shots, name="red"):
+    arguments = [argument for shot in shots for argument in ("--shot", shot)]
+    return run("enroll", bundle, *arguments, "--name", name, "-o", output, "--threads", 1)
+
+
+def test_enroll_writes_a_support_that_loads(run, fake_bundle, red_files, tmp_path):
+    image, mask = red_files
+    output = tmp_path / "new" / "red.safetensors"
+    code, out, err = enroll(run, fake_bundle, output, f"{image}:{mask}", f"{image}:{mask}")
+    assert (code, err) == (0, "")
+    assert out.startswith("red: 2 shots, ")
+    support = Support.load(output)
+    assert (support.name, support.shots, support.precision) == ("red", 2, "fp32")
+    assert support.fingerprint == Bundle.open(fake_bundle).manifest.fingerprint
+
+
+def test_enroll_json_is_one_document(run, fake_bundle, red_files, tmp_path):
+    output = tmp_path / "red.safetensors"
+    code, out, _ = run(
+        "enroll", fake_bundle, "--shot", ":".join(map(str, red_files)), "--name", "red",
+        "-o", output, "--json",
+    )  # fmt: skip
+    assert code == 0
+    document = json.loads(out)
+    assert document["support"] == str(output)
+    assert document["bytes"] == output.stat().st_size
+    assert document["shots"] == 1
+
+
+def test_enroll_takes_masks_from_coco(run, fake_bundle, red_files, tmp_path):
+    image, mask = red_files
+    square = [20, 15, 60, 15, 60, 45, 20, 45]
+    content = {
+        "images": [{"id": 5, "file_name": "red.png", "height": 60, "width": 80}],
+        "categories": [{"id": 1, "name": "red thing"}],
+        "annotations": [{"id": 1, "image_id": 5, "category_id": 1, "segmentation": [square]}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    by_coco = tmp_path / "coco.safetensors"
+    code, _, err = run(
+        "enroll", fake_bundle, "--shot", image, "--coco", tmp_path / "coco.json",
+        "--category", "red thing", "--name", "red", "-o", by_coco,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    enroll(run, fake_bundle, tmp_path / "mask.safetensors", f"{image}:{mask}")
+    assert by_coco.read_bytes() == (tmp_path / "mask.safetensors").read_bytes()
+
+    code, _, err = run(
+        "enroll", fake_bundle, "--shot", image, "--coco", tmp_path / "coco.json",
+        "--name", "red", "-o", tmp_path / "other.safetensors",
+    )  # fmt: skip
+    assert code == 2
+    one_line(err, "category 'red' 0 times")
+    code, _, err = run(
+        "enroll", fake_bundle, "--shot", image, "--category", "red", "--name", "red", "-o", by_coco
+    )
+    assert code == 2
+    one_line(err, "--category needs --coco")
+
+
+def test_a_shot_is_split_at_the_last_colon_that_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:b.png", "m:1.png", "c.png"):
+        (tmp_path / name).write_bytes(b"")
+    for shot in ("a:b.png:m:1.png", "c.png:m:1.png", "a:b.png:c.png", f"{tmp_path}/c.png:c.png"):
+        image, mask = split_shot(shot)
+        assert f"{image}:{mask}" == shot
+    with pytest.raises(InputError, match="has no mask"):
+        split_shot("c.png")
+    with pytest.raises(InputError, match=r"'gone\.png' is not there"):
+        split_shot("c.png:gone.png")
+    with pytest.raises(InputError, match=r"'gone\.png' is not there"):
+        split_shot("gone.png:c.png")
+
+
+def spoil_mask(kind, tmp_path):
+    path = tmp_path / "bad-mask.png"
+    if kind == "unreadable":
+        path.write_text("no picture")
+    else:
+        size = (80, 59) if kind == "size" else (80, 60)
+        Image.new("L", size, 255 if kind == "full" else 0).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("empty", "the mask is empty"),
+        ("full", "covers the whole image"),
+        ("size", "(59, 80)"),
+        ("unreadable", "bad-mask.png cannot be read"),
+    ],
+)
+def test_enroll_refuses_a_bad_mask(run, fake_bundle, red_files, tmp_path, kind, words):
+    mask = spoil_mask(kind, tmp_path)
+    before = sorted(tmp_path.iterdir())
+    code, out, err = enroll(run, fake_bundle, tmp_path / "s.safetensors", f"{red_files[0]}:{mask}")
+    assert (code, out) == (2, "")
+    one_line(err, words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_enroll_refuses_an_unusable_name_and_a_missing_image(run, fake_bundle, red_files, tmp_path):
+    image, mask = red_files
+    output = tmp_path / "s.safetensors"
+    code, _, err = enroll(run, fake_bundle, output, f"{image}:{mask}", name="../evil")
+    assert code == 2
+    one_line(err, "class name")
+    code, _, err = enroll(run, fake_bundle, output, f"{tmp_path / 'gone.png'}:{mask}")
+    assert code == 2
+    one_line(err, "gone.png")
+    assert not output.exists()
+
+
+def test_enroll_overwrites_only_by_force(run, fake_bundle, red_files, tmp_path):
+    shot = ":".join(map(str, red_files))
+    output = tmp_path / "s.safetensors"
+    output.write_text("precious")
+    code, _, err = enroll(run, fake_bundle, output, shot)
+    assert code == 2
+    one_line(err, "exists", "--force")
+    assert output.read_text() == "precious"
+    assert (
+        run("enroll", fake_bundle, "--shot", shot, "--name", "r", "-o", output, "--force")[0] == 0
+    )
+    assert Support.load(output).name == "r"
+
+
+# --- predict
+
+
+def predict(run, bundle, output, *arguments):
+    return run("predict", bundle, *arguments, "-o", output, "--threads", 1, "--quiet")
+
+
+def test_predict_writes_masks_overlays_and_a_line_per_image(
+    run, fake_bundle, supports, red_files, red_square, tmp_path
+):
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    shutil.copy(red_files[0], photos / "x.png")
+    Image.fromarray(red_square[0].repeat(2, 0)).save(photos / "more" / "x.jpg", quality=95)
+    output = tmp_path / "found"
+    code, out, err = predict(
+        run, fake_bundle, output, photos, f"{photos}/*/*.jpg",
+        "--support", supports[0], "--support", supports[1],
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "2 images" in out.splitlines()[-1]
+    lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == [
+        str(photos / "x.png"),
+        str(photos / "more" / "x.jpg"),
+    ]
+    assert [(line["width"], line["height"]) for line in lines] == [(80, 60), (80, 120)]
+    assert [found["name"] for found in lines[1]["classes"]] == ["red", "blue"]
+    for line, factor in zip(lines, (1, 2), strict=True):
+        truth = red_square[1].repeat(factor, 0) * 255
+        with Image.open(output / line["classes"][0]["mask"]) as image:
+            mask = np.asarray(image)
+        assert set(np.unique(mask)) == {0, 255}
+        assert (mask == truth).mean() > 0.97
+        for key in ("labels", "overlay"):
+            assert (output / line[key]).is_file()
+    assert lines[1]["overlay"] == "overlays/x-2.jpg"
+
+
+def test_predict_json_is_one_document(run, fake_bundle, supports, red_files, tmp_path):
+    output = tmp_path / "found"
+    code, out, err = run(
+        "predict", fake_bundle, red_files[0], "--support", supports[0], "-o", output,
+        "--no-overlay", "--threshold", 1e9, "--threads", 1, "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert err == "segmenting: 1/1\n"
+    document = json.loads(out)
+    assert document["backend"] == "onnxruntime"
+    assert document["provider"] == "CPUExecutionProvider"
+    assert document["threads"] == "1"
+    assert document["images"][0]["classes"][0]["area"] == 0
+    assert sorted(path.name for path in output.iterdir()) == ["masks", "results.jsonl"]
+    assert json.loads((output / "results.jsonl").read_text()) == document["images"][0]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["header", "pixels"])
+def test_one_unreadable_image_stops_the_batch_and_leaves_nothing(
+    run, fake_bundle, supports, red_files, tmp_path, late
+):
+    bad = tmp_path / "bad.png"
+    data = red_files[0].read_bytes()
+    bad.write_bytes(data[: len(data) // 2] if late else b"no picture")
+    before = sorted(tmp_path.iterdir())
+    code, out, err = predict(
+        run, fake_bundle, tmp_path / "found", red_files[0], bad, "--support", supports[0]
+    )
+    assert (code, out) == (2, "")
+    one_line(err, "bad.png cannot be read")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_image_and_a_missing_support(run, fake_bundle, supports, red_files, tmp_path):
+    output = tmp_path / "found"
+    code, _, err = predict(
+        run, fake_bundle, output, tmp_path / "gone.png", "--support", supports[0]
+    )
+    assert code == 2
+    one_line(err, "gone.png is not there")
+    code, _, err = predict(run, fake_bundle, output, red_files[0], "--support", tmp_path / "gone")
+    assert code == 2
+    one_line(err, "gone is not there")
+    assert not output.exists()
+    assert not left_over(tmp_path)
+
+
+def test_another_models_support(run, fake_bundle, supports, red_files, tmp_path):
+    other = shutil.copytree(fake_bundle, tmp_path / "other.uino")
+    manifest = Bundle.open(other).manifest
+    write_manifest(other, msgspec.structs.replace(manifest, fingerprint="0" * 64))
+    code, _, err = predict(run, other, tmp_path / "found", red_files[0], "--support", supports[0])
+    assert code == 2
+    one_line(err, "made by another model", "enroll the class again")
+    assert not (tmp_path / "found").exists()
+
+
+def test_two_classes_of_one_name(run, fake_bundle, supports, red_files, tmp_path):
+    copy = shutil.copy(supports[0], tmp_path / "copy.safetensors")
+    code, _, err = predict(
+        run, fake_bundle, tmp_path / "found", red_files[0],
+        "--support", supports[0], "--support", copy,
+    )  # fmt: skip
+    assert code == 2
+    one_line(err, "both hold a class named 'red'")
+
+
+def break_byte(bundle):
+    with open(bundle / "decoder.onnx", "r+b") as file:
+        file.seek(60)
+        byte = file.read(1)
+        file.seek(60)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def break_missing(bundle):
+    (bundle / "prompt.onnx").unlink()
+
+
+def break_manifest(bundle, change):
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    change(manifest)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def break_schema(bundle):
+    break_manifest(bundle, lambda manifest: manifest.update(schema="2.0"))
+
+
+def break_path(bundle):
+    break_manifest(bundle, lambda m: m["pieces"]["encoder"].update(model="../encoder.onnx"))
+
+
+def break_link(bundle):
+    shutil.move(bundle / "encoder.onnx", bundle.parent / "encoder.onnx")
+    (bundle / "encoder.onnx").symlink_to(bundle.parent / "encoder.onnx")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (break_byte, "decoder.onnx was changed"),
+        (break_missing, "prompt.onnx is missing"),
+        (break_schema, "schema version 2.0"),
+        (break_path, "'../encoder.onnx' is not a plain path inside the bundle"),
+        (break_link, "leaves the bundle"),
+        (shutil.rmtree, "is not there"),
+    ],
+)
+@pytest.mark.parametrize("command", ["enroll", "predict"])
+def test_a_damaged_bundle(run, fake_bundle, supports, red_files, tmp_path, spoil, words, command):
+    bundle = shutil.copytree(fake_bundle, tmp_path / "b" / "copy.uino")
+    spoil(bundle)
+    output = tmp_path / "out"
+    if command == "enroll":
+        code, out, err = enroll(run, bundle, output, ":".join(map(str, red_files)))
+    else:
+        code, out, err = predict(run, bundle, output, red_files[0], "--support", supports[0])
+    assert (code, out) == (2, "")
+    one_line(err, words)
+    assert not output.exists()
+    assert not left_over(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--backend", "tensorflow"], 2, "unknown backend 'tensorflow'"),
+        (["--provider", "gpu"], 2, "unknown provider 'gpu'"),
+        (["--provider", "cuda"], 3, "has no CUDAExecutionProvider"),
+        (["--threads", "0"], 2, "--threads"),
+    ],
+)
+def test_backend_provider_and_threads_that_are_not_there(
+    run, fake_bundle, supports, red_files, tmp_path, monkeypatch, options, code, words
+):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    got, _, err = run(
+        "predict", fake_bundle, red_files[0], "--support", supports[0],
+        "-o", tmp_path / "out", *options,
+    )  # fmt: skip
+    assert got == code
+    one_line(err, words)
+    assert not (tmp_path / "out").exists()
+    assert not left_over(tmp_path)
+
+
+def test_onnxruntime_missing(run, fake_bundle, supports, red_files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = predict(
+        run, fake_bundle, tmp_path / "out", red_files[0], "--support", supports[0]
+    )
+    assert code == 3
+    one_line(err, "pip install 'uino-deploy[cpu]'")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "No space left on device"), 3)],
+    ids=["ctrl-c", "disk-full"],
+)
+def test_what_happens_midway_leaves_nothing(
+    run, fake_bundle, supports, red_files, tmp_path, monkeypatch, error, code
+):
+    done = []
+    original = Image.Image.save
+
+    def save(self, *args, **kwargs):
+        done.append(args)
+        if len(done) == 3:
+            raise error
+        original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    before = sorted(tmp_path.iterdir())
+    got, out, err = predict(
+        run, fake_bundle, tmp_path / "out", *red_files, "--support", supports[0]
+    )
+    assert (got, out) == (code, "")
+    assert err.strip().count("\n") == 0
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_predict_replaces_only_its_own_output_and_only_by_force(
+    run, fake_bundle, supports, red_files, tmp_path
+):
+    arguments = (fake_bundle, tmp_path / "out", red_files[0], "--support", supports[0])
+    assert predict(run, *arguments)[0] == 0
+    (tmp_path / "out" / "old.txt").write_text("stale")
+    code, _, err = predict(run, *arguments)
+    assert code == 2
+    one_line(err, "exists", "--force")
+    assert predict(run, *arguments, "--force")[0] == 0
+    assert not (tmp_path / "out" / "old.txt").exists()
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_text("dear")
+    code, _, err = predict(
+        run, fake_bundle, tmp_path / "photos", red_files[0], "--support", supports[0], "--force"
+    )
+    assert code == 2
+    one_line(err, "not this command's output")
+    assert (tmp_path / "photos" / "me.jpg").read_text() == "dear"

@@ -1,0 +1,39 @@
+"""Options of the commands that run a bundle."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from uino_deploy.runtime import Predictor
+
+
+def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--backend`, `--provider`, `--threads`.
+
+    The command receives `load`, a function from a bundle's path to a `Predictor`.
+    """
+
+    @click.option("--backend", default="onnxruntime", show_default=True, help="What runs it.")
+    @click.option(
+        "--provider",
+        default="cpu",
+        show_default=True,
+        help="ONNX Runtime's provider: cpu, cuda, tensorrt, openvino or tensorrt-rtx.",
+    )
+    @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+    @functools.wraps(command)
+    def wrapped(*args: Any, backend: str, provider: str, threads: int | None, **kwargs: Any) -> Any:
+        def load(bundle: Path) -> Predictor:
+            from uino_deploy.runtime import Predictor
+
+            return Predictor.load(bundle, backend, [provider], threads)
+
+        return command(*args, load=load, **kwargs)
+
+    return wrapped
