@@ -1,4 +1,4 @@
-"""Procedural few-shot segmentation data: drawn without any download, the same from the same seed."""
+"""Procedural few-shot segmentation data: no download, the same pixels from the same seed."""
 
 from uino_deploy.data.episodes import Episode, draw_episode
 from uino_deploy.data.metrics import SegmentationScore

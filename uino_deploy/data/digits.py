@@ -25,12 +25,11 @@ def digit_sprites() -> tuple[tuple[NDArray[np.uint8], ...], ...]:
         DependencyError: scikit-learn is not installed.
     """
     require("train", "sklearn")
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped] # it ships no types
 
     data = load_digits()
     return tuple(
-        tuple(_sprite(image) for image in data.images[data.target == digit])
-        for digit in range(10)
+        tuple(_sprite(image) for image in data.images[data.target == digit]) for digit in range(10)
     )
 
 

@@ -33,7 +33,8 @@ class LabelledScene:
     @property
     def mask(self) -> NDArray[np.uint8]:
         """The target's mask, uint8 [S, S], 0 or 1."""
-        return self.scene.masks[0].astype(np.uint8)
+        target: NDArray[np.bool_] = self.scene.masks[0]
+        return target.astype(np.uint8)
 
 
 @dataclass(frozen=True)

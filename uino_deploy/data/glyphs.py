@@ -86,9 +86,7 @@ def _code_points(font: str) -> frozenset[int]:
 @cache
 def _load_font(font: str) -> ImageFont.FreeTypeFont:
     # The basic layout engine is in every Pillow; the other one may move a glyph by a pixel.
-    return ImageFont.truetype(
-        font_path(font), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC
-    )
+    return ImageFont.truetype(font_path(font), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache

@@ -58,7 +58,7 @@ def compose_scene(
     masks = np.zeros((0, size, size), dtype=np.bool_)
     placed: list[int] = []
     for index, sprite in enumerate(sprites):
-        found = _place(sprite, masks.any(axis=0), rng, always=index < 2)
+        found = _place(sprite, np.asarray(masks.any(axis=0)), rng, always=index < 2)
         if found is None:
             continue
         coverage, window = found
@@ -135,7 +135,8 @@ def _ground(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     colour = rng.uniform(*_GROUND, size=(3, 1, 1)).astype(np.float32)
     slope = rng.uniform(-_SLOPE / 2, _SLOPE / 2, size=(2, 3, 1, 1)).astype(np.float32)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
-    return (colour + slope[0] * ramp[:, None]) + slope[1] * ramp
+    ground: NDArray[np.float32] = (colour + slope[0] * ramp[:, None]) + slope[1] * ramp
+    return ground
 
 
 def _noise(rng: np.random.Generator, size: int) -> NDArray[np.float32]:

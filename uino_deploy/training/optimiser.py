@@ -34,9 +34,10 @@ class Optimiser:
         ]
         chosen = {id(parameter) for parameter in self.matrices}
         self.others = [p for p in named.values() if id(p) not in chosen]
-        muon = torch.optim.Muon(self.matrices, lr=stage.muon, weight_decay=0.0)
-        adam = torch.optim.AdamW(self.others, lr=stage.adam, weight_decay=0.01, fused=True)
-        self._optimisers = (muon, adam)
+        self._optimisers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(self.matrices, lr=stage.muon, weight_decay=0.0),
+            torch.optim.AdamW(self.others, lr=stage.adam, weight_decay=0.01, fused=True),
+        )
         self._schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimiser, stage.factor)
             for optimiser in self._optimisers
@@ -46,7 +47,7 @@ class Optimiser:
         """Follow the gradient of a loss by one step."""
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.others, 1.0)
         for optimiser, schedule in zip(self._optimisers, self._schedules, strict=True):
             optimiser.step()

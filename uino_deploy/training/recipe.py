@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uino_deploy.config import Variant
+from uino_deploy.data.pools import PoolName
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,18 @@ class Recipe:
     episodes: int
     classification: Stage
     episodic: Stage
-    required_miou: dict[str, float]
+    required_miou: dict[PoolName, float]
     judged_on: int = 1000
+
+    def shortened(self, steps: int) -> Recipe:
+        """Return the recipe with at most `steps` steps in each stage."""
+        return replace(
+            self,
+            classification=replace(
+                self.classification, steps=min(steps, self.classification.steps)
+            ),
+            episodic=replace(self.episodic, steps=min(steps, self.episodic.steps)),
+        )
 
 
 RECIPES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,12 +29,14 @@ class Progress:
         step: steps of this stage done.
         steps: steps of this stage in all.
         loss: the step's loss.
+        seconds: since this stage began.
     """
 
     stage: str
     step: int
     steps: int
     loss: float
+    seconds: float
 
 
 Observer = Callable[[Progress, UinoFSS], None]
@@ -78,6 +81,7 @@ class Trainer:
         loss_of: Callable[[Batch], torch.Tensor],
     ) -> None:
         optimiser = Optimiser(modules, stage)
+        began = time.monotonic()
         for step in range(1, stage.steps + 1):
             batch = draw_batch(
                 self.pool, self.config, self._seed, next(self._drawn), self._recipe.episodes
@@ -87,7 +91,8 @@ class Trainer:
             with sdpa_kernel(SDPBackend.MATH):
                 loss = loss_of(batch)
                 optimiser.step(loss)
-            self._observe(Progress(name, step, stage.steps, loss.item()), self.model)
+            seconds = time.monotonic() - began
+            self._observe(Progress(name, step, stage.steps, loss.item(), seconds), self.model)
 
     def _classify(self, batch: Batch) -> torch.Tensor:
         """Stage 1's loss."""
