@@ -19,6 +19,7 @@ LEAVES = {
     "errors",
     "files",
     "images",
+    "reference",
     "support",
     "tolerances",
 }

@@ -89,7 +89,10 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """`manifest.json`. Unknown fields are passed over: a newer minor schema may add some."""
+    """`manifest.json`. Unknown fields are passed over: a newer minor schema may add some.
+
+    `limits` holds the largest "batch" and "shots" that the exporter allowed, where it set any.
+    """
 
     schema: str = SCHEMA
     model: dict[str, Any]
@@ -99,6 +102,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     pieces: dict[str, Piece]
     reference: str
     provenance: Provenance
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
     licences: list[str] = msgspec.field(default_factory=list)
     kernels: dict[str, Any] = msgspec.field(default_factory=dict)
     plans: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -1,0 +1,173 @@
+"""`export_bundle`: a model in, a complete bundle out, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+import uino_deploy
+from uino_deploy.bundle import (
+    Bundle,
+    Manifest,
+    Precision,
+    Preprocess,
+    Provenance,
+    Source,
+    model_fingerprint,
+    write_manifest,
+)
+from uino_deploy.bundle import Piece as PieceEntry
+from uino_deploy.errors import InputError
+from uino_deploy.export.compose import query_edges, query_precision, write_query
+from uino_deploy.export.examples import example_of, generated_shot
+from uino_deploy.export.onnx_writer import DEFAULT_OPSET, OPSETS, write_piece
+from uino_deploy.export.pieces import BATCH, SHOTS, Piece, pieces_of
+from uino_deploy.export.precision import parse_precision
+from uino_deploy.files import atomic_directory
+from uino_deploy.model.segmenter import UinoFSS
+
+REFERENCE = "reference.safetensors"
+REFERENCE_SEED = 0
+_TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy", "safetensors")
+
+
+def export_bundle(
+    model: UinoFSS,
+    output: str | Path,
+    *,
+    precision: Mapping[str, Precision] | None = None,
+    opset: int = DEFAULT_OPSET,
+    max_batch: int | None = None,
+    max_shots: int | None = None,
+    sources: Sequence[Source] = (),
+    untrained: Sequence[str] = (),
+    seed: int | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _note: None,
+) -> Bundle:
+    """Export a model piece by piece and write the bundle, whole or not at all.
+
+    Args:
+        model: the trained model; it is put in evaluation mode.
+        output: the bundle's folder, `NAME.uino`.
+        precision: for each piece, fp32, fp16 or bf16; float32 throughout when None.
+        opset: version of ONNX's standard operators.
+        max_batch: the largest batch of queries to allow; any when None.
+        max_shots: the largest number of support images to allow; any when None.
+        sources: the checkpoints that the weights came from.
+        untrained: the parts that hold random weights.
+        seed: the seed of those.
+        force: replace the bundle if it is there.
+        progress: called with a note before each step.
+
+    Returns:
+        The bundle, opened.
+
+    Raises:
+        InputError: an opset or limit that cannot be had.
+        OutputExists: the bundle is there already.
+        BuildError: a piece could not be exported.
+    """
+    if opset not in OPSETS:
+        raise InputError(
+            f"--opset {opset} is not supported", f"use {OPSETS.start} to {OPSETS.stop - 1}"
+        )
+    model.eval()
+    pieces = pieces_of(model, precision or parse_precision([]), opset)
+    with atomic_directory(output, force=force) as folder:
+        for piece in pieces:
+            progress(f"exporting {piece.name} in {piece.precision}")
+            write_piece(piece, folder, opset)
+        progress("joining the pieces of a query")
+        write_query(pieces, folder)
+        progress("running the reference")
+        query, _ = generated_shot(REFERENCE_SEED)
+        example = example_of(model, query, [generated_shot(REFERENCE_SEED + 1)])
+        save_file(example, folder / REFERENCE)
+        _share(folder)
+        progress("hashing the files")
+        write_manifest(
+            folder,
+            Manifest(
+                model=model.config.to_dict(),
+                fingerprint=fingerprint(model),
+                preprocess=Preprocess(size=model.config.image_size),
+                opset=opset,
+                pieces=_entries(pieces),
+                limits=_limits(max_batch, max_shots),
+                reference=REFERENCE,
+                provenance=Provenance(
+                    created_by=f"uino-deploy {uino_deploy.__version__}",
+                    versions=_versions(),
+                    sources=list(sources),
+                    untrained=list(untrained),
+                    seed=seed,
+                ),
+                licences=["Apache-2.0"],
+            ),
+        )
+    return Bundle.open(output, verify=False)
+
+
+def _share(folder: Path) -> None:
+    """Make every file as readable as the graphs: onnx and safetensors write for the owner alone."""
+    mode = (folder / "query.onnx").stat().st_mode
+    for path in folder.iterdir():
+        path.chmod(mode)
+
+
+def _entries(pieces: tuple[Piece, ...]) -> dict[str, PieceEntry]:
+    entries = {
+        piece.name: PieceEntry(
+            name=piece.name,
+            model=f"{piece.name}.onnx",
+            precision=piece.precision,
+            inputs=list(piece.inputs),
+            outputs=list(piece.outputs),
+        )
+        for piece in pieces
+    }
+    inputs, outputs = query_edges(pieces)
+    entries["query"] = PieceEntry(
+        name="query",
+        model="query.onnx",
+        precision=query_precision(pieces),
+        inputs=inputs,
+        outputs=outputs,
+    )
+    return entries
+
+
+def _limits(max_batch: int | None, max_shots: int | None) -> dict[str, int]:
+    limits = {BATCH: max_batch, SHOTS: max_shots}
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise InputError(f"--max-{name} {limit} allows nothing", "use 1 or more")
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def fingerprint(model: UinoFSS) -> str:
+    """Identify what makes a support file: the encoder and the prompt generator's weights."""
+    parts = {"encoder": model.encoder, "prompt_generator": model.prompt_generator}
+    return model_fingerprint(
+        model.config.to_dict(), {name: _weights_hash(part) for name, part in parts.items()}
+    )
+
+
+def _weights_hash(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    tools = {name: metadata.version(name) for name in _TOOLS}
+    return {"python": platform.python_version(), **tools}

@@ -1,0 +1,199 @@
+"""One piece to one ONNX file: traced, folded, cleaned, given its function bodies and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import onnxscript
+import onnxscript.optimizer
+import torch
+from onnxscript import values
+
+from uino_deploy.bundle import Tensor as Edge
+from uino_deploy.errors import BuildError
+from uino_deploy.export.pieces import BATCH, SHOTS, Piece
+from uino_deploy.kernels.correlation import onnx as correlation
+from uino_deploy.kernels.onnx_domain import DOMAIN, PLUGIN, VERSION
+from uino_deploy.kernels.selective_scan import onnx as selective_scan
+
+DEFAULT_OPSET = 18
+OPSETS = range(18, 24)
+IR_VERSION = 10
+EXTERNAL_THRESHOLD = 1024
+_FOLD_LIMIT = 1 << 31
+_TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16}
+_EXAMPLES = {BATCH: 2, SHOTS: 3}
+
+_uino = values.Opset(DOMAIN, VERSION)
+
+
+def _correlation4d(
+    query: Any, support: Any, weight: Any, height: int, width: int, pool: int
+) -> Any:
+    return _uino.Correlation4d(
+        query, support, weight, height=height, width=width, pool=pool, **PLUGIN
+    )
+
+
+def _selective_scan2d(*operands: Any) -> Any:
+    return _uino.SelectiveScan2d(*operands, **PLUGIN)
+
+
+def write_piece(piece: Piece, folder: Path, opset: int) -> Path:
+    """Export a piece to `folder/NAME.onnx`, its large weights to `folder/NAME.weights`.
+
+    Raises:
+        BuildError: the exporter failed, or the result is not a valid, typed ONNX model.
+    """
+    path = folder / f"{piece.name}.onnx"
+    model = _cleaned(_traced(piece, opset), piece)
+    model.functions.extend(_bodies(model, opset))
+    save_model(model, path, f"{piece.name}.weights")
+    check_model(path)
+    return path
+
+
+def save_model(model: onnx.ModelProto, path: Path, weights: str) -> None:
+    """Write a model, tensors of `EXTERNAL_THRESHOLD` bytes and more to the file `weights`."""
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=weights,
+        size_threshold=EXTERNAL_THRESHOLD,
+    )
+
+
+def check_model(path: Path) -> None:
+    """Check a model file and everything it refers to, with strict type and shape inference.
+
+    Raises:
+        BuildError: with the checker's first line.
+    """
+    _register_schemas()
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BuildError(f"{path.name} is not a valid ONNX model: {first}") from error
+
+
+def _register_schemas() -> None:
+    """Tell onnx of the operators; the exporter refuses nodes without a schema."""
+    for schema in (correlation.SCHEMA, selective_scan.SCHEMA):
+        if not onnx.defs.has(schema.name, DOMAIN):
+            onnx.defs.register_schema(schema)
+
+
+def _traced(piece: Piece, opset: int) -> onnx_ir.Model:
+    _register_schemas()
+    dims = {name: torch.export.Dim(name) for name in _EXAMPLES}
+    shapes = [
+        {i: dims[d] for i, d in enumerate(edge.shape) if isinstance(d, str)}
+        for edge in piece.inputs
+    ]
+    with _quietly():
+        program = torch.onnx.export(
+            piece.module,
+            tuple(_example(edge) for edge in piece.inputs),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[edge.name for edge in piece.inputs],
+            output_names=[edge.name for edge in piece.outputs],
+            # The forward takes *inputs, one argument to torch.export.
+            dynamic_shapes=(tuple(shapes),),
+            custom_translation_table={
+                torch.ops.uino.correlation4d.default: _correlation4d,
+                torch.ops.uino.selective_scan2d.default: _selective_scan2d,
+            },
+            verbose=False,
+        )
+    if program is None:
+        raise BuildError(f"torch.onnx.export returned nothing for piece {piece.name}")
+    return program.model
+
+
+def _example(edge: Edge) -> torch.Tensor:
+    size = [d if isinstance(d, int) else _EXAMPLES[d] for d in edge.shape]
+    return torch.zeros(size, dtype=getattr(torch, edge.dtype))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the exporter's notes on its own internals from the user; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cleaned(model: onnx_ir.Model, piece: Piece) -> onnx.ModelProto:
+    """Fold constants and drop what the exporter notes: file paths, source lines, traces."""
+    onnxscript.optimizer.fold_constants(
+        model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
+    )
+    onnxscript.optimizer.remove_unused_nodes(model)
+    onnx_ir.passes.common.RemoveUnusedOpsetsPass()(model)
+    onnx_ir.passes.common.ClearMetadataAndDocStringPass()(model)
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "uino-deploy", None
+    model.graph.name = piece.name
+    proto = onnx_ir.to_proto(model)
+    _type_edges(proto, piece)
+    return proto
+
+
+def _type_edges(proto: onnx.ModelProto, piece: Piece) -> None:
+    """Write the edges' own shapes, and refuse a graph whose types are others."""
+    for values_, edges in ((proto.graph.input, piece.inputs), (proto.graph.output, piece.outputs)):
+        names = [value.name for value in values_]
+        if names != [edge.name for edge in edges]:
+            raise BuildError(f"piece {piece.name} was exported with edges {names}")
+        for value, edge in zip(values_, edges, strict=True):
+            dtype = _TYPES[edge.dtype]
+            if value.type.tensor_type.elem_type != dtype:
+                raise BuildError(f"piece {piece.name}: {edge.name} is not {edge.dtype}")
+            typed = onnx.helper.make_tensor_value_info(edge.name, dtype, edge.shape)
+            value.CopyFrom(typed)
+
+
+def _bodies(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
+    """Return the function bodies that a model's operators need."""
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    dtype = _operator_type(model, nodes)
+    bodies = []
+    grids = [_integers(node) for node in nodes if node.op_type == "Correlation4d"]
+    if len(grids) > 1:
+        raise BuildError("a model has one body for Correlation4d, and this one needs several")
+    for grid in grids:
+        bodies.append(correlation.body(grid["height"], grid["width"], grid["pool"], dtype, opset))
+    if any(node.op_type == "SelectiveScan2d" for node in nodes):
+        bodies.append(selective_scan.body(dtype, opset))
+    return bodies
+
+
+def _operator_type(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> int:
+    """Return the one element type of the operators' results."""
+    infos = onnx.shape_inference.infer_shapes(model).graph.value_info
+    types = {info.name: info.type.tensor_type.elem_type for info in infos}
+    found = {types[node.output[0]] for node in nodes}
+    if len(found) > 1:
+        raise BuildError("a model has one body for each operator, in one type")
+    return found.pop() if found else onnx.TensorProto.FLOAT
+
+
+def _integers(node: onnx.NodeProto) -> dict[str, int]:
+    return {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}

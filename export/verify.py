@@ -1,0 +1,317 @@
+"""Is the bundle the model? Each piece, each piece in the model's place, and the whole.
+
+Against a PyTorch model on given or generated images; or, without torch, against the reference that
+the bundle carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from uino_deploy.bundle import Bundle
+from uino_deploy.errors import CheckFailed
+from uino_deploy.reference import Example, inputs_of, load_example, outputs_of
+from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
+
+if TYPE_CHECKING:
+    from uino_deploy.model.segmenter import UinoFSS
+    from uino_deploy.runtime.session import Backend, Session
+
+Array = npt.NDArray[Any]
+Image = npt.NDArray[np.uint8]
+Shot = tuple[Image, Image]
+
+GENERATED_EXAMPLES = 2
+_WHOLE = "query"
+_SUPPORT_PATH = ("encoder", "support")
+
+
+class Comparison(msgspec.Struct, kw_only=True):
+    """One exported output against the reference, the worst of all examples.
+
+    Attributes:
+        piece: the exported piece, or "query" for the whole.
+        output: its output.
+        max_abs: largest absolute difference.
+        relative_l2: |exported - reference| / |reference|: the tolerance that would have passed.
+        cosine: between the two, as vectors.
+        allowed: the largest relative_l2 allowed, from the table of tolerances.
+        passed: relative_l2 <= allowed, and all values finite.
+    """
+
+    piece: str
+    output: str
+    max_abs: float
+    relative_l2: float
+    cosine: float
+    allowed: float
+    passed: bool
+
+
+class Swap(msgspec.Struct, kw_only=True):
+    """The mask when one piece is exported and the others are PyTorch ("query": all exported).
+
+    Attributes:
+        piece: the exported piece.
+        logits_relative_l2: of the final logits, the worst of all examples.
+        logits_allowed: the largest allowed.
+        mask_iou: with PyTorch's mask, the worst of all examples; 1 where both are empty.
+        iou_floor: the least allowed.
+        passed: both hold.
+    """
+
+    piece: str
+    logits_relative_l2: float
+    logits_allowed: float
+    mask_iou: float
+    iou_floor: float
+    passed: bool
+
+
+class VerifyReport(msgspec.Struct, kw_only=True):
+    """What `verify` found.
+
+    Attributes:
+        bundle: its folder's name.
+        reference: "pytorch", or "stored" for the example inside the bundle.
+        backend: what ran the exported pieces.
+        examples: how many were compared.
+        pieces: every output of every piece.
+        swaps: the effect of each piece on the mask; only "query" for a stored reference.
+        guilty: the pieces that fail on their own.
+        passed: everything holds.
+        reason: empty, or the first failure.
+    """
+
+    bundle: str
+    reference: str
+    backend: dict[str, str]
+    examples: int
+    pieces: list[Comparison]
+    swaps: list[Swap]
+    guilty: list[str]
+    passed: bool
+    reason: str
+
+    def require(self) -> None:
+        """Raise unless everything holds.
+
+        Raises:
+            CheckFailed: with the reason.
+        """
+        if not self.passed:
+            raise CheckFailed(self.reason)
+
+
+def verify_bundle(
+    bundle: Bundle,
+    backend: Backend,
+    model: UinoFSS | None = None,
+    examples: Sequence[tuple[Image, Sequence[Shot]]] = (),
+    progress: Callable[[str], None] = lambda _note: None,
+) -> VerifyReport:
+    """Compare a bundle's pieces with their reference.
+
+    Args:
+        bundle: opened.
+        backend: what runs the exported pieces.
+        model: the PyTorch model that was exported, float32; None to use the stored reference.
+        examples: queries with their shots; generated ones when empty. Only with a model.
+        progress: called with a note before each piece.
+
+    Raises:
+        CheckFailed: the model is not the one that the bundle was exported from.
+    """
+    if model is not None:
+        _check_same_model(bundle, model)
+    found = _examples(bundle, model, examples)
+    names = [name for name in bundle.manifest.pieces if name != _WHOLE]
+    comparisons: list[Comparison] = []
+    swaps: list[Swap] = []
+    for name in names:
+        progress(f"comparing {name}")
+        session = backend.load(bundle, name)
+        outputs = [session.run(inputs_of(session.piece, example)) for example in found]
+        comparisons += _compare_piece(session, found, outputs)
+        if model is not None:
+            swaps.append(_swap(bundle, model, name, found, outputs))
+    progress("comparing the whole")
+    swaps.append(_whole(bundle, backend, found))
+    guilty = sorted({c.piece for c in comparisons if not c.passed})
+    reason = _reason(comparisons, swaps)
+    return VerifyReport(
+        bundle=bundle.root.name,
+        reference="stored" if model is None else "pytorch",
+        backend=backend.describe(),
+        examples=len(found),
+        pieces=comparisons,
+        swaps=swaps,
+        guilty=guilty,
+        passed=not reason,
+        reason=reason,
+    )
+
+
+def _check_same_model(bundle: Bundle, model: UinoFSS) -> None:
+    from uino_deploy.export.exporter import fingerprint
+
+    if fingerprint(model) != bundle.manifest.fingerprint:
+        raise CheckFailed(
+            f"{bundle.root} was not exported from this model: their fingerprints differ",
+            "name the checkpoint that was exported, or verify without one",
+        )
+
+
+def _examples(
+    bundle: Bundle, model: UinoFSS | None, given: Sequence[tuple[Image, Sequence[Shot]]]
+) -> list[Example]:
+    if model is None:
+        return [load_example(bundle)]
+    from uino_deploy.export.examples import example_of, generated_shot
+
+    seeds = range(100, 100 + 2 * GENERATED_EXAMPLES, 2)
+    generated = [(generated_shot(seed)[0], [generated_shot(seed + 1)]) for seed in seeds]
+    examples = (example_of(model, query, shots) for query, shots in given or generated)
+    return [{name: tensor.numpy() for name, tensor in e.items()} for e in examples]
+
+
+def _compare_piece(
+    session: Session, examples: list[Example], outputs: list[dict[str, Array]]
+) -> list[Comparison]:
+    piece = session.piece
+    allowed = piece_tolerance(piece.precision).relative_l2
+    comparisons = []
+    for edge in piece.outputs:
+        pairs = [
+            (got[edge.name], outputs_of(piece, example)[edge.name])
+            for got, example in zip(outputs, examples, strict=True)
+        ]
+        relative = max(relative_l2(got, wanted) for got, wanted in pairs)
+        comparisons.append(
+            Comparison(
+                piece=piece.name,
+                output=edge.name,
+                max_abs=max(_max_abs(got, wanted) for got, wanted in pairs),
+                relative_l2=relative,
+                cosine=min(_cosine(got, wanted) for got, wanted in pairs),
+                allowed=allowed,
+                passed=relative <= allowed,
+            )
+        )
+    return comparisons
+
+
+# What is computed after a piece, and so is left out when the piece's own output takes part.
+_AFTER = {
+    "encoder": ("embedding", "dense", "logits"),
+    "adapter": ("logits",),
+    "support": ("dense", "logits"),
+    "prompt": ("logits",),
+    "decoder": (),
+}
+
+
+def _swap(
+    bundle: Bundle,
+    model: UinoFSS,
+    name: str,
+    examples: list[Example],
+    outputs: list[dict[str, Array]],
+) -> Swap:
+    """Put one exported piece in the model's place and look at the mask."""
+    import torch
+
+    from uino_deploy.export.examples import logits_from
+
+    pairs = []
+    for example, got in zip(examples, outputs, strict=True):
+        tensors = {key: torch.from_numpy(np.array(value)) for key, value in example.items()}
+        for key in _AFTER[name]:
+            tensors.pop(key)
+        for key, value in got.items():
+            known = "query_deep" if key == "deep" else key
+            shape = example[known].shape
+            tensors[known] = torch.from_numpy(value.astype(np.float32).reshape(shape))
+        pairs.append((logits_from(model, tensors).numpy(), example["logits"]))
+    return _judge(name, [bundle.piece(name).precision], pairs)
+
+
+def _whole(bundle: Bundle, backend: Backend, examples: list[Example]) -> Swap:
+    """Enroll and segment with exported graphs only, the query as one graph."""
+    encoder, support = (backend.load(bundle, name) for name in _SUPPORT_PATH)
+    query = backend.load(bundle, _WHOLE)
+    pairs = []
+    for example in examples:
+        deep = encoder.run({"image": example["support_image"]})["deep"]
+        features = support.run({"deep": deep, "mask": example["mask"]})
+        known = {"image": example["image"], "support_deep": deep[None]}
+        known["prototypes"] = features.pop("prototypes")
+        known |= {key: value[None] for key, value in features.items()}
+        feeds = {edge.name: known[edge.name] for edge in query.piece.inputs}
+        pairs.append((query.run(feeds)["logits"], example["logits"]))
+    precisions = [p.precision for name, p in bundle.manifest.pieces.items() if name != _WHOLE]
+    return _judge(_WHOLE, precisions, pairs)
+
+
+def _judge(name: str, precisions: Sequence[str], pairs: list[tuple[Array, Array]]) -> Swap:
+    allowed = whole_tolerance(precisions).relative_l2
+    floor = mask_iou_floor(precisions)
+    relative = max(relative_l2(got, wanted) for got, wanted in pairs)
+    iou = min(mask_iou(got > 0, wanted > 0) for got, wanted in pairs)
+    return Swap(
+        piece=name,
+        logits_relative_l2=relative,
+        logits_allowed=allowed,
+        mask_iou=iou,
+        iou_floor=floor,
+        passed=relative <= allowed and iou >= floor,
+    )
+
+
+def _reason(comparisons: list[Comparison], swaps: list[Swap]) -> str:
+    """Say the first failure, the pieces before the whole, and what would have passed."""
+    for c in comparisons:
+        if not c.passed:
+            return (
+                f"{c.piece}.{c.output} differs by {c.relative_l2:.2e} relative L2, allowed "
+                f"{c.allowed:.0e}; a tolerance of {c.relative_l2:.2e} would have passed"
+            )
+    for s in swaps:
+        if not s.passed:
+            return (
+                f"with {s.piece} exported the logits differ by {s.logits_relative_l2:.2e} "
+                f"(allowed {s.logits_allowed:.0e}) and the mask's IoU is {s.mask_iou:.4f} "
+                f"(at least {s.iou_floor})"
+            )
+    return ""
+
+
+def relative_l2(got: Array, wanted: Array) -> float:
+    """Return |got - wanted| / |wanted| in float64; infinite where a value is not finite."""
+    difference = got.astype(np.float64) - wanted.astype(np.float64)
+    if got.shape != wanted.shape or not np.isfinite(difference).all():
+        return float("inf")
+    norm = float(np.linalg.norm(wanted.astype(np.float64)))
+    error = float(np.linalg.norm(difference))
+    return error / norm if norm else error
+
+
+def mask_iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    """Return intersection over union of two masks; 1 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
+
+
+def _max_abs(got: Array, wanted: Array) -> float:
+    return float(np.abs(got.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
+
+
+def _cosine(got: Array, wanted: Array) -> float:
+    a, b = got.astype(np.float64).ravel(), wanted.astype(np.float64).ravel()
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else 1.0

@@ -1,0 +1,66 @@
+"""How far a result may be from its reference, and why: the one table that everything reads.
+
+Errors are relative L2 norms, |result - reference| / |reference|. Tests, `verify`, the GPU self-test
+and the benchmarks take their bounds from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest relative L2 error allowed, and the reason for that number."""
+
+    relative_l2: float
+    reason: str
+
+
+# An operator against float64 on the same, already rounded, inputs.
+OPERATOR: dict[str, Tolerance] = {
+    "float32": Tolerance(1e-5, "float32 sums of some thousand terms, in another order"),
+    "float16": Tolerance(2e-3, "float32 inside; the result is rounded to 11 bits"),
+    "bfloat16": Tolerance(1e-2, "float32 inside; the result is rounded to 8 bits"),
+}
+
+# A piece in one precision against float32 PyTorch on the same inputs.
+_PIECE: dict[str, Tolerance] = {
+    "fp32": Tolerance(
+        1e-4, "the same float32 mathematics in another order, through up to 24 blocks"
+    ),
+    "fp16": Tolerance(2e-2, "11-bit weights and activations; errors add over the blocks"),
+    "bf16": Tolerance(1e-1, "8-bit weights and activations; errors add over the blocks"),
+}
+
+# Any output that went through several pieces, against float32 PyTorch throughout.
+_WHOLE: dict[str, Tolerance] = {
+    "fp32": Tolerance(5e-4, "the pieces' float32 errors, carried through the decoder"),
+    "fp16": Tolerance(5e-2, "the pieces' float16 errors, carried through the decoder"),
+    "bf16": Tolerance(2e-1, "the pieces' bfloat16 errors, carried through the decoder"),
+}
+
+# The least IoU of the mask with float32 PyTorch's.
+_MASK_IOU: dict[str, float] = {"fp32": 0.995, "fp16": 0.97, "bf16": 0.90}
+
+_FINENESS = ("fp32", "fp16", "bf16")
+
+
+def piece_tolerance(precision: str) -> Tolerance:
+    """Return the bound for one exported piece in `precision` (fp32, fp16 or bf16)."""
+    return _PIECE[precision]
+
+
+def whole_tolerance(precisions: Sequence[str]) -> Tolerance:
+    """Return the bound for a chain of pieces: that of the coarsest of their precisions."""
+    return _WHOLE[_coarsest(precisions)]
+
+
+def mask_iou_floor(precisions: Sequence[str]) -> float:
+    """Return the least mask IoU for a chain of pieces: that of the coarsest precision."""
+    return _MASK_IOU[_coarsest(precisions)]
+
+
+def _coarsest(precisions: Sequence[str]) -> str:
+    return max(precisions, key=_FINENESS.index)
