@@ -1,0 +1,33 @@
+"""What can go wrong with PTX here: text this executor does not know, and faults of the program."""
+
+from __future__ import annotations
+
+from uino_deploy.errors import CheckFailed
+
+
+class PtxError(CheckFailed):
+    """The base of both: a PTX program could not be vouched for."""
+
+
+class UnsupportedPtx(PtxError):
+    """An instruction, modifier, operand or directive that the executor does not know.
+
+    The executor refuses what it does not know: guessing would make its verdict worthless.
+    """
+
+    def __init__(self, reason: str, line: int, text: str = "") -> None:
+        super().__init__(f"PTX line {line}: {reason}" + (f" in `{text}`" if text else ""))
+        self.line = line
+        self.text = text
+
+
+class PtxFault(PtxError):
+    """The program did something undefined, such as reading bytes that nobody wrote."""
+
+    def __init__(self, reason: str, line: int, text: str, block: int, thread: int) -> None:
+        super().__init__(f"PTX line {line}: {reason} (block {block}, thread {thread}) in `{text}`")
+        self.reason = reason
+        self.line = line
+        self.text = text
+        self.block = block
+        self.thread = thread
