@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -27,6 +27,8 @@ from uino_deploy.images import (
 )
 
 sides = st.integers(1, 70)
+# A loaded machine must not fail a test for being slow.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -230,6 +232,7 @@ def test_a_mask_is_averaged_patch_by_patch_row_by_row():
     np.testing.assert_allclose(shares, [0, 1, 0, 0], atol=1e-6)
 
 
+@unhurried
 @given(
     grid=st.integers(1, 6),
     patch=st.integers(1, 14),
@@ -246,6 +249,7 @@ def test_whole_ratios_keep_a_masks_mean(grid, patch, factors, seed, density):
     assert abs(shares.mean(dtype=np.float64) - mask.mean()) < 1e-5
 
 
+@unhurried
 @given(height=sides, width=sides, grid=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_any_masks_shares_lie_in_the_unit_interval(height, width, grid, seed):
     rng = np.random.default_rng(seed)
@@ -258,6 +262,7 @@ def test_any_masks_shares_lie_in_the_unit_interval(height, width, grid, seed):
     assert (preprocess_mask(np.zeros_like(mask), grid * 14, 14) == 0).all()
 
 
+@unhurried
 @given(height=sides, width=sides, seed=st.integers(0, 1000))
 def test_one_marked_pixel_is_never_lost(height, width, seed):
     mask = np.zeros((height, width), np.uint8)
@@ -266,7 +271,7 @@ def test_one_marked_pixel_is_never_lost(height, width, seed):
     assert preprocess_mask(mask, 56, 14).any()
 
 
-@settings(deadline=None)
+@unhurried
 @given(source=st.tuples(sides, sides), target=st.tuples(sides, sides), seed=st.integers(0, 1000))
 def test_upsampling_is_pytorchs(source, target, seed):
     torch = pytest.importorskip("torch")
@@ -313,6 +318,7 @@ def test_polygons_are_joined_and_cut_at_the_border(tmp_path):
     assert mask[:5, 25:].all()
 
 
+@unhurried
 @given(
     points=st.lists(
         st.tuples(st.floats(-5, 35, width=32), st.floats(-5, 25, width=32)), min_size=3, max_size=8
