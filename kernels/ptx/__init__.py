@@ -9,7 +9,7 @@ rounding of a GPU's approximate units and tensor-core sums; what ptxas makes of 
 """
 
 from uino_deploy.kernels.ptx.errors import PtxError, PtxFault, UnsupportedPtx
-from uino_deploy.kernels.ptx.machine import launch
+from uino_deploy.kernels.ptx.execution import launch
 from uino_deploy.kernels.ptx.memory import Output, poisoned
 from uino_deploy.kernels.ptx.parser import Program, parse
 from uino_deploy.kernels.ptx.trace import Accesses, ArrayTrace, SharedTrace, Trace

@@ -14,7 +14,7 @@ import numpy as np
 from uino_deploy.kernels.ptx.errors import UnsupportedPtx
 from uino_deploy.kernels.ptx.floats import Array, flush, round_bf16, saturate, widen_bf16
 from uino_deploy.kernels.ptx.parser import Instruction, width_of
-from uino_deploy.kernels.ptx.registers import Action, apply, assign, flushed, is_packed
+from uino_deploy.kernels.ptx.registers import Action, apply, assign, flushed
 
 if TYPE_CHECKING:
     from uino_deploy.kernels.ptx.machine import Machine
@@ -145,7 +145,9 @@ def _wider(kind: str) -> str:
     return f"{kind[0]}{int(kind[1:]) * 2}"
 
 
-def _product(machine: Machine, instruction: Instruction, kind: str, part: str) -> Callable[[], Array]:
+def _product(
+    machine: Machine, instruction: Instruction, kind: str, part: str
+) -> Callable[[], Array]:
     """Return a reader of the low, high or whole product of the first two integer sources."""
     a, b = (machine.registers.source(instruction, o, kind) for o in instruction.operands[1:3])
     if part == "lo":

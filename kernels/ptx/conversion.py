@@ -238,9 +238,9 @@ def _convert_pair(
     return assign(compute, target, where)
 
 
-_COMPARE: dict[str, Callable[[Array, Array], Array]] = {
+_COMPARE: dict[str, np.ufunc] = {
     "eq": np.equal,
-    "ne": lambda a, b: np.not_equal(a, b) & (a == a) & (b == b),
+    "ne": np.not_equal,
     "lt": np.less,
     "le": np.less_equal,
     "gt": np.greater,
@@ -249,15 +249,9 @@ _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "ls": np.less_equal,
     "hi": np.greater,
     "hs": np.greater_equal,
-    "equ": lambda a, b: np.equal(a, b) | (a != a) | (b != b),
-    "neu": np.not_equal,
-    "ltu": lambda a, b: ~np.greater_equal(a, b),
-    "leu": lambda a, b: ~np.greater(a, b),
-    "gtu": lambda a, b: ~np.less_equal(a, b),
-    "geu": lambda a, b: ~np.less(a, b),
-    "num": lambda a, b: (a == a) & (b == b),
-    "nan": lambda a, b: (a != a) | (b != b),
 }
+_UNORDERED = frozenset({"equ", "neu", "ltu", "leu", "gtu", "geu"})
+_NAN = frozenset({"num", "nan"})
 _COMBINE: dict[str, np.ufunc] = {
     "and": np.logical_and,
     "or": np.logical_or,
@@ -265,14 +259,34 @@ _COMBINE: dict[str, np.ufunc] = {
 }
 
 
+def _any_nan(a: Array, b: Array) -> Array:
+    found: Array = np.isnan(a) | np.isnan(b)
+    return found
+
+
+def _comparison(name: str, floats: bool) -> Callable[[Array, Array], Array]:
+    """Return a comparison: of floats, NaN makes it false, or true where its name ends in u."""
+    if name == "nan":
+        return _any_nan
+    if name == "num":
+        return lambda a, b: ~_any_nan(a, b)
+    if name in _UNORDERED:
+        ordered = _COMPARE[name.removesuffix("u")]
+        return lambda a, b: ordered(a, b) | _any_nan(a, b)
+    if name == "ne" and floats:
+        return lambda a, b: np.not_equal(a, b) & ~_any_nan(a, b)
+    return _COMPARE[name]
+
+
 def set_predicate(machine: Machine, instruction: Instruction, where: Array | None) -> Action:
     """`setp`: compare two sources; `p|q` also sets the complement."""
     combine = next((m for m in instruction.modifiers if m in _COMBINE), None)
-    kind, modifiers = kind_of(instruction, {*_COMPARE, *_COMBINE, "ftz"})
-    comparisons = modifiers & _COMPARE.keys()
+    names = {*_COMPARE, *_UNORDERED, *_NAN}
+    kind, modifiers = kind_of(instruction, {*names, *_COMBINE, "ftz"})
+    comparisons = modifiers & names
     if len(comparisons) != 1 or kind.endswith("x2") or (combine and len(instruction.operands) != 4):
         raise unsupported(instruction)
-    compare = _COMPARE[comparisons.pop()]
+    compare = _comparison(comparisons.pop(), kind in _FLOATS)
     a, b = (_wide_source(machine, instruction, o, kind) for o in instruction.operands[1:3])
     if "ftz" in modifiers:
         a, b = _flushing(a), _flushing(b)

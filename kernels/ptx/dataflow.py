@@ -123,7 +123,7 @@ def maybe_unwritten(program: Program, blocks: list[BasicBlock]) -> frozenset[str
                 before[successor] = reduced
                 if successor not in pending:
                     pending.append(successor)
-    found = set()
+    found: set[str] = set()
     for index, block in enumerate(blocks):
         known = before[index]
         for instruction in _all(program, block):

@@ -1,23 +1,14 @@
-"""Runs a program: blocks side by side, smallest program counter first, barriers, counters.
-
-This executes PTX on a CPU with numpy. It proves that the instructions compute the right values
-from the right addresses, for the arguments and grid given. It does not prove: timing; the order
-of memory accesses between blocks, or between threads that a barrier does not order; wgmma,
-tcgen05, bulk copies and other sm_90 and sm_100 instructions (refused); the rounding of a GPU's
-approximate units (ex2, lg2, rsqrt, div.full) and of the tensor cores' sums; what ptxas makes of
-the text.
-"""
+"""Runs blocks side by side, smallest program counter first, with their barriers."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
-from math import prod
 
 import numpy as np
 
-from uino_deploy.errors import InputError
+from uino_deploy.kernels.ptx.arguments import bind
 from uino_deploy.kernels.ptx.arithmetic import ELEMENTWISE, Handler, unsupported
 from uino_deploy.kernels.ptx.bits import BITS
 from uino_deploy.kernels.ptx.conversion import CONVERSIONS
@@ -37,7 +28,6 @@ from uino_deploy.kernels.ptx.memory import GlobalMemory, Output
 from uino_deploy.kernels.ptx.parser import Immediate, Instruction, Program, Register
 from uino_deploy.kernels.ptx.registers import Action, Registers
 from uino_deploy.kernels.ptx.shared import SharedMemory
-from uino_deploy.kernels.ptx.trace import Trace
 from uino_deploy.kernels.ptx.transfer import TRANSFERS, access_width
 from uino_deploy.kernels.ptx.warp import WARP_WIDE
 
@@ -49,9 +39,6 @@ _HANDLERS: dict[str, Handler] = {
     **TRANSFERS,
     **WARP_WIDE,
 }
-# Lanes executed together: enough to hide numpy's overhead, few enough for the caches.
-_LANES = 2048
-_REGISTER_BYTES = 64 << 20
 _AXES = "xyz"
 
 
@@ -73,11 +60,9 @@ class Machine:
             {i: a for i, a in enumerate(arguments) if isinstance(a, np.ndarray | Output)},
             self.lanes,
         )
-        self.parameters = _bind(program, arguments, self.memory)
+        self.parameters = bind(program, arguments, self.memory)
         widths = [w for i in program.instructions if (w := access_width(i)) is not None]
-        self.shared = SharedMemory(
-            program.static_shared + shared, min([16, *widths]), self.lanes
-        )
+        self.shared = SharedMemory(program.static_shared + shared, min([16, *widths]), self.lanes)
         self.registers = Registers(program, self.lanes)
         self._special()
         self.blocks = basic_blocks(program)
@@ -93,8 +78,9 @@ class Machine:
         """Run the blocks with these linear indices, at most as many as there are slots."""
         lanes = self.lanes
         lanes.blocks[: blocks.size] = blocks
-        for axis, index in zip(_AXES, np.unravel_index(lanes.blocks, self.grid[::-1])[::-1],
-                               strict=True):
+        for axis, index in zip(
+            _AXES, np.unravel_index(lanes.blocks, self.grid[::-1])[::-1], strict=True
+        ):
             self.registers.special[f"%ctaid.{axis}"][:] = np.repeat(index, lanes.threads)
         self.registers.reset()
         self.shared.reset()
@@ -135,7 +121,6 @@ class Machine:
         return [
             self._action(instruction, where)
             for instruction in self.program.instructions[block.start : block.stop]
-            if instruction.opcode != "pragma"
         ]
 
     def _action(self, instruction: Instruction, where: Array | None) -> Action:
@@ -155,8 +140,11 @@ class Machine:
 
     def _chain(self, steps: list[Action], instruction: Instruction, where: Array | None) -> Action:
         if instruction.guard is not None:
-            steps = [*self._watched([instruction.guard], instruction, where),
-                     self._guarding(instruction, where), *steps]
+            steps = [
+                *self._watched([instruction.guard], instruction, where),
+                self._guarding(instruction, where),
+                *steps,
+            ]
         if len(steps) == 1:
             return steps[0]
 
@@ -294,9 +282,9 @@ class Machine:
     def _check_warps(self, barrier: Instruction, position: Array, active: Array) -> None:
         """Threads of a warp that have not returned must reach a barrier together."""
         missing = ~active & (position < self.end)
-        partial_warp = missing.reshape(-1, WARP) & active.reshape(-1, WARP).any(axis=1)[:, None]
-        if partial_warp.any():
-            lane = int(np.argmax(partial_warp.reshape(-1)))
+        arriving = np.repeat(active.reshape(-1, WARP).any(axis=1), WARP)
+        if (missing & arriving).any():
+            lane = int(np.argmax(missing & arriving))
             raise self.lanes.fault(barrier, "a warp's threads do not all arrive here", lane)
 
     def _release(self, position: Array, waiting: Array) -> None:
@@ -317,105 +305,3 @@ class Machine:
                 f"PTX line {line}: block {int(self.lanes.blocks[lane // self.lanes.threads])}"
                 " waits at a barrier that some of its threads never reach"
             )
-
-
-def _bind(
-    program: Program, arguments: Sequence[object], memory: GlobalMemory
-) -> dict[str, bytes]:
-    """Return each parameter's bytes as a launch would pass them."""
-    if len(arguments) != len(program.parameters):
-        raise InputError(
-            f"{program.name} takes {len(program.parameters)} arguments, {len(arguments)} were given"
-        )
-    bound = {}
-    for position, (parameter, value) in enumerate(
-        zip(program.parameters, arguments, strict=True)
-    ):
-        raw = _bytes_of(value, parameter.size, position, memory)
-        if raw is None or len(raw) != parameter.size:
-            raise InputError(
-                f"argument {position} of {program.name} has {parameter.size} bytes;"
-                f" a {type(value).__name__} does not fit"
-            )
-        bound[parameter.name] = raw
-    return bound
-
-
-def _bytes_of(value: object, size: int, position: int, memory: GlobalMemory) -> bytes | None:
-    if isinstance(value, np.ndarray | Output):
-        return memory.address(position).to_bytes(8, "little")
-    if value is None:
-        return bytes(size)
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, int | np.integer):
-        try:
-            return int(value).to_bytes(size, "little", signed=int(value) < 0)
-        except OverflowError:
-            return None
-    if isinstance(value, float | np.floating):
-        return np.array(value, dtype=f"f{size}").tobytes()
-    return None
-
-
-def launch(
-    program: Program,
-    grid: tuple[int, int, int],
-    block: int,
-    shared: int,
-    arguments: Sequence[object],
-    blocks: Sequence[int] | None = None,
-    limit: int = 1_000_000,
-) -> Trace:
-    """Execute a kernel.
-
-    Args:
-        program: What `parse` returned.
-        grid: Blocks along x, y and z.
-        block: Threads of a block, a multiple of 32; one-dimensional.
-        shared: Bytes of dynamic shared memory.
-        arguments: One for each parameter: numpy arrays that the kernel only reads, `Output` for
-            those it writes (changed in place), ints, floats, None for a null pointer, bytes for
-            structs. Arrays must be C-contiguous.
-        blocks: Linear indices (x fastest) of the blocks to run; all of them where None.
-        limit: Basic blocks to execute before a batch of blocks counts as endless.
-
-    Returns:
-        The counters of the launch.
-
-    Raises:
-        InputError: The arguments, grid or block do not fit the program.
-        UnsupportedPtx: The program uses what this executor does not know.
-        PtxFault: The program does something undefined.
-    """
-    total = prod(grid)
-    if block < WARP or block % WARP or (program.threads not in (None, block)):
-        raise InputError(f"{program.name} cannot be launched with {block} threads in a block")
-    chosen = np.arange(total) if blocks is None else np.asarray(list(blocks), dtype=np.int64)
-    if total < 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= total:
-        raise InputError(f"no such blocks in a grid of {total}")
-    slots = _slots(program, block, chosen.size)
-    with np.errstate(all="ignore"):
-        machine = Machine(program, grid, block, shared, arguments, slots)
-        try:
-            for start in range(0, chosen.size, slots):
-                machine.run(chosen[start : start + slots], limit)
-        finally:
-            arrays = machine.memory.finish()
-    return Trace(
-        arrays=arrays,
-        shared_loads=machine.shared.loads,
-        shared_stores=machine.shared.stores,
-        instructions=machine.instructions(),
-        blocks=int(chosen.size),
-        threads=block,
-    )
-
-
-def _slots(program: Program, threads: int, blocks: int) -> int:
-    """Return how many blocks to run side by side, all batches but the last equally large."""
-    bytes_per_lane = sum(register.width for register in program.registers.values())
-    lanes = min(_LANES, _REGISTER_BYTES // max(bytes_per_lane, 1))
-    most = max(1, min(lanes // threads, blocks))
-    batches = -(-blocks // most)
-    return -(-blocks // batches)

@@ -100,9 +100,7 @@ def multiply_matrices(machine: Machine, instruction: Instruction, where: Array |
     return run
 
 
-def _rows(
-    machine: Machine, instruction: Instruction, operand: Operand, count: int
-) -> list[Array]:
+def _rows(machine: Machine, instruction: Instruction, operand: Operand, count: int) -> list[Array]:
     rows = []
     for item in vector_of(operand, count, instruction):
         if not isinstance(item, Register) or item.width != 4:

@@ -329,10 +329,8 @@ class _Body:
             return Pair(
                 self._register(first, line, statement), self._register(second, line, statement)
             )
-        if (value := _immediate(item)) is not None:
+        if (value := _immediate(item) or self._find(item)) is not None:
             return value
-        if (register := self._find(item)) is not None:
-            return register
         if item.startswith("%"):
             return Special(item)
         if re.fullmatch(_IDENTIFIER, item):

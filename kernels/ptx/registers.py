@@ -89,8 +89,9 @@ class Registers:
         Shape [lanes], or [lanes, 2] for packed types.
         """
         if not isinstance(operand, Register) or operand.width != width_of(kind):
-            raise UnsupportedPtx(f"the result is no {kind} register", instruction.line,
-                                 instruction.text)
+            raise UnsupportedPtx(
+                f"the result is no {kind} register", instruction.line, instruction.text
+            )
         return self._as(self._rows[operand.name], kind)
 
     def source(self, instruction: Instruction, operand: Operand, kind: str) -> Array:

@@ -242,7 +242,9 @@ class SharedMemory:
             changed = np.zeros(rows.shape, dtype=np.bool_)
             for step, value in enumerate(values):
                 changed |= view[index[rows] + step] != value[rows]
-            self._judge_write(instruction, self._lanes(lanes)[rows[changed]], granules, rows[changed])
+            self._judge_write(
+                instruction, self._lanes(lanes)[rows[changed]], granules, rows[changed]
+            )
         for step, value in enumerate(values):
             view[index + step] = value
         for step, value in enumerate(values):
@@ -269,17 +271,15 @@ class SharedMemory:
                 if wrong.any():
                     position = int(np.argmax(wrong))
                     other = int(others[touched[position]]) % self.lanes.threads
-                    reason = reason.format(other) + ", without a barrier between"
-                    raise self.lanes.fault(instruction, reason, int(lanes[position]))
+                    text = f"{reason.format(other)}, without a barrier between"
+                    raise self.lanes.fault(instruction, text, int(lanes[position]))
 
     def count(
         self, counters: SharedTrace, addresses: Array, lanes: Array | None, width: int
     ) -> None:
         """Count an access of `width` bytes for each lane, and the passes its banks need."""
         origin = int(addresses[0]) & ~127
-        relative = by_warp(
-            addresses.astype(np.int64) - origin, lanes, self.lanes.count, _NOBODY
-        )
+        relative = by_warp(addresses.astype(np.int64) - origin, lanes, self.lanes.count, _NOBODY)
         key = (width, relative.tobytes())
         found = self._wavefronts.get(key)
         if found is None:

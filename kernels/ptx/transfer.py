@@ -61,7 +61,9 @@ def access_width(instruction: Instruction) -> int | None:
     return None
 
 
-def address_of(machine: Machine, instruction: Instruction, operand: Operand) -> Callable[..., Array]:
+def address_of(
+    machine: Machine, instruction: Instruction, operand: Operand
+) -> Callable[..., Array]:
     """Return a reader of an address operand for the given lanes (None: all)."""
     if not isinstance(operand, Address):
         raise unsupported(instruction)
@@ -85,9 +87,7 @@ def address_of(machine: Machine, instruction: Instruction, operand: Operand) -> 
 
 def vector_of(operand: Operand, count: int, instruction: Instruction) -> list[Operand | None]:
     """Return the registers of a (possibly one-element) vector operand."""
-    items: list[Operand | None] = (
-        list(operand.items) if isinstance(operand, Vector) else [operand]
-    )
+    items: list[Operand | None] = list(operand.items) if isinstance(operand, Vector) else [operand]
     if len(items) != count:
         raise unsupported(instruction)
     return items
@@ -282,7 +282,7 @@ _ORDERS = frozenset({"relaxed", "acquire", "release", "acq_rel", "gpu", "cta", "
 
 
 def atomic(machine: Machine, instruction: Instruction, where: Array | None) -> Action:
-    """`atom` and `red` on global memory: add, min, max, and, or, xor, exch; one thread at a time."""
+    """`atom` and `red` on global memory, one thread after the other."""
     rest = [m for m in instruction.modifiers if m not in _ORDERS]
     if "global" not in instruction.modifiers or len(rest) != 2 or rest[1] not in (
         "u32", "s32", "b32", "u64", "b64", "f32", "f64",

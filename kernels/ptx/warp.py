@@ -77,7 +77,9 @@ def shuffle(machine: Machine, instruction: Instruction, where: Array | None) -> 
     check = _check_members(machine, instruction, members, where)
     destination = result.first if isinstance(result, Pair) else result
     target = registers.target(instruction, destination, "b32")
-    valid = registers.target(instruction, result.second, "pred") if isinstance(result, Pair) else None
+    valid = (
+        registers.target(instruction, result.second, "pred") if isinstance(result, Pair) else None
+    )
     row = registers.source(instruction, value, "b32")
     steps = registers.source(instruction, offset, "s32")
     limits = registers.source(instruction, control, "s32")
