@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from uino_deploy.config import DecoderConfig, EncoderConfig, UinoConfig
 from uino_deploy.errors import CheckpointError, InputError
@@ -30,6 +32,8 @@ FORMAT = "uino-checkpoint"
 FORMAT_VERSION = "1"
 
 Tensors = dict[str, Tensor]
+Config = TypeVar("Config")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,7 @@ def load_dinov2(path: str | Path, config: EncoderConfig | None = None) -> DinoVi
             )
         config = next(iter(presets.values()))
     hint = f"its sizes are those of preset {' or '.join(presets)}" if presets else ""
-    with torch.device("meta"):
-        encoder = DinoVisionTransformer(config)
+    encoder = _unfilled(DinoVisionTransformer, config)
     _fill(encoder, tensors, layout, path, hint)
     return encoder.eval().requires_grad_(False)
 
@@ -91,8 +94,7 @@ def load_sam_decoder(path: str | Path, config: DecoderConfig | None = None) -> M
     """
     tensors = _read(path)
     layout = _expect("sam", path, tensors)
-    with torch.device("meta"):
-        decoder = MaskDecoder(config or DecoderConfig())
+    decoder = _unfilled(MaskDecoder, config or DecoderConfig())
     _fill(decoder, tensors, layout, path)
     return decoder.eval()
 
@@ -145,8 +147,7 @@ def load_checkpoint(path: str | Path) -> UinoFSS:
     """
     metadata = read_checkpoint_metadata(path)
     tensors = _read(path)
-    with torch.device("meta"):
-        model = UinoFSS(metadata.config)
+    model = _unfilled(UinoFSS, metadata.config)
     _fill(model, tensors, UINO, path)
     return model.eval()
 
@@ -220,8 +221,6 @@ def _read_pickle(path: str | Path) -> Tensors:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the file's pickle protocol might not support
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except OSError:
-        raise
     except Exception as error:  # unpickling damaged bytes raises whatever the bytes say
         raise _refused(path, error) from error
     if not isinstance(loaded, dict):
@@ -267,24 +266,38 @@ def _expect(part: str, path: str | Path, tensors: Tensors) -> Layout:
     return layout
 
 
-def _shapes(tensors: Tensors) -> Shapes:
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Skip torch.nn.init: a large model's random weights take longer to draw than to load."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" and "tensor" in named:
+            return named["tensor"]
+        return func(*args, **named)
+
+
+def _unfilled(kind: Callable[[Config], Module], config: Config) -> Module:
+    """Build a module whose tensors will all be replaced, leaving the random state alone."""
+    with torch.random.fork_rng(devices=[]), _WithoutInit():
+        return kind(config)
 
 
 @torch.no_grad()
 def _fill(
     module: nn.Module, tensors: Tensors, layout: Layout, path: str | Path, hint: str = ""
 ) -> None:
-    """Give a module without memory its tensors, as float32 copies, after comparing them all."""
-    expected = {}
-    for name, target in module.state_dict().items():
-        sources = layout.sources(name)
-        shape = tuple(target.shape)
-        part = shape if len(sources) == 1 else (shape[0] // len(sources), *shape[1:])
-        expected.update(dict.fromkeys(sources, part))
-    got = {n: s for n, s in _shapes(tensors).items() if not n.startswith(layout.unused or ("\0",))}
-    _compare(expected, got, path, hint)
-    module.to_empty(device="cpu")
+    """Replace all of a module's tensors by float32 copies, after comparing names and shapes."""
+    _compare(layout.asked(_shapes(module.state_dict())), layout.held(_shapes(tensors)), path, hint)
     for name, target in module.state_dict().items():
         parts = [tensors[source] for source in layout.sources(name)]
         target.copy_(parts[0] if len(parts) == 1 else torch.cat(parts))

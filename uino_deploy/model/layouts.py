@@ -34,6 +34,19 @@ class Layout:
     sources: Callable[[str], tuple[str, ...]]
     unused: tuple[str, ...] = ()
 
+    def asked(self, model: Shapes) -> dict[str, tuple[int, ...]]:
+        """Return the tensors, by the file's names, that fill a model's."""
+        wanted = {}
+        for name, shape in model.items():
+            sources = self.sources(name)
+            part = shape if len(sources) == 1 else (shape[0] // len(sources), *shape[1:])
+            wanted.update(dict.fromkeys(sources, part))
+        return wanted
+
+    def held(self, file: Shapes) -> dict[str, tuple[int, ...]]:
+        """Return a file's tensors without those that are unused by design."""
+        return {n: shape for n, shape in file.items() if not n.startswith(self.unused)}
+
 
 def _same(name: str) -> tuple[str, ...]:
     return (name,)
