@@ -4,7 +4,8 @@
 # torch comes from pip's own index. Where that offers the CUDA build (gigabytes) and the CPU build
 # is wanted, name the index of PyTorch's CPU wheels: make demo TORCH_INDEX=URL
 
-PYTHON ?= $(firstword $(shell command -v python3.11 || command -v python3))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
+	$$p -c "import venv" 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
@@ -47,7 +48,7 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-runtime $(VENV)-lowest build dist *.egg-info
 
 $(VENV)/bin/python:
 	@echo "making the environment $(VENV)"
@@ -62,4 +63,32 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "installing what the tests need"
 	@$(call PIP,$(VENV)) --editable ".[cpu,export,train,dev]"
+	@touch $@
+
+# The runtime where nothing but its own dependencies and onnxruntime is installed.
+RUNTIME_VENV := $(VENV)-runtime
+LOWEST_VENV := $(VENV)-lowest
+LOWEST_PYTHON ?= $(PYTHON)
+
+test-runtime: $(RUNTIME_VENV)/.ready build/demo/report.json
+	$(RUNTIME_VENV)/bin/python tests/runtime_alone.py build/demo
+
+build/demo/report.json: | $(VENV)/.demo
+	$(BIN)/uino-deploy demo -o build/demo --force
+
+$(RUNTIME_VENV)/.ready: pyproject.toml
+	@echo "making an environment with the runtime alone"
+	@$(PYTHON) -m venv --clear $(RUNTIME_VENV)
+	@$(call PIP,$(RUNTIME_VENV)) ".[cpu]"
+	@touch $@
+
+# onnx writes the small bundle that the runtime's tests run.
+test-lowest: $(LOWEST_VENV)/.ready
+	OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -q tests/runtime tests/test_bundle.py \
+		tests/test_files.py tests/test_images.py tests/test_support.py tests/test_doctor.py
+
+$(LOWEST_VENV)/.ready: pyproject.toml tests/lowest.txt
+	@echo "making an environment with the lowest supported versions"
+	@$(LOWEST_PYTHON) -m venv --clear $(LOWEST_VENV)
+	@$(call PIP,$(LOWEST_VENV)) --constraint tests/lowest.txt ".[cpu]" pytest hypothesis onnx
 	@touch $@

@@ -19,6 +19,8 @@ LEAVES = {
     "errors",
     "files",
     "images",
+    "plans",
+    "reference",
     "reference",
     "support",
     "tolerances",

@@ -18,10 +18,14 @@ from uino_deploy.errors import UinoDeployError
 
 # Name -> "module:attribute" in the order in which a newcomer meets them.
 COMMANDS = {
-    "doctor": "uino_deploy.cli.doctor:doctor",
-    "inspect": "uino_deploy.cli.inspect:inspect",
+    "demo": "uino_deploy.cli.demo:demo",
+    "export": "uino_deploy.cli.export:export",
+    "verify": "uino_deploy.cli.verify:verify",
     "enroll": "uino_deploy.cli.enroll:enroll",
     "predict": "uino_deploy.cli.predict:predict",
+    "train": "uino_deploy.cli.train:train",
+    "inspect": "uino_deploy.cli.inspect:inspect",
+    "doctor": "uino_deploy.cli.doctor:doctor",
 }
 
 # What `--version` looks up: only the metadata is read, nothing is imported.

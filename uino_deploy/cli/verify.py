@@ -1,0 +1,140 @@
+"""`uino-deploy verify`: is the bundle the model?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from uino_deploy.cli._backend import backend_options
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import FILE, output_options
+from uino_deploy.cli.enroll import split_shot
+
+if TYPE_CHECKING:
+    from uino_deploy.bundle import Bundle
+    from uino_deploy.export.verify import VerifyReport
+    from uino_deploy.model.segmenter import UinoFSS
+    from uino_deploy.runtime import Predictor
+
+
+@click.command()
+@click.argument("bundle", type=FILE)
+@click.option("--checkpoint", type=FILE, help="The checkpoint of our own that was exported.")
+@click.option("--encoder-checkpoint", type=FILE, help="DINOv2's, if the export used it.")
+@click.option("--sam-checkpoint", type=FILE, help="Segment Anything's, if the export used it.")
+@click.option("--untrained", is_flag=True, help="The export used no checkpoint at all.")
+@click.option("--query", type=FILE, help="An image to compare on; generated ones by default.")
+@click.option("--shot", "shots", multiple=True, metavar="IMAGE:MASK", help="Of the query's class.")
+@backend_options
+@output_options
+def verify(
+    bundle: Path,
+    checkpoint: Path | None,
+    encoder_checkpoint: Path | None,
+    sam_checkpoint: Path | None,
+    untrained: bool,
+    query: Path | None,
+    shots: tuple[str, ...],
+    load: Callable[[Path], Predictor],
+    output: Output,
+) -> None:
+    """Compare every exported piece, and the whole, with PyTorch; name the guilty piece.
+
+    Each piece is judged by itself, and by the mask when it alone is exported and the others are
+    PyTorch. Without a checkpoint, the pieces are compared with PyTorch's outputs that the bundle
+    carries: that needs no torch, so a device can check itself.
+
+    \b
+    Examples:
+      uino-deploy verify model.uino --checkpoint model.safetensors
+      uino-deploy verify vitb14.uino --encoder-checkpoint dinov2_vitb14_pretrain.pth \\
+          --sam-checkpoint sam_vit_b_01ec64.pth
+      uino-deploy verify model.uino
+    """
+    parts = encoder_checkpoint is not None or sam_checkpoint is not None or untrained
+    if checkpoint is not None and parts:
+        raise click.UsageError("--checkpoint is the whole model: give it alone")
+    if (query is None) != (not shots):
+        raise click.UsageError("--query and --shot go together")
+    if query is not None and checkpoint is None and not parts:
+        raise click.UsageError("--query needs the model to compare with, such as --checkpoint")
+    from uino_deploy.export import verify_bundle
+    from uino_deploy.images import load_image, load_mask
+
+    predictor = load(bundle)
+    model = None
+    if checkpoint is not None:
+        model = _from_checkpoint(predictor.bundle, checkpoint)
+    elif parts:
+        model = _from_parts(predictor.bundle, encoder_checkpoint, sam_checkpoint)
+    examples = []
+    if query is not None:
+        pairs = [(load_image(image), load_mask(mask)) for image, mask in map(split_shot, shots)]
+        examples.append((load_image(query), pairs))
+    report = verify_bundle(predictor.bundle, predictor.backend, model, examples, output.log)
+    _show(report, output)
+
+
+def _from_checkpoint(bundle: Bundle, checkpoint: Path) -> UinoFSS:
+    from uino_deploy.dependencies import require
+
+    require("export", "torch")
+    from uino_deploy.model.assembly import assemble_from_checkpoint
+
+    return assemble_from_checkpoint(checkpoint, bundle.config.image_size).model
+
+
+def _from_parts(bundle: Bundle, encoder: Path | None, sam: Path | None) -> UinoFSS:
+    from uino_deploy.dependencies import require
+
+    require("export", "torch")
+    from uino_deploy.model.assembly import assemble_from_parts
+
+    seed = bundle.manifest.provenance.seed or 0
+    return assemble_from_parts(bundle.config, encoder, sam, seed).model
+
+
+def _show(report: VerifyReport, output: Output) -> None:
+    import msgspec
+
+    against = "PyTorch" if report.reference == "pytorch" else "PyTorch's stored outputs"
+    plural = "s" if report.examples > 1 else ""
+    output.text(f"{report.bundle} against {against}, {report.examples} example{plural}")
+    output.text()
+    output.table(
+        ["output", "max abs", "relative L2", "allowed", "cosine", ""],
+        [
+            [
+                f"{compared.piece}.{compared.output}",
+                f"{compared.max_abs:.2e}",
+                f"{compared.relative_l2:.2e}",
+                f"{compared.allowed:.0e}",
+                f"{compared.cosine:.7f}",
+                "" if compared.passed else "FAILED",
+            ]
+            for compared in report.pieces
+        ],
+    )
+    output.text()
+    output.table(
+        ["exported alone", "logits relative L2", "allowed", "mask IoU", "at least", ""],
+        [
+            [
+                "all of them" if swap.piece == "query" else swap.piece,
+                f"{swap.logits_relative_l2:.2e}",
+                f"{swap.logits_allowed:.0e}",
+                f"{swap.mask_iou:.4f}",
+                f"{swap.iou_floor:.3f}",
+                "" if swap.passed else "FAILED",
+            ]
+            for swap in report.swaps
+        ],
+    )
+    output.text()
+    if report.guilty:
+        output.text(f"guilty: {', '.join(report.guilty)}")
+    output.document(msgspec.to_builtins(report))
+    output.verdict([] if report.passed else [report.reason])
