@@ -58,12 +58,14 @@ def example_of(
         dense = model.prompt_generator(deep, support.deep, support.weight, support.prototypes)
         embedding = model.adapter(early)
         logits, iou = model.decoder(embedding, support.sparse, dense)
+    # Without contrastive enhancement the weight is the mask itself; a file holds no tensor twice.
+    weight = support.weight.clone()
     sparse = {} if support.sparse is None else {"sparse": support.sparse}
     tensors = {
         "support_image": images,
         "mask": masks,
         "support_deep": support.deep,
-        "weight": support.weight,
+        "weight": weight,
         "prototypes": support.prototypes[0],
         **sparse,
         "image": image,
