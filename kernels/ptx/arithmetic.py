@@ -66,8 +66,11 @@ def _computed(
     function: Callable[..., Array],
     kind: str,
     modifiers: set[str],
+    arity: int,
 ) -> Action:
     """Apply a function of arrays to all sources of one type, with its flushing and rounding."""
+    if len(instruction.operands) != arity + 1:
+        raise unsupported(instruction, "operand count")
     target = machine.registers.target(instruction, instruction.operands[0], kind)
     rows = [machine.registers.source(instruction, o, kind) for o in instruction.operands[1:]]
     if kind in ("bf16", "bf16x2"):
@@ -90,12 +93,12 @@ def _computed(
     return assign(compute, target, where)
 
 
-def simple(function: Callable[..., Array]) -> Handler:
+def simple(function: Callable[..., Array], arity: int = 2) -> Handler:
     """Return the handler of an elementwise instruction whose operands all have one type."""
 
     def handle(machine: Machine, instruction: Instruction, where: Array | None) -> Action:
         kind, modifiers = kind_of(instruction, _ALLOWED - {"lo", "hi", "wide"})
-        return _computed(machine, instruction, where, function, kind, modifiers)
+        return _computed(machine, instruction, where, function, kind, modifiers, arity)
 
     return handle
 
@@ -169,7 +172,7 @@ def multiply(machine: Machine, instruction: Instruction, where: Array | None) ->
     if kind in _FLOATS:
         if part:
             raise unsupported(instruction)
-        return _computed(machine, instruction, where, np.multiply, kind, modifiers)
+        return _computed(machine, instruction, where, np.multiply, kind, modifiers, 2)
     if len(part) != 1 or modifiers - part:
         raise unsupported(instruction)
     result = _wider(kind) if "wide" in part else kind
@@ -205,7 +208,7 @@ def divide(machine: Machine, instruction: Instruction, where: Array | None) -> A
     """`div`: floats in their type, integers towards zero."""
     kind, modifiers = kind_of(instruction, {"approx", "full", "rn", "ftz"})
     function = np.divide if kind in _FLOATS else truncated_quotient
-    return _computed(machine, instruction, where, function, kind, modifiers)
+    return _computed(machine, instruction, where, function, kind, modifiers, 2)
 
 
 def _remainder(a: Array, b: Array) -> Array:
@@ -223,7 +226,7 @@ def unary64(function: Callable[[Array], Array]) -> Handler:
         kind, modifiers = kind_of(instruction, {"approx", "rn", "ftz"})
         if kind not in _FLOATS:
             raise unsupported(instruction)
-        return _computed(machine, instruction, where, rounded, kind, modifiers)
+        return _computed(machine, instruction, where, rounded, kind, modifiers, 1)
 
     return handle
 
@@ -235,24 +238,24 @@ def extreme(function: np.ufunc, with_nan: np.ufunc) -> Handler:
         kind, modifiers = kind_of(instruction, {"ftz", "NaN"})
         chosen = with_nan if "NaN" in modifiers or kind not in _FLOATS else function
         if len(instruction.operands) == 3:
-            return _computed(machine, instruction, where, chosen, kind, modifiers)
+            return _computed(machine, instruction, where, chosen, kind, modifiers, 2)
 
         def three(a: Array, b: Array, c: Array) -> Array:
             found: Array = chosen(chosen(a, b), c)
             return found
 
-        return _computed(machine, instruction, where, three, kind, modifiers)
+        return _computed(machine, instruction, where, three, kind, modifiers, 3)
 
     return handle
 
 
-def logic(function: np.ufunc, boolean: np.ufunc) -> Handler:
+def logic(function: np.ufunc, boolean: np.ufunc, arity: int = 2) -> Handler:
     """Return the handler of a bitwise instruction, which predicates share."""
 
     def handle(machine: Machine, instruction: Instruction, where: Array | None) -> Action:
         kind, modifiers = kind_of(instruction, set())
         chosen = boolean if kind == "pred" else function
-        return _computed(machine, instruction, where, chosen, kind, modifiers)
+        return _computed(machine, instruction, where, chosen, kind, modifiers, arity)
 
     return handle
 
@@ -299,7 +302,7 @@ def select(machine: Machine, instruction: Instruction, where: Array | None) -> A
 
 
 ELEMENTWISE: dict[str, Handler] = {
-    "abs": simple(np.abs),
+    "abs": simple(np.abs, 1),
     "add": simple(np.add),
     "and": logic(np.bitwise_and, np.logical_and),
     "cos": unary64(np.cos),
@@ -311,8 +314,8 @@ ELEMENTWISE: dict[str, Handler] = {
     "max": extreme(np.fmax, np.maximum),
     "min": extreme(np.fmin, np.minimum),
     "mul": multiply,
-    "neg": simple(np.negative),
-    "not": logic(np.bitwise_not, np.logical_not),
+    "neg": simple(np.negative, 1),
+    "not": logic(np.bitwise_not, np.logical_not, 1),
     "or": logic(np.bitwise_or, np.logical_or),
     "rcp": unary64(np.reciprocal),
     "rem": simple(_remainder),

@@ -139,8 +139,8 @@ def apply(function: np.ufunc, arguments: list[Array], target: Array, where: Arra
     """Return the action `target = function(*arguments)` for the lanes in `where` (None: all)."""
     where = fit(where, target)
     if where is None:
-        return partial(function, *arguments, target)
-    return partial(function, *arguments, target, where=where)
+        return partial(function, *arguments, out=target)
+    return partial(function, *arguments, out=target, where=where)
 
 
 def assign(compute: Callable[[], Array], target: Array, where: Array | None) -> Action:
