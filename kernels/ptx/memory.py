@@ -21,8 +21,8 @@ _NOBODY = 0xFFFF_FFFF_FFFF_FFFF
 class Output:
     """An array that a kernel may write; `written` (bool, one for each byte) says what it wrote.
 
-    The array is filled with NaN (integers, and the bits of bfloat16 in uint16, with 0x7f..ff,
-    which is a NaN too). Reading a byte before it was written is a fault. With `keep`, the array
+    The array is filled with NaN; integers with their largest value, which read as the bits of a
+    float is a NaN too (so bfloat16 in uint16). Reading a byte before it was written is a fault. With `keep`, the array
     keeps its contents, which then count as written.
 
     Raises:

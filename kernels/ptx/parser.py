@@ -116,7 +116,7 @@ _ENTRY = re.compile(rf"\.entry\s+({_IDENTIFIER})\s*\(")
 _SHARED = re.compile(
     rf"\.shared\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+({_IDENTIFIER})\s*(?:\[(\d*)\])?\s*;"
 )
-_LINE_DIRECTIVES = (".loc", ".file", ".pragma", ".branchtargets")
+_LINE_DIRECTIVE = re.compile(r"\.(?:loc|file|pragma)\b")
 
 
 def width_of(kind: str) -> int:
@@ -247,7 +247,7 @@ class _Body:
             elif found := _LABEL.match(self.text, self.position):
                 self.program.labels[found[1]] = len(self.program.instructions)
                 self._advance(found.end())
-            elif self.text.startswith(_LINE_DIRECTIVES, self.position):
+            elif _LINE_DIRECTIVE.match(self.text, self.position):
                 end = self.text.find("\n", self.position)
                 self._advance(end if end >= 0 else len(self.text))
             else:
