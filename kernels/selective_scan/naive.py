@@ -75,9 +75,9 @@ def _in_order(tensor: Tensor, order: Tensor) -> Tensor:
 
 
 def _in_place(by_step: Tensor, order: Tensor) -> Tensor:
-    """[T, S, 4, D] by visiting step -> [S, T, 4, D] by cell."""
-    cells = [by_step[order[g].argsort(), :, g] for g in range(DIRECTIONS)]
-    return torch.stack(cells, dim=2).transpose(0, 1)
+    """[T, S, 4, D] by visiting step -> [S, T, 4, D] by cell, contiguous."""
+    cells = [by_step[order[g].argsort(), :, g].transpose(0, 1) for g in range(DIRECTIONS)]
+    return torch.stack(cells, dim=2)
 
 
 def selective_scan_fn(
@@ -121,8 +121,10 @@ def selective_scan_fn(
         step = step + delta_bias.to(compute)[:, None]
     if delta_softplus:
         step = F.softplus(step)
-    inputs, outputs = (_per_channel("BC"[i], t.to(compute), u) for i, t in enumerate((B, C)))
-    state = x.new_zeros(*x.shape[:2], A.shape[1])
+    states = A.shape[1]
+    inputs = _per_channel("B", B.to(compute), u, states)
+    outputs = _per_channel("C", C.to(compute), u, states)
+    state = x.new_zeros(*x.shape[:2], states)
     y_t = []
     for xs, d, b, c in zip(
         x.unbind(-1), step.unbind(-1), inputs.unbind(-1), outputs.unbind(-1), strict=True
@@ -139,16 +141,17 @@ def selective_scan_fn(
     return (out, state) if return_last_state else out
 
 
-def _per_channel(name: str, tensor: Tensor, u: Tensor) -> Tensor:
+def _per_channel(name: str, tensor: Tensor, u: Tensor, states: int) -> Tensor:
     """Expand B or C to [batch, dim, state, length]."""
     batch, dim, length = u.shape
-    if tensor.ndim == 2 and tensor.shape[0] == dim:
+    if tuple(tensor.shape) == (dim, states):
         return tensor[None, :, :, None].expand(batch, -1, -1, length)
     if tensor.ndim == 3:
         tensor = tensor[:, None]
-    fits = tensor.ndim == 4 and tensor.shape[0] == batch and tensor.shape[-1] == length
-    if not fits or dim % tensor.shape[1]:
+    groups = tensor.shape[1] if tensor.ndim == 4 else 0
+    if not groups or tuple(tensor.shape) != (batch, groups, states, length) or dim % groups:
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}, which does not fit u {tuple(u.shape)}"
+            f"{name} has shape {tuple(tensor.shape)}, which does not fit u {tuple(u.shape)} "
+            f"and {states} states"
         )
     return tensor.repeat_interleave(dim // tensor.shape[1], dim=1)
