@@ -39,8 +39,8 @@ def random_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, T
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """Return |got - expected| / |expected| in the L2 norm, computed in float64."""
     assert got.shape == expected.shape
-    expected = expected.double()
-    return float((got.double() - expected).norm() / expected.norm())
+    got, expected = got.detach().double(), expected.detach().double()
+    return float((got - expected).norm() / expected.norm())
 
 
 def as_hub_file(name: str) -> str:
