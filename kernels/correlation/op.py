@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from uino_deploy.kernels.correlation import naive
+from uino_deploy.kernels.dispatch import runs_on_triton
 
 
 @torch.library.custom_op("uino::correlation4d", mutates_args=())
@@ -18,6 +19,12 @@ def correlation4d(
         ValueError: shapes, types or the grid do not fit together.
     """
     _check(query, support, weight, height, width, pool)
+    if runs_on_triton(query):
+        from uino_deploy.kernels.correlation import triton_kernel
+
+        if pool <= triton_kernel.LARGEST_POOL:
+            with torch.cuda.device(query.device):
+                return triton_kernel.correlation4d(query, support, weight, height, width, pool)
     return naive.correlation4d(query, support, weight, height, width, pool)
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uino_deploy.kernels.dispatch import runs_on_triton
 from uino_deploy.kernels.selective_scan import naive
+from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as differentiable_scan
 
 
 @torch.library.custom_op("uino::selective_scan2d", mutates_args=())
@@ -25,6 +27,11 @@ def selective_scan2d(
         ValueError: shapes or types do not fit together.
     """
     _check(x, dt, B, C, dt_weight, dt_bias, A, skip)
+    if runs_on_triton(x):
+        from uino_deploy.kernels.selective_scan import triton_kernel
+
+        with torch.cuda.device(x.device):
+            return triton_kernel.selective_scan2d(x, dt, B, C, dt_weight, dt_bias, A, skip)
     return naive.selective_scan2d(x, dt, B, C, dt_weight, dt_bias, A, skip)
 
 
@@ -84,10 +91,10 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-    """Differentiate the reference: the states are recomputed, never kept."""
+    """Differentiate the scan: its states are computed again, never kept."""
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        output = naive.selective_scan2d(*inputs)
+        output = differentiable_scan(*inputs)
     return torch.autograd.grad(output, inputs, gradient)
 
 

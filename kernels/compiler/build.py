@@ -1,0 +1,115 @@
+"""Builds a folder of kernels: PTX, cubin and a JSON beside them for each variant and target."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from uino_deploy.errors import BuildError
+from uino_deploy.kernels.compiler.targets import Target
+
+# What a launch without an opt-in attribute may use; TensorRT's plugins are not known to opt in.
+PLUGIN_SHARED_BYTES = 49152
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One variant for one target; `record` is the JSON that is written beside it."""
+
+    name: str
+    ptx: str
+    cubin: bytes
+    record: dict[str, Any]
+
+
+def compile_target(
+    target: Target, presets: list[str] | None = None, names: list[str] | None = None
+) -> list[Compiled]:
+    """Compile the variants that presets need on one target, in a process of its own.
+
+    Args:
+        target: architecture and CUDA release.
+        presets: which models; all of them when None.
+        names: which variants (`Variant.name`); all that the presets need when None.
+
+    Raises:
+        BuildError: a variant could not be compiled, or cannot be launched by a plugin.
+    """
+    job = {"arch": target.arch, "cuda": target.cuda, "presets": presets, "names": names}
+    with tempfile.TemporaryDirectory() as cache:
+        # A cache of its own: what an older source left in the user's would pass for this one's.
+        # Line tables would carry this machine's paths into what we ship.
+        environment = os.environ | {
+            "TRITON_CACHE_DIR": cache,
+            "TRITON_DISABLE_LINE_INFO": "1",
+            "TRITON_DEFAULT_FP_FUSION": "1",
+        }
+        environment.pop("TRITON_INTERPRET", None)
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "uino_deploy.kernels.compiler.worker"],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BuildError(f"compiling for {target.arch} ended with {done.returncode}: {last}")
+    return list(_results(done.stdout, target))
+
+
+def _results(output: str, target: Target) -> Iterator[Compiled]:
+    from uino_deploy.kernels.compiler.variants import preset_variants
+
+    variants = {variant.name: variant for variant in preset_variants(target.capability)}
+    for line in output.splitlines():
+        result = json.loads(line)
+        name = result.pop("name")
+        if "error" in result:
+            raise BuildError(f"{name} for {target.arch}: {result['error']}")
+        variant = variants[name]
+        ptx, cubin = result.pop("ptx"), base64.b64decode(result.pop("cubin"))
+        record = {
+            "name": f"{name}-{target.arch}",
+            "op": variant.op,
+            "config": variant.config,
+            "arch": target.arch,
+            "dtype": variant.dtype,
+            **result,
+            "parameters": [asdict(parameter) for parameter in variant.parameters],
+            "constants": variant.constants,
+            "warps": variant.warps,
+            "stages": variant.stages,
+            "block": [variant.warps * 32, 1, 1],
+            "plugin": result["shared_bytes"] <= PLUGIN_SHARED_BYTES,
+            "ptx_isa": target.ptx_isa / 10,
+            "cuda": target.cuda,
+            "triton": version("triton"),
+            "ptx_sha256": hashlib.sha256(ptx.encode()).hexdigest(),
+            "cubin_sha256": hashlib.sha256(cubin).hexdigest(),
+        }
+        yield Compiled(record["name"], ptx, cubin, record)
+
+
+def write(compiled: list[Compiled], folder: Path) -> None:
+    """Write `<name>.ptx`, `<name>.cubin` and `<name>.json` for each, and `kernels.json` for all."""
+    for kernel in compiled:
+        (folder / f"{kernel.name}.ptx").write_text(kernel.ptx)
+        (folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
+        (folder / f"{kernel.name}.json").write_text(_json(kernel.record))
+    (folder / "kernels.json").write_text(_json({"kernels": sorted(k.name for k in compiled)}))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

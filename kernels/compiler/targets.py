@@ -1,0 +1,69 @@
+"""The GPUs we compile for, and which CUDA release first knows each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uino_deploy.errors import InputError
+
+# CUDA release -> PTX ISA that its driver accepts, ten times the version (8.5 -> 85).
+PTX_ISA = {"12.6": 85, "13.0": 90, "13.2": 92}
+
+# Triton 3.9 assembles for architectures before sm_90 with the ptxas of CUDA 12.9. Drivers take
+# older PTX than their own.
+_OLD_ASSEMBLER_ISA = 88
+
+# Architecture -> (boards and chips, the least PTX ISA that names it). Source: the PTX ISA manual's
+# table of target directives.
+ARCHITECTURES: dict[str, tuple[str, int]] = {
+    "sm_75": ("Turing: T4, RTX 20", 63),
+    "sm_80": ("Ampere: A100", 70),
+    "sm_86": ("Ampere: A10, RTX 30", 71),
+    "sm_87": ("Ampere: Jetson Orin", 74),
+    "sm_89": ("Ada: L4, RTX 40", 78),
+    "sm_90": ("Hopper: H100, H200", 80),
+    "sm_100": ("Blackwell: B200", 86),
+    "sm_103": ("Blackwell: B300", 88),
+    "sm_110": ("Blackwell: Jetson Thor", 90),
+    "sm_120": ("Blackwell: RTX 50", 87),
+    "sm_121": ("Blackwell: GB10", 88),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One architecture under one CUDA release."""
+
+    arch: str
+    cuda: str
+
+    @property
+    def capability(self) -> int:
+        """Compute capability as Triton writes it, 87 for sm_87."""
+        return int(self.arch.removeprefix("sm_"))
+
+    @property
+    def ptx_isa(self) -> int:
+        """PTX ISA version times ten: the release's, capped by what Triton's assembler takes."""
+        newest = PTX_ISA[self.cuda]
+        return newest if self.capability >= 90 else min(newest, _OLD_ASSEMBLER_ISA)
+
+
+def target(arch: str, cuda: str) -> Target:
+    """Return the target of an architecture and a CUDA release.
+
+    Raises:
+        InputError: an unknown architecture or release, or a release older than the architecture.
+    """
+    if arch not in ARCHITECTURES:
+        raise InputError(f"unknown architecture {arch!r}", f"choose from {', '.join(ARCHITECTURES)}")
+    if cuda not in PTX_ISA:
+        raise InputError(f"unknown CUDA release {cuda!r}", f"choose from {', '.join(PTX_ISA)}")
+    least = ARCHITECTURES[arch][1]
+    if PTX_ISA[cuda] < least:
+        newer = [release for release, isa in PTX_ISA.items() if isa >= least]
+        raise InputError(
+            f"CUDA {cuda} (PTX ISA {PTX_ISA[cuda] / 10}) does not know {arch}",
+            f"use --cuda {newer[0]} or newer",
+        )
+    return Target(arch, cuda)

@@ -1,0 +1,157 @@
+"""The kernel variants that the presets need: kernel, types, compile-time numbers, launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from uino_deploy.config import PRESETS, UinoConfig
+from uino_deploy.kernels.compiler.shapes import (
+    CorrelationShape,
+    ScanShape,
+    correlation_shape,
+    scan_shapes,
+)
+from uino_deploy.kernels.correlation import triton_kernel as correlation
+from uino_deploy.kernels.selective_scan import triton_kernel as selective_scan
+
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+_T = "T"  # stands for the variant's own type
+_CORRELATION = (
+    [("query", _T), ("support", _T), ("weight", _T)],
+    ["layers", "shots", "n_query", "channels", "height", "width"]
+    + ["support_batches", "weight_batches"],
+    [("out", _T)],
+)
+_SCAN = (
+    [("x", _T), ("dt", _T), ("b", _T), ("c", _T)]
+    + [(name, "float32") for name in ("dt_weight", "dt_bias", "a", "skip")],
+    ["sequences", "height", "width", "channels"],
+    [("y", _T)],
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One kernel parameter: `type` is int32 or the element type of a pointer."""
+
+    name: str
+    type: str
+    pointer: bool
+    # What the compiled code relies on: pointers and the channel count are multiples of this.
+    divisible_by: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compilation: an operator, an element type, and every compile-time number."""
+
+    op: str
+    dtype: str
+    config: str
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+
+    @property
+    def name(self) -> str:
+        """File stem, without the architecture."""
+        return f"{self.op}-{self.config}-{DTYPES[self.dtype]}"
+
+    @property
+    def kernel(self) -> Any:
+        """The Triton function."""
+        if self.op == "correlation4d":
+            return correlation.correlation4d_kernel
+        return selective_scan.selective_scan2d_kernel
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Parameters in the ABI's order: inputs, int32 scalars, outputs."""
+        inputs, scalars, outputs = _CORRELATION if self.op == "correlation4d" else _SCAN
+        own = self.dtype
+
+        def pointers(arrays: list[tuple[str, str]]) -> list[Parameter]:
+            return [Parameter(f"{n}_ptr", own if t == _T else t, True, 16) for n, t in arrays]
+
+        integers = [Parameter(n, "int32", False, 16 if n == "channels" else 1) for n in scalars]
+        return [*pointers(inputs), *integers, *pointers(outputs)]
+
+
+def correlation_variant(shape: CorrelationShape, dtype: str, capability: int) -> Variant:
+    """Return the correlation's variant for a shape."""
+    tile = correlation.tile_for(ELEMENT_BYTES[dtype], capability)
+    constants = tile.constants(shape.pool)
+    return Variant(
+        "correlation4d", dtype, f"p{shape.pool}", constants, tile.warps, tile.stages
+    )
+
+
+def scan_variant(shape: ScanShape, dtype: str) -> Variant:
+    """Return the scan's variant for a shape."""
+    tiling = scan_tiling(shape)
+    order = "parallel" if tiling.parallel else "serial"
+    config = f"{order}-d{tiling.block_d}n{shape.states}r{shape.rank}"
+    constants = tiling.constants(shape.states, shape.rank)
+    return Variant("selective_scan2d", dtype, config, constants, tiling.warps, 2)
+
+
+def scan_tiling(shape: ScanShape) -> selective_scan.Tiling:
+    """Return the tiling that the launcher takes for a shape."""
+    return selective_scan.tiling_for(
+        shape.sequences, shape.length, shape.channels, shape.states
+    )
+
+
+def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[Variant]:
+    """Return the variants one model needs at batch 1 and one shot, without repeats."""
+    found = {}
+    for dtype in dtypes:
+        wanted = [correlation_variant(correlation_shape(config), dtype, capability)]
+        wanted += [scan_variant(shape, dtype) for shape in scan_shapes(config)]
+        found.update({variant.name: variant for variant in wanted})
+    return list(found.values())
+
+
+def preset_variants(capability: int, presets: list[str] | None = None) -> list[Variant]:
+    """Return the variants that the presets (all of them when None) need on an architecture."""
+    dtypes = [t for t in DTYPES if t != "bfloat16" or capability >= 80]
+    found = {}
+    for preset in presets or list(PRESETS):
+        config = UinoConfig.from_preset(preset)
+        found.update({v.name: v for v in variants_of(config, capability, dtypes)})
+    return [found[name] for name in sorted(found)]
+
+
+def grid_of(variant: Variant, shape: CorrelationShape | ScanShape, capability: int) -> Any:
+    """Return the launch grid of a variant for a shape, as a tuple of three ints."""
+    if isinstance(shape, ScanShape):
+        return scan_tiling(shape).grid(shape.sequences, shape.channels)
+    tile = correlation.tile_for(ELEMENT_BYTES[variant.dtype], capability)
+    return tile.grid(
+        shape.batch,
+        shape.shots,
+        shape.layers,
+        shape.n_query,
+        shape.height,
+        shape.width,
+        shape.pool,
+    )
+
+
+def scalars_of(shape: CorrelationShape | ScanShape) -> list[int]:
+    """Return the int32 arguments of a launch, in the ABI's order."""
+    if isinstance(shape, ScanShape):
+        return [shape.sequences, shape.height, shape.width, shape.channels]
+    return [
+        shape.layers,
+        shape.shots,
+        shape.n_query,
+        shape.channels,
+        shape.height,
+        shape.width,
+        shape.batch,
+        shape.batch,
+    ]

@@ -1,0 +1,121 @@
+"""Compiles variants for one target in a process of its own: `python -m ... < job.json`.
+
+LLVM ends the process on a target that it does not know, so the builder must not share it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from uino_deploy.errors import BuildError
+from uino_deploy.kernels.compiler.strip import strip_hidden
+from uino_deploy.kernels.compiler.targets import Target
+from uino_deploy.kernels.compiler.variants import DTYPES, Parameter, Variant, preset_variants
+
+_USAGE = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+
+
+def source(kernel: Any, parameters: list[Parameter], constants: dict[str, Any]) -> Any:
+    """Return what `triton.compile` takes for a kernel with these parameters and constants."""
+    signature = {p.name: ("*" + DTYPES[p.type]) if p.pointer else "i32" for p in parameters}
+    signature |= dict.fromkeys(constants, "constexpr")
+    hints = {
+        (i,): [["tt.divisibility", p.divisible_by]]
+        for i, p in enumerate(parameters)
+        if p.divisible_by > 1
+    }
+    return ASTSource(kernel, signature, constants, hints)
+
+
+def compile_variant(variant: Variant, target: Target) -> dict[str, Any]:
+    """Return the stripped PTX, the cubin that ptxas makes of it, and what both say of themselves.
+
+    Raises:
+        BuildError: the kernel cannot be launched with its declared parameters alone, or ptxas
+            does not take the stripped PTX.
+    """
+    compiled: Any = triton.compile(
+        source(variant.kernel, variant.parameters, variant.constants),
+        target=GPUTarget("cuda", target.capability, 32),
+        options={
+            "num_warps": variant.warps,
+            "num_stages": variant.stages,
+            "ptx_version": target.ptx_isa,
+            "enable_fp_fusion": True,
+        },
+    )
+    metadata = compiled.metadata._asdict()
+    ptx = strip_hidden(compiled.asm["ptx"], metadata, len(variant.parameters))
+    cubin, usage = assemble(ptx, target)
+    return {
+        "entry": metadata["name"],
+        "shared_bytes": metadata["shared"],
+        "ptx": ptx,
+        "cubin": base64.b64encode(cubin).decode(),
+        **usage,
+    }
+
+
+def assemble(ptx: str, target: Target) -> tuple[bytes, dict[str, Any]]:
+    """Return the cubin and the resources (registers, spills, stack) that ptxas reports.
+
+    Raises:
+        BuildError: ptxas refuses the PTX.
+    """
+    accelerated = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
+    assert accelerated is not None
+    tool = get_ptxas(target.capability)
+    with tempfile.TemporaryDirectory() as folder:
+        text, binary = Path(folder, "k.ptx"), Path(folder, "k.cubin")
+        text.write_text(ptx)
+        command = [tool.path, "-v", f"-arch={accelerated[1]}", str(text), "-o", str(binary)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise BuildError(f"ptxas refused the stripped PTX: {done.stderr.strip()[:300]}")
+        cubin = binary.read_bytes()
+    frame, stores, loads = map(int, _one(_USAGE, done.stderr))
+    (registers,) = _one(re.compile(r"Used (\d+) registers"), done.stderr)
+    return cubin, {
+        "registers": int(registers),
+        "spill_bytes": stores + loads,
+        "local_bytes": frame,
+        "ptx_target": accelerated[1],
+        "assembler": str(tool.version),
+    }
+
+
+def _one(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
+    found = pattern.search(text)
+    if found is None:
+        raise BuildError("ptxas said nothing of the kernel's resources")
+    return found.groups()
+
+
+def main() -> None:
+    """Read {"arch", "cuda", "presets"} from stdin; write one JSON line per variant."""
+    job = json.load(sys.stdin)
+    target = Target(job["arch"], job["cuda"])
+    for variant in preset_variants(target.capability, job["presets"]):
+        if job["names"] is None or variant.name in job["names"]:
+            try:
+                result = compile_variant(variant, target)
+            except BuildError as error:
+                result = {"error": str(error)}
+            sys.stdout.write(json.dumps({"name": variant.name, **result}) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

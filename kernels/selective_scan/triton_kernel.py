@@ -1,0 +1,359 @@
+"""The selective scans in Triton: four directions over a plane, and mamba-ssm's one-dimensional form.
+
+Both hold the states in registers as tiles [channels, rows]. A row is a sequence of its own, or, where
+sequences are few and long, one of the segments into which a chunk of time is cut; the README of this
+folder says when and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from uino_deploy.kernels.selective_scan.naive import DIRECTIONS
+
+_LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a launch cuts the work: `rows` x `steps` visits of `block_d` channels at a time.
+
+    With `parallel`, the rows are consecutive segments of one sequence, joined by a parallel scan;
+    without, each row is a sequence and time is serial.
+    """
+
+    parallel: bool
+    rows: int
+    steps: int
+    block_d: int
+    warps: int
+
+    def grid(self, sequences: int, channels: int) -> tuple[int, int, int]:
+        """Return the launch grid of the plane's scan: (sequences, directions, channel blocks)."""
+        groups = sequences if self.parallel else triton.cdiv(sequences, self.rows)
+        return groups, DIRECTIONS, triton.cdiv(channels, self.block_d)
+
+    def chunk(self) -> int:
+        """Return the steps of one sequence between two trips round the loop."""
+        return self.rows * self.steps if self.parallel else self.steps
+
+    def constants(self, states: int, rank: int) -> dict[str, Any]:
+        """Return the compile-time arguments of the plane's kernel."""
+        return {
+            "N": states,
+            "R": rank,
+            "BLOCK_N": triton.next_power_of_2(states),
+            "BLOCK_R": triton.next_power_of_2(rank),
+            "PARALLEL": self.parallel,
+            "ROWS": self.rows,
+            "STEPS": self.steps,
+            "BLOCK_D": self.block_d,
+        }
+
+
+# Warps that keep a large GPU busy without help from parallel scans: 8 on each of 128 multiprocessors.
+_ENOUGH_WARPS = 1024
+
+
+def tiling_for(sequences: int, length: int, channels: int, states: int) -> Tiling:
+    """Return the tiling for `sequences` scans of `length` steps in each of four directions.
+
+    Serial time costs the fewest instructions, so it is taken where the sequences alone fill a large
+    GPU, or where a sequence is shorter than one chunk of the parallel form.
+    """
+    block_d = min(64, max(16, triton.next_power_of_2(channels)))
+    warps = block_d // 8
+    serial = Tiling(False, 16, max(1, 4 // _state_blocks(states)), block_d, warps)
+    parallel = Tiling(True, 8, max(1, 8 // _state_blocks(states)), block_d, warps)
+    groups, directions, blocks = serial.grid(sequences, channels)
+    filled = groups * directions * blocks * warps >= _ENOUGH_WARPS
+    return serial if filled or length < parallel.chunk() else parallel
+
+
+def _state_blocks(states: int) -> int:
+    """Return by how much the steps held in registers shrink: four states cost one measure."""
+    return triton.cdiv(triton.next_power_of_2(states), 4)
+
+
+@triton.jit
+def _then(first_decay, first_state, decay, state):
+    """Compose two stretches of the recurrence, the earlier one first."""
+    return first_decay * decay, decay * first_state + state
+
+
+@triton.jit
+def _columns(tile, LOG2: tl.constexpr):
+    """Take [D, ROWS, 2**LOG2] apart into 2**LOG2 tiles [D, ROWS], each held by the same threads."""
+    D: tl.constexpr = tile.shape[0]
+    ROWS: tl.constexpr = tile.shape[1]
+    parts = (tile,)
+    for level in tl.static_range(LOG2):
+        even = ()
+        odd = ()
+        for j in tl.static_range(len(parts)):
+            pairs = tl.reshape(parts[j], (D, ROWS, 2 ** (LOG2 - level - 1), 2))
+            zeros, ones = tl.split(pairs)
+            even = even + (zeros,)
+            odd = odd + (ones,)
+        parts = even + odd
+    out = ()
+    for j in tl.static_range(len(parts)):
+        out = out + (tl.reshape(parts[j], (D, ROWS)),)
+    return out
+
+
+@triton.jit
+def _stack(parts, LOG2: tl.constexpr):
+    """Put 2**LOG2 tiles [D, ROWS] together into one [D, ROWS, 2**LOG2]; undoes `_columns`."""
+    D: tl.constexpr = parts[0].shape[0]
+    ROWS: tl.constexpr = parts[0].shape[1]
+    for level in tl.static_range(LOG2):
+        joined = ()
+        for j in tl.static_range(2 ** (LOG2 - level - 1)):
+            joined = joined + (tl.join(parts[j], parts[j + 2 ** (LOG2 - level - 1)]),)
+        parts = joined
+    return tl.reshape(parts[0], (D, ROWS, 2**LOG2))
+
+
+@triton.jit
+def _softplus(value):
+    """log(1 + exp(value)) to 2e-7 of its size, small results included.
+
+    log1p(e) / e on [0, 1] is a Chebyshev fit of degree 8: a logarithm of 1 + e would lose the low
+    bits of a small e, and costs more instructions.
+    """
+    e = tl.exp2(-tl.abs(value) * _LOG2E)
+    fit = 0.005253457929939032 * e - 0.02958850748836994
+    fit = fit * e + 0.07836166769266129
+    fit = fit * e - 0.13674770295619965
+    fit = fit * e + 0.19111430644989014
+    fit = fit * e - 0.24844369292259216
+    fit = fit * e + 0.33319270610809326
+    fit = fit * e - 0.49999502301216125
+    fit = fit * e + 1.0
+    return tl.maximum(value, 0.0) + e * fit
+
+
+@triton.jit
+def _parameter(ptr, offset, ok, ROWS: tl.constexpr):
+    """Read one float per channel as [D, 1].
+
+    Only the threads of the first row ask memory; the sum over the rows tells the others.
+    """
+    first = tl.arange(0, ROWS)[None, :] == 0
+    ptrs = tl.broadcast_to(ptr + offset[:, None], (offset.shape[0], ROWS))
+    return tl.sum(tl.load(ptrs, mask=ok[:, None] & first, other=0.0).to(tl.float32), 1)[:, None]
+
+
+@triton.jit
+def _advance(
+    deltas,  # per step, [D, ROWS]
+    inputs,  # per step, delta * x
+    y,  # per step, what the skip adds
+    A,  # per state, [D, 1], times log2(e)
+    B,  # per step and state, [1, ROWS] or [D, 1]
+    C,  # likewise
+    carry,  # per state, [D, ROWS]: the state before the chunk (parallel: in row 0, zero elsewhere)
+    N: tl.constexpr,
+    B_STRIDE: tl.constexpr,
+    C_STRIDE: tl.constexpr,
+    PARALLEL: tl.constexpr,
+):
+    """Run one chunk of the recurrence; return y with the states' part added, and the next carry."""
+    STEPS: tl.constexpr = len(deltas)
+    D: tl.constexpr = deltas[0].shape[0]
+    ROWS: tl.constexpr = deltas[0].shape[1]
+    next_carry = ()
+    for n in tl.static_range(N):
+        summed = ()
+        if PARALLEL:
+            # Each row runs its segment from a zero state and keeps what a start state is worth.
+            decay = tl.full((D, ROWS), 1.0, tl.float32)
+            state = tl.zeros((D, ROWS), tl.float32)
+            decays = ()
+            states = ()
+            for i in tl.static_range(STEPS):
+                step = tl.exp2(deltas[i] * A[n])
+                decay = decay * step
+                state = step * state + inputs[i] * B[i * B_STRIDE + n].to(tl.float32)
+                decays = decays + (decay,)
+                states = states + (state,)
+            state = decay * carry[n] + state
+            decay, state = tl.associative_scan((decay, state), 1, _then)
+            # Turn the rows round by one: each gets the state that its segment starts from, and
+            # row 0 the one that the next chunk starts from.
+            row = tl.arange(0, ROWS)
+            before = tl.broadcast_to(((row + ROWS - 1) % ROWS)[None, :], (D, ROWS))
+            turned = tl.gather(state, before, 1)
+            top = (row == 0)[None, :]
+            start = tl.where(top, carry[n], turned)
+            next_carry = next_carry + (tl.where(top, turned, 0.0),)
+            for i in tl.static_range(STEPS):
+                now = states[i] + decays[i] * start
+                summed = summed + (y[i] + now * C[i * C_STRIDE + n].to(tl.float32),)
+        else:
+            state = carry[n]
+            for i in tl.static_range(STEPS):
+                step = tl.exp2(deltas[i] * A[n])
+                state = step * state + inputs[i] * B[i * B_STRIDE + n].to(tl.float32)
+                summed = summed + (y[i] + state * C[i * C_STRIDE + n].to(tl.float32),)
+            next_carry = next_carry + (state,)
+        y = summed
+    return y, next_carry
+
+
+@triton.jit
+def selective_scan2d_kernel(
+    x_ptr,  # [S, H, W, D]
+    dt_ptr,  # [S, H, W, 4, R]
+    b_ptr,  # [S, H, W, 4, N]
+    c_ptr,  # [S, H, W, 4, N]
+    dt_weight_ptr,  # [4, D, R]
+    dt_bias_ptr,  # [4, D]
+    a_ptr,  # [4, D, N]
+    skip_ptr,  # [4, D]
+    sequences,
+    height,
+    width,
+    channels,
+    y_ptr,  # [S, H, W, 4, D]
+    N: tl.constexpr,
+    R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    PARALLEL: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Scan one direction and BLOCK_D channels of one sequence (PARALLEL) or of ROWS of them."""
+    LOG2_STEPS: tl.constexpr = STEPS.bit_length() - 1
+    LOG2_N: tl.constexpr = LOG2_STEPS + BLOCK_N.bit_length() - 1
+    LOG2_R: tl.constexpr = LOG2_STEPS + BLOCK_R.bit_length() - 1
+    CHUNK: tl.constexpr = ROWS * STEPS if PARALLEL else STEPS
+    direction = tl.program_id(1)
+    d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    d_ok = d < channels
+    length = height * width
+
+    # The visits of a chunk, row by row: k is step k % STEPS of row k // STEPS.
+    k = tl.arange(0, ROWS * STEPS)
+    first = tl.program_id(0) * (1 if PARALLEL else ROWS)
+    sequence = k * 0 if PARALLEL else k // STEPS
+    visit = k if PARALLEL else k % STEPS
+    sequence_ok = first + sequence < sequences
+    base = first.to(tl.int64) * length
+    x_ptr += base * channels
+    dt_ptr += base * 4 * R
+    b_ptr += base * 4 * N
+    c_ptr += base * 4 * N
+    y_ptr += base * 4 * channels
+
+    # A direction is an order of the two axes and a sense; the inner axis moves fastest.
+    by_column = direction % 2 == 1
+    inner = tl.where(by_column, height, width)
+    outer_stride = tl.where(by_column, 1, width)
+    inner_stride = tl.where(by_column, width, 1)
+
+    channel = direction * channels + d
+    bias = _parameter(dt_bias_ptr, channel, d_ok, ROWS)
+    skip = _parameter(skip_ptr, channel, d_ok, ROWS)
+    A = ()
+    carry = ()
+    for n in tl.static_range(N):
+        A = A + (_parameter(a_ptr, channel * N + n, d_ok, ROWS) * _LOG2E,)
+        carry = carry + (tl.zeros((BLOCK_D, ROWS), tl.float32),)
+    dt_weight = ()
+    for r in tl.static_range(R):
+        dt_weight = dt_weight + (_parameter(dt_weight_ptr, channel * R + r, d_ok, ROWS),)
+    n_range = tl.arange(0, BLOCK_N)[None, :]
+    r_range = tl.arange(0, BLOCK_R)[None, :]
+
+    # Two stages: the next chunk is on its way into shared memory while this one is computed, and
+    # every thread reads the small operands of its rows from there, not again from memory.
+    for start in tl.range(0, length, CHUNK, num_stages=2):
+        t = start + visit
+        ok = (sequence_ok & (t < length))[:, None]
+        t = tl.where(direction >= 2, length - 1 - t, t)
+        cell = sequence * length + t // inner * outer_stride + t % inner * inner_stride
+        cell_direction = (cell * 4 + direction)[:, None]
+        x_ptrs = x_ptr + cell[:, None] * channels + d[None, :]
+        x = tl.load(x_ptrs, mask=ok & d_ok[None, :], other=0.0)
+        dt_ptrs = dt_ptr + cell_direction * R + r_range
+        dt = tl.load(dt_ptrs, mask=ok & (r_range < R), other=0.0)
+        b = tl.load(b_ptr + cell_direction * N + n_range, mask=ok & (n_range < N), other=0.0)
+        c = tl.load(c_ptr + cell_direction * N + n_range, mask=ok & (n_range < N), other=0.0)
+
+        xs = _columns(tl.permute(tl.reshape(x, (ROWS, STEPS, BLOCK_D)), (2, 0, 1)), LOG2_STEPS)
+        dts = _columns(tl.reshape(dt, (1, ROWS, STEPS * BLOCK_R)), LOG2_R)
+        B = _columns(tl.reshape(b, (1, ROWS, STEPS * BLOCK_N)), LOG2_N)
+        C = _columns(tl.reshape(c, (1, ROWS, STEPS * BLOCK_N)), LOG2_N)
+        deltas = ()
+        inputs = ()
+        y = ()
+        for i in tl.static_range(STEPS):
+            low_rank = tl.broadcast_to(bias, (BLOCK_D, ROWS))
+            for r in tl.static_range(R):
+                low_rank += dt_weight[r] * dts[i * BLOCK_R + r].to(tl.float32)
+            delta = _softplus(low_rank)
+            x_i = xs[i].to(tl.float32)
+            deltas = deltas + (delta,)
+            inputs = inputs + (delta * x_i,)
+            y = y + (skip * x_i,)
+        y, carry = _advance(deltas, inputs, y, A, B, C, carry, N, BLOCK_N, BLOCK_N, PARALLEL)
+        out = _stack(y, LOG2_STEPS).to(y_ptr.dtype.element_ty)
+        out = tl.reshape(tl.permute(out, (1, 2, 0)), (ROWS * STEPS, BLOCK_D))
+        tl.store(y_ptr + cell_direction * channels + d[None, :], out, mask=ok & d_ok[None, :])
+
+
+def selective_scan2d(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+    tiling: Tiling | None = None,
+) -> Tensor:
+    """Launch the kernel; shapes and mathematics are those of `naive.selective_scan2d`.
+
+    Args:
+        x: [S, H, W, D], float32, float16 or bfloat16; non-contiguous inputs are copied.
+        dt: [S, H, W, 4, R], x's type.
+        B: [S, H, W, 4, N], x's type.
+        C: [S, H, W, 4, N], x's type.
+        dt_weight: [4, D, R], float32.
+        dt_bias: [4, D], float32.
+        A: [4, D, N], float32.
+        skip: [4, D], float32.
+        tiling: the variant; by the rule of `tiling_for` when None.
+
+    Returns:
+        y: [S, H, W, 4, D] of x's type.
+    """
+    sequences, height, width, channels = x.shape
+    states, rank = A.shape[-1], dt.shape[-1]
+    tiling = tiling or tiling_for(sequences, height * width, channels, states)
+    y = x.new_empty(sequences, height, width, DIRECTIONS, channels)
+    if not y.numel():
+        return y
+    operands = (t.contiguous() for t in (x, dt, B, C, dt_weight, dt_bias, A, skip))
+    selective_scan2d_kernel[tiling.grid(sequences, channels)](
+        *operands,
+        sequences,
+        height,
+        width,
+        channels,
+        y,
+        **tiling.constants(states, rank),
+        num_warps=tiling.warps,
+        enable_fp_fusion=True,
+    )
+    return y
