@@ -13,15 +13,32 @@ ROOT = Path(__file__).resolve().parent.parent
 # Package -> the names that users may rely on. A change here is a change of the public interface.
 PUBLIC = {
     "uino_deploy": ["UinoConfig", "UinoFSS", "__version__"],
+    "uino_deploy.kernels": ["correlation4d", "selective_scan2d", "selective_scan_fn"],
+    "uino_deploy.model": [
+        "DinoVisionTransformer",
+        "MaskDecoder",
+        "UinoFSS",
+        "load_checkpoint",
+        "load_dinov2",
+        "load_sam_decoder",
+        "parameter_counts",
+        "save_checkpoint",
+    ],
+    "uino_deploy.runtime": ["Encoded", "Predictor", "Result", "Support", "label_map"],
 }
 
 LIGHT = [
     "uino_deploy",
+    "uino_deploy.bundle",
     "uino_deploy.cli",
     "uino_deploy.config",
     "uino_deploy.dependencies",
     "uino_deploy.doctor",
     "uino_deploy.errors",
+    "uino_deploy.files",
+    "uino_deploy.images",
+    "uino_deploy.runtime",
+    "uino_deploy.support",
 ]
 
 

@@ -147,31 +147,44 @@ def test_a_graph_that_is_not_what_the_manifest_says(copy, bundle):
         OnnxRuntimeBackend(threads=1).load(changed, "encoder")
 
 
-def test_a_graph_that_cannot_be_loaded(copy):
+@pytest.mark.parametrize("content", [b"no protobuf", b""], ids=["text", "empty"])
+def test_a_graph_that_cannot_be_loaded(copy, content):
     manifest = Bundle.open(copy).manifest
-    (copy / "encoder.onnx").write_bytes(b"no protobuf")
+    (copy / "encoder.onnx").write_bytes(content)
     write_manifest(copy, manifest)
-    bundle = Bundle.open(copy)
-    with pytest.raises(BundleError, match="cannot load piece encoder") as caught:
-        OnnxRuntimeBackend(threads=1).load(bundle, "encoder")
+    with pytest.raises(BundleError, match=r"encoder") as caught:
+        OnnxRuntimeBackend(threads=1).load(Bundle.open(copy), "encoder")
     assert "\n" not in str(caught.value)
 
 
-def test_external_weights_are_found_beside_the_graph(copy, bundle):
+def move_weights_outside(copy, location):
+    """Give the adapter a weight in a file, which doubles its input."""
     model = onnx.load(copy / "adapter.onnx")
-    big = onnx.numpy_helper.from_array(np.full((1, 16, 3), 2, np.float32), "big")
-    model.graph.initializer.append(big)
+    weight = onnx.TensorProto(name="big", dims=[1, 16, 3], data_type=onnx.TensorProto.FLOAT)
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    (copy / location).write_bytes(np.full((1, 16, 3), 2, np.float32).tobytes())
+    model.graph.initializer.append(weight)
     model.graph.node.insert(0, onnx.helper.make_node("Mul", ["early", "big"], ["twice"]))
     model.graph.node[1].input[0] = "twice"
-    (copy / "adapter.onnx").unlink()
-    onnx.save_model(
-        model,
-        copy / "adapter.onnx",
-        save_as_external_data=True,
-        location="adapter.weights",
-        size_threshold=0,
-    )
+    (copy / "adapter.onnx").write_bytes(model.SerializeToString())
+
+
+def test_external_weights_are_found_beside_the_graph(copy, bundle):
+    move_weights_outside(copy, "adapter.weights")
     write_manifest(copy, bundle.manifest)
     early = np.ones((1, 16, 3), np.float32)
     session = OnnxRuntimeBackend(threads=1).load(Bundle.open(copy), "adapter")
     assert (session.run({"early": early})["embedding"] == 2).all()
+
+
+@pytest.mark.parametrize("location", ["../outside.weights", "unlisted.weights", "/absolute"])
+def test_external_weights_that_nobody_checked_are_refused(copy, bundle, tmp_path, location):
+    if location.startswith("/"):
+        location = str(tmp_path / "absolute")
+    move_weights_outside(copy, location)
+    write_manifest(copy, bundle.manifest)
+    opened = Bundle.open(copy)
+    opened.manifest.files.pop(location, None)
+    with pytest.raises(BundleError, match="is not listed in its manifest"):
+        OnnxRuntimeBackend(threads=1).load(opened, "adapter")

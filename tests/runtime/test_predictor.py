@@ -215,6 +215,13 @@ def changed(fake_bundle, tmp_path, **sections):
     return copy
 
 
+def test_more_shots_than_the_bundle_was_exported_for(fake_bundle, red_square, tmp_path):
+    predictor = Predictor.load(changed(fake_bundle, tmp_path, limits={"shots": 2}), threads=1)
+    assert predictor.enroll([red_square] * 2, name="red").shots == 2
+    with pytest.raises(InputError, match=r"3 shots.*at most 2.*--max-shots"):
+        predictor.enroll([red_square] * 3, name="red")
+
+
 def test_another_models_support_is_refused_before_any_work(
     predictor, fake_bundle, red_square, tmp_path
 ):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.errors import BundleError, DependencyError, InputError
+from uino_deploy.runtime.external_weights import external_weights
 from uino_deploy.runtime.session import Array, prepare
 
 if TYPE_CHECKING:
@@ -51,9 +53,12 @@ class OnnxRuntimeBackend:
         """Load a piece; see `Backend.load`."""
         described = bundle.piece(piece)
         self._check_precision(bundle, described)
+        graph = bundle.path(described.model)
+        for name in external_weights(graph):
+            bundle.path((PurePosixPath(described.model).parent / name).as_posix())
         try:
             session = self._runtime.InferenceSession(
-                bundle.path(described.model), self._options(), providers=self._providers
+                graph, self._options(), providers=self._providers
             )
         # ONNX Runtime's exceptions have no common base but Exception.
         except Exception as error:

@@ -113,12 +113,12 @@ class Predictor:
             name: the class's name.
 
         Raises:
-            InputError: no shot, an unusable name, or an image or mask that is unreadable, of
-                another size than its partner, empty or full; the shot is named.
+            InputError: no shot, more than the bundle allows, an unusable name, or an image or mask
+                that is unreadable, of another size than its partner, empty or full; the shot is
+                named.
         """
         check_class_name(name)
-        if not shots:
-            raise InputError(f"class {name!r} has no shot", "give at least one image and its mask")
+        self._check_count(name, len(shots))
         masks, deep = [], []
         for number, (image, mask) in enumerate(shots, 1):
             pixels, shares = self._shot(number, image, mask)
@@ -229,6 +229,16 @@ class Predictor:
         if shares.min() == 1:
             raise InputError(f"{where}: the mask covers the whole image", "leave the rest at zero")
         return pixels, shares
+
+    def _check_count(self, name: str, shots: int) -> None:
+        if not shots:
+            raise InputError(f"class {name!r} has no shot", "give at least one image and its mask")
+        limit = self.bundle.manifest.limits.get("shots", shots)
+        if shots > limit:
+            raise InputError(
+                f"class {name!r} has {shots} shots, the bundle was exported for at most {limit}",
+                "leave some out, or export with a larger --max-shots",
+            )
 
     @property
     def _patch(self) -> int:
