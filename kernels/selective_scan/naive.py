@@ -45,8 +45,8 @@ def selective_scan2d(
     sequences, height, width, channels = x.shape
     order = visiting_order(height, width, x.device)  # [4, T]
     plane = x.to(compute).reshape(sequences, -1, 1, channels).expand(-1, -1, DIRECTIONS, -1)
-    steps, inputs, outputs = (_in_order(t.to(compute), order) for t in (dt, B, C))
-    x_t = _in_order(plane, order)  # [T, S, 4, D]
+    steps, inputs, outputs = (in_order(t.to(compute), order) for t in (dt, B, C))
+    x_t = in_order(plane, order)  # [T, S, 4, D]
     delta_t = F.softplus(torch.einsum("tsgr,gdr->tsgd", steps, dt_weight.to(compute)) + dt_bias)
     state = x_t.new_zeros(sequences, DIRECTIONS, channels, A.shape[-1])
     y_t = []
@@ -57,7 +57,7 @@ def selective_scan2d(
         state = decay * state + (delta * xs)[..., None] * b[:, :, None, :]
         y_t.append((state * c[:, :, None, :]).sum(-1) + skip * xs)
     y = torch.stack(y_t) if y_t else x_t
-    return _in_place(y, order).reshape(*x.shape[:3], DIRECTIONS, channels).to(x.dtype)
+    return in_place(y, order).reshape(*x.shape[:3], DIRECTIONS, channels).to(x.dtype)
 
 
 def visiting_order(height: int, width: int, device: torch.device) -> Tensor:
@@ -67,14 +67,14 @@ def visiting_order(height: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([forward, forward.flip(1)])
 
 
-def _in_order(tensor: Tensor, order: Tensor) -> Tensor:
+def in_order(tensor: Tensor, order: Tensor) -> Tensor:
     """[S, H, W, 4, C] or [S, T, 4, C] by cell -> [T, S, 4, C] by visiting step."""
     by_cell = tensor.reshape(tensor.shape[0], order.shape[1], DIRECTIONS, -1)
     visited = [by_cell[:, order[g], g] for g in range(DIRECTIONS)]
     return torch.stack(visited, dim=2).transpose(0, 1)
 
 
-def _in_place(by_step: Tensor, order: Tensor) -> Tensor:
+def in_place(by_step: Tensor, order: Tensor) -> Tensor:
     """[T, S, 4, D] by visiting step -> [S, T, 4, D] by cell, contiguous."""
     cells = [by_step[order[g].argsort(), :, g].transpose(0, 1) for g in range(DIRECTIONS)]
     return torch.stack(cells, dim=2)

@@ -1,0 +1,66 @@
+"""The selective scan in a form that is quick to differentiate: what `op` goes backward through.
+
+The same mathematics as `naive`, with all steps but the recurrence itself done for the whole
+sequence at once, and the recurrence's gradient written out: a training step on a processor spends
+half of the time that differentiating `naive` takes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from uino_deploy.kernels.selective_scan.naive import (
+    DIRECTIONS,
+    in_order,
+    in_place,
+    visiting_order,
+)
+
+
+class _Recurrence(torch.autograd.Function):
+    """state[t] = decay[t] * state[t - 1] + inputs[t] along the first dimension, from zero."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, inputs: Tensor) -> Tensor:
+        states = inputs.clone()
+        for t in range(1, len(states)):
+            states[t].addcmul_(decay[t], states[t - 1])
+        ctx.save_for_backward(decay, states)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        decay, states = ctx.saved_tensors
+        of_inputs = gradient.clone()
+        for t in range(len(states) - 1, 0, -1):
+            of_inputs[t - 1].addcmul_(decay[t], of_inputs[t])
+        of_decay = torch.zeros_like(decay)
+        torch.mul(of_inputs[1:], states[:-1], out=of_decay[1:])
+        return of_decay, of_inputs
+
+
+def selective_scan2d(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+) -> Tensor:
+    """Scan a plane in four directions; see `naive.selective_scan2d` for shapes and mathematics."""
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    order = visiting_order(x.shape[1], x.shape[2], x.device)
+    plane = x.to(compute).flatten(1, 2)[:, :, None].expand(-1, -1, DIRECTIONS, -1)
+    steps, inputs, outputs = (in_order(t.to(compute), order) for t in (dt, B, C))
+    x_t = in_order(plane, order)  # [T, S, 4, D]
+    delta = F.softplus(torch.einsum("tsgr,gdr->tsgd", steps, dt_weight.to(compute)) + dt_bias)
+    decay = torch.exp(delta[..., None] * A)  # [T, S, 4, D, N]
+    states = _Recurrence.apply(  # type: ignore[no-untyped-call] # torch leaves it untyped
+        decay, (delta * x_t)[..., None] * inputs[:, :, :, None, :]
+    )
+    y = (states @ outputs[..., None])[..., 0] + skip * x_t
+    return in_place(y, order).reshape(*x.shape[:3], DIRECTIONS, -1).to(x.dtype)
