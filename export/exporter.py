@@ -13,6 +13,7 @@ from torch import nn
 
 import uino_deploy
 from uino_deploy.bundle import (
+    MANIFEST,
     Bundle,
     Manifest,
     Precision,
@@ -71,7 +72,7 @@ def export_bundle(
 
     Raises:
         InputError: an opset or limit that cannot be had.
-        OutputExists: the bundle is there already.
+        OutputExists: the bundle is there already, or a folder that is no bundle.
         BuildError: a piece could not be exported.
     """
     if opset not in OPSETS:
@@ -80,7 +81,7 @@ def export_bundle(
         )
     model.eval()
     pieces = pieces_of(model, precision or parse_precision([]), opset)
-    with atomic_directory(output, force=force) as folder:
+    with atomic_directory(output, force, marker=MANIFEST) as folder:
         for piece in pieces:
             progress(f"exporting {piece.name} in {piece.precision}")
             write_piece(piece, folder, opset)
