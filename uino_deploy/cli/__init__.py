@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "uino_deploy.cli.verify:verify",
     "enroll": "uino_deploy.cli.enroll:enroll",
     "predict": "uino_deploy.cli.predict:predict",
+    "build": "uino_deploy.cli.build:build",
     "train": "uino_deploy.cli.train:train",
     "inspect": "uino_deploy.cli.inspect:inspect",
     "doctor": "uino_deploy.cli.doctor:doctor",

@@ -1,0 +1,108 @@
+"""A bundle is written whole, or not at all."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from uino_deploy.bundle import Bundle
+from uino_deploy.errors import InputError, OutputExists
+from uino_deploy.export import exporter
+from uino_deploy.reference import inputs_of, load_example, outputs_of
+
+EXPORT = [sys.executable, "-m", "uino_deploy", "export", "--preset", "tiny", "--seed", "0"]
+
+
+def test_the_bundle_says_what_went_in(bundle, model):
+    opened = Bundle.open(bundle.root)
+    assert opened.config == model.config
+    assert opened.manifest.provenance.untrained == ["encoder"]
+    assert opened.manifest.provenance.seed == 7
+    assert opened.manifest.fingerprint == exporter.fingerprint(model)
+    assert set(opened.manifest.provenance.versions) >= {"torch", "onnx", "python"}
+    listed = set(opened.manifest.files) | {"manifest.json"}
+    assert listed == {path.name for path in bundle.root.iterdir()}
+
+
+def test_the_reference_covers_every_piece(bundle):
+    example = load_example(bundle)
+    for piece in bundle.manifest.pieces.values():
+        tensors = {**inputs_of(piece, example), **outputs_of(piece, example)}
+        for edge in (*piece.inputs, *piece.outputs):
+            assert tensors[edge.name].ndim == len(edge.shape)
+
+
+def test_the_fingerprint_tells_models_apart(model):
+    from tests.export.conftest import random_model
+
+    before = exporter.fingerprint(model)
+    other = random_model()
+    assert exporter.fingerprint(other) == before
+    other.encoder.cls_token.data[0, 0, 0] += 1
+    assert exporter.fingerprint(other) != before
+
+
+@pytest.mark.parametrize("options", [{"opset": 17}, {"max_shots": 0}, {"max_batch": -1}])
+def test_impossible_options_are_refused(model, tmp_path, options):
+    with pytest.raises(InputError):
+        exporter.export_bundle(model, tmp_path / "x.uino", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_bundle_is_kept(model, tmp_path):
+    target = tmp_path / "x.uino"
+    target.mkdir()
+    (target / "mine").write_text("keep")
+    with pytest.raises(OutputExists):
+        exporter.export_bundle(model, target)
+    assert (target / "mine").read_text() == "keep"
+
+
+def test_a_failing_disk_leaves_nothing(model, tmp_path, monkeypatch):
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(exporter, "write_piece", full)
+    with pytest.raises(OSError, match="No space left"):
+        exporter.export_bundle(model, tmp_path / "x.uino")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands in for the full disk: writing fails half way."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    run = "from uino_deploy.cli import main; main()"
+    arguments = [*EXPORT[3:], "-o", tmp_path / "x.uino"]
+    done = subprocess.run(
+        [sys.executable, "-c", limit + run, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path):
+    process = subprocess.Popen(
+        [*EXPORT, "-o", tmp_path / "x.uino"], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".x.uino*/*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_readable_by_others(bundle):
+    assert {oct(path.stat().st_mode & 0o044) for path in bundle.root.iterdir()} == {
+        oct(Path(bundle.path("query.onnx")).stat().st_mode & 0o044)
+    }

@@ -1,0 +1,110 @@
+"""`verify` passes what is right, and names the piece that is wrong."""
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from tests.export.conftest import random_model
+from uino_deploy.bundle import MANIFEST, Bundle, Manifest, write_manifest
+from uino_deploy.errors import CheckFailed
+from uino_deploy.export import export_bundle, verify_bundle
+from uino_deploy.export.examples import generated_shot
+from uino_deploy.export.precision import PIECES, parse_precision
+from uino_deploy.export.verify import mask_iou, relative_l2
+from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from uino_deploy.tolerances import piece_tolerance
+
+
+@pytest.fixture(scope="module")
+def backend() -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(threads=1)
+
+
+def rewrite(path, change):
+    """Change a graph of a bundle and make its manifest agree."""
+    model = onnx.load(path, load_external_data=False)
+    change(model)
+    onnx.save(model, path)
+    manifest = msgspec.json.decode((path.parent / MANIFEST).read_bytes(), type=Manifest)
+    write_manifest(path.parent, manifest)
+    return Bundle.open(path.parent)
+
+
+def test_the_export_equals_the_model(bundle, model, backend):
+    report = verify_bundle(bundle, backend, model)
+    assert report.passed, report.reason
+    assert [swap.piece for swap in report.swaps] == [*PIECES, "query"]
+    edges = {(p.name, e.name) for p in bundle.manifest.pieces.values() for e in p.outputs}
+    compared = {(c.piece, c.output) for c in report.pieces}
+    assert compared == {edge for edge in edges if edge[0] != "query"}
+    report.require()
+
+
+def test_given_images_and_several_shots(bundle, model, backend):
+    shots = [generated_shot(seed) for seed in (1, 2, 3)]
+    report = verify_bundle(bundle, backend, model, [(generated_shot(4)[0], shots)])
+    assert report.passed, report.reason
+    assert report.examples == 1
+
+
+def test_the_stored_reference_needs_no_model(bundle, backend):
+    report = verify_bundle(bundle, backend)
+    assert report.passed, report.reason
+    assert report.reference == "stored"
+
+
+def test_a_wrong_decoder_is_the_guilty_piece(damaged, model, backend):
+    def scale_a_bias(proto):
+        for tensor in proto.graph.initializer:
+            if tensor.name.endswith("output_hypernetworks_mlps.0.layers.2.bias"):
+                values = onnx.numpy_helper.to_array(tensor) + np.float32(1)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+                return
+        raise AssertionError("no such bias")
+
+    report = verify_bundle(rewrite(damaged / "decoder.onnx", scale_a_bias), backend, model)
+    assert not report.passed
+    assert report.guilty == ["decoder"]
+    assert "decoder.logits" in report.reason
+    assert "would have passed" in report.reason
+    failed = [swap.piece for swap in report.swaps if not swap.passed]
+    assert failed == ["decoder"]
+    with pytest.raises(CheckFailed, match="decoder"):
+        report.require()
+
+
+def test_a_wrong_operator_is_the_prompts_fault(damaged, model, backend):
+    def drop_the_skip(proto):
+        body = next(f for f in proto.functions if f.name == "SelectiveScan2d")
+        node = next(n for n in body.node if n.output[0] == "skipped")
+        node.op_type = "Sub"
+
+    report = verify_bundle(rewrite(damaged / "prompt.onnx", drop_the_skip), backend, model)
+    assert report.guilty == ["prompt"]
+
+
+def test_another_model_is_not_compared(bundle, backend):
+    other = random_model()
+    other.encoder.cls_token.data += 1
+    with pytest.raises(CheckFailed, match="not exported from this model"):
+        verify_bundle(bundle, backend, other)
+
+
+def test_mixed_half_precision_of_a_compact_variant(tmp_path, backend):
+    model = random_model("comp-star")
+    precision = parse_precision(["fp16", "support=fp32"])
+    bundle = export_bundle(model, tmp_path / "half.uino", precision=precision)
+    report = verify_bundle(bundle, backend, model)
+    assert report.passed, report.reason
+    encoder = next(c for c in report.pieces if c.output == "deep")
+    assert piece_tolerance("fp32").relative_l2 < encoder.relative_l2
+
+
+def test_metrics():
+    assert relative_l2(np.array([1.0, 2.0]), np.array([1.0, 1.0])) == pytest.approx(0.5**0.5)
+    assert relative_l2(np.array([np.nan]), np.array([1.0])) == float("inf")
+    assert relative_l2(np.ones(2), np.ones(3)) == float("inf")
+    a, b = np.array([True, True, False]), np.array([True, False, False])
+    assert mask_iou(a, b) == 0.5
+    assert mask_iou(np.zeros(3, bool), np.zeros(3, bool)) == 1.0
