@@ -48,7 +48,7 @@ def correlation_shape(config: UinoConfig, batch: int = 1, shots: int = 1) -> Cor
 
 
 def scan_shapes(config: UinoConfig, batch: int = 1, shots: int = 1) -> list[ScanShape]:
-    """Return the shapes of the model's scans: for each stage the query plane, then the support's."""
+    """Return the shapes of the model's scans: per stage the query plane, then the support's."""
     folded = batch * shots
     side = config.pooled_grid
     shapes = []

@@ -40,7 +40,7 @@ def strip_hidden(ptx: str, metadata: dict[str, Any], parameters: int) -> str:
             raise BuildError(f"kernel {metadata['name']} needs {key} = {metadata[key]}")
     entries = list(_ENTRY.finditer(ptx))
     if len(entries) != 1:
-        raise BuildError(f"kernel {metadata['name']}: {len(entries)} entries in the PTX, expected 1")
+        raise BuildError(f"kernel {metadata['name']}: {len(entries)} entries in the PTX, not 1")
     entry = entries[0]
     declared = entry[3].split(",")
     body = ptx[entry.end() :]

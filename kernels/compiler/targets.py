@@ -56,7 +56,9 @@ def target(arch: str, cuda: str) -> Target:
         InputError: an unknown architecture or release, or a release older than the architecture.
     """
     if arch not in ARCHITECTURES:
-        raise InputError(f"unknown architecture {arch!r}", f"choose from {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"unknown architecture {arch!r}", f"choose from {', '.join(ARCHITECTURES)}"
+        )
     if cuda not in PTX_ISA:
         raise InputError(f"unknown CUDA release {cuda!r}", f"choose from {', '.join(PTX_ISA)}")
     least = ARCHITECTURES[arch][1]

@@ -21,8 +21,10 @@ ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _T = "T"  # stands for the variant's own type
 _CORRELATION = (
     [("query", _T), ("support", _T), ("weight", _T)],
-    ["layers", "shots", "n_query", "channels", "height", "width"]
-    + ["support_batches", "weight_batches"],
+    [
+        *("layers", "shots", "n_query", "channels", "height", "width"),
+        *("support_batches", "weight_batches"),
+    ],
     [("out", _T)],
 )
 _SCAN = (
@@ -84,9 +86,7 @@ def correlation_variant(shape: CorrelationShape, dtype: str, capability: int) ->
     """Return the correlation's variant for a shape."""
     tile = correlation.tile_for(ELEMENT_BYTES[dtype], capability)
     constants = tile.constants(shape.pool)
-    return Variant(
-        "correlation4d", dtype, f"p{shape.pool}", constants, tile.warps, tile.stages
-    )
+    return Variant("correlation4d", dtype, f"p{shape.pool}", constants, tile.warps, tile.stages)
 
 
 def scan_variant(shape: ScanShape, dtype: str) -> Variant:
@@ -100,9 +100,7 @@ def scan_variant(shape: ScanShape, dtype: str) -> Variant:
 
 def scan_tiling(shape: ScanShape) -> selective_scan.Tiling:
     """Return the tiling that the launcher takes for a shape."""
-    return selective_scan.tiling_for(
-        shape.sequences, shape.length, shape.channels, shape.states
-    )
+    return selective_scan.tiling_for(shape.sequences, shape.length, shape.channels, shape.states)
 
 
 def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[Variant]:

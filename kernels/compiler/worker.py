@@ -81,7 +81,7 @@ def assemble(ptx: str, target: Target) -> tuple[bytes, dict[str, Any]]:
         text, binary = Path(folder, "k.ptx"), Path(folder, "k.cubin")
         text.write_text(ptx)
         command = [tool.path, "-v", f"-arch={accelerated[1]}", str(text), "-o", str(binary)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(f"ptxas refused the stripped PTX: {done.stderr.strip()[:300]}")
         cubin = binary.read_bytes()

@@ -102,7 +102,7 @@ def correlation4d_kernel(
     GROUP_Q: tl.constexpr,
     EPSILON: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,  # multiply as float32: Triton 3.9's interpreter multiplies bfloat16's bits
+    WIDEN: tl.constexpr,  # multiply as float32: the interpreter would multiply bfloat16's bits
 ):
     """One tile: BLOCK_Q query tokens against the support tokens of BLOCK_S // POOL**2 windows."""
     CELLS: tl.constexpr = POOL * POOL

@@ -1,8 +1,7 @@
-"""The selective scans in Triton: four directions over a plane, and mamba-ssm's one-dimensional form.
+"""The selective scan of a plane in Triton: four directions in one launch, states in registers.
 
-Both hold the states in registers as tiles [channels, rows]. A row is a sequence of its own, or, where
-sequences are few and long, one of the segments into which a chunk of time is cut; the README of this
-folder says when and why.
+States are tiles [channels, rows]. A row is a sequence of its own, or, where sequences are few and
+long, one of the segments into which a chunk of time is cut; README.md says when and why.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Tiling:
         }
 
 
-# Warps that keep a large GPU busy without help from parallel scans: 8 on each of 128 multiprocessors.
+# Warps that keep a large GPU busy by themselves: 8 on each of 128 multiprocessors.
 _ENOUGH_WARPS = 1024
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "build": "uino_deploy.cli.build:build",
     "train": "uino_deploy.cli.train:train",
     "inspect": "uino_deploy.cli.inspect:inspect",
+    "kernels": "uino_deploy.cli.kernels:kernels",
     "doctor": "uino_deploy.cli.doctor:doctor",
 }
 

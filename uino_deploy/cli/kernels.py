@@ -1,0 +1,124 @@
+"""`uino-deploy kernels`: compile the operators for GPUs, and account for what they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import FILE, force_option, output_options
+
+CUDA = click.option(
+    "--cuda",
+    default="12.6",
+    show_default=True,
+    help="The oldest CUDA release whose driver must take the PTX: 12.6, 13.0 or 13.2.",
+)
+
+
+@click.group()
+def kernels() -> None:
+    """Compile the two operators' kernels ahead of time, and report on them."""
+
+
+@kernels.command()
+@click.option("--arch", "archs", multiple=True, required=True, help="sm_87, sm_110, ...; repeat.")
+@click.option("--preset", "presets", multiple=True, help="Models to build for; default all.")
+@CUDA
+@click.option("-o", "--output", "folder", type=FILE, required=True, help="Folder to write.")
+@force_option
+@output_options
+def build(
+    archs: tuple[str, ...],
+    presets: tuple[str, ...],
+    cuda: str,
+    folder: Path,
+    force: bool,
+    output: Output,
+) -> None:
+    """Write PTX, cubin and a JSON for every kernel variant the presets need. No GPU is needed.
+
+    \b
+    Examples:
+      uino-deploy kernels build --arch sm_87 -o build/kernels
+      uino-deploy kernels build --arch sm_110 --cuda 13.0 --preset vitb14 -o build/thor
+    """
+    from uino_deploy.files import atomic_directory
+    from uino_deploy.kernels.compiler.build import compile_target, write
+    from uino_deploy.kernels.compiler.targets import target
+
+    targets = [target(arch, cuda) for arch in dict.fromkeys(archs)]
+    _known(presets)
+    compiled = []
+    with atomic_directory(folder, force) as temporary:
+        for goal in targets:
+            output.log(f"compiling for {goal.arch}")
+            compiled += compile_target(goal, list(presets) or None)
+        write(compiled, temporary)
+    output.table(
+        ["kernel", "registers", "spilled", "shared", "plugin"],
+        [
+            [
+                k.name,
+                str(k.record["registers"]),
+                str(k.record["spill_bytes"]),
+                str(k.record["shared_bytes"]),
+                "yes" if k.record["plugin"] else "no",
+            ]
+            for k in compiled
+        ],
+    )
+    output.document({"folder": str(folder), "kernels": [k.record for k in compiled]})
+
+
+@kernels.command()
+@click.option("--preset", "presets", multiple=True, default=("vitb14",), show_default=True)
+@click.option("--arch", "archs", multiple=True, default=("sm_87",), show_default=True)
+@click.option("--dtype", "dtypes", multiple=True, default=("float16",), show_default=True)
+@CUDA
+@click.option("--html", type=FILE, help="Also write a page with plots.")
+@force_option
+@output_options
+def report(
+    presets: tuple[str, ...],
+    archs: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    cuda: str,
+    html: Path | None,
+    force: bool,
+    output: Output,
+) -> None:
+    """Say what each kernel holds, computes and moves: counted by executing its PTX.
+
+    Nothing is timed: no GPU is used. The floor is what no kernel can beat, not a prediction.
+
+    \b
+    Examples:
+      uino-deploy kernels report --json
+      uino-deploy kernels report --arch sm_87 --arch sm_89 --html ledger.html
+    """
+    from uino_deploy.errors import InputError
+    from uino_deploy.files import atomic_file
+    from uino_deploy.kernels.compiler.variants import DTYPES
+    from uino_deploy.kernels.ledger.page import page, rows
+    from uino_deploy.kernels.ledger.report import report as assemble
+
+    _known(presets)
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise InputError(f"unknown type {dtype!r}", f"choose from {', '.join(DTYPES)}")
+    records = assemble(list(presets), list(archs), list(dtypes), cuda, output.log)
+    header, lines = rows(records)
+    output.table(header, lines)
+    if html is not None:
+        with atomic_file(html, force) as temporary:
+            temporary.write_text(page(records), encoding="utf-8")
+    output.document({"kernels": records})
+
+
+def _known(presets: tuple[str, ...]) -> None:
+    from uino_deploy.config import UinoConfig
+
+    for preset in presets:
+        UinoConfig.from_preset(preset)
