@@ -248,7 +248,6 @@ class Machine:
             candidates = np.where(waiting, self.end, position)
             index = int(candidates.min())
             if index >= self.end:
-                self._check_stuck(position, waiting)
                 return
             np.equal(candidates, index, active)
             if active.all():
@@ -271,6 +270,8 @@ class Machine:
                 self._release(position, waiting)
             elif last is not None:
                 position[self._taken(last, active)] = block.target
+                if block.target == self.end and waiting.any():
+                    self._release(position, waiting)
 
     def _check_barrier(self, barrier: Instruction) -> None:
         number, *count = barrier.operands
@@ -295,13 +296,3 @@ class Machine:
         if released.any():
             self.shared.barrier(np.flatnonzero(np.repeat(arrived, self.lanes.threads)))
             waiting &= ~released
-
-    def _check_stuck(self, position: Array, waiting: Array) -> None:
-        """Release what returning threads left waiting; nothing may wait at the end."""
-        if waiting.any():
-            lane = int(np.argmax(waiting))
-            line = self.program.instructions[self.blocks[int(position[lane]) - 1].start].line
-            raise PtxError(
-                f"PTX line {line}: block {int(self.lanes.blocks[lane // self.lanes.threads])}"
-                " waits at a barrier that some of its threads never reach"
-            )

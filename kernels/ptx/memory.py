@@ -22,8 +22,9 @@ class Output:
     """An array that a kernel may write; `written` (bool, one for each byte) says what it wrote.
 
     The array is filled with NaN; integers with their largest value, which read as the bits of a
-    float is a NaN too (so bfloat16 in uint16). Reading a byte before it was written is a fault. With `keep`, the array
-    keeps its contents, which then count as written.
+    float is a NaN too (so bfloat16 in uint16). Reading a byte before it was written is a fault.
+    With `keep`, the array keeps its contents, which then count as written. Two threads writing the
+    same bytes are no fault.
 
     Raises:
         InputError: The array is not C-contiguous or not writeable.

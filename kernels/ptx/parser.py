@@ -227,7 +227,6 @@ class _Body:
         self.position = start + 1
         self.line = _line(text, self.position)
         self.scopes: list[dict[str, Register]] = [{}]
-        self.label_scopes: list[str] = [""]
         self.scope_count = 0
 
     def parse(self) -> None:
@@ -245,6 +244,8 @@ class _Body:
                 self.scopes.pop()
                 self._advance(self.position + 1)
             elif found := _LABEL.match(self.text, self.position):
+                if found[1] in self.program.labels:
+                    raise UnsupportedPtx(f"label {found[1]} stands twice", self.line)
                 self.program.labels[found[1]] = len(self.program.instructions)
                 self._advance(found.end())
             elif _LINE_DIRECTIVE.match(self.text, self.position):

@@ -191,7 +191,9 @@ def test_logic_and_shifts(evaluate, random, kind):
     assert found.tolist() == [x >> min(n, 99) for x, n in shifts]
     signed = a.view(f"i{width // 8}")
     found = evaluate(f"shr.s{width} {{d}}, {{0}}, {{1}};", signed.dtype.type, signed, amount)
-    assert found.tolist() == [x >> min(n, 99) for x, n in zip(signed.tolist(), amount.tolist())]
+    assert found.tolist() == [
+        x >> min(n, 99) for x, n in zip(signed.tolist(), amount.tolist(), strict=True)
+    ]
     assert evaluate(f"shl.{kind} {{d}}, {{0}}, 3;", dtype, a).tolist() == [
         x << 3 & mask for x, _ in pairs
     ]

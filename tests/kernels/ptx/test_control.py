@@ -104,6 +104,21 @@ def test_early_returns_and_barriers(assemble):
     assert not out.complete
 
 
+def test_threads_that_return_let_the_waiting_go_on(assemble):
+    body = """
+    setp.lt.u32 %p1, %r0, 32;
+    @!%p1 bra $leave;
+    bar.sync 0;
+    mov.b32 %r1, 9;
+    mad.wide.u32 %rd60, %r0, 4, %rd0;
+    st.global.b32 [%rd60], %r1;
+    $leave:
+    """
+    out = ptx.poisoned(64, np.uint32)
+    ptx.launch(ptx.parse(assemble(body, 1, 64)), (1, 1, 1), 64, 0, [out])
+    assert (out.array[:32] == 9).all()
+
+
 def test_a_barrier_in_a_diverged_warp_is_a_fault(assemble):
     body = "setp.lt.u32 %p1, %r0, 7;\n@%p1 bra $skip;\nbar.sync 0;\n$skip:\nmov.b32 %r1, 1;"
     with pytest.raises(ptx.PtxFault, match="do not all arrive"):
@@ -195,6 +210,7 @@ def test_scopes_of_inline_assembly(assemble):
         (lambda t: t.replace("ret;", ".local .align 8 .b8 depot[8];\nret;"), "directive"),
         (lambda t: t.replace("ret;", "bar.sync 1;\nret;"), "this form"),
         (lambda t: t.replace("ret;", "trap;"), "trap"),
+        (lambda t: t.replace("ret;", "$a:\n$a:\nret;"), "stands twice"),
         (lambda t: t + ".func f() { ret; }", "device functions"),
         (lambda t: t.replace(".visible .entry k(", ".visible .k("), "0 entries"),
         (lambda t: t.rstrip().rstrip("}"), "no closing brace"),

@@ -102,7 +102,7 @@ def matrix_program(assemble, move, count, threads=32):
         "shl.b32 %r4, %r4, 4;",
         "add.s32 %r4, %r1, %r4;",
     ]
-    body += move + [f"mad.wide.u32 %rd11, %r0, {4 * count}, %rd1;"]
+    body += [*move, f"mad.wide.u32 %rd11, %r0, {4 * count}, %rd1;"]
     for i in range(count):
         body.append(f"st.global.b32 [%rd11+{4 * i}], %r{10 + i};")
     return assemble("\n".join(body), 2, threads, ".extern .shared .align 16 .b8 smem[];")

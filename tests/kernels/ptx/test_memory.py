@@ -98,7 +98,7 @@ def test_out_of_bounds_names_offset_and_thread(assemble):
     assert (caught.value.block, caught.value.thread) == (0, 31)
     with pytest.raises(ptx.PtxFault, match="argument 1"):
         copy(assemble, [np.arange(32, dtype=np.uint32), ptx.poisoned(31, np.uint32)])
-    with pytest.raises(ptx.PtxFault, match="outside every argument|out of bounds"):
+    with pytest.raises(ptx.PtxFault, match=r"outside every argument|out of bounds"):
         copy(assemble, [np.arange(32, dtype=np.uint32), ptx.poisoned(32, np.uint32)], offset=-4)
     with pytest.raises(ptx.PtxFault, match="outside every argument"):
         copy(assemble, [None, ptx.poisoned(32, np.uint32)])
