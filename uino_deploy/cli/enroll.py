@@ -11,6 +11,7 @@ import click
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import force_option, output_options
+from uino_deploy.cli.inspect import size
 from uino_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,15 +82,15 @@ def enroll(
             masked.append((image, polygons_from_coco(coco, image.name, category or name)))
     support = load(bundle).enroll(masked, name)
     support.save(output_path, force)
-    size = output_path.stat().st_size
+    count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""
-    output.text(f"{name}: {support.shots} shot{plural}, {size / 1e6:.1f} MB, {output_path}")
+    output.text(f"{name}: {support.shots} shot{plural}, {size(count)}, {output_path}")
     output.document(
         {
             "support": str(output_path),
             "name": name,
             "shots": support.shots,
-            "bytes": size,
+            "bytes": count,
             "precision": support.precision,
             "model": support.model,
             "fingerprint": support.fingerprint,
