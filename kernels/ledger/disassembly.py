@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from triton.backends.nvidia import compiler
+import triton
 
 from uino_deploy.errors import BuildError
 
@@ -32,7 +32,7 @@ def instruction_mix(cubin: bytes) -> dict[str, int]:
     Raises:
         BuildError: the disassembler does not take the cubin.
     """
-    tool = Path(compiler.__file__).with_name("bin") / "nvdisasm"
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "k.cubin")
         file.write_bytes(cubin)
