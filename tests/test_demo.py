@@ -25,7 +25,6 @@ GOOD = Results(
     reference=Accuracy(74.1, 85.1),
     baseline=33.0,
     digits=Accuracy(54.0, 75.0),
-    digits_reference=Accuracy(54.0, 75.0),
     seconds_per_query=0.01,
     seconds={"export": 9.0},
     verify={"passed": True},
@@ -137,7 +136,7 @@ def small_demo(output, checkpoint, force=False):
 def test_a_demo_leaves_everything_and_fails_untrained(tmp_path, checkpoint):
     folder = tmp_path / "build" / "demo"
     results, lines, progress = small_demo(folder, checkpoint)
-    assert progress.steps == 2 * (3 + 2)
+    assert progress.steps == 2 * 3 + 2
     assert [line.split(":")[0] for line in lines][:3] == ["load", "export", "verify"]
     assert results.verify["passed"]
     assert any(failure.startswith("mIoU is") for failure in results.failures)

@@ -36,7 +36,6 @@ def page(results: Results, outcomes: Sequence[Outcome], digits: Sequence[Outcome
             Bar("PyTorch, held-out", results.reference.miou),
             Bar("prototype baseline", results.baseline),
             Bar("bundle, digits", results.digits.miou, accent=True),
-            Bar("PyTorch, digits", results.digits_reference.miou),
         ],
         ious=[outcome.iou for outcome in outcomes],
         sections=_sections(outcomes, digits),
@@ -102,7 +101,6 @@ def _tables(results: Results) -> list[Table]:
             ("PyTorch, held-out classes", *_pair(results.reference)),
             ("prototype baseline, held-out classes", f"{results.baseline:.2f}", "-"),
             ("bundle, handwritten digits", *_pair(results.digits)),
-            ("PyTorch, handwritten digits", *_pair(results.digits_reference)),
         ],
     )
     seconds = Table(

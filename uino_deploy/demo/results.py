@@ -52,7 +52,6 @@ class Results:
         reference: PyTorch on the same episodes.
         baseline: mIoU of the prototype similarity on the same episodes.
         digits: the bundle on handwritten digits.
-        digits_reference: PyTorch on the same digits.
         seconds_per_query: median of one query, batch 1.
         seconds: how long each phase took.
         verify: the verification's document.
@@ -64,7 +63,6 @@ class Results:
     reference: Accuracy
     baseline: float
     digits: Accuracy
-    digits_reference: Accuracy
     seconds_per_query: float
     seconds: Mapping[str, float]
     verify: Mapping[str, Any]
@@ -112,7 +110,6 @@ class Results:
             "seconds_per_query": round(self.seconds_per_query, 5),
             "fb_iou_reference": round(self.reference.fb_iou, 3),
             "fb_iou_bundle": round(self.bundle.fb_iou, 3),
-            "miou_digits_reference": round(self.digits_reference.miou, 3),
             "fb_iou_digits": round(self.digits.fb_iou, 3),
             "thresholds": [_threshold_document(each) for each in self.thresholds],
             "episodes": self.episodes,

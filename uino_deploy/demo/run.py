@@ -83,16 +83,14 @@ def run_demo(
             outcomes = segment(predictor, held_out, episodes, step)
         with clock.phase("digits"), progress("digit queries", digit_episodes) as step:
             digit_outcomes = segment(predictor, digits, digit_episodes, step)
-        with clock.phase("PyTorch"), progress("PyTorch", episodes + digit_episodes) as step:
+        with clock.phase("PyTorch"), progress("PyTorch", episodes) as step:
             masks = reference_masks(model, outcomes, step)
-            digit_masks = reference_masks(model, digit_outcomes, step)
         with clock.phase("report"):
             results = Results(
                 bundle=_accuracy(held_out, outcomes, [each.result.mask for each in outcomes]),
                 reference=_accuracy(held_out, outcomes, masks),
                 baseline=baseline_miou(held_out, outcomes),
                 digits=_accuracy(digits, digit_outcomes, [e.result.mask for e in digit_outcomes]),
-                digits_reference=_accuracy(digits, digit_outcomes, digit_masks),
                 seconds_per_query=median(each.seconds for each in outcomes),
                 seconds=clock.seconds,
                 verify=verified,
