@@ -19,7 +19,10 @@ SCHEMA = OpSchema(
     outputs=[OpSchema.FormalParameter("volume", "T", "[B, K, L, Nq, h'*w']")],
     type_constraints=[("T", FLOATS, "floating point")],
     attributes=[
-        *(OpSchema.Attribute(name, OpSchema.AttrType.INT, required=True) for name in ("height", "width", "pool")),
+        *(
+            OpSchema.Attribute(name, OpSchema.AttrType.INT, required=True)
+            for name in ("height", "width", "pool")
+        ),
         *PLUGIN_ATTRIBUTES,
     ],
 )

@@ -108,8 +108,14 @@ class DinoVisionTransformer(nn.Module):
             deep: [B, L, N, width], the patch tokens after each of `correlation_layers`.
             The final LayerNorm is applied to all of them.
         """
-        tokens = self._embed(image)
+        offsets = self.token_offsets(image.shape[-1] // self.config.patch)
+        return self.transform(self.patch_embed(image), offsets)
+
+    def transform(self, patches: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the blocks on embedded patches [B, N, width]; see `forward`, `token_offsets`."""
         special = 1 + self.config.registers
+        # Padding and adding, rather than expanding to the batch, keeps shape tensors out of ONNX.
+        tokens = F.pad(patches, (0, 0, special, 0)) + offsets
         last = max(self.config.early_layer, *self.config.correlation_layers)
         after: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[:last], start=1):
@@ -131,10 +137,3 @@ class DinoVisionTransformer(nn.Module):
         if self.config.registers:
             special.append(self.register_tokens)
         return torch.cat([*special, positions[:, 1:]], dim=1)
-
-    def _embed(self, image: Tensor) -> Tensor:
-        patches = self.patch_embed(image)
-        special = 1 + self.config.registers
-        # Padding and adding, rather than expanding to the batch, keeps shape tensors out of ONNX.
-        padded = F.pad(patches, (0, 0, special, 0))
-        return padded + self.token_offsets(image.shape[-1] // self.config.patch)
