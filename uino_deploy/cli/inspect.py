@@ -130,7 +130,7 @@ def _show_preset(found: Description, output: Output) -> None:
     output.text("parameters of each part; the segmenter is everything but the encoder")
     output.text()
     counts = found["parameters"]
-    names = list(dict.fromkeys(name for variant in counts.values() for name in variant))
+    names = max(counts.values(), key=len)  # the fullest variant has every part, in order
     output.table(
         ["part", *counts],
         [[name, *(f"{each[name]:,}" if name in each else "-" for each in counts.values())]
