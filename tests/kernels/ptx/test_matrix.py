@@ -163,6 +163,33 @@ def test_an_incomplete_warp_is_a_fault(assemble):
         )
 
 
+def test_whole_warps_may_stay_away(assemble):
+    moves = [
+        "mov.b32 %r10, 0;",
+        "mov.b32 %r11, 0;",
+        "setp.lt.u32 %p1, %r0, 32;",
+        "@%p1 bra $skip;",
+        f"ldmatrix.sync.aligned.m8n8.x2.shared.b16 {registers('r', 10, 2)}, [%r4];",
+        "shfl.sync.bfly.b32 %r11, %r10, 1, 31, -1;",
+        "stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%r4], {%r10};",
+        "mov.b32 %r20, 0f3F800000;",
+        f"mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {registers('r', 30, 4)},"
+        " {%r20, %r20}, {%r20}, {%r20, %r20, %r20, %r20};",
+        "mov.b32 %r10, %r33;",
+        "@%p1 mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%r10, %r11, %r12, %r13},"
+        " {%r20, %r20}, {%r20}, {%r20, %r20, %r20, %r20};",
+        "$skip:",
+    ]
+    out = ptx.poisoned((64, 2), np.uint32)
+    source = np.arange(1024, dtype=np.uint16)
+    text = matrix_program(assemble, moves, 2, 64)
+    ptx.launch(ptx.parse(text), (1, 1, 1), 64, 2048, [source, out])
+    assert (out.array[:32] == 0).all()
+    assert (out.array[32:, 0].view(np.float32) == 5).all()
+    pairs = source[:64].view(np.uint32)
+    assert out.array[32:, 1].tolist() == [pairs[lane ^ 1] for lane in range(32)]
+
+
 @pytest.mark.parametrize(
     "instruction",
     [

@@ -175,6 +175,23 @@ def test_atomics(assemble):
     assert sorted(out.array.tolist()) == list(range(0, 64, 2))
 
 
+def test_hints_fences_and_generic_addresses_change_nothing(assemble):
+    body = """
+    createpolicy.fractional.L2::evict_last.b64 %rd30, 1.0;
+    cvta.to.global.u64 %rd31, %rd0;
+    mad.wide.u32 %rd10, %r0, 4, %rd31;
+    mad.wide.u32 %rd11, %r0, 4, %rd1;
+    prefetch.global.L2 [%rd10];
+    ld.global.L1::evict_last.L2::cache_hint.b32 {%r1}, [%rd10+0], %rd30;
+    membar.gl;
+    st.global.L1::evict_last.L2::cache_hint.b32 [%rd11+0], {%r1}, %rd30;
+    """
+    source = np.arange(32, dtype=np.uint32)
+    out = ptx.poisoned(32, np.uint32)
+    ptx.launch(ptx.parse(assemble(body, 2)), (1, 1, 1), 32, 0, [source, out])
+    assert (out.array == source).all()
+
+
 def test_arguments_must_fit(assemble):
     program = ptx.parse(assemble("", 1))
     with pytest.raises(InputError, match="takes 1 arguments, 2"):

@@ -194,6 +194,12 @@ def test_copies_check_their_global_source(assemble):
         )
 
 
+def test_a_partial_source_size_is_refused(assemble):
+    body = "cp.async.cg.shared.global [%r5], [%rd11], 16, 8;"
+    with pytest.raises(ptx.UnsupportedPtx, match="source size"):
+        run(assemble, body)
+
+
 def brute_force(addresses, width):
     """Passes of one warp: for each phase, the most distinct words that one bank must deliver."""
     lanes = 32 // max(width // 4, 1)

@@ -59,10 +59,10 @@ def chosen(compiled, name):
     return [(key, kernel) for key, kernel in compiled.items() if key.startswith(name)]
 
 
-def run_product(key, kernel, random):
+def run_product(key, kernel, random, n_q=100):
     _, kind, precision, tile, _ = key.split()
     m, n, _ = map(int, tile.split("x"))
-    n_q, n_s, depth = 100, 78, 96
+    n_s, depth = 78, 96
     q = narrow(random.normal(size=(n_q, depth)), kind)
     s = narrow(random.normal(size=(n_s, depth)), kind)
     out = ptx.poisoned((n_q, n_s // 2), q.dtype)
@@ -92,6 +92,16 @@ def test_products(compiled, random, request):
             assert (trace.tensor_core_instructions > 0) == (capability >= 80)
         if stages != "1" and capability >= 80:
             assert trace.instructions["cp.async.cg.shared.global"] > 0
+
+
+@pytest.mark.parametrize("compiled", [80], indirect=True, ids="sm_{}".format)
+def test_a_last_batch_with_fewer_blocks_than_the_others(compiled, random):
+    for key in ("product fp16 ieee 64x64x32 3", "product fp32 tf32 64x64x32 3"):
+        kernel = compiled[key]
+        out, expected, tolerance, trace = run_product(key, kernel, random, n_q=64 * 17 - 5)
+        assert trace.blocks == 34  # in batches of 12 at most 2048 threads: 12, 12 and 10
+        assert out.complete
+        assert error(out.array, expected) < tolerance
 
 
 def test_scans(compiled, random):
