@@ -82,7 +82,7 @@ def _train(
     measured = _measure(model, recipe, output) if judge else {}
     provenance = describe(recipe, seed, seconds, measured)
     save_checkpoint(model, path, provenance, torch.float16)
-    return provenance, shortfalls(recipe, measured)
+    return provenance, shortfalls(recipe, measured) if judge else []
 
 
 def _narrator(output: Output) -> Callable[[Progress, UinoFSS], None]:
@@ -96,7 +96,7 @@ def _narrator(output: Output) -> Callable[[Progress, UinoFSS], None]:
         said = time.monotonic()
         left = progress.seconds / progress.step * (progress.steps - progress.step)
         output.log(
-            f"{progress.stage}: step {progress.step} of {progress.steps}, "
+            f"stage {progress.stage}: step {progress.step} of {progress.steps}, "
             f"loss {progress.loss:.2f}, {left / 60:.1f} min of this stage left"
         )
 

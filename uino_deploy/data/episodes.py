@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uino_deploy.data.pools import Pool
-from uino_deploy.data.scenes import SCENE_SIZE, Scene, compose_scene
+from uino_deploy.data.scenes import PLAIN, SCENE_SIZE, Deformation, Scene, compose_scene
 
 _GLYPHS = (2, 4)  # glyphs in a scene, both included
 
@@ -53,7 +53,12 @@ class Episode:
 
 
 def draw_episode(
-    pool: Pool, seed: int, index: int, shots: int = 1, size: int = SCENE_SIZE
+    pool: Pool,
+    seed: int,
+    index: int,
+    shots: int = 1,
+    size: int = SCENE_SIZE,
+    deformation: Deformation = PLAIN,
 ) -> Episode:
     """Draw one episode; the same arguments give the same pixels.
 
@@ -67,19 +72,22 @@ def draw_episode(
         index: position within the sequence.
         shots: support scenes K.
         size: the scenes' side in pixels.
+        deformation: of every glyph.
     """
     classes = len(pool.labels)
     turn, position = divmod(index, classes)
     label = int(np.random.default_rng([seed, turn]).permutation(classes)[position])
     rng = np.random.default_rng([seed, turn, position])
-    scenes = tuple(draw_scene(pool, label, rng, size) for _ in range(shots + 1))
+    scenes = tuple(draw_scene(pool, label, rng, size, deformation) for _ in range(shots + 1))
     return Episode(label, scenes[:-1], scenes[-1])
 
 
-def draw_scene(pool: Pool, label: int, rng: np.random.Generator, size: int) -> LabelledScene:
+def draw_scene(
+    pool: Pool, label: int, rng: np.random.Generator, size: int, deformation: Deformation
+) -> LabelledScene:
     """Draw a scene of the target's class and one to three distractors of other classes."""
     count = int(rng.integers(_GLYPHS[0], _GLYPHS[1], endpoint=True)) - 1
-    others = rng.choice(len(pool.labels) - 1, size=count, replace=False)
-    labels = [label, *(int(other) + int(other >= label) for other in others)]
-    scene = compose_scene([pool.sprite(each, rng) for each in labels], rng, size)
+    others = rng.choice(np.delete(np.arange(len(pool.labels)), label), size=count, replace=False)
+    labels = [label, *others.tolist()]
+    scene = compose_scene([pool.sprite(each, rng) for each in labels], rng, size, deformation)
     return LabelledScene(scene, tuple(labels[index] for index in scene.placed))

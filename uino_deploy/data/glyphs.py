@@ -27,8 +27,11 @@ FONTS = (
 STROKES = (2, 4)
 """Widths of the stroke around an outline, in pixels at the font size drawn with."""
 
-SPRITE_SIZE = 64
+SPRITE_SIZE = 80
 """Side of a sprite in pixels."""
+
+INK_SIZE = 60
+"""Mean of the ink's width and height in a sprite, in pixels; less where one of them is long."""
 
 HELD_OUT = 80
 """Classes that training never sees."""
@@ -110,7 +113,7 @@ def glyph_sprite(character: str, font: str, stroke: int) -> NDArray[np.uint8]:
 
 
 def fit_sprite(drawing: Image.Image) -> NDArray[np.uint8]:
-    """Cut out a drawing's ink and scale it so that its longer side is `SPRITE_SIZE` pixels.
+    """Cut out a drawing's ink and scale it to `INK_SIZE`.
 
     Args:
         drawing: coverage, mode "L", 0 where there is no ink.
@@ -119,7 +122,7 @@ def fit_sprite(drawing: Image.Image) -> NDArray[np.uint8]:
         Coverage [SPRITE_SIZE, SPRITE_SIZE], uint8, 255 inside the ink, the ink centred.
     """
     ink = drawing.crop(drawing.getbbox())
-    scale = SPRITE_SIZE / max(ink.size)
+    scale = min(2 * INK_SIZE / sum(ink.size), SPRITE_SIZE / max(ink.size))
     width, height = (max(1, round(length * scale)) for length in ink.size)
     ink = ink.resize((width, height), Image.Resampling.BICUBIC)
     sprite = Image.new("L", (SPRITE_SIZE, SPRITE_SIZE))

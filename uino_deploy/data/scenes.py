@@ -10,22 +10,45 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from uino_deploy.data.glyphs import INK_SIZE
+
 SCENE_SIZE = 112
 """Side of a scene in pixels."""
 
-_SIZES = (0.34, 0.62)  # of the scene's side
-_ROTATION = np.deg2rad(20)
-_SHEAR = 0.15
-_LOG_ASPECT = 0.15
+_SIZES = (0.34, 0.62)  # mean of the ink's width and height, of the scene's side
 _GROUND = (0.0, 0.4)  # grey values of the ground; glyphs are lighter
 _INK = (0.55, 1.0)
 _SLOPE = 0.1  # how far the ground's grey values drift from one edge to the other
 _NOISE = (0.01, 0.05)  # standard deviation
-_TRIES = 4
-_OVERLAP = 0.1  # of a sprite's ink; one that would hide more of others is tried smaller
+_TRIES = 6
+_OVERLAP = 0.03  # of a sprite's ink; one that would hide more of others is tried smaller
 
 _Coverage = NDArray[np.uint8]
 _Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """How far a sprite may be deformed; each number is the end of a symmetric range.
+
+    Attributes:
+        rotation: in degrees.
+        shear: horizontal shift for each unit of height.
+        stretch: logarithm of the factor by which width grows and height shrinks.
+        wobble: how far the points of a 3x3 grid on the sprite are moved, as a share of its side.
+    """
+
+    rotation: float = 20.0
+    shear: float = 0.15
+    stretch: float = 0.15
+    wobble: float = 0.0
+
+
+PLAIN = Deformation()
+"""Of the scenes that models are judged on."""
+
+HANDWRITTEN = Deformation(shear=0.25, stretch=0.25, wobble=0.12)
+"""Makes printed characters vary as written ones do."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +67,28 @@ class Scene:
 
 
 def compose_scene(
-    sprites: Sequence[_Coverage], rng: np.random.Generator, size: int = SCENE_SIZE
+    sprites: Sequence[_Coverage],
+    rng: np.random.Generator,
+    size: int = SCENE_SIZE,
+    deformation: Deformation = PLAIN,
 ) -> Scene:
-    """Draw sprites into one image, later ones over earlier ones.
+    """Draw sprites into one image, in a random order, later ones over earlier ones.
 
     Args:
-        sprites: coverage, uint8, square. The first two are always placed; a later one is left
-            out where there is hardly any room.
+        sprites: coverage, uint8, square. The first is always placed, and one more; another is
+            left out where there is hardly any room.
         rng: the only source of randomness.
         size: the scene's side S in pixels.
+        deformation: of every sprite.
     """
     canvas = _ground(rng, size)  # [3, S, S]: planes of colour are the faster layout
-    masks = np.zeros((0, size, size), dtype=np.bool_)
-    placed: list[int] = []
-    for index, sprite in enumerate(sprites):
-        found = _place(sprite, np.asarray(masks.any(axis=0)), rng, always=index < 2)
+    masks: dict[int, NDArray[np.bool_]] = {}
+    taken = np.zeros((size, size), dtype=np.bool_)
+    order: list[int] = rng.permutation(len(sprites)).tolist()
+    last = next((index for index in reversed(order) if index > 0), 0)
+    for index in order:
+        needed = index == 0 or (index == last and not masks.keys() - {0})
+        found = _place(sprites[index], taken, rng, deformation, needed)
         if found is None:
             continue
         coverage, window = found
@@ -68,22 +98,28 @@ def compose_scene(
         under += alpha * (colour - under)
         mask = np.zeros((size, size), dtype=np.bool_)
         mask[window] = coverage > 127
-        masks = np.concatenate([masks & ~mask, mask[None]])
-        placed.append(index)
+        masks = {each: earlier & ~mask for each, earlier in masks.items()} | {index: mask}
+        taken |= mask
     canvas += np.float32(rng.uniform(*_NOISE)) * _noise(rng, size)
     image = (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
-    return Scene(np.ascontiguousarray(image.transpose(1, 2, 0)), masks, tuple(placed))
+    placed = tuple(sorted(masks))
+    visible = np.stack([masks[index] for index in placed])
+    return Scene(np.ascontiguousarray(image.transpose(1, 2, 0)), visible, placed)
 
 
 def _place(
-    sprite: _Coverage, taken: NDArray[np.bool_], rng: np.random.Generator, always: bool
+    sprite: _Coverage,
+    taken: NDArray[np.bool_],
+    rng: np.random.Generator,
+    deformation: Deformation,
+    always: bool,
 ) -> tuple[_Coverage, _Window] | None:
     """Warp a sprite and find it a window that hides little of what is taken."""
     size = len(taken)
     smallest, largest = _SIZES
     for _ in range(_TRIES):
         largest = rng.uniform(smallest, largest)  # every try is smaller than the one before
-        coverage = _warp(sprite, largest * size, rng)
+        coverage = _warp(sprite, largest * size, rng, deformation)
         height, width = (min(side, size) for side in coverage.shape)
         coverage = coverage[:height, :width]
         corner = _emptiest_corner(taken, height, width, rng)
@@ -111,21 +147,35 @@ def _emptiest_corner(
     return row, column
 
 
-def _warp(sprite: _Coverage, size: float, rng: np.random.Generator) -> _Coverage:
-    """Turn, shear and stretch a sprite to about `size` pixels; return its ink's bounding box."""
-    angle, shear = rng.uniform(-_ROTATION, _ROTATION), rng.uniform(-_SHEAR, _SHEAR)
-    stretch = np.exp(rng.uniform(-_LOG_ASPECT, _LOG_ASPECT))
+def _warp(
+    sprite: _Coverage, size: float, rng: np.random.Generator, deformation: Deformation
+) -> _Coverage:
+    """Scale a sprite to about `size` pixels and deform it; return its ink's bounding box."""
+    side = len(sprite)
+    angle = np.deg2rad(deformation.rotation * rng.uniform(-1, 1))
+    shear = deformation.shear * rng.uniform(-1, 1)
+    stretch = np.exp(deformation.stretch * rng.uniform(-1, 1))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    forward = turn @ np.array([[stretch, shear], [0, 1 / stretch]]) * (size / len(sprite))
-    width, height = (int(side) + 2 for side in np.abs(forward).sum(axis=1) * len(sprite))
-    back = np.linalg.inv(forward)
-    origin = np.full(2, len(sprite) / 2) - back @ (width / 2, height / 2)
-    (a, b), (c, d) = back.tolist()
+    forward = turn @ np.array([[stretch, shear], [0, 1 / stretch]]) * (size / INK_SIZE)
+    reach = side * (1 + 2 * deformation.wobble)  # a wobble may push ink outwards
+    width, height = (int(length) + 2 for length in np.abs(forward).sum(axis=1) * reach)
+    # Where in the sprite the corners of the warped picture's four quarters come from.
+    xs, ys = (0, width // 2, width), (0, height // 2, height)
+    corners = np.array([[(x, y) for x in xs] for y in ys]) - (width / 2, height / 2)
+    sources = corners @ np.linalg.inv(forward).T + side / 2
+    if deformation.wobble:
+        strength = side * deformation.wobble * rng.uniform()
+        sources += strength * rng.uniform(-1, 1, size=sources.shape)
+    mesh = [
+        (
+            (xs[i], ys[j], xs[i + 1], ys[j + 1]),
+            (*sources[j, i], *sources[j + 1, i], *sources[j + 1, i + 1], *sources[j, i + 1]),
+        )
+        for j in range(2)
+        for i in range(2)
+    ]
     warped = Image.fromarray(sprite).transform(
-        (width, height),
-        Image.Transform.AFFINE,
-        (a, b, origin[0], c, d, origin[1]),
-        Image.Resampling.BILINEAR,
+        (width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
     )
     return np.asarray(warped.crop(warped.getbbox()))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from uino_deploy.config import UinoConfig
 from uino_deploy.data.episodes import draw_episode
 from uino_deploy.data.pools import Pool
+from uino_deploy.data.scenes import PLAIN, Deformation
 from uino_deploy.images import preprocess_image
 
 NO_GLYPH = -1
@@ -35,11 +36,21 @@ class Batch(NamedTuple):
     truth: Tensor
 
 
-def draw_batch(pool: Pool, config: UinoConfig, seed: int, step: int, episodes: int) -> Batch:
+def draw_batch(
+    pool: Pool,
+    config: UinoConfig,
+    seed: int,
+    step: int,
+    episodes: int,
+    deformation: Deformation = PLAIN,
+) -> Batch:
     """Draw a training step's episodes; the same arguments give the same batch."""
     size, patch = config.image_size, config.encoder.patch
     first = step * episodes
-    drawn = [draw_episode(pool, seed, first + i, size=size) for i in range(episodes)]
+    drawn = [
+        draw_episode(pool, seed, first + i, size=size, deformation=deformation)
+        for i in range(episodes)
+    ]
     scenes = [episode.support[0] for episode in drawn] + [episode.query for episode in drawn]
     glyphs = max(len(scene.labels) for scene in scenes)
     shares = np.zeros((len(scenes), glyphs, config.tokens), dtype=np.float32)

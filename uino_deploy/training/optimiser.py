@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from uino_deploy.training.muon import Muon
 from uino_deploy.training.recipe import Stage
 
 _MATRIX_HOMES = ("encoder.blocks.", "adapter.blocks.", "decoder.transformer.")
@@ -12,9 +13,6 @@ _MATRIX_HOMES = ("encoder.blocks.", "adapter.blocks.", "decoder.transformer.")
 
 class Optimiser:
     """Both optimisers under one learning-rate schedule.
-
-    Muon (Keller Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024)
-    orthogonalises the momentum of a matrix; PyTorch's own implementation is used.
 
     Args:
         modules: what to train, by name.
@@ -35,7 +33,7 @@ class Optimiser:
         chosen = {id(parameter) for parameter in self.matrices}
         self.others = [p for p in named.values() if id(p) not in chosen]
         self._optimisers: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(self.matrices, lr=stage.muon, weight_decay=0.0),
+            Muon(self.matrices, lr=stage.muon),
             torch.optim.AdamW(self.others, lr=stage.adam, weight_decay=0.01, fused=True),
         )
         self._schedules = [

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from uino_deploy.config import Variant
 from uino_deploy.data.pools import PoolName
+from uino_deploy.data.scenes import HANDWRITTEN, PLAIN, Deformation
+
+Task = Literal["classification", "episodic"]
 
 
 @dataclass(frozen=True)
@@ -14,15 +18,19 @@ class Stage:
     """One stage of training; the learning rates are those before the decay.
 
     Attributes:
+        task: the encoder alone classifying glyphs, or the whole model segmenting.
         steps: optimiser steps.
         muon: learning rate of the matrices in transformer blocks.
         adam: learning rate of everything else.
+        deformation: of the glyphs.
         constant: share of the steps before the learning rates start to fall.
     """
 
+    task: Task
     steps: int
     muon: float
     adam: float
+    deformation: Deformation = PLAIN
     constant: float = 0.3
 
     def factor(self, step: int) -> float:
@@ -40,8 +48,7 @@ class Recipe:
         preset: the model.
         variant: the model's variant.
         episodes: episodes in a batch; each brings its support and its query scene.
-        classification: stage 1, the encoder alone, classifying glyphs.
-        episodic: stage 2, the whole model, segmenting.
+        stages: one after the other, each with optimisers of its own.
         required_miou: the gate: least mIoU of every pool of classes that no step has seen.
         judged_on: episodes of each pool that the gate draws.
     """
@@ -50,20 +57,14 @@ class Recipe:
     preset: str
     variant: Variant
     episodes: int
-    classification: Stage
-    episodic: Stage
+    stages: tuple[Stage, ...]
     required_miou: dict[PoolName, float]
     judged_on: int = 1000
 
     def shortened(self, steps: int) -> Recipe:
         """Return the recipe with at most `steps` steps in each stage."""
-        return replace(
-            self,
-            classification=replace(
-                self.classification, steps=min(steps, self.classification.steps)
-            ),
-            episodic=replace(self.episodic, steps=min(steps, self.episodic.steps)),
-        )
+        stages = tuple(replace(each, steps=min(steps, each.steps)) for each in self.stages)
+        return replace(self, stages=stages)
 
 
 RECIPES = {
@@ -72,8 +73,11 @@ RECIPES = {
         preset="tiny",
         variant="full",
         episodes=16,
-        classification=Stage(steps=2600, muon=0.02, adam=1e-3),
-        episodic=Stage(steps=3600, muon=0.01, adam=1e-3),
+        stages=(
+            Stage("classification", steps=2600, muon=0.02, adam=1e-3),
+            Stage("episodic", steps=3600, muon=0.01, adam=1e-3),
+            Stage("episodic", steps=3400, muon=0.01, adam=1e-3, deformation=HANDWRITTEN),
+        ),
         required_miou={"held-out": 72.0, "digits": 53.0},
     )
 }

@@ -25,14 +25,14 @@ class Progress:
     """Where a training is after a step.
 
     Attributes:
-        stage: "classification" or "episodic".
+        stage: its number, from 1.
         step: steps of this stage done.
         steps: steps of this stage in all.
         loss: the step's loss.
         seconds: since this stage began.
     """
 
-    stage: str
+    stage: int
     step: int
     steps: int
     loss: float
@@ -65,42 +65,48 @@ class Trainer:
         self._drawn = itertools.count()
 
     def run(self) -> UinoFSS:
-        """Go through both stages."""
+        """Go through all stages."""
         self.model.train()
-        encoder = {"encoder": self.model.encoder, "classifier": self.classifier}
-        whole = {**dict(self.model.named_children()), **encoder, "readout": self.readout}
-        self._stage("classification", self._recipe.classification, encoder, self._classify)
-        self._stage("episodic", self._recipe.episodic, whole, self._segment)
+        for number, stage in enumerate(self._recipe.stages, start=1):
+            self.run_stage(number, stage)
         return self.model.eval()
 
-    def _stage(
-        self,
-        name: str,
-        stage: Stage,
-        modules: dict[str, torch.nn.Module],
-        loss_of: Callable[[Batch], torch.Tensor],
-    ) -> None:
+    def run_stage(self, number: int, stage: Stage) -> None:
+        """Train what a stage trains, with optimisers of its own."""
+        self.readout = SimilarityReadout()
+        modules = {"encoder": self.model.encoder, "classifier": self.classifier}
+        loss_of = self.classification_loss
+        if stage.task == "episodic":
+            modules |= dict(self.model.named_children()) | {"readout": self.readout}
+            loss_of = self.episodic_loss
         optimiser = Optimiser(modules, stage)
         began = time.monotonic()
         for step in range(1, stage.steps + 1):
-            batch = draw_batch(
-                self.pool, self.config, self._seed, next(self._drawn), self._recipe.episodes
-            )
             # PyTorch's fused attention is slow on a processor: its backward took 12 ms a block in
             # bfloat16, the written-out form 2.
             with sdpa_kernel(SDPBackend.MATH):
-                loss = loss_of(batch)
+                loss = loss_of(self._draw(stage))
                 optimiser.step(loss)
             seconds = time.monotonic() - began
-            self._observe(Progress(name, step, stage.steps, loss.item(), seconds), self.model)
+            self._observe(Progress(number, step, stage.steps, loss.item(), seconds), self.model)
 
-    def _classify(self, batch: Batch) -> torch.Tensor:
+    def _draw(self, stage: Stage) -> Batch:
+        return draw_batch(
+            self.pool,
+            self.config,
+            self._seed,
+            next(self._drawn),
+            self._recipe.episodes,
+            stage.deformation,
+        )
+
+    def classification_loss(self, batch: Batch) -> torch.Tensor:
         """Stage 1's loss."""
         with torch.autocast("cpu", torch.bfloat16):
             _, deep = self.model.encoder(batch.images)
         return self.classifier.loss(deep[:, -1], batch)
 
-    def _segment(self, batch: Batch) -> torch.Tensor:
+    def episodic_loss(self, batch: Batch) -> torch.Tensor:
         """Stage 2's loss: mask, predicted IoU, prototype map, and a share of stage 1's."""
         prompts = self.model.prompt_generator
         target = batch.shares[:, 0]

@@ -1,0 +1,84 @@
+"""`uino-deploy train`: what it writes, what it refuses, what an interruption leaves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from uino_deploy.cli._options import Settings
+from uino_deploy.cli.train import train
+from uino_deploy.errors import OutputExists
+from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata
+from uino_deploy.training import recipe as recipes
+from uino_deploy.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def two_episodes_a_batch(monkeypatch):
+    from dataclasses import replace
+
+    small = replace(recipes.RECIPES["demo"], episodes=2, judged_on=3)
+    monkeypatch.setitem(recipes.RECIPES, "demo", small)
+
+
+def run(*arguments):
+    return CliRunner().invoke(train, arguments, obj=Settings())
+
+
+def test_a_smoke_training_writes_a_checkpoint_that_loads(tmp_path):
+    path = tmp_path / "smoke.safetensors"
+    result = run("--recipe", "demo", "-o", str(path), "--max-steps", "1", "--seed", "3", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["checkpoint"] == str(path)
+    assert document["passed"] is True
+    model = load_checkpoint(path)
+    assert model.config.preset == "tiny"
+    provenance = read_checkpoint_metadata(path).provenance
+    assert provenance["seed"] == 3
+    assert {stage["steps"] for stage in provenance["recipe"]["stages"]} == {1}
+    assert provenance["measured"] == {}
+    assert provenance["versions"]["torch"]
+
+
+def test_a_model_below_the_gate_is_kept_and_fails(tmp_path, monkeypatch):
+    path = tmp_path / "weak.safetensors"
+    short = recipes.RECIPES["demo"].shortened(1)
+    monkeypatch.setitem(recipes.RECIPES, "demo", short)
+    result = run("--recipe", "demo", "-o", str(path))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1].startswith("FAILED: mIoU of held-out is ")
+    assert set(read_checkpoint_metadata(path).provenance["measured"]) == {"held-out", "digits"}
+
+
+def test_an_existing_output_is_refused_before_the_training(tmp_path, monkeypatch):
+    path = tmp_path / "there.safetensors"
+    path.write_bytes(b"precious")
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("it trained"))
+    result = run("--recipe", "demo", "-o", str(path))
+    assert isinstance(result.exception, OutputExists)
+    assert path.read_bytes() == b"precious"
+
+
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    result = run("--recipe", "demo", "-o", str(tmp_path / "new.safetensors"))
+    assert result.exit_code != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_shows_an_example_and_needs_no_torch():
+    code = (
+        "import sys; from click.testing import CliRunner; from uino_deploy.cli.train import train;"
+        "print(CliRunner().invoke(train, ['--help']).output); print('torch' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "uino-deploy train --recipe demo -o tiny.safetensors" in shown
+    assert shown.splitlines()[-1] == "False"

@@ -1,0 +1,61 @@
+"""The losses against values worked out by hand, and what they must prefer."""
+
+import math
+
+import pytest
+import torch
+
+from uino_deploy.training.batches import NO_GLYPH, Batch
+from uino_deploy.training.losses import GlyphClassifier, SimilarityReadout, mask_loss
+
+
+def test_an_undecided_mask_costs_what_the_formula_says():
+    truth = torch.zeros(1, 4, 4)
+    truth[0, :2] = 1
+    loss = mask_loss(torch.zeros(1, 1, 4, 4), torch.tensor([[0.5]]), truth)
+    dice = 1 - (2 * 4 + 1) / (8 + 8 + 1)
+    assert loss.item() == pytest.approx(2 * math.log(2) + dice + 0.5**2, rel=1e-5)
+
+
+def test_a_sure_and_right_mask_with_the_right_iou_costs_nothing():
+    truth = torch.zeros(2, 8, 8)
+    truth[:, 2:5, 1:7] = 1
+    loss = mask_loss(40 * (2 * truth[:, None] - 1), torch.ones(2, 1), truth)
+    assert loss.item() == pytest.approx(0, abs=1e-4)
+
+
+def test_the_predicted_iou_is_pulled_towards_the_actual_one():
+    truth = torch.zeros(1, 4, 4)
+    truth[0, 0] = 1
+    logits = torch.full((1, 1, 4, 4), -40.0)
+    logits[0, 0, 0, :2] = 40  # finds half of the mask
+    losses = {iou: mask_loss(logits, torch.tensor([[iou]]), truth).item() for iou in (0, 0.5, 1)}
+    assert losses[0.5] == pytest.approx(min(losses.values()))
+    assert losses[0] - losses[0.5] == pytest.approx(0.25, abs=1e-4)
+
+
+def test_the_classifier_reads_pooled_glyphs_tokens_and_the_ground():
+    classifier = GlyphClassifier(width=3, classes=2)
+    with torch.no_grad():
+        classifier.linear.weight.copy_(20 * torch.eye(3))
+        classifier.linear.bias.zero_()
+    shares = torch.zeros(2, 2, 4)
+    shares[:, 0, 0] = 1
+    shares[0, 1, 1] = 0.5
+    batch = Batch(
+        images=torch.empty(0),
+        shares=shares,
+        labels=torch.tensor([[0, 1], [1, NO_GLYPH]]),
+        truth=torch.empty(0),
+    )
+    right = torch.eye(3)[torch.tensor([[0, 1, 2, 2], [1, 2, 2, 2]])]
+    assert classifier.loss(right, batch).item() == pytest.approx(0, abs=1e-6)
+    wrong = right.roll(1, dims=-1)
+    assert classifier.loss(wrong, batch).item() == pytest.approx(1.5 * 20, rel=1e-4)
+
+
+def test_the_readout_prefers_similarity_on_the_target():
+    share = torch.tensor([[1.0, 0.0, 0.0]])
+    readout = SimilarityReadout()
+    on, off = torch.tensor([[1.0, -1.0, -1.0]]), torch.tensor([[-1.0, 1.0, -1.0]])
+    assert readout.loss(on, share) < readout.loss(off, share)
