@@ -1,4 +1,4 @@
-"""The two operators no runtime has: references, Triton kernels, ONNX bodies and TensorRT plugins."""
+"""The two operators no runtime has: references, Triton kernels, ONNX bodies, TensorRT plugins."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -121,6 +121,7 @@ def record(bench: Bench, preset: str, arch: str, dtype: str, shape: Shape) -> di
     mix = instruction_mix(compiled.cubin)
     counted, counted_on = _counted(bench, arch, variant, shape)
     compulsory = traffic.compulsory_bytes(variant, shape)
+    distinct = traffic.distinct_bytes(variant, shape)
     work = traffic.flops(shape)
     return {
         "preset": preset,
@@ -141,9 +142,10 @@ def record(bench: Bench, preset: str, arch: str, dtype: str, shape: Shape) -> di
             for key in ("requested_bytes", "written_bytes", "load_sectors", "store_sectors")
         },
         "compulsory_bytes": compulsory,
+        "distinct_bytes": distinct,
         **_alternatives(variant, shape),
         "flops": work,
-        "floor_us": {b.name: floor_us(b, compulsory, work) for b in BOARDS if b.arch == arch},
+        "floor_us": {b.name: floor_us(b, distinct, work) for b in BOARDS if b.arch == arch},
     }
 
 

@@ -74,13 +74,22 @@ def array_shapes(shape: CorrelationShape | ScanShape) -> list[tuple[int, ...]]:
 
 
 def compulsory_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> int:
-    """Return the least traffic: each output once, each input once, the scan's x per direction."""
+    """Return the least that can be asked for: each array once, the scan's x for each direction."""
+    sizes = _array_bytes(variant, shape)
+    return sum(sizes.values()) + 3 * sizes.get("x_ptr", 0)
+
+
+def distinct_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> int:
+    """Return the bytes of all arrays together, which no cache can spare the memory."""
+    return sum(_array_bytes(variant, shape).values())
+
+
+def _array_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> dict[str, int]:
     pointers = [p for p in variant.parameters if p.pointer]
-    total = 0
-    for parameter, dims in zip(pointers, array_shapes(shape), strict=True):
-        times = 4 if parameter.name == "x_ptr" else 1
-        total += times * ELEMENT_BYTES[parameter.type] * int(np.prod(dims))
-    return total
+    return {
+        p.name: ELEMENT_BYTES[p.type] * int(np.prod(dims))
+        for p, dims in zip(pointers, array_shapes(shape), strict=True)
+    }
 
 
 def flops(shape: CorrelationShape | ScanShape) -> int:

@@ -1,5 +1,6 @@
 """`uino::selective_scan2d` and `selective_scan_fn` as PyTorch sees them."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -117,6 +118,49 @@ def selective_scan_fn(
 
     See `naive.selective_scan_fn` for shapes and errors.
     """
+    if runs_on_triton(u) and not A.is_complex():
+        tensors = (u, delta, A, B, C, D, z, delta_bias)
+        # torch gives `apply` no types.
+        out, state = _Scan1d.apply(delta_softplus, *tensors)  # type: ignore[no-untyped-call]
+        return (out, state) if return_last_state else out
     return naive.selective_scan_fn(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
     )
+
+
+class _Scan1d(torch.autograd.Function):
+    """The Triton kernel forwards, the reference's gradient backwards."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        softplus: bool,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        from uino_deploy.kernels.selective_scan import triton_kernel_1d
+
+        ctx.softplus = softplus
+        ctx.save_for_backward(u, delta, A, B, C, D, z, bias)
+        with torch.cuda.device(u.device) if u.is_cuda else nullcontext():
+            return triton_kernel_1d.selective_scan_fn(u, delta, A, B, C, D, z, bias, softplus)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            inputs: list[Any] = [
+                None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors
+            ]
+            u, delta, A, B, C, D, z, bias = inputs
+            outputs = naive.selective_scan_fn(
+                u, delta, A, B, C, D, z, bias, ctx.softplus, return_last_state=True
+            )
+        given = [t for t in inputs if t is not None]
+        found = iter(torch.autograd.grad(outputs, given, gradients))
+        return (None, *(None if t is None else next(found) for t in inputs))
