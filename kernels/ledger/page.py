@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from uino_deploy.errors import InputError
+
 _HEADER = [
     "kernel",
     "arch",
@@ -59,11 +61,23 @@ def _shape(shape: dict[str, int]) -> str:
     return f"{shape['layers']} x {shape['n_query']} x {grid}, D {shape['channels']}"
 
 
-def markdown(records: list[dict[str, Any]]) -> str:
-    """Return the table as Markdown, for README.md of the kernels."""
+_BEGIN, _END = "<!-- ledger begins -->\n", "<!-- ledger ends -->\n"
+
+
+def renew(text: str, records: list[dict[str, Any]]) -> str:
+    """Return a Markdown text with the ledger's table between its two marks.
+
+    Raises:
+        InputError: the text has no marks.
+    """
+    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
+        raise InputError("the Markdown file has no place for the ledger", f"mark it with {_BEGIN}")
+    before, _, rest = text.partition(_BEGIN)
+    after = rest.partition(_END)[2]
     header, lines = rows(records)
     table = [header, ["---"] * len(header), *lines]
-    return "".join("| " + " | ".join(line) + " |\n" for line in table)
+    body = "".join("| " + " | ".join(line) + " |\n" for line in table)
+    return before + _BEGIN + body + _END + after
 
 
 _STYLE = """

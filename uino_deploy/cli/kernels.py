@@ -78,6 +78,7 @@ def build(
 @click.option("--dtype", "dtypes", multiple=True, default=("float16",), show_default=True)
 @CUDA
 @click.option("--html", type=FILE, help="Also write a page with plots.")
+@click.option("--readme", type=FILE, help="Also renew the table in this Markdown file.")
 @force_option
 @output_options
 def report(
@@ -86,6 +87,7 @@ def report(
     dtypes: tuple[str, ...],
     cuda: str,
     html: Path | None,
+    readme: Path | None,
     force: bool,
     output: Output,
 ) -> None:
@@ -101,7 +103,7 @@ def report(
     from uino_deploy.errors import InputError
     from uino_deploy.files import atomic_file
     from uino_deploy.kernels.compiler.variants import DTYPES
-    from uino_deploy.kernels.ledger.page import page, rows
+    from uino_deploy.kernels.ledger.page import page, renew, rows
     from uino_deploy.kernels.ledger.report import report as assemble
 
     _known(presets)
@@ -114,6 +116,10 @@ def report(
     if html is not None:
         with atomic_file(html, force) as temporary:
             temporary.write_text(page(records), encoding="utf-8")
+    if readme is not None:
+        text = renew(readme.read_text(encoding="utf-8"), records)
+        with atomic_file(readme, True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     output.document({"kernels": records})
 
 
