@@ -30,7 +30,6 @@ class Job(msgspec.Struct, kw_only=True):
         shapes: for each input with dynamic dimensions its least, usual and largest shape.
         workspace: bytes of scratch memory the builder may plan with; its own limit when None.
         timing_cache: file to read and write tactic timings; none when None.
-        plugins: register the operators' plugins (tensorrt only).
     """
 
     backend: Backend
@@ -40,7 +39,6 @@ class Job(msgspec.Struct, kw_only=True):
     shapes: dict[str, tuple[list[int], list[int], list[int]]]
     workspace: int | None = None
     timing_cache: str | None = None
-    plugins: bool = False
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -50,14 +48,12 @@ class Outcome(msgspec.Struct, kw_only=True):
         version: of the library.
         error: empty, or why there is no plan.
         layers: number of network layers by the type of their (first) result, floats only.
-        plugins: names of the plugin layers in the network.
         inspector: the engine inspector's JSON; empty where no GPU is there to load the engine.
     """
 
     version: str
     error: str = ""
     layers: dict[str, int] = msgspec.field(default_factory=dict)
-    plugins: list[str] = msgspec.field(default_factory=list)
     inspector: str = ""
 
 
@@ -82,15 +78,11 @@ def run(job: Job) -> Outcome:
     outcome = Outcome(version=trt.__version__)
     builder = trt.Builder(log)
     network = builder.create_network(_network_flags(trt))
-    if job.plugins:
-        from uino_deploy.kernels.plugins import register
-
-        register(trt)
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(job.onnx):
         outcome.error = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         return outcome
-    outcome.layers, outcome.plugins = _audit(trt, network)
+    outcome.layers = _audit(trt, network)
     config = _config(trt, builder, job)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -131,18 +123,15 @@ def _config(trt: Any, builder: Any, job: Job) -> Any:
     return config
 
 
-def _audit(trt: Any, network: Any) -> tuple[dict[str, int], list[str]]:
-    """Count layers by float type, and name the plugins: what the parser really made."""
+def _audit(trt: Any, network: Any) -> dict[str, int]:
+    """Count layers by float type: what the parser really made."""
     types: Counter[str] = Counter()
-    plugins = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type == trt.LayerType.PLUGIN_V3:
-            plugins.append(layer.name)
         name = layer.get_output(0).dtype.name if layer.num_outputs else ""
         if name in _FLOATS and layer.type not in (trt.LayerType.CONSTANT, trt.LayerType.CAST):
             types[name] += 1
-    return dict(types), plugins
+    return dict(types)
 
 
 def _inspect(trt: Any, plan: Any, log: Any) -> str:

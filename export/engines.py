@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -60,7 +59,6 @@ def build_engines(
     shapes: Shapes | None = None,
     workspace: int | None = None,
     timing_cache: Path | None = None,
-    plugins: Literal["auto", "none"] = "auto",
     force: bool = False,
     progress: Callable[[str], None] = lambda _note: None,
 ) -> list[PlanInfo]:
@@ -74,7 +72,6 @@ def build_engines(
         shapes: for `batch` and `shots` the least, usual and largest size; 1 when not given.
         workspace: bytes of scratch memory; the library's own limit when None.
         timing_cache: a file of tactic timings to use and extend.
-        plugins: "auto" takes the operators' plugins where the backend can; "none" their bodies.
         force: replace plans that are there.
         progress: called with notes.
 
@@ -86,7 +83,7 @@ def build_engines(
         DependencyError: the library is not installed.
         OutputExists: a plan is there and `force` is not given.
         BuildError: the parser or builder failed, or its process died.
-        CheckFailed: the network is not what was asked for: another precision, or no plugin.
+        CheckFailed: the network does not compute in the piece's precision.
     """
     if backend == "tensorrt-rtx" and arch not in RTX_ARCHITECTURES:
         raise InputError(
@@ -112,7 +109,6 @@ def build_engines(
                 shapes=profile_of(piece, shapes or {}),
                 workspace=workspace,
                 timing_cache=None if timing_cache is None else str(timing_cache),
-                plugins=plugins == "auto" and backend == "tensorrt",
             )
             infos.append(_finish(bundle, piece, job, run_job(job, progress)))
         _install(bundle, Path(temporary), folder, infos)
@@ -180,13 +176,6 @@ def _require(backend: EngineBackend) -> None:
 def _finish(bundle: Bundle, piece: Piece, job: Job, outcome: Outcome) -> PlanInfo:
     """Check the network that was built, and describe the plan."""
     _check_precision(piece, outcome)
-    if job.plugins and piece.name in _OPERATORS and not outcome.plugins:
-        raise CheckFailed(
-            f"{piece.model}: plugins were asked for and {job.backend} {outcome.version} expanded "
-            "the function bodies instead",
-            "use --plugins none to accept that",
-        )
-    has_operators = piece.name in _OPERATORS
     info = PlanInfo(
         piece=piece.name,
         backend=job.backend,
@@ -195,8 +184,7 @@ def _finish(bundle: Bundle, piece: Piece, job: Job, outcome: Outcome) -> PlanInf
         precision=piece.precision,
         shapes=job.shapes,
         layers=outcome.layers,
-        route=("plugin" if outcome.plugins else "function") if has_operators else "none",
-        plugins=outcome.plugins,
+        route="function" if piece.name in _OPERATORS else "none",
         onnx_sha256=bundle.manifest.files[piece.model].sha256,
         plan_sha256=sha256(job.plan),
         built_by=f"uino-deploy {uino_deploy.__version__}",

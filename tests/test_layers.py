@@ -21,7 +21,6 @@ LEAVES = {
     "images",
     "plans",
     "reference",
-    "reference",
     "support",
     "tolerances",
 }

@@ -27,8 +27,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
         precision: of the piece's ONNX file.
         shapes: least, usual and largest shape of each input with dynamic dimensions.
         layers: number of network layers by float type, constants and casts left out.
-        route: "plugin" or "function": how the operators got in; "none" without operators.
-        plugins: names of the plugin layers.
+        route: "function" where the operators' bodies were built in; "none" without operators.
         onnx_sha256: of the ONNX file that was built, so that a stale plan is noticed.
         plan_sha256: of the plan.
         built_by: the program.
@@ -41,8 +40,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     precision: Precision
     shapes: dict[str, tuple[list[int], list[int], list[int]]]
     layers: dict[str, int]
-    route: Literal["plugin", "function", "none"]
-    plugins: list[str]
+    route: Literal["function", "none"]
     onnx_sha256: str
     plan_sha256: str
     built_by: str
@@ -61,8 +59,7 @@ def plan_path(info: PlanInfo) -> str:
 def equivalent_commands(bundle: Bundle, infos: list[PlanInfo]) -> list[str]:
     """Return the trtexec and Polygraphy lines that build the same plans.
 
-    They cannot target another GPU, nor register the ahead-of-time plugins: with those they build
-    the function bodies.
+    They cannot target another GPU.
     """
     lines = []
     for info in infos:

@@ -124,13 +124,6 @@ def fake_run(monkeypatch, outcome):
     monkeypatch.setattr(engines, "run_job", run)
 
 
-def test_expanded_plugins_are_not_accepted_silently(damaged, monkeypatch):
-    fake_run(monkeypatch, Outcome(version="10.9.0", layers={"FLOAT": 9}))
-    with pytest.raises(CheckFailed, match="plugins were asked for"):
-        build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"])
-    assert not (damaged / "plans").exists()
-
-
 def test_another_precision_is_not_accepted_silently(half, monkeypatch):
     fake_run(monkeypatch, Outcome(version="10.9.0", layers={"FLOAT": 9}))
     with pytest.raises(CheckFailed, match=r"encoder\.onnx is fp16"):

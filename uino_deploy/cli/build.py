@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,7 +30,6 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 )
 @click.option("--workspace", metavar="SIZE", help="Scratch memory, such as 512MiB or 2GiB.")
 @click.option("--timing-cache", type=FILE, help="A file of tactic timings to use and extend.")
-@click.option("--plugins", type=click.Choice(["auto", "none"]), default="auto", show_default=True)
 @force_option
 @output_options
 def build(
@@ -41,14 +40,14 @@ def build(
     shapes: tuple[str, ...],
     workspace: str | None,
     timing_cache: Path | None,
-    plugins: Literal["auto", "none"],
     force: bool,
     output: Output,
 ) -> None:
     """Build engines and add them to the bundle as plain plan files, each with a side JSON.
 
     TensorRT-RTX builds for any of its architectures without a GPU. TensorRT builds for the GPU of
-    the machine it runs on.
+    the machine it runs on. The correlation and the scan are built from their bodies in standard
+    operators.
 
     \b
     Examples:
@@ -67,7 +66,6 @@ def build(
         shapes=parse_shapes(shapes),
         workspace=None if workspace is None else _bytes(workspace),
         timing_cache=timing_cache,
-        plugins=plugins,
         force=force,
         progress=output.log,
     )
