@@ -64,22 +64,32 @@ def test_every_module_is_a_listed_command():
     assert targets == modules
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+def leaves() -> dict[str, click.Command]:
+    """Return every command by its full name, such as "kernels build"."""
+    found = {}
+    for name in cli.COMMANDS:
+        command = cli.cli.get_command(click.Context(cli.cli), name)
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": leaf for inner, leaf in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+@pytest.mark.parametrize("name", leaves())
 def test_help_has_an_example_and_the_shared_options(name):
-    done = CliRunner().invoke(cli.cli, [name, "--help"])
+    done = CliRunner().invoke(cli.cli, [*name.split(), "--help"])
     assert done.exit_code == 0, done.output
-    assert f"uino-deploy {name}" in done.output.replace("Usage: cli", ""), "no example"
-    command = cli.cli.get_command(click.Context(cli.cli), name)
-    commands = command.commands.values() if isinstance(command, click.Group) else [command]
-    for each in commands:
-        flags = {flag for option in each.params for flag in option.opts + option.secondary_opts}
-        assert {"--json", "--quiet", "--debug"} <= flags, each.name
-        assert not {flag for flag in flags if "_" in flag and flag.startswith("-")}, each.name
+    assert f"  uino-deploy {name}" in done.output, "no example"
+    options = leaves()[name].params
+    flags = {flag for option in options for flag in option.opts + option.secondary_opts}
+    assert {"--json", "--quiet", "--debug"} <= flags
+    assert not {flag for flag in flags if "_" in flag and flag.startswith("-")}
 
 
 def test_help_and_version_import_nothing_heavy():
     block = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
-    for arguments in (["--help"], ["--version"], *[[name, "--help"] for name in cli.COMMANDS]):
+    for arguments in (["--help"], ["--version"], *[[*name.split(), "--help"] for name in leaves()]):
         code = f"{block}from uino_deploy.cli import main\nmain({arguments!r})"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT

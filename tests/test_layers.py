@@ -28,7 +28,7 @@ LEAVES = {
 # Component -> what it may import beside itself. The order is the order of the layers.
 ALLOWED = {
     **dict.fromkeys(LEAVES, LEAVES),
-    "kernels": {"errors", "dependencies"},
+    "kernels": {"config", "errors", "dependencies"},
     "model": LEAVES | {"kernels"},
     "data": LEAVES,
     "training": LEAVES | {"kernels", "model", "data"},

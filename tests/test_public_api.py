@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from uino_deploy.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Package -> the names that users may rely on. A change here is a change of the public interface.
