@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Package -> the names that users may rely on. A change here is a change of the public interface.
 PUBLIC = {
     "uino_deploy": ["UinoConfig", "UinoFSS", "__version__"],
+    "uino_deploy.export": ["export_bundle", "verify_bundle"],
     "uino_deploy.kernels": ["correlation4d", "selective_scan2d", "selective_scan_fn"],
     "uino_deploy.model": [
         "DinoVisionTransformer",
@@ -29,18 +30,26 @@ PUBLIC = {
     "uino_deploy.runtime": ["Encoded", "Predictor", "Result", "Support", "label_map"],
 }
 
+# What a device without torch and onnx imports; onnxruntime only when a piece is loaded.
 LIGHT = [
     "uino_deploy",
     "uino_deploy.bundle",
-    "uino_deploy.cli",
+    *sorted(target.split(":")[0] for target in COMMANDS.values()),
     "uino_deploy.config",
     "uino_deploy.dependencies",
     "uino_deploy.doctor",
     "uino_deploy.errors",
+    "uino_deploy.export.verify",
     "uino_deploy.files",
     "uino_deploy.images",
+    "uino_deploy.inspection",
+    "uino_deploy.kernels",
+    "uino_deploy.plans",
+    "uino_deploy.reference",
+    "uino_deploy.report",
     "uino_deploy.runtime",
     "uino_deploy.support",
+    "uino_deploy.tolerances",
 ]
 
 
