@@ -127,9 +127,11 @@ def correlation4d_kernel(
     # Slots hold the support tokens window by window: slot s is cell s % CELLS of window s // CELLS.
     slot = tl.arange(0, BLOCK_S)
     window = w_tile * WINDOWS + slot // CELLS
+    if WINDOWS * CELLS < BLOCK_S:  # the slots left over belong to no window
+        window = tl.where(slot < WINDOWS * CELLS, window, n_windows)
     y = window // windows_across * POOL + slot % CELLS // POOL
     x = window % windows_across * POOL + slot % POOL
-    inside = (slot < WINDOWS * CELLS) & (window < n_windows) & (y < height) & (x < width)
+    inside = (window < n_windows) & (y < height) & (x < width)
     token = tl.where(inside, y * width + x, 0)
 
     row = q_tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
