@@ -166,9 +166,24 @@ class UinoConfig:
             InputError: a key is missing, unknown or of the wrong type.
         """
         try:
-            return msgspec.convert(values, cls)
+            config = msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
             raise InputError(f"not a model configuration: {error}") from error
+        unknown = _unknown_keys(values, config.to_dict())
+        if unknown:
+            raise InputError(f"not a model configuration: unknown {', '.join(unknown)}")
+        return config
+
+
+def _unknown_keys(values: dict[str, Any], known: dict[str, Any], prefix: str = "") -> list[str]:
+    """Name the keys that a configuration does not have: they would be another model's."""
+    found = []
+    for key, value in values.items():
+        if key not in known:
+            found.append(prefix + key)
+        elif isinstance(value, dict):
+            found += _unknown_keys(value, known[key], f"{prefix}{key}.")
+    return found
 
 
 _COMPACT: dict[str, Any] = {"hypercorrelation": "none", "contrastive": False}
