@@ -73,13 +73,13 @@ class Results:
     def thresholds(self) -> tuple[Threshold, ...]:
         """The conditions of passing beside the verification's.
 
-        The floors lie below what the bundled checkpoint reaches over 1,000 episodes (72 and 53)
+        The floors lie below what the bundled checkpoint reaches over 1,000 episodes (67.0 and 37.7)
         by about two standard errors of these shorter samples.
         """
         drift = abs(self.bundle.miou - self.reference.miou)
         return (
-            Threshold("mIoU", "mIoU on held-out classes", self.bundle.miou, least=68),
-            Threshold("digits mIoU", "mIoU on handwritten digits", self.digits.miou, least=48),
+            Threshold("mIoU", "mIoU on held-out classes", self.bundle.miou, least=62),
+            Threshold("digits mIoU", "mIoU on handwritten digits", self.digits.miou, least=32),
             Threshold("drift", "The bundle's distance in mIoU from PyTorch", drift, most=0.5),
             Threshold(
                 "gain",
