@@ -80,7 +80,10 @@ def run(job: Job) -> Outcome:
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(job.onnx):
-        outcome.error = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        outcome.error = "; ".join(
+            f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors
+        )
         return outcome
     outcome.layers = _audit(trt, network)
     config = _config(trt, builder, job)

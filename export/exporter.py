@@ -79,6 +79,7 @@ def export_bundle(
         raise InputError(
             f"--opset {opset} is not supported", f"use {OPSETS.start} to {OPSETS.stop - 1}"
         )
+    limits = _limits(max_batch, max_shots)
     model.eval()
     pieces = pieces_of(model, precision or parse_precision([]), opset)
     with atomic_directory(output, force, marker=MANIFEST) as folder:
@@ -101,7 +102,7 @@ def export_bundle(
                 preprocess=Preprocess(size=model.config.image_size),
                 opset=opset,
                 pieces=_entries(pieces),
-                limits=_limits(max_batch, max_shots),
+                limits=limits,
                 reference=REFERENCE,
                 provenance=Provenance(
                     created_by=f"uino-deploy {uino_deploy.__version__}",

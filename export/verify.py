@@ -292,9 +292,11 @@ def _reason(comparisons: list[Comparison], swaps: list[Swap]) -> str:
 
 
 def relative_l2(got: Array, wanted: Array) -> float:
-    """Return |got - wanted| / |wanted| in float64; infinite where a value is not finite."""
+    """Return |got - wanted| / |wanted| in float64; infinite for other shapes and non-finite values."""
+    if got.shape != wanted.shape:
+        return float("inf")
     difference = got.astype(np.float64) - wanted.astype(np.float64)
-    if got.shape != wanted.shape or not np.isfinite(difference).all():
+    if not np.isfinite(difference).all():
         return float("inf")
     norm = float(np.linalg.norm(wanted.astype(np.float64)))
     error = float(np.linalg.norm(difference))

@@ -26,7 +26,8 @@ def test_the_bundle_says_what_went_in(bundle, model):
     assert opened.manifest.fingerprint == exporter.fingerprint(model)
     assert set(opened.manifest.provenance.versions) >= {"torch", "onnx", "python"}
     listed = set(opened.manifest.files) | {"manifest.json"}
-    assert listed == {path.name for path in bundle.root.iterdir()}
+    files = {p.relative_to(bundle.root).as_posix() for p in bundle.root.rglob("*") if p.is_file()}
+    assert listed == files
 
 
 def test_the_reference_covers_every_piece(bundle):

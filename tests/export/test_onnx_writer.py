@@ -94,7 +94,7 @@ def test_the_query_shares_the_pieces_weights(bundle):
 def test_nothing_of_the_exporting_machine_is_inside(bundle):
     here = [os.fsencode(Path.cwd()), os.fsencode(Path.home()), b"site-packages", b".py"]
     for path in bundle.root.iterdir():
-        if path.suffix != ".weights":
+        if path.suffix in (".onnx", ".json", ".safetensors"):
             data = path.read_bytes()
             assert not [text for text in here if text in data], path.name
 
