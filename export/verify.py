@@ -292,7 +292,7 @@ def _reason(comparisons: list[Comparison], swaps: list[Swap]) -> str:
 
 
 def relative_l2(got: Array, wanted: Array) -> float:
-    """Return |got - wanted| / |wanted| in float64; infinite for other shapes and non-finite values."""
+    """Return |got - wanted| / |wanted| in float64; infinite where that is no number."""
     if got.shape != wanted.shape:
         return float("inf")
     difference = got.astype(np.float64) - wanted.astype(np.float64)
