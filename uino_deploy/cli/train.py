@@ -37,7 +37,7 @@ def train(
 ) -> None:
     """Train a model from nothing on episodes drawn as they are needed.
 
-    The recipe "demo" trains the preset tiny, whole, on glyphs of matplotlib's fonts: about 25
+    The recipe "demo" trains the preset tiny, whole, on glyphs of matplotlib's fonts: about 40
     minutes on two cores. It passes when classes that training never saw reach the recipe's mIoU:
     held-out glyphs, and scikit-learn's handwritten digits.
 
