@@ -170,6 +170,8 @@ def _provenance(provenance: Mapping[str, Any]) -> Table:
 
 def _method(results: Results) -> list[str]:
     held_out, digits = results.episodes["held_out"], results.episodes["digits"]
+    note = results.provenance["checkpoint"].get("note")
+    about_the_checkpoint = [f"About the checkpoint: {note}"] if note else []
     return [
         "Every episode is a support scene with one marked character and a query scene with the "
         "same character in another font, size, colour and place, both among distractors, drawn "
@@ -188,4 +190,5 @@ def _method(results: Results) -> list[str]:
         "encoder alone can do.",
         "The pictures are chosen by rank of IoU alone. A prediction's own estimate is the mask "
         "decoder's IoU head.",
+        *about_the_checkpoint,
     ]
