@@ -59,8 +59,11 @@ def train(
     with atomic_file(path, force) as temporary:
         document, failures = _train(recipe, seed, temporary, max_steps is None, output)
     output.text(f"wrote {path}")
-    output.document({"checkpoint": str(path), **document, "passed": not failures})
-    output.verdict(failures)
+    judged = max_steps is None
+    passed = not failures if judged else None
+    output.document({"checkpoint": str(path), **document, "passed": passed})
+    if judged:
+        output.verdict(failures)
 
 
 def _train(
