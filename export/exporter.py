@@ -92,7 +92,6 @@ def export_bundle(
         query, _ = generated_shot(REFERENCE_SEED)
         example = example_of(model, query, [generated_shot(REFERENCE_SEED + 1)])
         save_file(example, folder / REFERENCE)
-        _share(folder)
         progress("hashing the files")
         write_manifest(
             folder,
@@ -115,13 +114,6 @@ def export_bundle(
             ),
         )
     return Bundle.open(output, verify=False)
-
-
-def _share(folder: Path) -> None:
-    """Make every file as readable as the graphs: onnx and safetensors write for the owner alone."""
-    mode = (folder / "query.onnx").stat().st_mode
-    for path in folder.iterdir():
-        path.chmod(mode)
 
 
 def _entries(pieces: tuple[Piece, ...]) -> dict[str, PieceEntry]:

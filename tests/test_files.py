@@ -137,3 +137,16 @@ def test_a_file_does_not_replace_a_folder(tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(OutputExists, match="folder"), atomic_file(tmp_path / "d", force=True):
         pytest.fail("the block ran")
+
+
+def test_outputs_are_as_readable_as_any_new_file(tmp_path):
+    """Libraries that write for the owner alone must not make a bundle unreadable for others."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_file(tmp_path / "file") as temporary:
+        temporary.touch(mode=0o600)
+    with atomic_directory(tmp_path / "folder") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").touch(mode=0o600)
+    modes = {p.stat().st_mode for p in (tmp_path / "file", tmp_path / "folder" / "inner" / "file")}
+    assert modes == {plain.stat().st_mode}

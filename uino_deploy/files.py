@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def atomic_directory(
     try:
         yield temporary
         refuse_existing(path, force, marker)
+        _share([each for each in temporary.rglob("*") if each.is_file()])
         _move_over(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -114,6 +115,7 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         refuse_existing(path, force)
+        _share([temporary])
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -122,6 +124,18 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
 def _sibling(target: Path, kind: str) -> Path:
     """Return an unused hidden name beside `target`, so that renaming stays on one file system."""
     return target.with_name(f".{target.name}.{kind}-{secrets.token_hex(4)}")
+
+
+def _share(files: Iterable[Path]) -> None:
+    """Give files an ordinary new file's mode: onnx and safetensors write for the owner alone."""
+    mode = None
+    for file in files:
+        if mode is None:
+            probe = _sibling(file, "mode")
+            probe.touch(exist_ok=False)
+            mode = probe.stat().st_mode
+            probe.unlink()
+        file.chmod(mode)
 
 
 def _move_over(temporary: Path, target: Path) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -101,9 +100,3 @@ def test_an_interrupted_export_leaves_nothing(tmp_path):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
-
-
-def test_files_are_readable_by_others(bundle):
-    assert {oct(path.stat().st_mode & 0o044) for path in bundle.root.iterdir()} == {
-        oct(Path(bundle.path("query.onnx")).stat().st_mode & 0o044)
-    }
