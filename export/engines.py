@@ -206,6 +206,8 @@ def _check_precision(piece: Piece, outcome: Outcome) -> None:
 
 def _install(bundle: Bundle, temporary: Path, folder: str, infos: list[PlanInfo]) -> None:
     """Move the plans into the bundle and list them; the manifest is replaced last, atomically."""
+    # Another build may have added its plans since this bundle was opened.
+    bundle = Bundle.open(bundle.root, verify=False)
     target = bundle.root / folder
     target.mkdir(parents=True, exist_ok=True)
     files = []

@@ -194,7 +194,9 @@ def test_progress_without_a_terminal_says_the_end(capsys):
 
 def test_interrupt_while_running_exits_with_130():
     code = (
-        "import click, time\nfrom uino_deploy import cli\n"
+        "import click, signal, time\nfrom uino_deploy import cli\n"
+        # A shell that starts the tests in the background has them ignore SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "@click.command()\ndef probe():\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "cli.cli.get_command = lambda ctx, name: probe\ncli.main(['probe'])\n"
     )

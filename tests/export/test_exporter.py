@@ -88,9 +88,14 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path):
 
 
 def test_an_interrupted_export_leaves_nothing(tmp_path):
-    process = subprocess.Popen(
-        [*EXPORT, "-o", tmp_path / "x.uino"], stderr=subprocess.PIPE, text=True
+    code = (
+        "import signal\n"
+        # A shell that starts the tests in the background has them ignore SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from uino_deploy.cli import main\nmain()\n"
     )
+    command = [sys.executable, "-c", code, *EXPORT[3:], "-o", str(tmp_path / "x.uino")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".x.uino*/*")) and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr
