@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from uino_deploy import doctor as doctor_module
-from uino_deploy.cli import cli
+from uino_deploy.cli import cli, main
 from uino_deploy.dependencies import require
 from uino_deploy.doctor import (
     BACKENDS,
@@ -81,10 +81,11 @@ def test_jetpack_release_file(tmp_path):
     assert read_jetpack(release) == "R36 (release), REVISION: 4.3, GCID: 1"
 
 
-def test_the_command_reports_this_machine():
-    done = CliRunner().invoke(cli, ["doctor", "--json"])
-    document = json.loads(done.stdout)
-    assert document["passed"] == (done.exit_code == 0)
+def test_the_command_reports_this_machine(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["passed"] == (stopped.value.code == 0)
     assert document["packages"]["numpy"]
     assert set(document["backends"]) == set(BACKENDS)
 
