@@ -48,13 +48,11 @@ class Outcome(msgspec.Struct, kw_only=True):
         version: of the library.
         error: empty, or why there is no plan.
         layers: number of network layers by the type of their (first) result, floats only.
-        inspector: the engine inspector's JSON; empty where no GPU is there to load the engine.
     """
 
     version: str
     error: str = ""
     layers: dict[str, int] = msgspec.field(default_factory=dict)
-    inspector: str = ""
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -94,7 +92,6 @@ def run(job: Job) -> Outcome:
     Path(job.plan).write_bytes(memoryview(plan))
     if job.timing_cache:
         Path(job.timing_cache).write_bytes(memoryview(config.get_timing_cache().serialize()))
-    outcome.inspector = _inspect(trt, plan, log) if job.backend == "tensorrt" else ""
     return outcome
 
 
@@ -135,14 +132,6 @@ def _audit(trt: Any, network: Any) -> dict[str, int]:
         if name in _FLOATS and layer.type not in (trt.LayerType.CONSTANT, trt.LayerType.CAST):
             types[name] += 1
     return dict(types)
-
-
-def _inspect(trt: Any, plan: Any, log: Any) -> str:
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
-    if engine is None:
-        return ""
-    inspector = engine.create_engine_inspector()
-    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _logger(trt: Any) -> Any:

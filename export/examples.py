@@ -11,7 +11,6 @@ from torch import Tensor
 
 from uino_deploy.config import UinoConfig
 from uino_deploy.images import preprocess_image, preprocess_mask
-from uino_deploy.model.prompt_generator import SupportFeatures
 from uino_deploy.model.segmenter import UinoFSS
 
 Image = npt.NDArray[np.uint8]
@@ -84,21 +83,12 @@ def logits_from(model: UinoFSS, tensors: dict[str, Tensor]) -> Tensor:
 
     Args:
         model: the reference.
-        tensors: an example from which the tensors that shall be computed anew are left out;
-            inputs of what is computed must be there.
+        tensors: an example from which those of embedding, dense and logits that shall be computed
+            anew are left out.
     """
     known = dict(tensors)
     generator = model.prompt_generator
     with torch.inference_mode():
-        if "early" not in known or "query_deep" not in known:
-            known["early"], known["query_deep"] = model.encoder(known["image"])
-        if "prototypes" not in known:
-            features: SupportFeatures = generator.support_features(
-                known["support_deep"], known["mask"][None]
-            )
-            known |= {"weight": features.weight, "prototypes": features.prototypes[0]}
-            if features.sparse is not None:
-                known["sparse"] = features.sparse
         if "embedding" not in known:
             known["embedding"] = model.adapter(known["early"])
         if "dense" not in known:
