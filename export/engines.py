@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -145,8 +146,9 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
     ):
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(job))
-        process.stdin.close()
+        # A process that died before it read its job is reported below, with its status.
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(msgspec.json.encode(job))
         for line in process.stdout:
             message = msgspec.json.decode(line)
             if "progress" in message:
