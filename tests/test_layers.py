@@ -32,7 +32,7 @@ ALLOWED = {
     "model": LEAVES | {"kernels"},
     "data": LEAVES,
     "training": LEAVES | {"kernels", "model", "data"},
-    "runtime": LEAVES,
+    "runtime": LEAVES | {"kernels"},
     "export": LEAVES | {"kernels", "model", "runtime"},
     "inspection": LEAVES | {"kernels", "model", "runtime"},
     "benchmarks": LEAVES | {"kernels", "model", "data", "training", "runtime", "export"},
