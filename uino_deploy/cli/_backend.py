@@ -22,17 +22,19 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--backend", default="onnxruntime", show_default=True, help="What runs it.")
     @click.option(
         "--provider",
-        default="cpu",
-        show_default=True,
-        help="ONNX Runtime's provider: cpu, cuda, tensorrt, openvino or tensorrt-rtx.",
+        help="ONNX Runtime's provider: cpu, cuda, tensorrt, openvino or tensorrt-rtx.  "
+        "[default: cpu]",
     )
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
     @functools.wraps(command)
-    def wrapped(*args: Any, backend: str, provider: str, threads: int | None, **kwargs: Any) -> Any:
+    def wrapped(
+        *args: Any, backend: str, provider: str | None, threads: int | None, **kwargs: Any
+    ) -> Any:
         def load(bundle: Path) -> Predictor:
             from uino_deploy.runtime import Predictor
 
-            return Predictor.load(bundle, backend, [provider], threads)
+            providers = None if provider is None else [provider]
+            return Predictor.load(bundle, backend, providers, threads)
 
         return command(*args, load=load, **kwargs)
 

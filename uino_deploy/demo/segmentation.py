@@ -14,6 +14,7 @@ from uino_deploy.data import Episode, Pool, SegmentationScore, draw_episode
 from uino_deploy.data.evaluation import EVALUATION_SEED
 from uino_deploy.images import preprocess_image, preprocess_mask, upsample_logits
 from uino_deploy.runtime import Encoded, Predictor, Result, Support
+from uino_deploy.runtime.session import to_host
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +104,7 @@ def prototype_similarity(encoded: Encoded, support: Support) -> Float32:
     Returns:
         float32 [H, W] at the query's own size.
     """
-    tokens = _unit(encoded.deep[0, -1].astype(np.float32))
+    tokens = _unit(to_host(encoded.deep)[0, -1].astype(np.float32))
     foreground, background = _unit(support.prototypes.astype(np.float32))
     grid = round(len(tokens) ** 0.5)
     plane = (tokens @ (foreground - background)).reshape(grid, grid)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.runtime.external_weights import external_weights
-from uino_deploy.runtime.session import Array, prepare
+from uino_deploy.runtime.session import Array, HostBackend, HostSession
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,7 +25,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _ERRORS_ONLY = 3
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(HostBackend):
     """Runs pieces in ONNX Runtime.
 
     Args:
@@ -119,22 +119,17 @@ class OnnxRuntimeBackend:
             )
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(HostSession):
     """A piece loaded in ONNX Runtime."""
 
     def __init__(self, piece: Piece, session: onnxruntime.InferenceSession) -> None:
-        self._piece = piece
+        super().__init__(piece)
         self._session = session
         self._outputs = [tensor.name for tensor in piece.outputs]
 
-    @property
-    def piece(self) -> Piece:
-        """The piece's description."""
-        return self._piece
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the piece; see `Session.run`."""
-        arrays = self._session.run(self._outputs, prepare(self._piece, feeds))
+    def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Run the piece; see `HostSession.compute`."""
+        arrays = self._session.run(self._outputs, feeds)
         return dict(zip(self._outputs, arrays, strict=True))
 
 

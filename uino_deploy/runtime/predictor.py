@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,11 +21,9 @@ from uino_deploy.images import (
     preprocess_mask,
     upsample_logits,
 )
-from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from uino_deploy.runtime.session import Array, Backend, Session
+from uino_deploy.runtime.backends import BackendOptions, open_backend
+from uino_deploy.runtime.session import Array, Backend, Session, Value
 from uino_deploy.support import Support, check_class_name, describe_model
-
-BACKENDS = ("onnxruntime",)
 
 ImageSource = UInt8 | str | Path
 MaskSource = Array | str | Path
@@ -34,6 +33,9 @@ MaskSource = Array | str | Path
 class Encoded:
     """A query image after the encoder and the adapter, for any number of classes.
 
+    The features lie where the backend keeps them, a GPU's memory for example, until this is
+    dropped.
+
     Attributes:
         deep: [1, L, N, D].
         embedding: [1, E, h, w].
@@ -41,8 +43,8 @@ class Encoded:
         width: the image's own width in pixels.
     """
 
-    deep: Array
-    embedding: Array
+    deep: Value
+    embedding: Value
     height: int
     width: int
 
@@ -77,6 +79,8 @@ class Predictor:
         self.bundle = bundle
         self.backend = backend
         self._sessions: dict[str, Session] = {}
+        # What the prompt and the decoder take of a class, for as long as someone holds the class.
+        self._classes: WeakKeyDictionary[Support, dict[str, Value]] = WeakKeyDictionary()
 
     @classmethod
     def load(
@@ -90,7 +94,7 @@ class Predictor:
 
         Args:
             path: the bundle's folder.
-            backend: one of `BACKENDS`.
+            backend: one of `uino_deploy.runtime.backends.BACKENDS`.
             providers: of ONNX Runtime, preferred first: cpu (the default), cuda, tensorrt,
                 openvino, tensorrt-rtx.
             threads: threads of the CPU; the backend's choice when None.
@@ -100,9 +104,8 @@ class Predictor:
             InputError: an unknown backend or provider.
             DependencyError: the backend or the provider is not installed.
         """
-        if backend not in BACKENDS:
-            raise InputError(f"unknown backend {backend!r}", f"choose from {', '.join(BACKENDS)}")
-        return cls(Bundle.open(path), OnnxRuntimeBackend(providers or ("cpu",), threads))
+        made = open_backend(backend, BackendOptions(providers, threads))
+        return cls(Bundle.open(path), made)
 
     def enroll(self, shots: Sequence[tuple[ImageSource, MaskSource]], name: str) -> Support:
         """Encode the support images of one class, once.
@@ -123,9 +126,9 @@ class Predictor:
         for number, (image, mask) in enumerate(shots, 1):
             pixels, shares = self._shot(number, image, mask)
             masks.append(shares)
-            deep.append(self._tokens(pixels)["deep"])
+            deep.append(self._session("encoder").run(self._pixels(pixels))["deep"])
         tokens = np.concatenate(deep)
-        made = self._run("support", {"deep": tokens, "mask": np.stack(masks)})
+        made = self._session("support").run({"deep": tokens, "mask": np.stack(masks)})
         _check_finite(made, f"class {name!r}")
         manifest = self.bundle.manifest
         prompt_inputs = {tensor.name for tensor in self.bundle.piece("prompt").inputs}
@@ -150,9 +153,9 @@ class Predictor:
             InputError: the image is unreadable, or an array of another kind.
         """
         pixels = _image(image, "the image")
-        tokens = self._tokens(pixels)
-        embedding = self._run("adapter", {"early": tokens["early"]})["embedding"]
-        return Encoded(tokens["deep"], embedding, *pixels.shape[:2])
+        tokens = self._session("encoder").run_resident(self._pixels(pixels))
+        adapted = self._session("adapter").run_resident({"early": tokens["early"]})
+        return Encoded(tokens["deep"], adapted["embedding"], *pixels.shape[:2])
 
     @overload
     def predict(
@@ -192,20 +195,10 @@ class Predictor:
         return results[0] if isinstance(support, Support) else results
 
     def _segment(self, query: Encoded, support: Support, threshold: float) -> Result:
-        known = {
-            "query_deep": query.deep,
-            "embedding": query.embedding,
-            "prototypes": support.prototypes,
-        }
-        for name, array in (
-            ("support_deep", support.deep),
-            ("weight", support.weight),
-            ("sparse", support.sparse),
-        ):
-            if array is not None:
-                known[name] = array[None]
-        known |= self._run("prompt", known)
-        made = self._run("decoder", known)
+        known = {"query_deep": query.deep, "embedding": query.embedding, **self._class(support)}
+        prompt, decoder = self._session("prompt"), self._session("decoder")
+        known |= prompt.run_resident(_feeds(prompt, known))
+        made = decoder.run(_feeds(decoder, known))
         _check_finite(made, f"class {support.name!r}")
         logits: Float32 = made["logits"][0, 0]
         mask = upsample_logits(logits, query.height, query.width) > threshold
@@ -244,17 +237,39 @@ class Predictor:
     def _patch(self) -> int:
         return self.bundle.config.encoder.patch
 
-    def _tokens(self, pixels: UInt8) -> dict[str, Array]:
-        batch = preprocess_image(pixels, self.bundle.config.image_size)[None]
-        return self._run("encoder", {"image": batch})
+    def _pixels(self, image: UInt8) -> dict[str, Array]:
+        return {"image": preprocess_image(image, self.bundle.config.image_size)[None]}
 
-    def _run(self, piece: str, known: Mapping[str, Array]) -> dict[str, Array]:
-        """Run a piece on those of the known arrays that its variant takes."""
+    def _class(self, support: Support) -> dict[str, Value]:
+        """Return a class's tensors, put where the backend keeps them on their first use."""
+        if support not in self._classes:
+            known = {"prototypes": support.prototypes}
+            for name, array in (
+                ("support_deep", support.deep),
+                ("weight", support.weight),
+                ("sparse", support.sparse),
+            ):
+                if array is not None:
+                    known[name] = array[None]
+            uploaded: dict[str, Value] = {}
+            for session in (self._session("prompt"), self._session("decoder")):
+                uploaded |= session.upload(_feeds(session, known))
+            self._classes[support] = uploaded
+        return self._classes[support]
+
+    def _session(self, piece: str) -> Session:
         if piece not in self._sessions:
             self._sessions[piece] = self.backend.load(self.bundle, piece)
-        session = self._sessions[piece]
-        names = {tensor.name for tensor in session.piece.inputs}
-        return session.run({name: known[name] for name in names & known.keys()})
+        return self._sessions[piece]
+
+
+_AnyValue = TypeVar("_AnyValue", bound=Value)
+
+
+def _feeds(session: Session, known: Mapping[str, _AnyValue]) -> dict[str, _AnyValue]:
+    """Return those of the known values that a piece takes, as its variant does."""
+    names = {tensor.name for tensor in session.piece.inputs}
+    return {name: known[name] for name in names & known.keys()}
 
 
 def label_map(results: Sequence[Result]) -> UInt8:

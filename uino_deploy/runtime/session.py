@@ -1,17 +1,59 @@
-"""What a backend is: it loads a piece of a bundle and runs it on named arrays."""
+"""What a backend is: it loads a piece of a bundle and runs it on named arrays.
+
+A piece's results can stay in the backend's own memory and be fed to the next piece from there, so
+that one query's features serve any number of classes without a copy to the host and back.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.bundle import Bundle, Piece
+from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.errors import InputError
 
 Array = npt.NDArray[Any]
+
+
+class Resident(Protocol):
+    """An array in a backend's own memory; the memory is its own for as long as it is referenced."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each dimension."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The elements' type."""
+
+    def to_host(self) -> Array:
+        """Return a copy in the host's memory; waits for what computes it."""
+
+
+# What a session takes: an array of the host, or what a session of the same backend left resident.
+Value: TypeAlias = Array | Resident
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """What a backend takes of a device, in bytes.
+
+    Attributes:
+        engines: what loading the pieces took of the device: weights, code and scratch memory.
+        buffers: tensors that the backend holds, in use or kept for the next run.
+        used: of the whole device, by anyone.
+        total: what the device has.
+    """
+
+    engines: int
+    buffers: int
+    used: int
+    total: int
 
 
 class Session(Protocol):
@@ -21,17 +63,35 @@ class Session(Protocol):
     def piece(self) -> Piece:
         """The piece's description: the names, shapes and types of its inputs and outputs."""
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the piece.
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Array]:
+        """Run the piece and wait for it.
 
         Args:
-            feeds: an array for each input; float types are converted to the input's own.
+            feeds: a value for each input; a host array's float type is converted to the input's.
 
         Returns:
-            An array for each output, by name.
+            An array for each output, by name, in the host's memory.
 
         Raises:
             InputError: an input is missing, unknown, or of a shape that the piece does not take.
+        """
+
+    def run_resident(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Start the piece and leave its outputs where the backend keeps them.
+
+        It may return before they are computed: `Backend.synchronise` waits, and so does every copy
+        to the host. Arguments and errors are those of `run`.
+        """
+
+    def upload(self, feeds: Mapping[str, Array]) -> dict[str, Value]:
+        """Convert some of the inputs once and put them where the backend keeps them.
+
+        Returns:
+            What `run` and `run_resident` take for those inputs any number of times. It may share
+            memory with the arrays given, which must then not be changed.
+
+        Raises:
+            InputError: an input is unknown, or of a shape that the piece does not take.
         """
 
 
@@ -50,27 +110,105 @@ class Backend(Protocol):
     def describe(self) -> dict[str, str]:
         """Return what runs here: the backend, its version, its device, its threads."""
 
+    def synchronise(self) -> None:
+        """Wait until everything that was started is done."""
 
-def prepare(piece: Piece, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Check feeds against a piece's inputs and convert them to its types, contiguous.
+    def memory(self) -> DeviceMemory | None:
+        """Return what is used of the device; None where the host's memory is the only one."""
+
+
+class HostBackend:
+    """What the backends have in common whose arrays are numpy's."""
+
+    def synchronise(self) -> None:
+        """Return at once: `run` waits already."""
+
+    def memory(self) -> DeviceMemory | None:
+        """Return None: the host's memory is the only one that is managed here."""
+        return None
+
+
+class HostSession(ABC):
+    """A session whose arrays are numpy's, before and after: "resident" is the host's memory."""
+
+    def __init__(self, piece: Piece) -> None:
+        self._piece = piece
+
+    @property
+    def piece(self) -> Piece:
+        """The piece's description."""
+        return self._piece
+
+    @abstractmethod
+    def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Run the piece on arrays that `prepare` made; return all outputs by name."""
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Array]:
+        """Run the piece; see `Session.run`."""
+        return self.compute(prepare(self._piece, feeds))
+
+    def run_resident(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Run the piece; see `Session.run_resident`."""
+        return dict(self.run(feeds))
+
+    def upload(self, feeds: Mapping[str, Array]) -> dict[str, Value]:
+        """Convert inputs; see `Session.upload`."""
+        return dict(convert(self._piece, feeds))
+
+
+def prepare(piece: Piece, feeds: Mapping[str, Value]) -> dict[str, Array]:
+    """Check feeds against a piece's inputs; bring them to the host, in its types, contiguous.
 
     Raises:
         InputError: an input is missing, unknown, or of a shape that the piece does not take.
     """
+    check_complete(piece, feeds)
+    return convert(piece, {name: to_host(value) for name, value in feeds.items()})
+
+
+def convert(piece: Piece, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Check some of a piece's inputs and convert them to its types, contiguous.
+
+    Raises:
+        InputError: an input is unknown, or of a shape that the piece does not take.
+    """
+    edges = {tensor.name: tensor for tensor in piece.inputs}
+    if not feeds.keys() <= edges.keys():
+        raise InputError(f"piece {piece.name} takes {list(edges)}, not {sorted(feeds)}")
+    for name, array in feeds.items():
+        check_shape(piece, edges[name], array.shape)
+    return {
+        name: np.ascontiguousarray(array, dtype=edges[name].dtype) for name, array in feeds.items()
+    }
+
+
+def check_complete(piece: Piece, feeds: Mapping[str, Value]) -> None:
+    """Refuse feeds that are not exactly the inputs of a piece.
+
+    Raises:
+        InputError: an input is missing or unknown.
+    """
     names = [tensor.name for tensor in piece.inputs]
     if set(names) != feeds.keys():
         raise InputError(f"piece {piece.name} takes {names}, not {sorted(feeds)}")
-    ready = {}
-    for tensor in piece.inputs:
-        array = feeds[tensor.name]
-        fits = array.ndim == len(tensor.shape) and all(
-            isinstance(wanted, str) or wanted == got
-            for wanted, got in zip(tensor.shape, array.shape, strict=True)
+
+
+def check_shape(piece: Piece, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that an input does not take; a named dimension takes any size.
+
+    Raises:
+        InputError: the shape.
+    """
+    fits = len(shape) == len(tensor.shape) and all(
+        isinstance(wanted, str) or wanted == got
+        for wanted, got in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"piece {piece.name} takes {tensor.name} of shape {tensor.shape}, not {list(shape)}"
         )
-        if not fits:
-            shape = list(array.shape)
-            raise InputError(
-                f"piece {piece.name} takes {tensor.name} of shape {tensor.shape}, not {shape}"
-            )
-        ready[tensor.name] = np.ascontiguousarray(array, dtype=tensor.dtype)
-    return ready
+
+
+def to_host(value: Value) -> Array:
+    """Return a value as an array of the host; an array of the host is returned as it is."""
+    return value if isinstance(value, np.ndarray) else value.to_host()
