@@ -12,38 +12,17 @@ from uino_deploy.kernels.compiler.shapes import (
     correlation_shape,
     scan_shapes,
 )
+from uino_deploy.kernels.correlation import plugin as correlation_plugin
 from uino_deploy.kernels.correlation import triton_kernel as correlation
+from uino_deploy.kernels.plugins.operator import Parameter
+from uino_deploy.kernels.selective_scan import plugin as scan_plugin
 from uino_deploy.kernels.selective_scan import triton_kernel as selective_scan
+from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-_T = "T"  # stands for the variant's own type
-_CORRELATION = (
-    [("query", _T), ("support", _T), ("weight", _T)],
-    [
-        *("layers", "shots", "n_query", "channels", "height", "width"),
-        *("support_batches", "weight_batches"),
-    ],
-    [("out", _T)],
-)
-_SCAN = (
-    [("x", _T), ("dt", _T), ("b", _T), ("c", _T)]
-    + [(name, "float32") for name in ("dt_weight", "dt_bias", "a", "skip")],
-    ["sequences", "height", "width", "channels"],
-    [("y", _T)],
-)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One kernel parameter: `type` is int32 or the element type of a pointer."""
-
-    name: str
-    type: str
-    pointer: bool
-    # What the compiled code relies on: pointers and the channel count are multiples of this.
-    divisible_by: int
+_OPERATORS = {o.kernel: o for o in (correlation_plugin.OPERATOR, scan_plugin.OPERATOR)}
 
 
 @dataclass(frozen=True)
@@ -72,14 +51,7 @@ class Variant:
     @property
     def parameters(self) -> list[Parameter]:
         """Parameters in the ABI's order: inputs, int32 scalars, outputs."""
-        inputs, scalars, outputs = _CORRELATION if self.op == "correlation4d" else _SCAN
-        own = self.dtype
-
-        def pointers(arrays: list[tuple[str, str]]) -> list[Parameter]:
-            return [Parameter(f"{n}_ptr", own if t == _T else t, True, 16) for n, t in arrays]
-
-        integers = [Parameter(n, "int32", False, 16 if n == "channels" else 1) for n in scalars]
-        return [*pointers(inputs), *integers, *pointers(outputs)]
+        return _OPERATORS[self.op].parameters(self.dtype)
 
 
 def correlation_variant(shape: CorrelationShape, dtype: str, capability: int) -> Variant:
@@ -92,15 +64,14 @@ def correlation_variant(shape: CorrelationShape, dtype: str, capability: int) ->
 def scan_variant(shape: ScanShape, dtype: str) -> Variant:
     """Return the scan's variant for a shape."""
     tiling = scan_tiling(shape)
-    order = "parallel" if tiling.parallel else "serial"
-    config = f"{order}-d{tiling.block_d}n{shape.states}r{shape.rank}"
+    config = tiling.config(shape.states, shape.rank)
     constants = tiling.constants(shape.states, shape.rank)
     return Variant("selective_scan2d", dtype, config, constants, tiling.warps, 2)
 
 
-def scan_tiling(shape: ScanShape) -> selective_scan.Tiling:
+def scan_tiling(shape: ScanShape) -> Tiling:
     """Return the tiling that the launcher takes for a shape."""
-    return selective_scan.tiling_for(shape.sequences, shape.length, shape.channels, shape.states)
+    return tiling_for(shape.sequences, shape.length, shape.channels, shape.states)
 
 
 def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[Variant]:

@@ -22,7 +22,8 @@ from triton.compiler import ASTSource
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.strip import strip_hidden
 from uino_deploy.kernels.compiler.targets import Target
-from uino_deploy.kernels.compiler.variants import DTYPES, Parameter, Variant, preset_variants
+from uino_deploy.kernels.compiler.variants import DTYPES, Variant, preset_variants
+from uino_deploy.kernels.plugins.operator import Parameter
 
 _USAGE = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 

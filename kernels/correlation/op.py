@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from uino_deploy.kernels.correlation import naive
+from uino_deploy.kernels.correlation.plugin import LARGEST_POOL
 from uino_deploy.kernels.dispatch import runs_on_triton
 
 
@@ -22,7 +23,7 @@ def correlation4d(
     if runs_on_triton(query):
         from uino_deploy.kernels.correlation import triton_kernel
 
-        if pool <= triton_kernel.LARGEST_POOL:
+        if pool <= LARGEST_POOL:
             with torch.cuda.device(query.device):
                 return triton_kernel.correlation4d(query, support, weight, height, width, pool)
     return naive.correlation4d(query, support, weight, height, width, pool)

@@ -11,8 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from uino_deploy.kernels.correlation.naive import EPS
+from uino_deploy.kernels.correlation.plugin import LARGEST_POOL
 
-LARGEST_POOL = 8
 _GROUP_Q = 4
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from uino_deploy.kernels.dispatch import runs_on_triton
 from uino_deploy.kernels.selective_scan import naive
 from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as differentiable_scan
+from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS
 
 
 @torch.library.custom_op("uino::selective_scan2d", mutates_args=())
@@ -49,13 +50,13 @@ def _check(
     cells, channels = tuple(x.shape[:3]), x.shape[3]
     rank, states = dt.shape[-1], A.shape[-1]
     for name, tensor, expected in (
-        ("dt", dt, (*cells, naive.DIRECTIONS, rank)),
-        ("B", B, (*cells, naive.DIRECTIONS, states)),
-        ("C", C, (*cells, naive.DIRECTIONS, states)),
-        ("dt_weight", dt_weight, (naive.DIRECTIONS, channels, rank)),
-        ("dt_bias", dt_bias, (naive.DIRECTIONS, channels)),
-        ("A", A, (naive.DIRECTIONS, channels, states)),
-        ("skip", skip, (naive.DIRECTIONS, channels)),
+        ("dt", dt, (*cells, DIRECTIONS, rank)),
+        ("B", B, (*cells, DIRECTIONS, states)),
+        ("C", C, (*cells, DIRECTIONS, states)),
+        ("dt_weight", dt_weight, (DIRECTIONS, channels, rank)),
+        ("dt_bias", dt_bias, (DIRECTIONS, channels)),
+        ("A", A, (DIRECTIONS, channels, states)),
+        ("skip", skip, (DIRECTIONS, channels)),
     ):
         if tuple(tensor.shape) != expected:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
@@ -84,7 +85,7 @@ def _(
     A: Tensor,
     skip: Tensor,
 ) -> Tensor:
-    return x.new_empty(*x.shape[:3], naive.DIRECTIONS, x.shape[3])
+    return x.new_empty(*x.shape[:3], DIRECTIONS, x.shape[3])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -6,77 +6,13 @@ long, one of the segments into which a chunk of time is cut; README.md says when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.selective_scan.naive import DIRECTIONS
+from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS, Tiling, tiling_for
 
 _LOG2E = tl.constexpr(1.4426950408889634)
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a launch cuts the work: `rows` x `steps` visits of `block_d` channels at a time.
-
-    With `parallel`, the rows are consecutive segments of one sequence, joined by a parallel scan;
-    without, each row is a sequence and time is serial.
-    """
-
-    parallel: bool
-    rows: int
-    steps: int
-    block_d: int
-    warps: int
-
-    def grid(self, sequences: int, channels: int) -> tuple[int, int, int]:
-        """Return the launch grid of the plane's scan: (sequences, directions, channel blocks)."""
-        groups = sequences if self.parallel else triton.cdiv(sequences, self.rows)
-        return groups, DIRECTIONS, triton.cdiv(channels, self.block_d)
-
-    def chunk(self) -> int:
-        """Return the steps of one sequence between two trips round the loop."""
-        return self.rows * self.steps if self.parallel else self.steps
-
-    def constants(self, states: int, rank: int) -> dict[str, Any]:
-        """Return the compile-time arguments of the plane's kernel."""
-        return {
-            "N": states,
-            "R": rank,
-            "BLOCK_N": triton.next_power_of_2(states),
-            "BLOCK_R": triton.next_power_of_2(rank),
-            "PARALLEL": self.parallel,
-            "ROWS": self.rows,
-            "STEPS": self.steps,
-            "BLOCK_D": self.block_d,
-        }
-
-
-# Warps that keep a large GPU busy by themselves: 8 on each of 128 multiprocessors.
-_ENOUGH_WARPS = 1024
-
-
-def tiling_for(sequences: int, length: int, channels: int, states: int) -> Tiling:
-    """Return the tiling for `sequences` scans of `length` steps in each of four directions.
-
-    Serial time costs the fewest instructions, so it is taken where the sequences alone fill a large
-    GPU, or where a sequence is shorter than one chunk of the parallel form.
-    """
-    block_d = min(64, max(16, triton.next_power_of_2(channels)))
-    warps = block_d // 8
-    serial = Tiling(False, 16, max(1, 4 // _state_blocks(states)), block_d, warps)
-    parallel = Tiling(True, 8, max(1, 8 // _state_blocks(states)), block_d, warps)
-    groups, directions, blocks = serial.grid(sequences, channels)
-    filled = groups * directions * blocks * warps >= _ENOUGH_WARPS
-    return serial if filled or length < parallel.chunk() else parallel
-
-
-def _state_blocks(states: int) -> int:
-    """Return by how much the steps held in registers shrink: four states cost one measure."""
-    return triton.cdiv(triton.next_power_of_2(states), 4)
 
 
 @triton.jit

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from uino_deploy.kernels.selective_scan.tiling import tiling_for
 from uino_deploy.kernels.selective_scan.triton_kernel import (
     _LOG2E,
     _advance,
@@ -18,7 +19,6 @@ from uino_deploy.kernels.selective_scan.triton_kernel import (
     _parameter,
     _softplus,
     _stack,
-    tiling_for,
 )
 
 

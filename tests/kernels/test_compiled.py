@@ -114,8 +114,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.strip import strip_hidden
-from uino_deploy.kernels.compiler.variants import Parameter
 from uino_deploy.kernels.compiler.worker import source
+from uino_deploy.kernels.plugins.operator import Parameter
 
 @triton.jit
 def k(x_ptr, n, y_ptr, BLOCK: tl.constexpr):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uino_deploy.kernels.selective_scan import naive
-from uino_deploy.kernels.selective_scan.triton_kernel import Tiling, selective_scan2d, tiling_for
+from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
+from uino_deploy.kernels.selective_scan.triton_kernel import selective_scan2d
 from uino_deploy.tolerances import OPERATOR
 
 # The shipped tilings hold 8 x 8 and 16 x 4 visits; the interpreter is quicker with fewer.

@@ -1,0 +1,120 @@
+"""What a plugin must know of an operator: the one description from which both kinds are made.
+
+The kernel's arguments are always the inputs, the int32 scalars, the outputs, in the order given
+here; TensorRT's ahead-of-time plugins know no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uino_deploy.errors import BuildError
+from uino_deploy.kernels.plugins.expressions import Expression, Numbers, evaluate
+
+Shapes = Mapping[str, Sequence[int]]
+Attributes = Mapping[str, int]
+Constants = Mapping[str, Any]
+
+POINTER_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: its rank, and its type where that is not the operator's own."""
+
+    name: str
+    rank: int
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """An int32 argument of the kernel; the compiled code relies on its being a multiple."""
+
+    name: str
+    value: Callable[[Attributes], Expression]
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One kernel parameter: `type` is int32 or the element type of a pointer."""
+
+    name: str
+    type: str
+    pointer: bool
+    # What the compiled code relies on: pointers and the channel count are multiples of this.
+    divisible_by: int
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator as the ONNX graph, the compiler and TensorRT's plugins see it.
+
+    Attributes:
+        name: of the ONNX operator and the plugin.
+        kernel: what kernel files call it.
+        inputs: in the order of the ONNX node and of the kernel.
+        output: the one result.
+        attributes: names of the int attributes, in the order in which a plugin registers them.
+        scalars: the kernel's int32 arguments.
+        output_shape: from the attributes, the result's dimensions.
+        grid: from the attributes and a kernel's compile-time numbers, its launch grid.
+        configurations: from the attributes and the inputs' shapes, the kernels that compute the
+            operator there, the best one first.
+        check: raises ValueError for attributes and shapes that do not fit together.
+    """
+
+    name: str
+    kernel: str
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    attributes: tuple[str, ...]
+    scalars: tuple[Scalar, ...]
+    output_shape: Callable[[Attributes], tuple[Expression, ...]]
+    grid: Callable[[Attributes, Constants], tuple[Expression, Expression, Expression]]
+    configurations: Callable[[Attributes, Shapes], list[str]]
+    check: Callable[[Attributes, Shapes], None]
+
+    def parameters(self, dtype: str) -> list[Parameter]:
+        """Return the kernel's parameters for an element type, in the order of the launch."""
+        integers = [Parameter(s.name, "int32", False, s.multiple_of) for s in self.scalars]
+        inputs = [_pointer(tensor, dtype) for tensor in self.inputs]
+        return [*inputs, *integers, _pointer(self.output, dtype)]
+
+    def types(self, dtype: str) -> list[str]:
+        """Return the element types of the inputs and the output."""
+        return [tensor.dtype or dtype for tensor in (*self.inputs, self.output)]
+
+    def numbers(self, attributes: Attributes, shapes: Shapes) -> list[int]:
+        """Return the int32 arguments of a launch for concrete shapes.
+
+        Raises:
+            BuildError: no kernel computes this.
+        """
+        try:
+            self.check(attributes, shapes)
+        except ValueError as error:
+            raise BuildError(f"{self.name}: {error}") from error
+        values = [evaluate(s.value(attributes), Numbers(shapes)) for s in self.scalars]
+        for scalar, value in zip(self.scalars, values, strict=True):
+            if value % scalar.multiple_of:
+                raise BuildError(
+                    f"{self.name}: {scalar.name} is {value}, and the kernels take multiples of "
+                    f"{scalar.multiple_of}",
+                    "build the engine without plugins",
+                )
+        return values
+
+    def blocks(
+        self, attributes: Attributes, constants: Constants, shapes: Shapes
+    ) -> tuple[int, int, int]:
+        """Return the launch grid for concrete shapes."""
+        x, y, z = (evaluate(e, Numbers(shapes)) for e in self.grid(attributes, constants))
+        return x, y, z
+
+
+def _pointer(tensor: Tensor, dtype: str) -> Parameter:
+    return Parameter(f"{tensor.name}_ptr", tensor.dtype or dtype, True, POINTER_ALIGNMENT)

@@ -1,0 +1,81 @@
+"""SelectiveScan2d for TensorRT: tensors, shapes, launch. Needs no Triton and no torch."""
+
+from __future__ import annotations
+
+from uino_deploy.kernels.plugins.expressions import Dimension, Expression, ceil_div
+from uino_deploy.kernels.plugins.operator import (
+    Attributes,
+    Constants,
+    Operator,
+    Scalar,
+    Shapes,
+    Tensor,
+)
+from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS, tilings
+
+_SEQUENCES, _HEIGHT = Dimension("x", 0), Dimension("x", 1)
+_WIDTH, _CHANNELS = Dimension("x", 2), Dimension("x", 3)
+
+
+def _output_shape(_attributes: Attributes) -> tuple[Expression, ...]:
+    return _SEQUENCES, _HEIGHT, _WIDTH, DIRECTIONS, _CHANNELS
+
+
+def _grid(
+    _attributes: Attributes, constants: Constants
+) -> tuple[Expression, Expression, Expression]:
+    """(sequences or groups of them, directions, channel blocks), as `Tiling.grid` says it."""
+    groups = _SEQUENCES if constants["PARALLEL"] else ceil_div(_SEQUENCES, constants["ROWS"])
+    return groups, DIRECTIONS, ceil_div(_CHANNELS, constants["BLOCK_D"])
+
+
+def _configurations(_attributes: Attributes, shapes: Shapes) -> list[str]:
+    """Both tilings compute every shape; the model's folder need not hold both."""
+    sequences, height, width, channels = shapes["x"]
+    states, rank = shapes["a"][2], shapes["dt"][4]
+    both = tilings(sequences, height * width, channels, states)
+    return [tiling.config(states, rank) for tiling in both]
+
+
+def _check(_attributes: Attributes, shapes: Shapes) -> None:
+    *cells, channels = shapes["x"]
+    states, rank = shapes["a"][2], shapes["dt"][4]
+    for name, expected in (
+        ("dt", (*cells, DIRECTIONS, rank)),
+        ("b", (*cells, DIRECTIONS, states)),
+        ("c", (*cells, DIRECTIONS, states)),
+        ("dt_weight", (DIRECTIONS, channels, rank)),
+        ("dt_bias", (DIRECTIONS, channels)),
+        ("a", (DIRECTIONS, channels, states)),
+        ("skip", (DIRECTIONS, channels)),
+    ):
+        if tuple(shapes[name]) != expected:
+            raise ValueError(f"{name} is {tuple(shapes[name])}, not {expected}")
+
+
+OPERATOR = Operator(
+    name="SelectiveScan2d",
+    kernel="selective_scan2d",
+    inputs=(
+        Tensor("x", 4),
+        Tensor("dt", 5),
+        Tensor("b", 5),
+        Tensor("c", 5),
+        Tensor("dt_weight", 3, "float32"),
+        Tensor("dt_bias", 2, "float32"),
+        Tensor("a", 3, "float32"),
+        Tensor("skip", 2, "float32"),
+    ),
+    output=Tensor("y", 5),
+    attributes=(),
+    scalars=(
+        Scalar("sequences", lambda _: _SEQUENCES),
+        Scalar("height", lambda _: _HEIGHT),
+        Scalar("width", lambda _: _WIDTH),
+        Scalar("channels", lambda _: _CHANNELS, multiple_of=16),
+    ),
+    output_shape=_output_shape,
+    grid=_grid,
+    configurations=_configurations,
+    check=_check,
+)
