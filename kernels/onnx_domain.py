@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from onnx.defs import OpSchema
 
+from uino_deploy.kernels.plugins import names
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,7 +17,11 @@ FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
 # TensorRT 10.15+ takes a plugin in a function's place only where the node names a namespace;
 # `aot` selects the ahead-of-time plugin (onnx-tensorrt, importerUtils.cpp). Others ignore both.
-PLUGIN: Mapping[str, int | str] = {"aot": 1, "plugin_namespace": DOMAIN, "plugin_version": "1"}
+PLUGIN: Mapping[str, int | str] = {
+    "aot": 1,
+    "plugin_namespace": names.NAMESPACE,
+    "plugin_version": names.VERSION,
+}
 
 PLUGIN_ATTRIBUTES = [
     OpSchema.Attribute("aot", OpSchema.AttrType.INT, required=True),

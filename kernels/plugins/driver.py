@@ -1,0 +1,94 @@
+"""Loads a cubin and launches it through cuda-python, on the stream that is given.
+
+Loading happens before any capture of a CUDA graph; launching neither allocates nor waits.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from uino_deploy.errors import BuildError, DependencyError
+from uino_deploy.kernels.plugins.library import Kernel, Launch
+
+# More dynamic shared memory than this must be asked for, function by function.
+_PLAIN_SHARED_BYTES = 49152
+
+# (context, cubin's SHA-256) -> function. Modules stay loaded: engines share and outlive them.
+_functions: dict[tuple[int, str], Any] = {}
+
+
+@cache
+def bindings() -> Any:
+    """Return cuda-python's module of the CUDA driver.
+
+    Raises:
+        DependencyError: cuda-python is not installed.
+    """
+    # The name since 12.6, and the one before.
+    for name in ("cuda.bindings.driver", "cuda.cuda"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise DependencyError("cuda-python is not installed", "pip install 'uino-deploy[tensorrt]'")
+
+
+def load(kernel: Kernel) -> Any:
+    """Return a kernel's function in the current CUDA context, loading its cubin the first time.
+
+    Raises:
+        BuildError: the file has changed, or the driver does not take it.
+    """
+    driver = bindings()
+    context = int(_checked(driver.cuCtxGetCurrent(), kernel))
+    key = context, kernel.record.cubin_sha256
+    if key not in _functions:
+        module = _checked(driver.cuModuleLoadData(kernel.cubin()), kernel)
+        entry = kernel.record.entry.encode()
+        function = _checked(driver.cuModuleGetFunction(module, entry), kernel)
+        if kernel.record.shared_bytes > _PLAIN_SHARED_BYTES:
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            done = driver.cuFuncSetAttribute(function, attribute, kernel.record.shared_bytes)
+            _checked(done, kernel)
+        _functions[key] = function
+    return _functions[key]
+
+
+def run(function: Any, launch: Launch, inputs: list[int], outputs: list[int], stream: int) -> None:
+    """Put one launch on a stream.
+
+    Args:
+        function: what `load` returned.
+        launch: grid and int32 arguments.
+        inputs: device addresses, in the operator's order.
+        outputs: device addresses.
+        stream: the CUDA stream's handle.
+
+    Raises:
+        BuildError: the driver refuses the launch.
+    """
+    # Eight bytes for each argument: a kernel reads the lower four where it wants an int32.
+    values = np.array([*inputs, *launch.scalars, *outputs], dtype="<u8")
+    addresses = values.ctypes.data + 8 * np.arange(len(values), dtype="<u8")
+    done = bindings().cuLaunchKernel(
+        function,
+        *launch.grid,
+        *launch.kernel.record.block,
+        launch.kernel.record.shared_bytes,
+        stream,
+        addresses.ctypes.data,
+        0,
+    )
+    _checked(done, launch.kernel)
+
+
+def _checked(result: tuple[Any, ...], kernel: Kernel) -> Any:
+    """Return what a call of the driver gave beside its status."""
+    status, *values = result
+    if int(status):
+        raise BuildError(f"{kernel.record.name}: the CUDA driver says {status.name}")
+    return values[0] if values else None

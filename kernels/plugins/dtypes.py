@@ -1,0 +1,9 @@
+"""TensorRT's element types as our kernels call them."""
+
+import tensorrt as trt
+
+TYPES = {
+    trt.DataType.FLOAT: "float32",
+    trt.DataType.HALF: "float16",
+    trt.DataType.BF16: "bfloat16",
+}
