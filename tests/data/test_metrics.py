@@ -48,3 +48,41 @@ def test_the_episodes_of_an_evaluation_are_those_of_its_seed():
     evaluate_episodes(remember, pool, 2, seed=9)
     for index, image in enumerate(seen):
         np.testing.assert_array_equal(image, draw_episode(pool, 9, index).query.image)
+
+
+def independent_scores(classes, labels, predictions, truths):
+    """Count with histograms over label planes, as few-shot segmentation codes do in PyTorch."""
+    intersection, union = np.zeros((2, classes)), np.zeros((2, classes))
+    for label, predicted, truth in zip(labels, predictions, truths, strict=True):
+        kept = np.where(truth == 255, 255, predicted)  # ignored on both sides
+        edges = [-0.5, 0.5, 1.5]
+        hit = np.histogram(kept[kept == truth], bins=edges)[0]
+        found, real = (np.histogram(plane, bins=edges)[0] for plane in (kept, truth))
+        intersection[:, label] += hit
+        union[:, label] += found + real - hit
+    seen = np.unique(labels)
+    iou = intersection[:, seen] / np.maximum(union[:, seen], 1)
+    both = intersection[:, seen].sum(axis=1) / union[:, seen].sum(axis=1)
+    return 100 * iou[1].mean(), 100 * both.mean()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_masks_with_ignored_pixels_against_an_independent_count(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 7, size=60)
+    shapes = [tuple(rng.integers(3, 40, size=2)) for _ in labels]
+    truths = [rng.choice([0, 1, 255], p=[0.6, 0.3, 0.1], size=s).astype(np.uint8) for s in shapes]
+    found = [rng.integers(0, 2, size=s).astype(np.uint8) for s in shapes]
+    score = SegmentationScore(7)
+    counts = [score.add(*each) for each in zip(labels, found, truths, strict=True)]
+    expected = independent_scores(7, labels, found, truths)
+    assert (score.miou, score.fb_iou) == pytest.approx(expected, abs=1e-9)
+    again = SegmentationScore.of(7, labels.tolist(), np.stack(counts))
+    assert (again.miou, again.fb_iou) == (score.miou, score.fb_iou)
+    assert np.mean(list(score.class_ious.values())) == pytest.approx(score.miou)
+
+
+def test_ignored_pixels_count_nowhere():
+    score = SegmentationScore(1)
+    score.add(0, np.array([[1, 1, 0, 0]]), np.array([[1, 255, 0, 255]]))
+    assert (score.miou, score.fb_iou) == (100, 100)

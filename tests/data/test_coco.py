@@ -1,0 +1,94 @@
+"""COCO-20i on a miniature COCO 2014, against COCO's own tools."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.miniatures import make_coco
+from uino_deploy.data.coco import Coco
+from uino_deploy.errors import DependencyError, InputError
+
+pycoco = pytest.importorskip("pycocotools.coco")
+
+
+def test_a_fold_holds_out_every_fourth_class(coco):
+    for fold in range(4):
+        held_out = Coco(coco, fold)
+        assert held_out.classes == tuple(f"thing{c}" for c in range(8) if c % 4 == fold)
+        base = Coco(coco, fold, "train")
+        assert base.classes == tuple(f"thing{c}" for c in range(8) if c % 4 != fold)
+        assert base.images(0)[0].startswith("train2014/COCO_train2014_")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # COCO's own
+def test_every_mask_is_the_union_that_cocos_tools_draw(coco, capsys):
+    tools = pycoco.COCO(coco / "annotations/instances_val2014.json")
+    dataset = Coco(coco, 1)
+    for label, name in enumerate(dataset.classes):
+        (category,) = tools.getCatIds(catNms=[name])
+        images = tools.loadImgs(tools.getImgIds(catIds=[category]))
+        assert dataset.images(label) == sorted(f"val2014/{each['file_name']}" for each in images)
+        for image in images:
+            marked = tools.loadAnns(tools.getAnnIds(image["id"], [category], iscrowd=None))
+            expected = np.max([tools.annToMask(each) for each in marked], axis=0)
+            mask = dataset.mask(f"val2014/{image['file_name']}", label)
+            np.testing.assert_array_equal(mask, expected)
+            assert dataset.image(f"val2014/{image['file_name']}").shape[:2] == mask.shape
+
+
+def test_crowds_and_both_kinds_of_run_lengths_are_in_the_masks(coco):
+    dataset = Coco(coco, 0)
+    polygons, with_crowd, _ = (dataset.mask(key, 0) for key in dataset.images(0))
+    assert polygons[10, 10] == 1  # the polygon
+    assert polygons[35, 15] == 0
+    assert with_crowd[35, 15] == 1  # run lengths, a crowd
+
+
+def test_another_layout_is_refused_with_the_expected_one(tmp_path, coco):
+    with pytest.raises(InputError, match=r"holds no annotations/instances_val2014.json; expected"):
+        Coco(tmp_path, 0)
+    (tmp_path / "annotations").symlink_to(coco / "annotations")
+    with pytest.raises(InputError, match="holds no val2014"):
+        Coco(tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"counts": [5, 5], "size": [48, 64]},
+        {"counts": [5, 48 * 63 - 5], "size": [48, 63]},
+        {"size": [48, 64]},
+        "polygon",
+        [[1.0, 2.0]],
+        None,
+    ],
+)
+def test_a_damaged_segmentation_is_refused(tmp_path, segmentation):
+    root = make_coco(tmp_path, classes=4, per_class=1)
+    path = root / "annotations/instances_val2014.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["segmentation"] = segmentation
+    path.write_text(json.dumps(document))
+    dataset = Coco(root, 0)
+    with pytest.raises(InputError, match="neither polygons nor run lengths"):
+        dataset.mask(dataset.images(0)[0], 0)
+
+
+def test_a_file_that_is_not_cocos_is_refused(tmp_path):
+    root = make_coco(tmp_path, classes=4, per_class=1)
+    path = root / "annotations/instances_val2014.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["image_id"] = 99999
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="image 99999, which it does not list"):
+        Coco(root, 0).images(0)
+    path.write_text("[]")
+    with pytest.raises(InputError, match="not a COCO annotation file"):
+        Coco(root, 0)
+
+
+def test_without_cocos_tools_the_extra_is_named(coco, monkeypatch):
+    monkeypatch.setattr("uino_deploy.dependencies.is_importable", lambda module: False)
+    with pytest.raises(DependencyError, match=r"uino-deploy\[coco\]"):
+        Coco(coco, 0)

@@ -1,0 +1,141 @@
+"""Lists of episodes: the same from a seed, and from a file."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.miniatures import make_folder
+from uino_deploy.data import draw_episode, load_pool
+from uino_deploy.data.coco import Coco
+from uino_deploy.data.dataset import Dataset
+from uino_deploy.data.episode_list import draw_list, fingerprint, read_list, write_list
+from uino_deploy.data.folder import Folder
+from uino_deploy.data.fss1000 import Fss1000
+from uino_deploy.data.open import DATASETS, open_dataset
+from uino_deploy.data.pascal import Pascal
+from uino_deploy.data.procedural import Procedural
+from uino_deploy.errors import InputError
+
+
+@pytest.fixture
+def opened(voc, coco, fss, folder) -> list[Dataset]:
+    return [
+        Pascal(voc, 0),
+        Coco(coco, 0),
+        Fss1000(fss),
+        Folder(folder),
+        Procedural("demo", "held-out"),
+    ]
+
+
+def test_an_episode_has_distinct_images_of_its_class(opened):
+    for dataset in opened:
+        drawn = draw_list(dataset, 2 * len(dataset.classes), 2, seed=5)
+        assert drawn == draw_list(dataset, 2 * len(dataset.classes), 2, seed=5)
+        assert drawn != draw_list(dataset, 2 * len(dataset.classes), 2, seed=6)
+        labels = [each.label for each in drawn]
+        assert sorted(labels) == sorted(2 * list(range(len(dataset.classes))))
+        for each in drawn[:10]:
+            assert len({*each.support, each.query}) == 3
+            for key in (*each.support, each.query):
+                mask = dataset.mask(key, each.label)
+                assert (mask == 1).any()
+                assert (mask != 1).any()
+
+
+def test_a_longer_list_begins_with_the_shorter_one(folder):
+    dataset = Folder(folder)
+    assert draw_list(dataset, 9, 1, 0)[:4] == draw_list(dataset, 4, 1, 0)
+
+
+def test_the_procedural_list_is_the_demos_own_episodes():
+    dataset = Procedural("digits", "digits")
+    for index, listed in enumerate(draw_list(dataset, 12, 2, seed=2)):
+        episode = draw_episode(load_pool("digits"), 2, index, 2)
+        assert listed.label == episode.label
+        keys, scenes = (*listed.support, listed.query), (*episode.support, episode.query)
+        for key, scene in zip(keys, scenes, strict=True):
+            np.testing.assert_array_equal(dataset.image(key), scene.image)
+            np.testing.assert_array_equal(dataset.mask(key, listed.label), scene.mask)
+    key = dataset.images(3)[1]
+    assert dataset.mask(key, 3).any()
+    with pytest.raises(InputError, match="another class"):
+        dataset.mask(key, 4)
+    with pytest.raises(InputError, match="no scene"):
+        dataset.image("3/x")
+
+
+def test_supports_without_ground_are_passed_over(tmp_path):
+    root = make_folder(tmp_path, 4)
+    for index in (0, 2):
+        Image.new("L", (60, 40), 255).save(root / f"masks/{index:03d}.png")
+    dataset = Folder(root)
+    for each in draw_list(dataset, 30, 1, 0):
+        assert each.support[0] in {"images/001.jpg", "images/003.jpg"}
+    with pytest.raises(InputError, match="too few images for 3 shots"):
+        draw_list(dataset, 1, 3, 0)
+
+
+def test_a_file_gives_the_list_back_and_reads_as_plain_json(opened, tmp_path):
+    for number, dataset in enumerate(opened):
+        drawn = draw_list(dataset, 6, 2, seed=1)
+        path = tmp_path / f"{number}.jsonl"
+        write_list(path, dataset, None, 2, 1, drawn)
+        header, read = read_list(path, dataset)
+        assert read == drawn
+        assert (header.shots, header.seed) == (2, 1)
+        assert fingerprint(dataset, read) == fingerprint(dataset, drawn)
+        first, *rest = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        assert first["dataset"] == dataset.name
+        assert rest[0]["class"] == dataset.classes[drawn[0].label]
+        assert rest[0]["support"] == list(drawn[0].support)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (0, "{}", "no list of episodes"),
+        (0, '{"format":"x","version":1,"dataset":"folder","fold":null,"shots":1,"seed":0}',
+         "format"),
+        (0, '{"format":"uino-episodes","version":1,"dataset":"coco","fold":0,"shots":1,"seed":0}',
+         "of 'coco', not of 'folder'"),
+        (1, '{"class":"zebra","support":["a"],"query":"b"}', "line 2: .* no class 'zebra'"),
+        (1, '{"class":"NAME","support":[],"query":"b"}', "line 2: not 1 support"),
+        (1, "garbage", "no list of episodes"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused(folder, tmp_path, line, text, message):
+    dataset = Folder(folder)
+    path = tmp_path / "list.jsonl"
+    write_list(path, dataset, None, 1, 0, draw_list(dataset, 2, 1, 0))
+    lines = path.read_text().splitlines()
+    lines[line] = text.replace("NAME", dataset.classes[0])
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=message):
+        read_list(path, dataset)
+
+
+def test_no_file_and_no_episode_are_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_list(tmp_path / "none", Folder(folder))
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(InputError, match="holds no episode"):
+        read_list(tmp_path / "empty", Folder(folder))
+
+
+def test_open_names_what_is_missing_or_superfluous(tmp_path, voc):
+    assert set(DATASETS) == {"demo", "digits", "pascal", "coco", "fss1000", "folder"}
+    assert open_dataset("pascal", voc, 2).name == "pascal"
+    assert len(open_dataset("demo").classes) == 80
+    assert len(open_dataset("demo", split="train").classes) == 240
+    for arguments, message in [
+        (("demo", tmp_path), "drawn, not read"),
+        (("digits", None, 1), "has no folds"),
+        (("fss1000", tmp_path, 1), "has no folds"),
+        (("coco",), "needs its folder"),
+        (("digits", None, None, "train"), "for evaluation alone"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            open_dataset(*arguments)

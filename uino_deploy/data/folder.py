@@ -1,0 +1,112 @@
+"""A user's own data: folders of images and of masks of the same names, one pair for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from uino_deploy.data.dataset import Split, check_fold, find_root
+from uino_deploy.errors import InputError
+from uino_deploy.images import UInt8, load_image, load_mask
+
+FOLDS = 5
+
+TREE = (
+    "DIR/{images/NAME.jpg, masks/NAME.png} for one class, or DIR/CLASS/{images,masks} for several; "
+    "in a mask, what is not black is the object"
+)
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Folder:
+    """Images and masks in folders; keys are paths such as `mug/images/0001.jpg`.
+
+    The folds split the images, not the classes: every fifth image of a class, by name, is held
+    out. Without a fold nothing is.
+
+    Args:
+        root: the folder.
+        fold: 0 to 4, or None for all images.
+        split: "test" has a fold's images, "train" the others.
+
+    Raises:
+        InputError: another layout, an image without a mask or the other way round, or a class with
+            fewer than two images in the split.
+    """
+
+    name = "folder"
+
+    def __init__(self, root: Path, fold: int | None = None, split: Split = "test") -> None:
+        if fold is not None:
+            check_fold(fold, FOLDS, "a folder")
+        self._root = root
+        homes = _homes(root)
+        self.classes = tuple(home.resolve().name for home in homes)
+        self._masks: dict[str, Path] = {}
+        self._keys: list[list[str]] = []
+        for home in homes:
+            pairs = _pairs(home)
+            chosen = [
+                image
+                for position, image in enumerate(pairs)
+                if fold is None or (position % FOLDS == fold) == (split == "test")
+            ]
+            if len(chosen) < 2:
+                where = "" if fold is None else f" in the {split} images of fold {fold}"
+                raise InputError(
+                    f"{home} has {len(chosen)} of its {len(pairs)} images{where}",
+                    "an episode needs two: one to learn the class from, one to find it in",
+                )
+            keys = {image.relative_to(root).as_posix(): pairs[image] for image in chosen}
+            self._keys.append(list(keys))
+            self._masks |= keys
+
+    def images(self, label: int) -> Sequence[str]:
+        """Return the keys of a class's images, by name."""
+        return self._keys[label]
+
+    def image(self, key: str) -> UInt8:
+        """Return an image, uint8 RGB [H, W, 3]."""
+        return load_image(self._root / key)
+
+    def mask(self, key: str, label: int) -> UInt8:
+        """Return an image's mask, uint8 [H, W] of 0 and 1."""
+        if key not in self._keys[label]:
+            raise InputError(f"{self._root} has no image {key} of {self.classes[label]!r}")
+        return load_mask(self._masks[key])
+
+
+def _homes(root: Path) -> list[Path]:
+    """Return the folders that hold `images` and `masks`."""
+    if root.is_dir() and not (root / "images").is_dir():
+        homes = sorted(path.parent for path in root.glob("*/images") if path.is_dir())
+        if homes:
+            return homes
+    return [find_root(root, (), "images", TREE)]
+
+
+def _pairs(home: Path) -> dict[Path, Path]:
+    """Return the images of a class, by name, and their masks."""
+    images, masks = _by_stem(home / "images"), _by_stem(home / "masks")
+    for one, other, what in ((images, masks, "masks"), (masks, images, "images")):
+        lonely = sorted(one.keys() - other.keys())
+        if lonely:
+            raise InputError(
+                f"{len(lonely)} files have no partner in {home / what}, the first {lonely[0]}",
+                f"expected: {TREE}",
+            )
+    return {images[stem]: masks[stem] for stem in sorted(images)}
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not there", f"expected: {TREE}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in _IMAGES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(f"{folder} has {found[path.stem].name} and {path.name}", "keep one")
+        found[path.stem] = path
+    return found

@@ -1,0 +1,63 @@
+"""Open a data set by the name that the command line gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from uino_deploy.data.coco import Coco
+from uino_deploy.data.dataset import Dataset, Split
+from uino_deploy.data.folder import Folder
+from uino_deploy.data.fss1000 import Fss1000
+from uino_deploy.data.pascal import Pascal
+from uino_deploy.data.procedural import Procedural
+from uino_deploy.errors import InputError
+
+DatasetName = Literal["demo", "digits", "pascal", "coco", "fss1000", "folder"]
+
+DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
+
+
+def open_dataset(
+    name: DatasetName, root: Path | None = None, fold: int | None = None, split: Split = "test"
+) -> Dataset:
+    """Open one split of a data set.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the data set's folder; the procedural ones have none.
+        fold: of PASCAL-5i and COCO-20i 0 to 3, of a folder 0 to 4 or None.
+        split: "test" for what is held out, "train" for the rest.
+
+    Raises:
+        InputError: a folder or a fold is missing or superfluous, or the layout is another one.
+        DependencyError: what reads or draws the data is not installed.
+    """
+    if name in {"demo", "digits"}:
+        if root is not None:
+            raise InputError(f"data set {name} is drawn, not read", "leave --data out")
+        _without_fold(name, fold)
+        return _procedural(name, split)
+    if root is None:
+        raise InputError(f"data set {name} needs its folder", "give --data DIR")
+    if name == "pascal":
+        return Pascal(root, fold, split)
+    if name == "coco":
+        return Coco(root, fold, split)
+    if name == "folder":
+        return Folder(root, fold, split)
+    _without_fold(name, fold)
+    return Fss1000(root, split)
+
+
+def _without_fold(name: DatasetName, fold: int | None) -> None:
+    if fold is not None:
+        raise InputError(f"data set {name} has no folds", "leave --fold out")
+
+
+def _procedural(name: DatasetName, split: Split) -> Procedural:
+    if name == "demo":
+        return Procedural(name, "held-out" if split == "test" else "base")
+    if split == "train":
+        raise InputError("the digits are for evaluation alone", "train on --dataset demo")
+    return Procedural(name, "digits")

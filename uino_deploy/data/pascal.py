@@ -1,0 +1,146 @@
+"""PASCAL-5i: PASCAL VOC 2012's classes in four folds of five.
+
+Source: Shaban et al., "One-Shot Learning for Semantic Segmentation" (BMVC 2017). Fold i holds out
+classes 5i+1 to 5i+5; models are judged on VOC's validation images, and trained on VOC's training
+images and those of SBD (Hariharan et al., ICCV 2011) that are not among the validation images.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from uino_deploy.data.dataset import IGNORED, Split, check_fold, find_root
+from uino_deploy.dependencies import require
+from uino_deploy.errors import InputError
+from uino_deploy.images import UInt8, load_image
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle",
+    "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person",
+    "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+FOLDS = 4
+
+TREE = (
+    "VOC2012/{JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt}, "
+    "and for training SBD as VOC2012/SegmentationClassAug/*.png or as "
+    "SBD/dataset/{cls/*.mat, train.txt, val.txt}"
+)
+
+_NESTED_VOC = ("VOC2012", "VOCdevkit/VOC2012")
+_NESTED_SBD = ("SBD", "sbd", "benchmark_RELEASE")
+
+
+class Pascal:
+    """One fold of PASCAL-5i; keys are paths such as `JPEGImages/2007_000033.jpg`.
+
+    VOC's void border (255) is ignored in queries and training masks. Classes of the other split
+    are background. Every image with a pixel of a class counts as showing it.
+
+    Args:
+        root: the folder of VOC 2012, or one that holds it.
+        fold: 0 to 3.
+        split: "test" has the fold's classes, "train" the other fifteen.
+
+    Raises:
+        InputError: the layout is not VOC's, or `split` is "train" and SBD is missing.
+    """
+
+    name = "pascal"
+
+    def __init__(self, root: Path, fold: int | None, split: Split = "test") -> None:
+        fold = check_fold(fold, FOLDS, "PASCAL-5i")
+        held_out = range(5 * fold, 5 * fold + 5)
+        self._voc = find_root(root, _NESTED_VOC, "ImageSets/Segmentation/val.txt", TREE)
+        for needed in ("JPEGImages", "SegmentationClass"):
+            if not (self._voc / needed).is_dir():
+                raise InputError(f"{self._voc} holds no {needed}", f"expected: {TREE}")
+        self._sbd = next((root / n / "dataset" for n in _NESTED_SBD if (root / n).is_dir()), None)
+        self._numbers = [c + 1 for c in range(20) if (c in held_out) == (split == "test")]
+        self.classes = tuple(CLASSES[number - 1] for number in self._numbers)
+        self._names = self._listed("val") if split == "test" else self._training_names()
+
+    def images(self, label: int) -> list[str]:
+        """Return the keys of the images with a pixel of a class."""
+        return self._showing[label]
+
+    def image(self, key: str) -> UInt8:
+        """Return an image, uint8 RGB [H, W, 3]."""
+        path = self._voc / key
+        if not path.is_file() and self._sbd is not None:
+            path = self._sbd / "img" / path.name
+        return load_image(path)
+
+    def mask(self, key: str, label: int) -> UInt8:
+        """Return a class's mask, uint8 [H, W]: 0, 1, or 255 on VOC's void border."""
+        labels = self._labels(Path(key).stem)
+        mask: UInt8 = (labels == self._numbers[label]).astype(np.uint8)
+        mask[labels == IGNORED] = IGNORED
+        return mask
+
+    @cached_property
+    def _showing(self) -> list[list[str]]:
+        found: dict[int, list[str]] = {number: [] for number in self._numbers}
+        for name in self._names:
+            for number in np.unique(self._labels(name)).tolist():
+                if number in found:
+                    found[number].append(f"JPEGImages/{name}.jpg")
+        return list(found.values())
+
+    def _listed(self, which: str) -> list[str]:
+        path = self._voc / "ImageSets" / "Segmentation" / f"{which}.txt"
+        if not path.is_file():
+            raise InputError(f"{path} is not there", f"expected: {TREE}")
+        return path.read_text(encoding="utf-8").split()
+
+    def _training_names(self) -> list[str]:
+        augmented = self._voc / "SegmentationClassAug"
+        if augmented.is_dir():
+            extra = {path.stem for path in augmented.glob("*.png")}
+        elif self._sbd is not None and (self._sbd / "cls").is_dir():
+            require("train", "scipy")
+            lists = (self._sbd / f"{which}.txt" for which in ("train", "val"))
+            extra = {name for path in lists for name in path.read_text(encoding="utf-8").split()}
+        else:
+            raise InputError(f"SBD is not beside {self._voc}", f"expected: {TREE}")
+        return sorted((extra | set(self._listed("train"))) - set(self._listed("val")))
+
+    def _labels(self, name: str) -> UInt8:
+        """Return an image's class numbers [H, W], 0 for the background, 255 for void."""
+        for folder in ("SegmentationClass", "SegmentationClassAug"):
+            path = self._voc / folder / f"{name}.png"
+            if path.is_file():
+                return _read_indices(path)
+        if self._sbd is not None and (self._sbd / "cls" / f"{name}.mat").is_file():
+            return _read_sbd(self._sbd / "cls" / f"{name}.mat")
+        raise InputError(f"{self._voc} has no mask of image {name}", f"expected: {TREE}")
+
+
+def _read_indices(path: Path) -> UInt8:
+    """Read a palette's indices, or the grey values that some copies store instead."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in {"P", "L"}:
+                raise InputError(
+                    f"mask {path} has mode {image.mode}, not class numbers",
+                    "take VOC's own palette files, not colours",
+                )
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"mask {path} cannot be read: {error}") from error
+
+
+def _read_sbd(path: Path) -> UInt8:
+    from scipy.io import loadmat  # type: ignore[import-untyped] # it ships no types
+
+    try:
+        labels = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+    # A damaged file raises whatever its bytes say.
+    except Exception as error:
+        raise InputError(f"{path} is not one of SBD's GTcls files: {error}") from error
+    return np.asarray(labels, dtype=np.uint8)

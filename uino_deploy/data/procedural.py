@@ -1,0 +1,76 @@
+"""The demo's drawn scenes as a data set: glyphs and handwritten digits, nothing to download."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from uino_deploy.data.dataset import ListedEpisode, label_in_turn
+from uino_deploy.data.episodes import Episode, draw_episode
+from uino_deploy.data.pools import PoolName, load_pool
+from uino_deploy.errors import InputError
+from uino_deploy.images import UInt8
+
+ROUNDS = 32
+"""Scenes of each class that `Procedural.images` lists."""
+
+_KEY = re.compile(r"(\d{1,18})/(\d{1,18})/(\d{1,4})")
+
+
+class Procedural:
+    """A pool's scenes; the key `SEED/INDEX/NUMBER` is scene NUMBER of `draw_episode`'s INDEX.
+
+    The scenes of an episode show one class, the same ones for any number of shots; the query is
+    the one after the last shot.
+
+    Args:
+        name: what the command line calls it.
+        pool: the classes.
+        seed: of the scenes that `images` lists.
+    """
+
+    def __init__(self, name: str, pool: PoolName, seed: int = 0) -> None:
+        self.name = name
+        self.classes = load_pool(pool).labels
+        self._pool = pool
+        self._seed = seed
+
+    def images(self, label: int) -> list[str]:
+        """Return the keys of scenes of a class, one of each round."""
+        count = len(self.classes)
+        indices = range(ROUNDS * count)
+        return [
+            f"{self._seed}/{index}/0"
+            for index in indices
+            if label_in_turn(count, self._seed, index) == label
+        ]
+
+    def image(self, key: str) -> UInt8:
+        """Return a scene, uint8 RGB [S, S, 3]."""
+        return self._drawn(key).query.image
+
+    def mask(self, key: str, label: int) -> UInt8:
+        """Return where a class is in a scene of its own, uint8 [S, S] of 0 and 1."""
+        drawn = self._drawn(key)
+        if drawn.label != label:
+            raise InputError(f"scene {key} shows {self.classes[drawn.label]!r}, another class")
+        return drawn.query.mask
+
+    def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
+        """Return the keys of the scenes of `draw_episode(pool, seed, index, shots)`."""
+        keys = [f"{seed}/{index}/{number}" for number in range(shots + 1)]
+        label = label_in_turn(len(self.classes), seed, index)
+        return ListedEpisode(label, tuple(keys[:-1]), keys[-1])
+
+    def _drawn(self, key: str) -> Episode:
+        """Return an episode whose query is the scene: what comes before takes the same draws."""
+        numbers = _KEY.fullmatch(key)
+        if numbers is None:
+            raise InputError(f"{key!r} is no scene of {self.name}", "a scene is SEED/INDEX/NUMBER")
+        seed, index, number = map(int, numbers.groups())
+        return _draw(self._pool, seed, index, number)
+
+
+@lru_cache(maxsize=8)  # an image and its mask are asked for one after the other
+def _draw(pool: PoolName, seed: int, index: int, number: int) -> Episode:
+    return draw_episode(load_pool(pool), seed, index, shots=number)
