@@ -6,17 +6,28 @@ line on stdout is JSON too: progress while it works, the outcome at the end.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
+from uino_deploy.export.graph_reader import without_bodies
+from uino_deploy.files import atomic_file
+from uino_deploy.plans import Gpu, PluginRoute, Profile, compute_capability
+
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _FLOATS = ("FLOAT", "HALF", "BF16")
+_MATRIX_LAYERS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
+# From this version on the parser prefers a plugin to a body where the node asks for one.
+_PLUGINS_PREFERRED = (10, 7)
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -30,15 +41,19 @@ class Job(msgspec.Struct, kw_only=True):
         shapes: for each input with dynamic dimensions its least, usual and largest shape.
         workspace: bytes of scratch memory the builder may plan with; its own limit when None.
         timing_cache: file to read and write tactic timings; none when None.
+        plugins: build our operators as plugins, not from their bodies.
+        kernels: folder of compiled kernels for the plugins; None where there is none.
     """
 
     backend: Backend
     onnx: str
     plan: str
     arch: str
-    shapes: dict[str, tuple[list[int], list[int], list[int]]]
+    shapes: Profile
     workspace: int | None = None
     timing_cache: str | None = None
+    plugins: bool = False
+    kernels: str | None = None
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -47,12 +62,26 @@ class Outcome(msgspec.Struct, kw_only=True):
     Attributes:
         version: of the library.
         error: empty, or why there is no plan.
+        hint: what to do about the error.
+        kind: which error it is.
         layers: number of network layers by the type of their (first) result, floats only.
+        matrix_layers: the same of matrix products and convolutions.
+        route: how our operators were built, where there are any.
+        inspector: the engine inspector's answer in JSON; empty where the engine cannot run here.
+        gpu: what it was built on; None without one.
+        seconds: how long parser and builder took.
     """
 
     version: str
     error: str = ""
+    hint: str = ""
+    kind: Literal["build", "dependency", "input"] = "build"
     layers: dict[str, int] = msgspec.field(default_factory=dict)
+    matrix_layers: dict[str, int] = msgspec.field(default_factory=dict)
+    route: PluginRoute = "function"
+    inspector: str = ""
+    gpu: Gpu | None = None
+    seconds: float = 0.0
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -72,33 +101,120 @@ def main() -> None:
 def run(job: Job) -> Outcome:
     """Build an engine and write its plan."""
     trt: Any = importlib.import_module(MODULES[job.backend])
-    log = _logger(trt)
     outcome = Outcome(version=trt.__version__)
+    try:
+        _build(trt, job, outcome)
+    except UinoDeployError as error:
+        outcome.error, outcome.hint = error.what, error.hint
+        if isinstance(error, DependencyError):
+            outcome.kind = "dependency"
+        elif isinstance(error, InputError):
+            outcome.kind = "input"
+    return outcome
+
+
+def _build(trt: Any, job: Job, outcome: Outcome) -> None:
+    """Build and fill in what is known of it.
+
+    Raises:
+        UinoDeployError: there is no plan.
+    """
+    if job.backend == "tensorrt":
+        outcome.gpu = _gpu_at_hand(job.arch)
+    if job.plugins:
+        outcome.route = _register(job)
+    log = _logger(trt)
+    started = time.monotonic()
     builder = trt.Builder(log)
+    if builder is None:
+        raise BuildError(log.last_error or "no builder could be made", "is the driver installed?")
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(job.onnx):
-        errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        outcome.error = "; ".join(
-            f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors
-        )
-        return outcome
-    outcome.layers = _audit(trt, network)
+    _parse(trt, job, network, log)
+    outcome.layers, outcome.matrix_layers = _count(trt, network)
     config = _config(trt, builder, job)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        outcome.error = log.last_error or "the builder returned no engine and no reason"
-        return outcome
+        raise BuildError(log.last_error or "the builder returned no engine and no reason")
+    outcome.seconds = time.monotonic() - started
     Path(job.plan).write_bytes(memoryview(plan))
     if job.timing_cache:
-        Path(job.timing_cache).write_bytes(memoryview(config.get_timing_cache().serialize()))
-    return outcome
+        cache = config.get_timing_cache().serialize()
+        with atomic_file(job.timing_cache, force=True) as path:
+            path.write_bytes(memoryview(cache))
+    outcome.inspector = _inspect(trt, job, log, plan)
+
+
+def _register(job: Job) -> PluginRoute:
+    from uino_deploy.kernels.plugins import register_plugins
+
+    return register_plugins(job.arch, None if job.kernels is None else Path(job.kernels))
+
+
+def _gpu_at_hand(arch: str) -> Gpu:
+    """Describe the GPU that TensorRT will build for.
+
+    Raises:
+        DependencyError: cuda-python or the driver is missing.
+        InputError: it is not of the architecture asked for.
+    """
+    cuda = _cuda_runtime()
+
+    def ask(call: Any, *arguments: Any) -> Any:
+        status, *values = call(*arguments)
+        if int(status):
+            raise DependencyError(
+                f"no GPU can be used: CUDA error {int(status)} ({status.name})",
+                "tensorrt builds on the machine that has the GPU; tensorrt-rtx needs none",
+            )
+        return values[0]
+
+    properties = ask(cuda.cudaGetDeviceProperties, 0)
+    capability = f"{properties.major}.{properties.minor}"
+    gpu = Gpu(
+        name=properties.name.decode(),
+        capability=capability,
+        driver=ask(cuda.cudaDriverGetVersion),
+        runtime=ask(cuda.cudaRuntimeGetVersion),
+    )
+    if capability != compute_capability(arch):
+        here = f"sm_{properties.major}{properties.minor}"
+        raise InputError(
+            f"--arch {arch}: TensorRT builds for the GPU at hand, {gpu.name}, which is {here}",
+            f"use --arch {here}, or build on the machine with {arch}",
+        )
+    return gpu
+
+
+def _cuda_runtime() -> Any:
+    """Return cuda-python's runtime API, under its newer or its older name."""
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise DependencyError("cuda-python is not installed", "pip install cuda-python")
 
 
 def _network_flags(trt: Any) -> int:
     """Strongly typed: 10.x must be asked, 11.x and RTX know nothing else."""
     flags = trt.NetworkDefinitionCreationFlag
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+
+def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
+    parser = trt.OnnxParser(network, log)
+    if job.plugins and version_of(trt.__version__) < _PLUGINS_PREFERRED:
+        parsed = parser.parse(without_bodies(Path(job.onnx)), job.onnx)
+    else:
+        parsed = parser.parse_from_file(job.onnx)
+    if not parsed:
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        words = [f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors]
+        raise BuildError("; ".join(words) or log.last_error or "the parser gave no reason")
+
+
+def version_of(version: str) -> tuple[int, int]:
+    """Return major and minor of a TensorRT version."""
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)
 
 
 def _config(trt: Any, builder: Any, job: Job) -> Any:
@@ -117,21 +233,53 @@ def _config(trt: Any, builder: Any, job: Job) -> Any:
         config.num_compute_capabilities = 1
         config.set_compute_capability(target, 0)
     if job.timing_cache:
-        path = Path(job.timing_cache)
-        cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
-        config.set_timing_cache(cache, False)
+        _use_timings(config, Path(job.timing_cache))
     return config
 
 
-def _audit(trt: Any, network: Any) -> dict[str, int]:
-    """Count layers by float type: what the parser really made."""
-    types: Counter[str] = Counter()
+def _use_timings(config: Any, path: Path) -> None:
+    """Take over the timings of a file.
+
+    Raises:
+        InputError: it is of another TensorRT version or GPU.
+    """
+    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise InputError(
+            f"--timing-cache {path} is not of this TensorRT version and GPU",
+            "name another file: it will be made",
+        )
+
+
+def _count(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Count layers, and matrix products among them, by float type: what the parser really made."""
+    every: Counter[str] = Counter()
+    matrix: Counter[str] = Counter()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         name = layer.get_output(0).dtype.name if layer.num_outputs else ""
         if name in _FLOATS and layer.type not in (trt.LayerType.CONSTANT, trt.LayerType.CAST):
-            types[name] += 1
-    return dict(types)
+            every[name] += 1
+            matrix[name] += layer.type.name in _MATRIX_LAYERS
+    return dict(every), {name: count for name, count in matrix.items() if count}
+
+
+def _inspect(trt: Any, job: Job, log: Any, plan: Any) -> str:
+    """Return the inspector's JSON; empty for an RTX engine that cannot be loaded here.
+
+    Raises:
+        BuildError: TensorRT cannot load what it has just built.
+    """
+    runtime = trt.Runtime(log)
+    if job.backend == "tensorrt-rtx":
+        validity, _diagnostics = runtime.get_engine_validity(memoryview(plan))
+        if validity == trt.EngineValidity.INVALID:
+            return ""
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BuildError(f"the engine cannot be loaded: {log.last_error or 'no reason given'}")
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _logger(trt: Any) -> Any:

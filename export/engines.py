@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 import uino_deploy
 from uino_deploy.bundle import Bundle, Piece
-from uino_deploy.errors import BuildError, CheckFailed, DependencyError, InputError, OutputExists
+from uino_deploy.dependencies import require
+from uino_deploy.errors import (
+    BuildError,
+    DependencyError,
+    InputError,
+    OutputExists,
+    UinoDeployError,
+)
+from uino_deploy.export.audit import (
+    TYPE_NAMES,
+    check_engine,
+    check_graph,
+    check_network,
+    precisions_of,
+)
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress
+from uino_deploy.export.graph_reader import GraphSummary
+from uino_deploy.export.inspector import read_inspector
 from uino_deploy.files import sha256
-from uino_deploy.plans import EngineBackend, PlanInfo, plan_folder
+from uino_deploy.plans import (
+    EngineBackend,
+    PlanInfo,
+    compute_capability,
+    plan_folder,
+    plan_path,
+)
 
 # What TensorRT-RTX 1.7 can build for without the GPU; TensorRT builds for the GPU at hand.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 Shapes = Mapping[str, tuple[int, int, int]]
-_TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
-_OPERATORS = ("prompt", "query")
+Plugins = Literal["auto", "none"]
+
+# Seconds between two notes about a builder's progress.
+_NOTE_SECONDS = 10.0
 
 
 def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -60,6 +87,8 @@ def build_engines(
     shapes: Shapes | None = None,
     workspace: int | None = None,
     timing_cache: Path | None = None,
+    plugins: Plugins = "auto",
+    kernels: Path | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda _note: None,
 ) -> list[PlanInfo]:
@@ -73,6 +102,9 @@ def build_engines(
         shapes: for `batch` and `shots` the least, usual and largest size; 1 when not given.
         workspace: bytes of scratch memory; the library's own limit when None.
         timing_cache: a file of tactic timings to use and extend.
+        plugins: "auto" builds our operators as plugins where the backend has plugins, and fails
+            where they are not in the engine; "none" builds their bodies.
+        kernels: folder of compiled kernels; the bundle's own of the architecture when None.
         force: replace plans that are there.
         progress: called with notes.
 
@@ -80,40 +112,80 @@ def build_engines(
         What is known of each plan.
 
     Raises:
-        InputError: an architecture or piece that cannot be built.
-        DependencyError: the library is not installed.
+        InputError: an architecture, piece or option that cannot be had.
+        DependencyError: the library, a driver or a GPU is missing.
         OutputExists: a plan is there and `force` is not given.
-        BuildError: the parser or builder failed, or its process died.
-        CheckFailed: the network does not compute in the piece's precision.
+        BuildError: a graph holds what TensorRT would change silently, the parser or builder
+            failed, or its process died.
+        CheckFailed: the engine is not in the piece's precision, or lacks the plugins asked for.
     """
+    names = list(pieces) or list(bundle.manifest.pieces)
+    chosen = [bundle.piece(name) for name in names]
+    _check_request(bundle, backend, arch, chosen, shapes or {}, timing_cache)
+    require(backend, MODULES[backend])
+    folder = plan_folder(backend, arch)
+    built = [name for name in names if f"{folder}/{name}.plan" in bundle.manifest.files]
+    if built and not force:
+        raise OutputExists(f"{bundle.root / folder} has {', '.join(built)}", "use --force")
+    own = bundle.root / "kernels" / arch
+    kernels = kernels or (own if own.is_dir() else None)
+    infos = []
+    with _workplace(bundle.root) as temporary:
+        for piece in chosen:
+            progress(f"building {piece.name} for {arch}")
+            summary = check_graph(bundle, piece)
+            job = Job(
+                backend=backend,
+                onnx=str(bundle.path(piece.model)),
+                plan=str(temporary / f"{piece.name}.plan"),
+                arch=arch,
+                shapes=profile_of(piece, shapes or {}),
+                workspace=workspace,
+                timing_cache=None if timing_cache is None else str(timing_cache),
+                plugins=plugins == "auto" and backend == "tensorrt" and bool(summary.calls),
+                kernels=None if kernels is None else str(kernels),
+            )
+            infos.append(_finish(bundle, piece, job, summary, run_job(job, progress)))
+        _install(bundle.root, temporary, infos)
+    return infos
+
+
+def _check_request(
+    bundle: Bundle,
+    backend: EngineBackend,
+    arch: str,
+    pieces: Sequence[Piece],
+    shapes: Shapes,
+    timing_cache: Path | None,
+) -> None:
+    """Refuse what would be ignored or cannot be had."""
+    if not arch.removeprefix("sm_").isdigit() or not arch.startswith("sm_"):
+        raise InputError(f"--arch {arch} is not an architecture", "for example sm_89")
     if backend == "tensorrt-rtx" and arch not in RTX_ARCHITECTURES:
         raise InputError(
             f"--arch {arch}: TensorRT-RTX builds for {', '.join(RTX_ARCHITECTURES)}",
             "Jetson and datacenter GPUs need --backend tensorrt on the device",
         )
-    _require(backend)
-    names = list(pieces) or list(bundle.manifest.pieces)
-    folder = plan_folder(backend, arch)
-    built = [name for name in names if f"{folder}/{name}.plan" in bundle.manifest.files]
-    if built and not force:
-        raise OutputExists(f"{bundle.root / folder} has {', '.join(built)}", "use --force")
-    infos = []
-    with tempfile.TemporaryDirectory(dir=bundle.root, prefix=".plans-") as temporary:
-        for name in names:
-            piece = bundle.piece(name)
-            progress(f"building {name} for {arch}")
-            job = Job(
-                backend=backend,
-                onnx=str(bundle.path(piece.model)),
-                plan=str(Path(temporary, f"{name}.plan")),
-                arch=arch,
-                shapes=profile_of(piece, shapes or {}),
-                workspace=workspace,
-                timing_cache=None if timing_cache is None else str(timing_cache),
+    if backend == "tensorrt-rtx" and timing_cache is not None:
+        raise InputError(
+            "--timing-cache: TensorRT-RTX times no tactics when it builds",
+            "leave it out; the cache is for --backend tensorrt",
+        )
+    dynamic = {size for p in pieces for e in p.inputs for size in e.shape if isinstance(size, str)}
+    for name, (_least, _usual, largest) in shapes.items():
+        if name not in dynamic:
+            raise InputError(
+                f"--shapes {name}: no input of {', '.join(p.name for p in pieces)} has it"
             )
-            infos.append(_finish(bundle, piece, job, run_job(job, progress)))
-        _install(bundle, Path(temporary), folder, infos)
-    return infos
+        limit = bundle.manifest.limits.get(name, largest)
+        if largest > limit:
+            raise InputError(f"--shapes {name}: the bundle allows {limit}, not {largest}")
+    for piece in pieces:
+        if piece.precision not in TYPE_NAMES:
+            raise InputError(
+                f"{piece.name} is {piece.precision}, which is not built into engines",
+                "leave it out by --piece, or export it in fp32 or fp16",
+            )
 
 
 def profile_of(piece: Piece, shapes: Shapes) -> dict[str, tuple[list[int], list[int], list[int]]]:
@@ -134,9 +206,11 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
 
     Raises:
         BuildError: it failed or died; with the library's last words.
+        DependencyError: a package, a driver or a GPU is missing.
+        InputError: the GPU or the timing cache is another one.
     """
     what = Path(job.onnx).name
-    outcome = None
+    outcome, said, started = None, time.monotonic(), time.monotonic()
     command = [sys.executable, "-m", "uino_deploy.export.engine_job"]
     with (
         tempfile.TemporaryFile() as errors,
@@ -151,72 +225,126 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
             pipe.write(msgspec.json.encode(job))
         for line in process.stdout:
             message = msgspec.json.decode(line)
-            if "progress" in message:
-                step = msgspec.convert(message["progress"], Progress)
-                progress(f"{what}: {step.phase} {step.step}/{step.steps}")
-            else:
+            if "outcome" in message:
                 outcome = msgspec.convert(message["outcome"], Outcome)
+            elif time.monotonic() - said >= _NOTE_SECONDS:
+                said = time.monotonic()
+                step = msgspec.convert(message["progress"], Progress)
+                progress(
+                    f"{what}: {step.phase} {step.step}/{step.steps}, {said - started:.0f} s so far"
+                )
         status = process.wait()
         errors.seek(0)
         words = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
     if outcome is None:
         raise BuildError(f"{what}: the builder's process died with status {status}: {words[-1]}")
     if outcome.error:
-        raise BuildError(f"{what}: {job.backend} {outcome.version}: {outcome.error}")
+        raise _failure(what, job, outcome)
     return outcome
 
 
-def _require(backend: EngineBackend) -> None:
-    from importlib.util import find_spec
+def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:
+    """Return the error that a job reported, with what can be done about it."""
+    if outcome.kind == "input":
+        return InputError(outcome.error, outcome.hint)
+    if outcome.kind == "dependency":
+        return DependencyError(outcome.error, outcome.hint)
+    hint = outcome.hint
+    # Too little memory is often reported as a layer without an implementation.
+    if not hint and any(
+        sign in outcome.error.lower() for sign in ("workspace", "memory", "implementation")
+    ):
+        hint = "give it more by --workspace, or free memory on the GPU"
+    return BuildError(f"{what}: {job.backend} {outcome.version}: {outcome.error}", hint)
 
-    if find_spec(MODULES[backend]) is None:
-        raise DependencyError(
-            f"{backend} is not installed", f"pip install 'uino-deploy[{backend}]'"
-        )
 
-
-def _finish(bundle: Bundle, piece: Piece, job: Job, outcome: Outcome) -> PlanInfo:
-    """Check the network that was built, and describe the plan."""
-    _check_precision(piece, outcome)
+def _finish(
+    bundle: Bundle, piece: Piece, job: Job, summary: GraphSummary, outcome: Outcome
+) -> PlanInfo:
+    """Check what was built, and describe the plan."""
+    precisions = precisions_of(bundle, piece)
+    check_network(piece, precisions, outcome.matrix_layers)
+    operators = [call.operator for call in summary.calls]
+    # RTX engines are built where they cannot run; TensorRT's were built on the GPU at hand.
+    unseen = job.backend == "tensorrt-rtx" and not outcome.inspector
+    engine = None if unseen else read_inspector(outcome.inspector)
+    if engine is not None:
+        check_engine(piece, precisions, outcome.layers, engine, operators if job.plugins else [])
+    files = bundle.manifest.files
+    weights = [name for name in sorted(summary.weights) if name in files]
     info = PlanInfo(
         piece=piece.name,
         backend=job.backend,
         version=outcome.version,
         arch=job.arch,
+        compute_capability=compute_capability(job.arch),
+        gpu=outcome.gpu,
         precision=piece.precision,
         shapes=job.shapes,
+        workspace=job.workspace,
         layers=outcome.layers,
-        route="function" if piece.name in _OPERATORS else "none",
-        onnx_sha256=bundle.manifest.files[piece.model].sha256,
+        matrix_layers=outcome.matrix_layers,
+        engine=engine,
+        route=outcome.route if operators else "none",
+        operators=operators,
+        sources={name: files[name].sha256 for name in (piece.model, *weights)},
         plan_sha256=sha256(job.plan),
         built_by=f"uino-deploy {uino_deploy.__version__}",
+        seconds=round(outcome.seconds, 1),
     )
     text = msgspec.json.format(msgspec.json.encode(info), indent=2)
     Path(job.plan).with_suffix(".json").write_bytes(text + b"\n")
     return info
 
 
-def _check_precision(piece: Piece, outcome: Outcome) -> None:
-    """Refuse a network that does not compute in the piece's type at all, or only in part of it."""
-    wanted = _TYPE_NAMES[piece.precision]
-    if not outcome.layers.get(wanted):
-        raise CheckFailed(
-            f"{piece.model} is {piece.precision}, and the parsed network has no such layer: "
-            f"{outcome.layers}"
-        )
+def _install(root: Path, temporary: Path, infos: Sequence[PlanInfo]) -> None:
+    """Move the plans into the bundle, which opens at every instant between the steps.
+
+    First the manifest stops listing the plans that are to be replaced, then the files are moved,
+    then the manifest lists them. Whoever is killed in between leaves a bundle without these plans.
+    """
+    names = [plan_path(info).removesuffix(".plan") for info in infos]
+    files = [f"{name}{suffix}" for name in names for suffix in (".json", ".plan")]
+    target = f"{infos[0].backend}-{infos[0].arch}"
+    with _locked(root):
+        # Another build may have added its plans since the bundle was opened.
+        bundle = Bundle.open(root, verify=False)
+        gone = {info.piece for info in infos}
+        kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
+        bundle = bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})
+        for name in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary / Path(name).name, root / name)
+        added = {info.piece: plan_path(info) for info in infos}
+        bundle.add(files, plans={**bundle.manifest.plans, target: {**kept, **added}})
 
 
-def _install(bundle: Bundle, temporary: Path, folder: str, infos: list[PlanInfo]) -> None:
-    """Move the plans into the bundle and list them; the manifest is replaced last, atomically."""
-    # Another build may have added its plans since this bundle was opened.
-    bundle = Bundle.open(bundle.root, verify=False)
-    target = bundle.root / folder
-    target.mkdir(parents=True, exist_ok=True)
-    files = []
-    for path in sorted(temporary.iterdir()):
-        shutil.move(path, target / path.name)
-        files.append(f"{folder}/{path.name}")
-    name = folder.removeprefix("plans/")
-    known = dict(bundle.manifest.plans.get(name, {}))
-    known.update({info.piece: f"{folder}/{info.piece}.plan" for info in infos})
-    bundle.add(files, plans={**bundle.manifest.plans, name: known})
+@contextlib.contextmanager
+def _workplace(root: Path) -> Iterator[Path]:
+    """Yield a hidden folder of the bundle to build in; remove those that killed builds left."""
+    for left in root.glob(".plans-*"):
+        with _locked(left, wait=False) as mine:
+            if mine:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".plans-") as folder, _locked(Path(folder)):
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a folder's lock while the block runs; yield whether it is held."""
+    if sys.platform == "win32":  # no such lock; two builds at a time are not looked for there
+        yield wait
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        held = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)

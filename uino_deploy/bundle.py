@@ -167,13 +167,14 @@ class Bundle:
             raise BundleError(f"{self.root} has no piece {name!r}", f"it has {known}")
         return self.manifest.pieces[name]
 
-    def add(self, files: Iterable[str], **sections: Any) -> Bundle:
+    def add(self, files: Iterable[str], *, without: Iterable[str] = (), **sections: Any) -> Bundle:
         """List files that were just written into the bundle, and replace sections of the manifest.
 
         Only the named files are hashed: the others keep the hashes that they were checked against.
 
         Args:
             files: paths in the bundle, relative, with `/`.
+            without: paths to list no more.
             sections: new values of manifest fields, such as `plans` or `report`.
 
         Returns:
@@ -183,7 +184,9 @@ class Bundle:
             BundleError: a path is missing or leaves the folder.
         """
         entries = {name: _entry(self.root, name) for name in files}
-        listed = dict(sorted({**self.manifest.files, **entries}.items()))
+        gone = set(without)
+        kept = {name: entry for name, entry in self.manifest.files.items() if name not in gone}
+        listed = dict(sorted({**kept, **entries}.items()))
         manifest = msgspec.structs.replace(self.manifest, **sections, files=listed)
         _save(self.root, manifest)
         return Bundle(self.root, manifest, self.config)

@@ -12,7 +12,8 @@ from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.bundle import Bundle
-    from uino_deploy.plans import EngineBackend, PlanInfo
+    from uino_deploy.export.engines import Plugins
+    from uino_deploy.plans import EngineBackend, EngineLayers, PlanInfo
 
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -30,6 +31,14 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 )
 @click.option("--workspace", metavar="SIZE", help="Scratch memory, such as 512MiB or 2GiB.")
 @click.option("--timing-cache", type=FILE, help="A file of tactic timings to use and extend.")
+@click.option(
+    "--plugins",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="Our operators as plugins where the backend has any (auto), or from their bodies (none).",
+)
+@click.option("--kernels", type=FILE, help="Compiled kernels; the bundle's own by default.")
 @force_option
 @output_options
 def build(
@@ -40,35 +49,49 @@ def build(
     shapes: tuple[str, ...],
     workspace: str | None,
     timing_cache: Path | None,
+    plugins: Plugins,
+    kernels: Path | None,
     force: bool,
     output: Output,
 ) -> None:
     """Build engines and add them to the bundle as plain plan files, each with a side JSON.
 
-    TensorRT-RTX builds for any of its architectures without a GPU. TensorRT builds for the GPU of
-    the machine it runs on. The correlation and the scan are built from their bodies in standard
-    operators.
+    TensorRT-RTX builds for any of its architectures without a GPU; it has no plugins, so that the
+    correlation and the scan are built from their bodies in standard operators. TensorRT builds for
+    the GPU of the machine it runs on, with the kernels of `uino-deploy kernels build` as plugins.
+
+    What was built is judged: by the parsed network, and by TensorRT's own inspector where the
+    engine can be loaded. An engine in another precision, or without the plugins asked for, FAILED,
+    and nothing is installed.
 
     \b
     Examples:
       uino-deploy build model.uino --backend tensorrt-rtx --arch sm_89
       uino-deploy build model.uino --backend tensorrt --arch sm_87 --shapes batch:1:1:4
+      uino-deploy build model.uino --backend tensorrt --arch sm_87 --kernels build/kernels
     """
     from uino_deploy.bundle import Bundle
+    from uino_deploy.errors import CheckFailed
     from uino_deploy.export.engines import build_engines, parse_shapes
 
-    opened = Bundle.open(bundle)
-    infos = build_engines(
-        opened,
-        backend,
-        arch,
-        pieces=pieces,
-        shapes=parse_shapes(shapes),
-        workspace=None if workspace is None else _bytes(workspace),
-        timing_cache=timing_cache,
-        force=force,
-        progress=output.log,
-    )
+    try:
+        infos = build_engines(
+            Bundle.open(bundle),
+            backend,
+            arch,
+            pieces=pieces,
+            shapes=parse_shapes(shapes),
+            workspace=None if workspace is None else _bytes(workspace),
+            timing_cache=timing_cache,
+            plugins=plugins,
+            kernels=kernels,
+            force=force,
+            progress=output.log,
+        )
+    except CheckFailed as error:
+        output.document({"bundle": str(bundle), "passed": False, "reason": str(error)})
+        output.verdict([str(error)])
+        raise
     _show(Bundle.open(bundle, verify=False), infos, output)
 
 
@@ -88,11 +111,32 @@ def _show(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None:
     rows = []
     for info in infos:
         size = bundle.manifest.files[plan_path(info)].size
-        types = ", ".join(f"{count} {name}" for name, count in sorted(info.layers.items()))
-        rows.append([info.piece, info.precision, types, info.route, f"{size / 1e6:.1f}"])
-    output.table(["piece", "precision", "layers by type", "operators", "MB"], rows)
+        row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info.engine)]
+        rows.append([*row, info.route, f"{info.seconds:.1f}", f"{size / 1e6:.1f}"])
+    columns = ["piece", "precision", "matrix layers", "engine", "operators", "seconds", "MB"]
+    output.table(columns, rows)
     output.text()
-    for line in equivalent_commands(bundle, infos):
-        output.text(line)
-    output.document({"bundle": str(bundle.root), "plans": msgspec.to_builtins(infos)})
+    if infos[0].backend == "tensorrt-rtx":
+        output.text("operators: TensorRT-RTX has no plugins, their bodies were built in")
+    if any(info.engine is None for info in infos):
+        output.text(f"engine: not inspected, no {infos[0].arch} GPU is at hand")
+    lines = equivalent_commands(bundle, infos)
+    if lines:
+        output.text("the same by other tools, to look at or to load:")
+    for line in lines:
+        output.text(f"  {line}")
+    plans = msgspec.to_builtins(infos)
+    document = {"bundle": str(bundle.root), "passed": True, "plans": plans, "equivalent": lines}
+    output.document(document)
     output.verdict([])
+
+
+def _counts(types: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(types.items()))
+
+
+def _engine(engine: EngineLayers | None) -> str:
+    if engine is None:
+        return "-"
+    plugins = f", {len(engine.plugins)} plugins" if engine.plugins else ""
+    return _counts(engine.types) + plugins

@@ -1,0 +1,183 @@
+"""What an engine must not contain silently: checks before a build, of the graph, and after it.
+
+TensorRT rounds float64 to float32, takes an operator's body where a plugin was meant, and ignores
+an attribute that it does not know; none of this is an error to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+from uino_deploy.bundle import Bundle, Piece
+from uino_deploy.config import UinoConfig
+from uino_deploy.errors import BuildError, CheckFailed
+from uino_deploy.export.graph_reader import DOMAIN, Call, GraphSummary, read_graph
+from uino_deploy.plans import EngineLayers
+
+# What asks for a plugin, on every call; `uino_deploy.kernels.onnx_domain` says why.
+PLUGIN_ATTRIBUTES: Mapping[str, int | str] = {
+    "aot": 1,
+    "plugin_namespace": DOMAIN,
+    "plugin_version": "1",
+}
+TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+
+# Least share of matrix products and convolutions in the piece's type. Half precision leaves those
+# inside the operators' bodies in float32, and the similarity's: 6 of the 33 in tiny's prompt.
+_MATRIX_SHARE = {"fp32": 1.0, "fp16": 0.75, "bf16": 0.75}
+# The builder fuses layers, so that shares shift; a silent downgrade leaves next to nothing.
+_ENGINE_SHARE = 0.5
+
+
+def check_graph(bundle: Bundle, piece: Piece) -> GraphSummary:
+    """Refuse a graph that TensorRT would build into something else than what it says.
+
+    Args:
+        bundle: opened.
+        piece: one of its pieces.
+
+    Returns:
+        What was read of the graph.
+
+    Raises:
+        BuildError: a float64 constant or cast, an operator that is not ours, or one of ours with
+            attributes that are not those of the bundle's model.
+    """
+    summary = read_graph(bundle.path(piece.model))
+    again = "export the bundle again"
+    if summary.doubles:
+        raise BuildError(
+            f"{piece.model}: {', '.join(summary.doubles)} is float64, and TensorRT would compute "
+            "it in float32",
+            again,
+        )
+    expected = operator_attributes(bundle.config)
+    for call in summary.calls:
+        where = f"{piece.model}: {call.name or 'a node'}"
+        if call.operator not in expected:
+            raise BuildError(
+                f"{where} calls {DOMAIN}.{call.operator}, which is not an operator of this "
+                f"version: {', '.join(expected)}",
+                again,
+            )
+        _check_attributes(where, call, expected[call.operator])
+    return summary
+
+
+def operator_attributes(config: UinoConfig) -> dict[str, dict[str, int | str]]:
+    """Return what every call of each operator must carry in a model's graphs."""
+    correlation = {"height": config.grid, "width": config.grid, "pool": config.prompt.pool}
+    return {
+        "Correlation4d": {**correlation, **PLUGIN_ATTRIBUTES},
+        "SelectiveScan2d": dict(PLUGIN_ATTRIBUTES),
+    }
+
+
+def _check_attributes(where: str, call: Call, expected: Mapping[str, int | str]) -> None:
+    for name in sorted(expected.keys() | call.attributes.keys()):
+        found, wanted = call.attributes.get(name), expected.get(name)
+        if found != wanted:
+            has = "lacks it" if found is None else f"has {found!r}"
+            needs = "no such attribute" if wanted is None else repr(wanted)
+            raise BuildError(
+                f"{where} ({call.operator}): attribute {name!r}: the node {has}, the bundle's "
+                f"model needs {needs}",
+                "export the bundle again",
+            )
+
+
+def precisions_of(bundle: Bundle, piece: Piece) -> set[str]:
+    """Return the precisions a graph is made of: several in a query of differing pieces."""
+    if piece.name != "query":
+        return {piece.precision}
+    pieces = bundle.manifest.pieces.values()
+    return {each.precision for each in pieces if each.name not in ("support", "query")}
+
+
+def check_network(piece: Piece, precisions: Set[str], matrix_layers: Mapping[str, int]) -> None:
+    """Refuse a parsed network whose arithmetic is not in the precision asked for.
+
+    Args:
+        piece: the piece that was parsed.
+        precisions: of the graphs it is made of.
+        matrix_layers: number of matrix products and convolutions by type, as parsed.
+
+    Raises:
+        CheckFailed: too few are of the type asked for.
+    """
+    wanted = {TYPE_NAMES[precision] for precision in precisions}
+    share = share_of(wanted, matrix_layers)
+    least = max(_MATRIX_SHARE[precision] for precision in precisions)
+    missing = sorted(name for name in wanted if not matrix_layers.get(name))
+    if share < least or missing:
+        raise CheckFailed(
+            f"{piece.model} is {' and '.join(sorted(precisions))}, but of the parsed network's "
+            f"matrix products and convolutions {share:.0%} are {' or '.join(sorted(wanted))} "
+            f"({_counts(matrix_layers)}); at least {least:.0%} must be",
+            "export the bundle again and verify it",
+        )
+
+
+def check_engine(
+    piece: Piece,
+    precisions: Set[str],
+    layers: Mapping[str, int],
+    engine: EngineLayers,
+    plugins: list[str],
+) -> None:
+    """Refuse an engine that computes in another precision, or without the plugins asked for.
+
+    Args:
+        piece: the piece that was built.
+        precisions: of the graphs it is made of.
+        layers: number of layers by type, as parsed.
+        engine: what the inspector found.
+        plugins: the operators that must be plugin layers, once for each call; empty where none
+            was asked for.
+
+    Raises:
+        CheckFailed: something is missing; nothing was installed.
+    """
+    edges = {edge.name for edge in (*piece.inputs, *piece.outputs)}
+    if engine.tensors and set(engine.tensors) != edges:
+        raise CheckFailed(
+            f"{piece.name}: the engine's tensors are {', '.join(sorted(engine.tensors))}, the "
+            f"piece's {', '.join(sorted(edges))}"
+        )
+    _check_plugins(piece, engine, plugins)
+    wanted = {TYPE_NAMES[precision] for precision in precisions}
+    asked, found = share_of(wanted, layers), share_of(wanted, engine.types)
+    if not engine.types:
+        raise CheckFailed(
+            f"{piece.name}: the inspector gives no layer's type ({engine.layers} layers), so that "
+            "the precision cannot be proved"
+        )
+    if found < _ENGINE_SHARE * asked:
+        raise CheckFailed(
+            f"{piece.name}: of the engine's layers {found:.0%} compute in "
+            f"{' or '.join(sorted(wanted))} ({_counts(engine.types)}), of the network's "
+            f"{asked:.0%}: the builder changed the precision",
+            "try another TensorRT version, or export this piece in fp32",
+        )
+
+
+def _check_plugins(piece: Piece, engine: EngineLayers, plugins: list[str]) -> None:
+    for operator in sorted(set(plugins)):
+        asked = plugins.count(operator)
+        found = sum(operator in name for name in engine.plugins)
+        if found != asked:
+            raise CheckFailed(
+                f"{piece.name}: plugins were asked for, and of {asked} calls of {operator} the "
+                f"engine has {found} as plugin layers: the rest was built from the body",
+                "check the plugins by uino-deploy selftest --gpu, or build with --plugins none",
+            )
+
+
+def share_of(wanted: Set[str], types: Mapping[str, int]) -> float:
+    """Return the share of the layers that are of the wanted types; 0 without layers."""
+    total = sum(types.values())
+    return sum(types.get(name, 0) for name in wanted) / total if total else 0.0
+
+
+def _counts(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(types.items())) or "none"

@@ -1,0 +1,88 @@
+"""What TensorRT's engine inspector says of a built engine, in either of its JSON layouts.
+
+10.x lists the names of inputs and outputs under "Bindings" and writes a tensor's format and type as
+one text, "Format/Datatype"; 11.x lists objects under "I/O Tensors" and has "DataType" apart
+(docs.nvidia.com, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"). Where the plan was
+built without detailed verbosity, a layer is its name alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from uino_deploy.errors import BuildError
+from uino_deploy.plans import EngineLayers
+
+# Written in front of and between kernels; they compute nothing.
+_MOVES = ("constant", "noop", "reformat", "shapehostto", "shapedeviceto", "signal", "wait")
+# Looked for in this order: "BFloat16" ends like "Float16" begins.
+_SPELLINGS = (
+    ("BF16", ("bf16", "bfloat16")),
+    ("HALF", ("half", "fp16", "float16")),
+    ("FLOAT", ("fp32", "float")),
+)
+
+
+def read_inspector(text: str) -> EngineLayers:
+    """Read `IEngineInspector::getEngineInformation` in JSON.
+
+    Args:
+        text: the inspector's answer.
+
+    Returns:
+        The engine's layers, counted by the type of their first output.
+
+    Raises:
+        BuildError: it is not of a layout known here.
+    """
+    try:
+        document = msgspec.json.decode(text)
+        layers = document["Layers"]
+        edges = document.get("I/O Tensors", document.get("Bindings", []))
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        raise BuildError(
+            f"the engine inspector's answer has no layers: {text[:80]!r}",
+            "this TensorRT writes a layout that is not known here: report it",
+        ) from error
+    detailed = [layer for layer in layers if isinstance(layer, dict)]
+    types = Counter(
+        found for layer in detailed if not _moves(layer) and (found := _output_type(layer))
+    )
+    return EngineLayers(
+        layers=len(layers),
+        types=dict(types),
+        untyped=len(layers) - len(detailed),
+        plugins=[_plugin_name(layer) for layer in detailed if _is_plugin(layer)],
+        tensors=[edge["Name"] if isinstance(edge, dict) else str(edge) for edge in edges],
+    )
+
+
+def _moves(layer: dict[str, Any]) -> bool:
+    return str(layer.get("LayerType", "")).lower().startswith(_MOVES)
+
+
+def _is_plugin(layer: dict[str, Any]) -> bool:
+    """PluginV2, PluginV3, PLUGIN_V3: spelled differently from version to version."""
+    return any("plugin" in str(layer.get(key, "")).lower() for key in ("LayerType", "PluginType"))
+
+
+def _plugin_name(layer: dict[str, Any]) -> str:
+    """Return all that may name the operator: the plugin's type and the layer's own name."""
+    return " ".join(str(layer[key]) for key in ("PluginType", "Name") if layer.get(key))
+
+
+def _output_type(layer: dict[str, Any]) -> str:
+    """Return FLOAT, HALF or BF16 by the first output; empty for others and unknown ones."""
+    outputs = layer.get("Outputs") or [{}]
+    tensor = outputs[0] if isinstance(outputs[0], dict) else {}
+    for key in ("DataType", "Format/Datatype", "Datatype", "Format"):
+        spelled = str(tensor.get(key, "")).lower()
+        for name, spellings in _SPELLINGS:
+            if any(spelling in spelled for spelling in spellings):
+                return name
+        if spelled:
+            return ""
+    return ""
