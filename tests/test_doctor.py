@@ -88,6 +88,15 @@ def test_the_command_reports_this_machine(capsys):
     assert document["passed"] == (stopped.value.code == 0)
     assert document["packages"]["numpy"]
     assert set(document["backends"]) == set(BACKENDS)
+    assert document["provider_advice"]["cpu"] == ""
+    assert "cuda" in document["provider_advice"]
+
+
+def test_a_provider_that_aborts_is_reported_and_no_more(monkeypatch):
+    monkeypatch.setattr(doctor_module, "_PROBE_SCRIPT", "import sys; sys.exit('broken library')")
+    found = diagnose()
+    assert found.provider_advice == {"(all)": "cannot be asked: broken library"}
+    assert found.backends["onnxruntime"].runs
 
 
 def test_the_command_fails_with_3_on_a_broken_environment(monkeypatch):

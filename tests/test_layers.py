@@ -15,7 +15,6 @@ LEAVES = {
     "bundle",
     "config",
     "dependencies",
-    "doctor",
     "errors",
     "files",
     "images",
@@ -33,10 +32,12 @@ ALLOWED = {
     "data": LEAVES,
     "training": LEAVES | {"kernels", "model", "data"},
     "runtime": LEAVES | {"kernels"},
+    "doctor": LEAVES | {"runtime"},
     "export": LEAVES | {"kernels", "model", "runtime"},
     "inspection": LEAVES | {"kernels", "model", "runtime"},
     "benchmarks": LEAVES | {"kernels", "model", "data", "training", "runtime", "export"},
     "report": LEAVES,
+    "evaluation": LEAVES | {"kernels", "model", "data", "training", "runtime"},
     "demo": LEAVES | {"kernels", "model", "data", "runtime", "export", "report"},
 }
 ALLOWED["cli"] = set(ALLOWED)
@@ -44,7 +45,7 @@ ALLOWED["__main__"] = {"cli"}
 
 # May be imported only inside functions there, so that a device without them runs a bundle.
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "torch", "triton"}
-TORCH_FREE = LEAVES | {"cli", "data", "inspection", "report", "runtime"}
+TORCH_FREE = LEAVES | {"cli", "doctor", "data", "evaluation", "inspection", "report", "runtime"}
 
 
 def components() -> list[str]:

@@ -1,7 +1,7 @@
 """What is installed on this machine, what would run here, and what to do about the rest.
 
 Nothing heavy is imported: versions come from package metadata, so a broken torch or TensorRT can
-be diagnosed too. Only onnxruntime is imported, in a process of its own, to ask for its providers.
+be diagnosed too. Only onnxruntime is imported, in processes of their own, to ask for its providers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ PACKAGES = {
     "safetensors": ("safetensors",),
     "onnxruntime": ("onnxruntime",),
     "onnxruntime-gpu": ("onnxruntime-gpu",),
+    "onnxruntime-ep-openvino": ("onnxruntime-ep-openvino",),
+    "onnxruntime-ep-nv-tensorrt-rtx": (
+        "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+        "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    ),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
     "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
@@ -44,7 +49,7 @@ BACKENDS = {
     "onnxruntime": (("onnxruntime",), "cpu"),
     "openvino": (("openvino",), "openvino"),
     "tensorrt": (("tensorrt", "cuda-python"), "tensorrt"),
-    "tensorrt-rtx": (("tensorrt-rtx",), "tensorrt-rtx"),
+    "tensorrt-rtx": (("tensorrt-rtx", "cuda-python"), "tensorrt-rtx"),
     "torch": (("torch",), "export"),
 }
 
@@ -58,6 +63,11 @@ JETSON_TENSORRT = (
 )
 
 _PROVIDERS_SCRIPT = "import json, onnxruntime as o; print(json.dumps(o.get_available_providers()))"
+_PROBE_SCRIPT = """
+import json, onnxruntime
+from uino_deploy.runtime.onnxruntime_providers import probe
+print(json.dumps(probe(onnxruntime)))
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,8 @@ class Diagnosis:
     Attributes:
         packages: name -> version, None where it is not installed.
         providers: ONNX Runtime's execution providers, best first.
+        provider_advice: for each provider that `--provider` knows, "" where it is at hand (it may
+            still fail to start, which shows with a model), else what is missing.
         gpu: "NAME, compute capability X.Y, driver Z" from nvidia-smi, None without one.
         jetpack: the first line of the board's release file, None off a Jetson.
         kernels: which implementation of the two operators PyTorch would use here.
@@ -87,6 +99,7 @@ class Diagnosis:
     platform: str
     packages: dict[str, str | None]
     providers: list[str]
+    provider_advice: dict[str, str]
     gpu: str | None
     jetpack: str | None
     kernels: str
@@ -99,7 +112,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Examine this machine. Takes about a second: ONNX Runtime and nvidia-smi are asked."""
+    """Examine this machine. Takes some seconds: ONNX Runtime and nvidia-smi are asked."""
     packages = {name: _first_version(names) for name, names in PACKAGES.items()}
     providers, provider_problem = _providers(packages)
     gpu = _nvidia_gpu()
@@ -113,6 +126,7 @@ def diagnose() -> Diagnosis:
         platform=f"{platform.system()} {platform.machine()}",
         packages=packages,
         providers=providers,
+        provider_advice=_probe_providers() if providers else {},
         gpu=gpu,
         jetpack=jetpack,
         kernels=_kernel_dispatch(packages, gpu),
@@ -203,14 +217,30 @@ def _providers(packages: dict[str, str | None]) -> tuple[list[str], str]:
     """Ask ONNX Runtime for its providers; return them and a problem ("" when there is none)."""
     if not (packages["onnxruntime"] or packages["onnxruntime-gpu"]):
         return [], ""
-    # A process of its own: a broken binary can abort the interpreter that imports it.
-    answer = subprocess.run(
-        [sys.executable, "-c", _PROVIDERS_SCRIPT], capture_output=True, text=True, check=False
+    answer, reason = _ask(_PROVIDERS_SCRIPT)
+    if answer is None:
+        return [], f"onnxruntime cannot be imported: {reason}; reinstall it"
+    return list(answer), ""
+
+
+def _probe_providers() -> dict[str, str]:
+    """Ask for each provider whether it is at hand; a library that aborts is its own answer."""
+    answer, reason = _ask(_PROBE_SCRIPT)
+    return {"(all)": f"cannot be asked: {reason}"} if answer is None else dict(answer)
+
+
+def _ask(script: str) -> tuple[Any, str]:
+    """Run a script in a process of its own: a broken binary can abort the interpreter.
+
+    Returns:
+        What the last line that it printed holds as JSON, None when it failed; and the reason.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    if answer.returncode == 0:
-        return list(json.loads(answer.stdout.splitlines()[-1])), ""
-    last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-    return [], f"onnxruntime cannot be imported: {last}; reinstall it"
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1]), ""
+    return None, (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
 def _nvidia_gpu() -> str | None:

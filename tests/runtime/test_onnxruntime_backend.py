@@ -11,7 +11,8 @@ import pytest
 
 from uino_deploy.bundle import Bundle, write_manifest
 from uino_deploy.errors import BundleError, DependencyError, InputError
-from uino_deploy.runtime.onnxruntime_backend import PROVIDERS, OnnxRuntimeBackend
+from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from uino_deploy.runtime.onnxruntime_providers import PROVIDERS
 
 
 @pytest.fixture
@@ -105,14 +106,12 @@ def test_a_provider_that_is_not_installed_is_a_missing_dependency(monkeypatch, p
 def test_a_provider_that_silently_fell_back_is_refused(bundle, monkeypatch):
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
-    original = onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda path, options, providers: original(
-            path, options, providers=["CPUExecutionProvider"]
-        ),
-    )
+
+    class OnCpu(onnxruntime.InferenceSession):
+        def __init__(self, path, options, **_asked):
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCpu)
     with pytest.raises(DependencyError, match="could not start CUDAExecutionProvider"):
         OnnxRuntimeBackend(["cuda"]).load(bundle, "encoder")
 

@@ -37,6 +37,13 @@ def doctor(output: Output) -> None:
         )
         if found.providers:
             output.text(f"ONNX Runtime providers: {', '.join(found.providers)}")
+            output.table(
+                ["--provider", "here", "what to do"],
+                [
+                    [name, "-" if advice else "yes", advice]
+                    for name, advice in found.provider_advice.items()
+                ],
+            )
         output.text()
         output.table(
             ["backend", "here", "what to do"],

@@ -14,12 +14,14 @@ class BackendOptions:
     """What may be asked of a backend; each takes some of it (`BACKENDS`) and refuses the rest.
 
     Attributes:
-        providers: of ONNX Runtime, preferred first; cpu when None.
+        providers: of ONNX Runtime, preferred first, each `NAME[:key=value,...]`; cpu when None.
         threads: of the CPU; the backend's choice when None.
+        cuda_graphs: record a piece's launches once and replay them.
     """
 
     providers: Sequence[str] | None = None
     threads: int | None = None
+    cuda_graphs: bool = False
 
 
 def _onnxruntime(options: BackendOptions) -> Backend:
@@ -28,9 +30,23 @@ def _onnxruntime(options: BackendOptions) -> Backend:
     return OnnxRuntimeBackend(options.providers or ("cpu",), options.threads)
 
 
+def _tensorrt(options: BackendOptions) -> Backend:
+    from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
+
+    return TensorRtBackend("tensorrt", options.cuda_graphs)
+
+
+def _tensorrt_rtx(options: BackendOptions) -> Backend:
+    from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
+
+    return TensorRtBackend("tensorrt-rtx", options.cuda_graphs)
+
+
 # Name -> what makes it, and the options that it takes.
 BACKENDS: dict[str, tuple[Callable[[BackendOptions], Backend], frozenset[str]]] = {
     "onnxruntime": (_onnxruntime, frozenset({"providers", "threads"})),
+    "tensorrt": (_tensorrt, frozenset({"cuda_graphs"})),
+    "tensorrt-rtx": (_tensorrt_rtx, frozenset({"cuda_graphs"})),
 }
 
 

@@ -7,20 +7,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
-from uino_deploy.errors import BundleError, DependencyError, InputError
+from uino_deploy.errors import BundleError, DependencyError, InputError, UinoDeployError
 from uino_deploy.runtime.external_weights import external_weights
+from uino_deploy.runtime.onnxruntime_providers import CPU, PROVIDERS, parse_provider, select
 from uino_deploy.runtime.session import Array, HostBackend, HostSession
 
 if TYPE_CHECKING:
     import onnxruntime
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-}
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _ERRORS_ONLY = 3
 
@@ -29,9 +23,9 @@ class OnnxRuntimeBackend(HostBackend):
     """Runs pieces in ONNX Runtime.
 
     Args:
-        providers: what shall run the pieces, preferred first: names of `PROVIDERS` or ONNX
-            Runtime's own names. The first must really run; the others, and the CPU, take the
-            operators that it lacks.
+        providers: what shall run the pieces, preferred first, each `NAME[:key=value,...]` with a
+            name of `PROVIDERS` or ONNX Runtime's own. The first must really run; the others, and
+            the CPU for what is not heavy, take the operators that it lacks.
         threads: threads of the CPU provider; ONNX Runtime's choice (one a core) when None.
 
     Raises:
@@ -40,14 +34,14 @@ class OnnxRuntimeBackend(HostBackend):
     """
 
     def __init__(self, providers: Sequence[str] = ("cpu",), threads: int | None = None) -> None:
-        self._providers = [_full_name(provider) for provider in providers]
-        if not self._providers:
+        asked = [parse_provider(provider) for provider in providers]
+        if not asked:
             raise InputError("no provider was named", f"choose from {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads cannot run anything", "use 1 or more")
         self._threads = threads
         self._runtime = _import_onnxruntime()
-        self._check_available()
+        self._selection = select(self._runtime, asked)
 
     def load(self, bundle: Bundle, piece: str) -> OnnxRuntimeSession:
         """Load a piece; see `Backend.load`."""
@@ -57,18 +51,11 @@ class OnnxRuntimeBackend(HostBackend):
         for name in external_weights(graph):
             bundle.path((PurePosixPath(described.model).parent / name).as_posix())
         try:
-            session = self._runtime.InferenceSession(
-                graph, self._options(), providers=self._providers
-            )
+            session = self._selection.open(graph, self._options())
         # ONNX Runtime's exceptions have no common base but Exception.
         except Exception as error:
-            first = str(error).strip().splitlines()[0]
-            raise BundleError(
-                f"{bundle.root}: onnxruntime {self._runtime.__version__} cannot load piece "
-                f"{piece}: {first}",
-                "export the bundle again, or install a newer onnxruntime",
-            ) from error
-        self._check_provider(session)
+            raise self._cannot_load(bundle, piece, str(error).strip().splitlines()[0]) from error
+        self._selection.check(session, piece)
         _check_edges(bundle, described, session)
         return OnnxRuntimeSession(described, session)
 
@@ -77,7 +64,7 @@ class OnnxRuntimeBackend(HostBackend):
         return {
             "backend": "onnxruntime",
             "version": self._runtime.__version__,
-            "provider": self._providers[0],
+            "provider": self._selection.first,
             "threads": "default" if self._threads is None else str(self._threads),
         }
 
@@ -92,30 +79,24 @@ class OnnxRuntimeBackend(HostBackend):
             options.inter_op_num_threads = 1
         return options
 
-    def _check_available(self) -> None:
-        available = self._runtime.get_available_providers()
-        for provider in self._providers:
-            if provider not in available:
-                raise DependencyError(
-                    f"onnxruntime {self._runtime.__version__} here has no {provider}",
-                    f"it has {', '.join(available)}; install the onnxruntime package that has it",
-                )
+    def _cannot_load(self, bundle: Bundle, piece: str, reason: str) -> UinoDeployError:
+        what = f"onnxruntime {self._runtime.__version__} cannot load piece {piece}"
+        if self._selection.first == CPU:
+            return BundleError(
+                f"{bundle.root}: {what}: {reason}",
+                "export the bundle again, or install a newer onnxruntime",
+            )
+        return DependencyError(
+            f"{bundle.root}: {what} with {self._selection.first}: {reason}",
+            "check the provider's options and libraries, or use --provider cpu",
+        )
 
     def _check_precision(self, bundle: Bundle, piece: Piece) -> None:
-        if piece.precision == "bf16" and self._providers[0] == PROVIDERS["cpu"]:
+        if piece.precision == "bf16" and self._selection.first == CPU:
             raise DependencyError(
                 f"{bundle.root}: piece {piece.name} is bfloat16, which ONNX Runtime's CPU provider "
                 "does not compute",
                 "run it with OpenVINO, or export with --precision fp32",
-            )
-
-    def _check_provider(self, session: onnxruntime.InferenceSession) -> None:
-        """Refuse ONNX Runtime's silent fall back to another provider."""
-        running = session.get_providers()[0]
-        if running != self._providers[0]:
-            raise DependencyError(
-                f"onnxruntime could not start {self._providers[0]} and fell back to {running}",
-                "check its driver and libraries with `uino-deploy doctor`, or use --provider cpu",
             )
 
 
@@ -131,14 +112,6 @@ class OnnxRuntimeSession(HostSession):
         """Run the piece; see `HostSession.compute`."""
         arrays = self._session.run(self._outputs, feeds)
         return dict(zip(self._outputs, arrays, strict=True))
-
-
-def _full_name(provider: str) -> str:
-    if provider in PROVIDERS:
-        return PROVIDERS[provider]
-    if provider in PROVIDERS.values():
-        return provider
-    raise InputError(f"unknown provider {provider!r}", f"choose from {', '.join(PROVIDERS)}")
 
 
 def _import_onnxruntime() -> Any:

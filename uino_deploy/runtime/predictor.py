@@ -89,6 +89,7 @@ class Predictor:
         backend: str = "onnxruntime",
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        cuda_graphs: bool = False,
     ) -> Predictor:
         """Open and check a bundle.
 
@@ -96,15 +97,16 @@ class Predictor:
             path: the bundle's folder.
             backend: one of `uino_deploy.runtime.backends.BACKENDS`.
             providers: of ONNX Runtime, preferred first: cpu (the default), cuda, tensorrt,
-                openvino, tensorrt-rtx.
+                openvino, tensorrt-rtx; each with options as `NAME:key=value,...` if need be.
             threads: threads of the CPU; the backend's choice when None.
+            cuda_graphs: record each piece's launches once and replay them (TensorRT's backends).
 
         Raises:
             BundleError: the bundle is damaged or foreign.
-            InputError: an unknown backend or provider.
+            InputError: an unknown backend or provider, or an option that the backend lacks.
             DependencyError: the backend or the provider is not installed.
         """
-        made = open_backend(backend, BackendOptions(providers, threads))
+        made = open_backend(backend, BackendOptions(providers, threads, cuda_graphs))
         return cls(Bundle.open(path), made)
 
     def enroll(self, shots: Sequence[tuple[ImageSource, MaskSource]], name: str) -> Support:

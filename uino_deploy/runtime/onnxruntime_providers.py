@@ -1,0 +1,235 @@
+"""ONNX Runtime's execution providers: which one is asked for, is it here, did it take the work?
+
+A provider is built into an onnxruntime package, or it is a plugin: a package of its own that
+brings a library to register. Asked for one that cannot start, or that takes none of a graph's
+nodes, ONNX Runtime computes everything on the CPU and says nothing; here that is an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from uino_deploy.dependencies import is_importable
+from uino_deploy.errors import DependencyError, InputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CPU = "CPUExecutionProvider"
+PROVIDERS = {
+    "cpu": CPU,
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+
+# Plugin providers: the module that names the library, and where it runs.
+PLUGINS = {
+    "OpenVINOExecutionProvider": ("onnxruntime_ep_openvino", "Intel's CPUs, GPUs and NPUs"),
+    "NvTensorRTRTXExecutionProvider": (
+        "onnxruntime_ep_nv_tensorrt_rtx",
+        "NVIDIA's RTX GPUs with their driver",
+    ),
+}
+
+# Providers that cannot take every operator and whose natural company is not the CPU.
+_COMPANY = {"TensorrtExecutionProvider": "CUDAExecutionProvider"}
+
+# The operators that a piece spends its time in; one of these left to the CPU is no acceleration.
+_HEAVY = ("Attention", "Conv", "ConvTranspose", "Gemm", "MatMul")
+_RECORD = "session.record_ep_graph_assignment_info"
+_STRICT = "session.disable_cpu_ep_fallback"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A provider by ONNX Runtime's name, and its own options as texts."""
+
+    name: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def parse_provider(text: str) -> Provider:
+    """Read `NAME[:key=value,...]`; NAME is short, or ONNX Runtime's own.
+
+    Raises:
+        InputError: not of that form, or an unknown name.
+    """
+    short, colon, listed = text.partition(":")
+    name = PROVIDERS.get(short, short)
+    if not name.endswith("ExecutionProvider"):
+        raise InputError(f"unknown provider {short!r}", f"choose from {', '.join(PROVIDERS)}")
+    options = {}
+    for pair in listed.split(",") if colon else ():
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise InputError(
+                f"provider {text!r}: {pair!r} is no option", "write NAME:key=value,key=value"
+            )
+        options[key] = value
+    return Provider(name, options)
+
+
+def select(runtime: ModuleType, providers: Sequence[Provider]) -> Selection:
+    """Find providers in this installation.
+
+    Args:
+        runtime: the module `onnxruntime`.
+        providers: preferred first; the CPU takes what they leave.
+
+    Raises:
+        DependencyError: one is not installed, cannot be loaded, or offers no device here.
+    """
+    built_in = runtime.get_available_providers()
+    asked = list(providers)
+    company = _COMPANY.get(asked[0].name)
+    if company and company in built_in and company not in [one.name for one in asked]:
+        asked.append(Provider(company))
+    devices = {}
+    for provider in asked:
+        if provider.name in built_in:
+            continue
+        if provider.name not in PLUGINS or not is_importable(PLUGINS[provider.name][0]):
+            raise DependencyError(
+                f"onnxruntime {runtime.__version__} here has no {provider.name}",
+                f"it has {', '.join(built_in)}; {_package_of(provider.name)}",
+            )
+        devices[provider.name] = plugin_device(runtime, provider.name)
+    if devices and len(asked) > 1:
+        raise InputError(f"{', '.join(devices)} is a plugin and is used alone", "name one provider")
+    return Selection(runtime, asked, devices)
+
+
+def plugin_device(runtime: ModuleType, name: str) -> Any:
+    """Register a plugin provider and return its first device on this machine.
+
+    Raises:
+        DependencyError: its library cannot be loaded, or it offers no device.
+    """
+    module, where = PLUGINS[name]
+    if not _devices(runtime, name):
+        try:
+            library = importlib.import_module(module).get_library_path()
+            runtime.register_execution_provider_library(name, library)
+        # ONNX Runtime's exceptions have no common base but Exception.
+        except Exception as error:
+            if "already registered" not in str(error):
+                raise DependencyError(
+                    f"{module} cannot be loaded: {_reason(error)}", f"it needs {where}"
+                ) from error
+    found = _devices(runtime, name)
+    if not found:
+        raise DependencyError(
+            f"{module} is installed and offers no device on this machine",
+            f"it needs {where}; use another provider or backend",
+        )
+    return found[0]
+
+
+class Selection:
+    """Providers that are here, ready to be given to sessions."""
+
+    def __init__(
+        self, runtime: ModuleType, providers: list[Provider], devices: dict[str, Any]
+    ) -> None:
+        self._runtime = runtime
+        self._providers = providers
+        self._devices = devices
+
+    @property
+    def first(self) -> str:
+        """ONNX Runtime's name of the provider that shall run the pieces."""
+        return self._providers[0].name
+
+    def open(self, graph: object, options: onnxruntime.SessionOptions) -> Any:
+        """Make a session on these providers, without ONNX Runtime's silent second attempt."""
+        session = self._runtime.InferenceSession
+        if hasattr(session, "get_provider_graph_assignment_info"):
+            options.add_session_config_entry(_RECORD, "1")
+        elif CPU not in [provider.name for provider in self._providers]:
+            options.add_session_config_entry(_STRICT, "1")
+        if self._devices:
+            (device,) = self._devices.values()
+            options.add_provider_for_devices([device], self._providers[0].options)
+            return session(graph, options, enable_fallback=0)
+        named = [(provider.name, provider.options) for provider in self._providers]
+        return session(graph, options, providers=named, enable_fallback=0)
+
+    def check(self, session: onnxruntime.InferenceSession, piece: str) -> None:
+        """Refuse a session in which the CPU does the first provider's work.
+
+        Raises:
+            DependencyError: the provider did not start, took no node of the graph, or left
+                matrix products or convolutions to the CPU.
+        """
+        running = session.get_providers()[0]
+        advice = "see `uino-deploy doctor`, or use --provider cpu"
+        if running != self.first:
+            raise DependencyError(
+                f"onnxruntime could not start {self.first} and fell back to {running}", advice
+            )
+        if self.first == CPU or not hasattr(session, "get_provider_graph_assignment_info"):
+            return
+        nodes = assignment(session)
+        if not nodes.get(self.first):
+            raise DependencyError(f"{self.first} took no node of piece {piece}", advice)
+        left = nodes.get(CPU, Counter())
+        heavy = [f"{left[kind]} {kind}" for kind in _HEAVY if left[kind]]
+        if heavy and CPU not in [provider.name for provider in self._providers]:
+            raise DependencyError(
+                f"{self.first} left {', '.join(heavy)} of piece {piece} to the CPU", advice
+            )
+
+
+def assignment(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]:
+    """Return for each provider how many nodes of each operator it took."""
+    nodes: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        taken = nodes.setdefault(part.ep_name, Counter())
+        taken.update(node.op_type for node in part.get_nodes())
+    return nodes
+
+
+def probe(runtime: ModuleType) -> dict[str, str]:
+    """Return for each provider by its short name "" where it is at hand, else why not.
+
+    A built-in provider that is listed may still fail to start: that shows with a piece.
+    """
+    found = {}
+    for short, name in PROVIDERS.items():
+        try:
+            select(runtime, [Provider(name)])
+            found[short] = ""
+        except DependencyError as error:
+            found[short] = str(error)
+    return found
+
+
+def _devices(runtime: ModuleType, name: str) -> list[Any]:
+    # Plugins came with ONNX Runtime 1.23's list of devices.
+    if not hasattr(runtime, "get_ep_devices"):
+        raise DependencyError(
+            f"onnxruntime {runtime.__version__} knows no plugin providers", "install a newer one"
+        )
+    return [device for device in runtime.get_ep_devices() if device.ep_name == name]
+
+
+def _reason(error: Exception) -> str:
+    """Return the end of ONNX Runtime's message, where the reason stands."""
+    return str(error).strip().splitlines()[0].rpartition("with error: ")[2]
+
+
+def _package_of(name: str) -> str:
+    package = {
+        "CUDAExecutionProvider": "pip install onnxruntime-gpu instead of onnxruntime",
+        "TensorrtExecutionProvider": "pip install onnxruntime-gpu instead of onnxruntime",
+        "OpenVINOExecutionProvider": "pip install onnxruntime-ep-openvino",
+        "NvTensorRTRTXExecutionProvider": "pip install onnxruntime-ep-nv-tensorrt-rtx",
+    }
+    return package.get(name, "install the onnxruntime package that has it")
