@@ -118,6 +118,7 @@ def test_lowest_versions_are_the_bounds_of_the_project():
 
 def test_extras_are_the_documented_ones():
     assert set(PROJECT["project"]["optional-dependencies"]) == {
+        "coco",
         "cpu",
         "dev",
         "export",

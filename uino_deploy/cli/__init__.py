@@ -24,6 +24,7 @@ COMMANDS = {
     "enroll": "uino_deploy.cli.enroll:enroll",
     "predict": "uino_deploy.cli.predict:predict",
     "build": "uino_deploy.cli.build:build",
+    "evaluate": "uino_deploy.cli.evaluate:evaluate",
     "train": "uino_deploy.cli.train:train",
     "inspect": "uino_deploy.cli.inspect:inspect",
     "kernels": "uino_deploy.cli.kernels:kernels",

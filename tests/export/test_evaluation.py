@@ -1,0 +1,65 @@
+"""The number after the export is the number before it: `evaluate` on a bundle and on its model."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from tests.data.miniatures import make_voc
+from uino_deploy.cli._options import Settings
+from uino_deploy.cli.evaluate import evaluate
+from uino_deploy.data.episode_list import draw_list
+from uino_deploy.data.procedural import Procedural
+from uino_deploy.evaluation.runs import run_episodes
+from uino_deploy.evaluation.segmenters import bundle_segmenter, model_segmenter
+from uino_deploy.model import save_checkpoint
+from uino_deploy.runtime import Predictor
+
+
+@pytest.fixture
+def checkpoint(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(model, path, {})
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(evaluate, [str(each) for each in arguments], obj=Settings())
+
+
+def test_a_bundle_has_its_models_miou(model, bundle):
+    pytest.importorskip("matplotlib")
+    dataset = Procedural("demo", "held-out")
+    for shots in (1, 3):
+        episodes = draw_list(dataset, 6, shots, seed=2)
+        predictor = Predictor.load(bundle.root)
+        ours = run_episodes("bundle", bundle_segmenter(predictor), dataset, episodes)
+        reference = run_episodes("model", model_segmenter(model), dataset, episodes)
+        assert abs(ours.score.miou - reference.score.miou) < 0.1
+        assert abs(ours.score.fb_iou - reference.score.fb_iou) < 0.1
+        assert ours.score.miou > 0
+
+
+def test_the_command_compares_them_on_the_same_episodes(bundle, checkpoint, tmp_path):
+    root = make_voc(tmp_path / "voc", per_class=2)
+    path = tmp_path / "fold.json"
+    result = run(
+        bundle.root, "--dataset", "pascal", "--data", root, "--fold", "1", "--episodes", "6",
+        "--against", checkpoint, "--max-miou-drop", "0.1", "-o", path, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["passed"] is True
+    assert abs(document["against"]["difference"]) < 0.1
+    assert document["per_class"].keys() <= {"bus", "car", "cat", "chair", "bottle", "cow"}
+    assert {key: document[key] for key in ("dataset", "fold", "shots", "episodes", "seed")} == {
+        "dataset": "pascal", "fold": 1, "shots": 1, "episodes": 6, "seed": 2,
+    }  # fmt: skip
+    again = run(
+        checkpoint, "--dataset", "pascal", "--data", root, "--fold", "1", "--episodes", "6",
+        "--against", path, "--max-miou-drop", "0.1",
+    )  # fmt: skip
+    assert again.exit_code == 0, again.output
+    assert again.stdout.splitlines()[-1] == "PASSED"
+    assert "UINO-FSS (paper)" in again.stdout
+    assert "80.6" in again.stdout
