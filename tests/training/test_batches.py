@@ -14,11 +14,11 @@ CONFIG = UinoConfig.from_preset("tiny")
 
 @pytest.fixture(scope="module")
 def batch():
-    return draw_batch(load_pool("base"), CONFIG, seed=4, step=3, episodes=2)
+    return draw_batch([load_pool("base")], CONFIG, seed=4, step=3, episodes=2)
 
 
 def test_the_same_step_gives_the_same_batch(batch):
-    again = draw_batch(load_pool("base"), CONFIG, seed=4, step=3, episodes=2)
+    again = draw_batch([load_pool("base")], CONFIG, seed=4, step=3, episodes=2)
     for one, other in zip(batch, again, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 

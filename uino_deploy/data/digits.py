@@ -28,15 +28,27 @@ def digit_sprites() -> tuple[tuple[NDArray[np.uint8], ...], ...]:
 
     data = load_digits()
     return tuple(
-        tuple(_sprite(image) for image in data.images[data.target == digit]) for digit in range(10)
+        tuple(
+            enlarge(image.astype(np.float32) / _INK) for image in data.images[data.target == digit]
+        )
+        for digit in range(10)
     )
 
 
-def _sprite(image: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Enlarge an 8x8 drawing and sharpen its blurred edge."""
-    height, width = image.shape
-    smooth = Image.fromarray(np.pad(image / _INK, 1).astype(np.float32)).resize(
+def enlarge(drawing: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Make a sprite of a coarse drawing: enlarge it and sharpen its blurred edge.
+
+    Args:
+        drawing: coverage [h, w], 0 to 1, of a few cells; some cell is nearly full.
+
+    Returns:
+        Coverage [SPRITE_SIZE, SPRITE_SIZE], as `fit_sprite` makes it.
+    """
+    height, width = drawing.shape
+    smooth = Image.fromarray(np.pad(drawing, 1)).resize(
         ((width + 2) * _ENLARGE, (height + 2) * _ENLARGE), Image.Resampling.BICUBIC
     )
-    coverage = np.clip((np.asarray(smooth) - 0.5) * _GAIN + 0.5, 0, 1)
+    # Where a thin stroke fills no cell by half, half of the darkest cell is the edge.
+    edge = min(0.5, 0.5 * float(drawing.max()))
+    coverage = np.clip((np.asarray(smooth) - edge) * _GAIN + 0.5, 0, 1)
     return fit_sprite(Image.fromarray((255 * coverage).astype(np.uint8)))

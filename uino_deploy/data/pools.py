@@ -1,20 +1,27 @@
-"""Pools of classes that episodes draw from: base glyphs, held-out glyphs, handwritten digits."""
+"""Pools of classes that episodes draw from: glyphs, invented characters, handwritten digits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from uino_deploy.data.digits import digit_sprites
+from uino_deploy.data.digits import digit_sprites, enlarge
 from uino_deploy.data.glyphs import STROKES, base_and_held_out, fonts_with, glyph_sprite
+from uino_deploy.data.invented import draw_invented
 
-PoolName = Literal["base", "held-out", "digits"]
+PoolName = Literal["base", "held-out", "invented", "digits"]
 SpriteOf = Callable[[int, np.random.Generator], NDArray[np.uint8]]
+
+INVENTED = 400
+"""Invented characters that training draws from."""
+
+_ROUGH = (11, 16)  # cells along a side of a rough sprite, both included
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,29 @@ def load_pool(name: PoolName) -> Pool:
     """
     if name == "digits":
         return _digits()
+    if name == "invented":
+        return Pool(name, tuple(f"invented {n}" for n in range(INVENTED)), draw_invented)
     base, held_out = base_and_held_out()
     return _glyphs(name, base if name == "base" else held_out)
+
+
+def roughened(pool: Pool, share: float) -> Pool:
+    """Return the pool with a share of its sprites drawn on a grid as coarse as the digits'.
+
+    Args:
+        pool: any.
+        share: of the sprites, 0 to 1.
+    """
+
+    def sprite(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        drawn = pool.sprite(label, rng)
+        if rng.uniform() >= share:
+            return drawn
+        cells = int(rng.integers(*_ROUGH, endpoint=True))
+        coarse = Image.fromarray(drawn).resize((cells, cells), Image.Resampling.BOX)
+        return enlarge(np.asarray(coarse, dtype=np.float32) / 255)
+
+    return replace(pool, sprite=sprite)
 
 
 def _glyphs(name: PoolName, characters: str) -> Pool:

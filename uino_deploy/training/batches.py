@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,26 +38,40 @@ class Batch(NamedTuple):
 
 
 def draw_batch(
-    pool: Pool,
+    pools: Sequence[Pool],
     config: UinoConfig,
     seed: int,
     step: int,
     episodes: int,
     deformation: Deformation = PLAIN,
 ) -> Batch:
-    """Draw a training step's episodes; the same arguments give the same batch."""
+    """Draw a training step's episodes; the same arguments give the same batch.
+
+    The pools take turns, so that an episode's glyphs are all of one pool: between a printed
+    target and written distractors the style would give the answer away.
+
+    Args:
+        pools: their classes are numbered on from one pool to the next.
+        config: the model's sizes.
+        seed: the sequence of episodes.
+        step: which batch of it.
+        episodes: in the batch, B.
+        deformation: of every glyph.
+    """
     size, patch = config.image_size, config.encoder.patch
     first = step * episodes
-    drawn = [
-        draw_episode(pool, seed, first + i, size=size, deformation=deformation)
-        for i in range(episodes)
-    ]
+    drawn = []
+    for number in range(first, first + episodes):
+        index, turn = divmod(number, len(pools))
+        drawn.append(draw_episode(pools[turn], seed, index, size=size, deformation=deformation))
     scenes = [episode.support[0] for episode in drawn] + [episode.query for episode in drawn]
+    starts = np.cumsum([0] + [len(pool.labels) for pool in pools])
+    offsets = [starts[number % len(pools)] for number in range(first, first + episodes)] * 2
     glyphs = max(len(scene.labels) for scene in scenes)
     shares = np.zeros((len(scenes), glyphs, config.tokens), dtype=np.float32)
     labels = np.full((len(scenes), glyphs), NO_GLYPH)
     for row, each in enumerate(scenes):
-        labels[row, : len(each.labels)] = each.labels
+        labels[row, : len(each.labels)] = offsets[row] + np.array(each.labels)
         shares[row, : len(each.labels)] = patch_shares(each.scene.masks, patch)
     return Batch(
         images=torch.from_numpy(np.stack([preprocess_image(s.image, size) for s in scenes])),

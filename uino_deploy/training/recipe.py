@@ -8,7 +8,7 @@ from typing import Literal
 
 from uino_deploy.config import Variant
 from uino_deploy.data.pools import PoolName
-from uino_deploy.data.scenes import HANDWRITTEN, PLAIN, Deformation
+from uino_deploy.data.scenes import HANDWRITTEN, Deformation
 
 Task = Literal["classification", "episodic"]
 
@@ -30,7 +30,7 @@ class Stage:
     steps: int
     muon: float
     adam: float
-    deformation: Deformation = PLAIN
+    deformation: Deformation = HANDWRITTEN
     constant: float = 0.3
 
     def factor(self, step: int) -> float:
@@ -48,6 +48,8 @@ class Recipe:
         preset: the model.
         variant: the model's variant.
         episodes: episodes in a batch; each brings its support and its query scene.
+        drawn_from: the pools of classes to train on, which take turns, and of each the share of
+            sprites that are drawn as coarsely as the digits.
         stages: one after the other, each with optimisers of its own.
         required_miou: the gate: least mIoU of every pool of classes that no step has seen.
         judged_on: episodes of each pool that the gate draws.
@@ -57,6 +59,7 @@ class Recipe:
     preset: str
     variant: Variant
     episodes: int
+    drawn_from: dict[PoolName, float]
     stages: tuple[Stage, ...]
     required_miou: dict[PoolName, float]
     judged_on: int = 1000
@@ -73,10 +76,10 @@ RECIPES = {
         preset="tiny",
         variant="full",
         episodes=16,
+        drawn_from={"base": 0.25, "invented": 0.4},
         stages=(
-            Stage("classification", steps=2600, muon=0.02, adam=1e-3),
-            Stage("episodic", steps=3600, muon=0.01, adam=1e-3),
-            Stage("episodic", steps=3400, muon=0.01, adam=1e-3, deformation=HANDWRITTEN),
+            Stage("classification", steps=5000, muon=0.02, adam=3e-3),
+            Stage("episodic", steps=5500, muon=0.01, adam=1e-3),
         ),
         required_miou={"held-out": 72.0, "digits": 53.0},
     )

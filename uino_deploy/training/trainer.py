@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from uino_deploy.config import UinoConfig
-from uino_deploy.data.pools import Pool, load_pool
+from uino_deploy.data.pools import load_pool, roughened
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.allocator import keep_freed_memory
 from uino_deploy.training.batches import Batch, draw_batch
@@ -56,8 +56,11 @@ class Trainer:
         torch.manual_seed(seed)
         self.config = UinoConfig.from_preset(recipe.preset, recipe.variant)
         self.model = UinoFSS(self.config)
-        self.pool: Pool = load_pool("base")
-        self.classifier = GlyphClassifier(self.config.encoder.width, len(self.pool.labels))
+        self.pools = tuple(
+            roughened(load_pool(name), share) for name, share in recipe.drawn_from.items()
+        )
+        classes = sum(len(pool.labels) for pool in self.pools)
+        self.classifier = GlyphClassifier(self.config.encoder.width, classes)
         self.readout = SimilarityReadout()
         self._recipe = recipe
         self._seed = seed
@@ -92,7 +95,7 @@ class Trainer:
 
     def _draw(self, stage: Stage) -> Batch:
         return draw_batch(
-            self.pool,
+            self.pools,
             self.config,
             self._seed,
             next(self._drawn),
