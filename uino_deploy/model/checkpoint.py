@@ -24,8 +24,9 @@ from uino_deploy.config import DecoderConfig, EncoderConfig, UinoConfig
 from uino_deploy.errors import CheckpointError, InputError
 from uino_deploy.files import atomic_file
 from uino_deploy.model.encoder import DinoVisionTransformer
-from uino_deploy.model.layouts import UINO, Layout, Shapes, fitting_presets, recognise
+from uino_deploy.model.layouts import SAM_ENCODER, UINO, Layout, Shapes, fitting_presets, recognise
 from uino_deploy.model.mask_decoder import MaskDecoder
+from uino_deploy.model.sam_encoder import PATCH, SamEncoderConfig, SamImageEncoder
 from uino_deploy.model.segmenter import UinoFSS
 
 FORMAT = "uino-checkpoint"
@@ -97,6 +98,48 @@ def load_sam_decoder(path: str | Path, config: DecoderConfig | None = None) -> M
     decoder = _unfilled(MaskDecoder, config or DecoderConfig())
     _fill(decoder, tensors, layout, path)
     return decoder.eval()
+
+
+def load_sam_image_encoder(path: str | Path) -> SamImageEncoder:
+    """Load the image encoder from Segment Anything's `.pth` (B, L or H), the adapter's teacher.
+
+    Its sizes are read off the tensors' shapes.
+
+    Returns:
+        The encoder in float32, in evaluation mode, without gradients.
+
+    Raises:
+        CheckpointError: the file is unreadable, or holds no image encoder of SAM's.
+    """
+    tensors = _read(path)
+    _expect("sam", path, tensors)
+    encoder = _unfilled(SamImageEncoder, _sam_encoder_config(path, _shapes(tensors)))
+    _fill(encoder, tensors, SAM_ENCODER, path)
+    return encoder.eval().requires_grad_(False)
+
+
+def _sam_encoder_config(path: str | Path, shapes: Shapes) -> SamEncoderConfig:
+    sides = []
+    while (name := f"image_encoder.blocks.{len(sides)}.attn.rel_pos_h") in shapes:
+        sides.append((shapes[name][0] + 1) // 2)
+        channels = shapes[name][-1]
+    position = shapes.get("image_encoder.pos_embed", ())
+    neck = shapes.get("image_encoder.neck.0.weight", ())
+    if not sides or len(position) != 4 or not neck:
+        raise CheckpointError(
+            f"{path} holds no image encoder of Segment Anything",
+            "take the whole published checkpoint: sam_vit_b, l or h",
+        )
+    grid, width = position[1], position[3]
+    return SamEncoderConfig(
+        width=width,
+        depth=len(sides),
+        heads=width // channels,
+        global_blocks=tuple(block for block, side in enumerate(sides) if side == grid),
+        window=min(sides),
+        image_size=grid * PATCH,
+        embedding=neck[0],
+    )
 
 
 def save_checkpoint(

@@ -110,6 +110,14 @@ SAM = Layout(
 )
 
 
+SAM_ENCODER = Layout(
+    "Segment Anything (official)",
+    "sam",
+    lambda name: (f"image_encoder.{name}",),
+    ("mask_decoder.", "prompt_encoder."),
+)
+
+
 def recognise(shapes: Shapes) -> Layout | None:
     """Return the layout that a file's tensors are named in; None where it is none of ours."""
     if any(name.startswith("prompt_generator.") for name in shapes):
