@@ -47,10 +47,10 @@ def import_cudart() -> Any:
 
 
 def check(result: tuple[Any, ...], doing: str) -> Any:
-    """Return the value of a call of the CUDA runtime.
+    """Return the value, or the tuple of values, of a call of the CUDA runtime.
 
     Args:
-        result: what the call returned: its error, and its value if it has one.
+        result: what the call returned: its error, and its values if it has any.
         doing: what it was for, for the message.
 
     Raises:
@@ -59,7 +59,7 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
     error, *values = result
     if int(error) != 0:
         raise CudaError(f"{doing}: {error.name} ({int(error)})", _HINTS.get(error.name, ""))
-    return values[0] if values else None
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 _HINTS = {
@@ -125,8 +125,7 @@ class Device:
 
     def memory(self) -> tuple[int, int]:
         """Return the free and the total bytes of the GPU's memory."""
-        error, free, total = self._cudart.cudaMemGetInfo()
-        check((error,), "asking for the GPU's memory")
+        free, total = check(self._cudart.cudaMemGetInfo(), "asking for the GPU's memory")
         return int(free), int(total)
 
     def synchronise(self) -> None:
@@ -191,9 +190,9 @@ class Device:
                 check(cudart.cudaGraphDestroy(unfinished), "dropping a CUDA graph")
             raise
         graph = check(cudart.cudaStreamEndCapture(stream), "ending a CUDA graph")
-        made = Graph(cudart, check(cudart.cudaGraphInstantiate(graph, 0), "making a CUDA graph"))
+        made = cudart.cudaGraphInstantiate(graph, 0)
         check(cudart.cudaGraphDestroy(graph), "dropping a CUDA graph")
-        return made
+        return Graph(cudart, check(made, "making a CUDA graph"))
 
     def launch(self, graph: Graph) -> None:
         """Start a graph in the stream."""

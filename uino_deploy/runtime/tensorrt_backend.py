@@ -223,7 +223,7 @@ class TensorRtSession:
     def _record(self, inputs: dict[str, DeviceArray]) -> _Recorded:
         """Record the engine on arrays of its own: a graph holds the addresses that it saw."""
         device = self._backend.device
-        self._recorded = None
+        self._recorded = None  # gives its arrays back before others are made
         own = {name: device.empty(array.shape, array.dtype) for name, array in inputs.items()}
         for name, array in inputs.items():
             device.copy(own[name], array)
