@@ -48,6 +48,10 @@ class Symbols:
         return self._builder.operation(kind, left, self.constant(right))
 
 
+# The bindings of 10.3 corrupt memory when Python frees a plugin: none is freed. They are few.
+_alive: list[trt.IPluginV3] = []
+
+
 class KernelPlugin(
     trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime
 ):
@@ -58,6 +62,7 @@ class KernelPlugin(
         trt.IPluginV3OneCore.__init__(self)
         trt.IPluginV3OneBuild.__init__(self)
         trt.IPluginV3OneRuntime.__init__(self)
+        _alive.append(self)
         self.plugin_name = operator.name
         self.plugin_version = VERSION
         self.plugin_namespace = NAMESPACE
