@@ -70,6 +70,7 @@ class Outcome(msgspec.Struct, kw_only=True):
         inspector: the engine inspector's answer in JSON; empty where the engine cannot run here.
         gpu: what it was built on; None without one.
         seconds: how long parser and builder took.
+        host_memory: bytes that they took at most; None where it cannot be asked.
     """
 
     version: str
@@ -82,6 +83,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     inspector: str = ""
     gpu: Gpu | None = None
     seconds: float = 0.0
+    host_memory: int | None = None
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -136,12 +138,21 @@ def _build(trt: Any, job: Job, outcome: Outcome) -> None:
     if plan is None:
         raise BuildError(log.last_error or "the builder returned no engine and no reason")
     outcome.seconds = time.monotonic() - started
+    outcome.host_memory = _peak_memory()
     Path(job.plan).write_bytes(memoryview(plan))
     if job.timing_cache:
         cache = config.get_timing_cache().serialize()
         with atomic_file(job.timing_cache, force=True) as path:
             path.write_bytes(memoryview(cache))
     outcome.inspector = _inspect(trt, job, log, plan)
+
+
+def _peak_memory() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _register(job: Job) -> PluginRoute:
@@ -291,9 +302,10 @@ def _logger(trt: Any) -> Any:
             self.last_error = ""
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+            failed = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+            if failed:
                 self.last_error = message
-            if severity <= trt.ILogger.WARNING:
+            if failed or severity == trt.ILogger.WARNING:
                 sys.stderr.write(message.rstrip() + "\n")
 
     return Logger()

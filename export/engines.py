@@ -291,6 +291,7 @@ def _finish(
         plan_sha256=sha256(job.plan),
         built_by=f"uino-deploy {uino_deploy.__version__}",
         seconds=round(outcome.seconds, 1),
+        host_memory=outcome.host_memory,
     )
     text = msgspec.json.format(msgspec.json.encode(info), indent=2)
     Path(job.plan).with_suffix(".json").write_bytes(text + b"\n")

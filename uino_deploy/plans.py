@@ -72,6 +72,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
         plan_sha256: of the plan.
         built_by: the program.
         seconds: how long parser and builder took.
+        host_memory: bytes of the host that they took at most; None where it cannot be asked.
     """
 
     piece: str
@@ -92,6 +93,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     plan_sha256: str
     built_by: str
     seconds: float
+    host_memory: int | None
 
 
 def plan_folder(backend: EngineBackend, arch: str) -> str:
@@ -159,7 +161,8 @@ def _polygraphy(info: PlanInfo, model: str, plan: str) -> str:
 
 def rebuild_command(bundle: Bundle, backend: EngineBackend, arch: str) -> str:
     """Return the command that makes a target's plans anew."""
-    return f"uino-deploy build {bundle.root} --backend {backend} --arch {arch} --force"
+    root = shlex.quote(str(bundle.root))
+    return f"uino-deploy build {root} --backend {backend} --arch {arch} --force"
 
 
 def load_plan(

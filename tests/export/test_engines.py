@@ -1,19 +1,34 @@
 """Real engines by TensorRT-RTX, whose builder needs no GPU; and what must not pass silently."""
 
+import shutil
+import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
+import msgspec
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.export.conftest import random_model
 from tests.export.test_verify import rewrite
 from uino_deploy.bundle import Bundle
-from uino_deploy.errors import BuildError, BundleError, CheckFailed, InputError, OutputExists
+from uino_deploy.config import UinoConfig
+from uino_deploy.errors import (
+    BuildError,
+    BundleError,
+    CheckFailed,
+    DependencyError,
+    InputError,
+    OutputExists,
+)
 from uino_deploy.export import engines, export_bundle
 from uino_deploy.export.engine_job import Job, Outcome
 from uino_deploy.export.engines import build_engines, parse_shapes, profile_of, run_job
 from uino_deploy.export.precision import parse_precision
-from uino_deploy.plans import equivalent_commands, load_plan
+from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.plans import PlanInfo, compute_capability, equivalent_commands, load_plan
 
 RTX = "tensorrt-rtx"
 
@@ -46,6 +61,32 @@ def test_a_profile_covers_every_dynamic_input(bundle):
     assert [shape[0] for shape in profile["query_deep"]] == [1, 1, 1]
 
 
+def test_shapes_that_nothing_has_are_not_ignored(bundle):
+    with pytest.raises(InputError, match="--shapes shots: no input of encoder, decoder has it"):
+        build_engines(
+            bundle, RTX, "sm_89", pieces=["encoder", "decoder"], shapes={"shots": (1, 1, 5)}
+        )
+
+
+def test_shapes_beyond_the_bundles_limits_are_refused(bundle):
+    limited = Bundle(
+        bundle.root, msgspec.structs.replace(bundle.manifest, limits={"shots": 5}), bundle.config
+    )
+    with pytest.raises(InputError, match="the bundle allows 5, not 6"):
+        build_engines(limited, RTX, "sm_89", pieces=["prompt"], shapes={"shots": (1, 1, 6)})
+
+
+@pytest.mark.parametrize("arch", ["sm_", "89", "sm_8.9", "compute_89"])
+def test_what_is_no_architecture_is_refused(bundle, arch):
+    with pytest.raises(InputError, match=f"--arch {arch} is not an architecture"):
+        build_engines(bundle, RTX, arch)
+
+
+@pytest.mark.parametrize(("arch", "text"), [("sm_89", "8.9"), ("sm_87", "8.7"), ("sm_120", "12.0")])
+def test_compute_capability(arch, text):
+    assert compute_capability(arch) == text
+
+
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_120"])
 def test_every_piece_builds(bundle, half, arch):
@@ -53,8 +94,9 @@ def test_every_piece_builds(bundle, half, arch):
         infos = build_engines(made, RTX, arch, shapes={"batch": (1, 1, 2)}, force=True)
         assert [info.piece for info in infos] == list(made.manifest.pieces)
         for info in infos:
-            assert info.layers[wanted] > 0
+            assert info.matrix_layers[wanted] >= 0.8 * sum(info.matrix_layers.values())
             assert info.route == ("function" if info.piece in ("prompt", "query") else "none")
+            assert info.engine is None or info.engine.types
         opened = Bundle.open(made.root)
         path, info = load_plan(opened, "query", RTX, arch, infos[0].version)
         assert path.stat().st_size > 100_000
@@ -62,10 +104,72 @@ def test_every_piece_builds(bundle, half, arch):
         assert not list(made.root.glob(".plans-*"))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_vitb14_at_518_px_builds(tmp_path, precision):
+    """About 3 GB of memory, most of it the query's weights."""
+    model = UinoFSS(UinoConfig.from_preset("vitb14")).eval()
+    made = export_bundle(model, tmp_path / "b.uino", precision=parse_precision([precision]))
+    del model
+    infos = build_engines(made, RTX, "sm_86", progress=print)
+    for info in infos:
+        size = (made.root / f"plans/tensorrt-rtx-sm_86/{info.piece}.plan").stat().st_size
+        print(f"{info.piece}: {info.seconds} s, {info.host_memory} bytes, plan {size} bytes")
+    assert [info.piece for info in infos] == list(made.manifest.pieces)
+    assert max(info.host_memory or 0 for info in infos) < 6 << 30
+
+
 @pytest.mark.usefixtures("rtx")
 def test_float32_pieces_have_no_half_layers(bundle):
-    infos = build_engines(bundle, RTX, "sm_86", pieces=["encoder", "decoder"], force=True)
+    infos = build_engines(bundle, RTX, "sm_86", pieces=["adapter", "decoder"], force=True)
     assert [set(info.layers) for info in infos] == [{"FLOAT"}, {"FLOAT"}]
+
+
+def test_a_query_is_of_its_pieces_precisions(bundle):
+    pieces = dict(bundle.manifest.pieces)
+    pieces["encoder"] = msgspec.structs.replace(pieces["encoder"], precision="fp16")
+    pieces["support"] = msgspec.structs.replace(pieces["support"], precision="bf16")
+    manifest = msgspec.structs.replace(bundle.manifest, pieces=pieces)
+    mixed = Bundle(bundle.root, manifest, bundle.config)
+    assert engines.precisions_of(mixed, pieces["query"]) == {"fp16", "fp32"}
+    assert engines.precisions_of(mixed, pieces["encoder"]) == {"fp16"}
+
+
+@pytest.mark.usefixtures("rtx")
+def test_the_side_json_says_what_was_built(bundle):
+    (info,) = build_engines(
+        bundle,
+        RTX,
+        "sm_89",
+        pieces=["support"],
+        shapes={"shots": (1, 2, 5)},
+        workspace=512 << 20,
+        force=True,
+    )
+    path = bundle.root / "plans/tensorrt-rtx-sm_89/support.json"
+    assert msgspec.json.decode(path.read_bytes(), type=PlanInfo) == info
+    assert (info.compute_capability, info.workspace, info.gpu) == ("8.9", 512 << 20, None)
+    assert info.shapes["mask"] == ([1, 64], [2, 64], [5, 64])
+    files = Bundle.open(bundle.root).manifest.files
+    assert info.sources == {
+        name: files[name].sha256 for name in ("support.onnx", "support.weights")
+    }
+    assert info.plan_sha256 == files["plans/tensorrt-rtx-sm_89/support.plan"].sha256
+    assert info.version.startswith("1.")
+    assert info.host_memory is None or info.host_memory > 10 << 20
+    assert info.built_by.startswith("uino-deploy ")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_too_little_workspace_is_said_and_what_to_do(bundle):
+    with pytest.raises(BuildError, match=r"decoder\.onnx.*workspace.*--workspace"):
+        build_engines(bundle, RTX, "sm_89", pieces=["decoder"], workspace=256, force=True)
+
+
+def test_rtx_takes_no_timing_cache(bundle, tmp_path):
+    with pytest.raises(InputError, match="--timing-cache"):
+        build_engines(bundle, RTX, "sm_89", timing_cache=tmp_path / "timings")
 
 
 @pytest.mark.usefixtures("rtx")
@@ -76,33 +180,128 @@ def test_plans_are_kept_without_force(bundle):
 
 
 @pytest.mark.usefixtures("rtx")
+def test_building_needs_neither_torch_nor_onnx(bundle, tmp_path):
+    """A Jetson has numpy and TensorRT."""
+    copy = shutil.copytree(bundle.root, tmp_path / "copy.uino")
+    script = f"""
+        import sys
+        for name in ("torch", "onnx", "onnxscript", "triton", "onnxruntime"):
+            sys.modules[name] = None
+        from uino_deploy.cli import main
+        main(["build", {str(copy)!r}, "--backend", "tensorrt-rtx", "--arch", "sm_89",
+              "--piece", "support", "--force"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("PASSED\n")
+
+
+def remove_a_cast(model):
+    cast = next(n for n in model.graph.node if n.op_type == "Cast")
+    for node in model.graph.node:
+        node.input[:] = [cast.input[0] if i == cast.output[0] else i for i in node.input]
+    model.graph.node.remove(cast)
+
+
+@pytest.mark.usefixtures("rtx")
 def test_a_removed_cast_is_refused(half, tmp_path):
     """Strong typing: a float32 operand met by a float16 one is an error, not a silent cast."""
-    import shutil
-
     copy = shutil.copytree(half.root, tmp_path / "copy.uino")
-
-    def remove_a_cast(model):
-        cast = next(n for n in model.graph.node if n.op_type == "Cast")
-        for node in model.graph.node:
-            node.input[:] = [cast.input[0] if i == cast.output[0] else i for i in node.input]
-        model.graph.node.remove(cast)
-
     changed = rewrite(copy / "encoder.onnx", remove_a_cast)
     with pytest.raises(BuildError, match=r"encoder\.onnx"):
         build_engines(changed, RTX, "sm_86", pieces=["encoder"], force=True)
     assert not list(copy.glob(".plans-*"))
+    assert not [name for name in Bundle.open(copy).manifest.files if "encoder.plan" in name]
+
+
+def widen_a_constant(model):
+    """Write a constant as float64: the parser rounds it to float32 and says nothing."""
+    tensor = next(
+        t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and t.raw_data
+    )
+    values = onnx.numpy_helper.to_array(tensor).astype("float64")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
 
 @pytest.mark.usefixtures("rtx")
-def test_a_misspelt_operator_without_a_body_is_refused(damaged):
+def test_a_float64_constant_is_refused(damaged):
+    changed = rewrite(damaged / "decoder.onnx", widen_a_constant)
+    with pytest.raises(BuildError, match=r"decoder\.onnx: the constant .+ is float64"):
+        build_engines(changed, RTX, "sm_86", pieces=["decoder"], force=True)
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize(
+    ("piece", "operator", "name", "value", "message"),
+    [
+        ("prompt", "Correlation4d", "pool", 3, "'pool': the node has 3, .* needs 2"),
+        ("prompt", "SelectiveScan2d", "aot", 0, "'aot': the node has 0, .* needs 1"),
+        ("prompt", "SelectiveScan2d", "pool", 2, "has 2, .* needs no such attribute"),
+        ("decoder", "LayerNormalization", "axis", 7, "LayerNormalization"),
+    ],
+)
+def test_a_wrong_attribute_is_refused(damaged, piece, operator, name, value, message):
+    """The first three would build: a body ignores its node's attributes, a plugin does not."""
+
+    def change(model):
+        node = next(n for n in model.graph.node if n.op_type == operator)
+        kept = [a for a in node.attribute if a.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    changed = rewrite(damaged / f"{piece}.onnx", change)
+    with pytest.raises(BuildError, match=message):
+        build_engines(changed, RTX, "sm_86", pieces=[piece], force=True)
+
+
+def test_a_missing_attribute_is_refused(damaged):
+    def change(model):
+        node = next(n for n in model.graph.node if n.op_type == "Correlation4d")
+        kept = [a for a in node.attribute if a.name != "plugin_namespace"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+    changed = rewrite(damaged / "prompt.onnx", change)
+    with pytest.raises(BuildError, match="'plugin_namespace': the node lacks it"):
+        engines.check_graph(changed, changed.piece("prompt"))
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_misspelt_operator_is_refused(damaged):
+    """With a body of the same name it would build, and no plugin would ever take its place."""
+
     def misspell(model):
-        del model.functions[:]
-        next(n for n in model.graph.node if n.domain == "uino").op_type = "Corelation4d"
+        model.functions[0].name = model.functions[0].name.replace("rr", "r")
+        for node in model.graph.node:
+            if node.op_type == "Correlation4d":
+                node.op_type = "Corelation4d"
 
     changed = rewrite(damaged / "prompt.onnx", misspell)
-    with pytest.raises(BuildError, match="Corelation4d"):
+    with pytest.raises(BuildError, match=r"uino\.Corelation4d, which is not an operator"):
         build_engines(changed, RTX, "sm_86", pieces=["prompt"], force=True)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_an_operator_without_body_or_plugin_is_refused(damaged):
+    def strip(model):
+        del model.functions[:]
+
+    changed = rewrite(damaged / "prompt.onnx", strip)
+    with pytest.raises(BuildError, match="Correlation4d"):
+        build_engines(changed, RTX, "sm_86", pieces=["prompt"], force=True)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_changed_byte_is_refused(damaged):
+    build_engines(Bundle.open(damaged), RTX, "sm_89", pieces=["support"], force=True)
+    plan = damaged / "plans/tensorrt-rtx-sm_89/support.plan"
+    data = bytearray(plan.read_bytes())
+    data[len(data) // 2] ^= 1
+    plan.write_bytes(data)
+    with pytest.raises(BundleError, match=r"support\.plan was changed: its SHA-256"):
+        Bundle.open(damaged)
 
 
 def test_an_aborting_process_is_reported(monkeypatch):
@@ -112,50 +311,243 @@ def test_an_aborting_process_is_reported(monkeypatch):
         run_job(job)
 
 
-def fake_run(monkeypatch, outcome):
-    """Stand in for a builder that cannot run here."""
-    monkeypatch.setattr(engines, "_require", lambda _backend: None)
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("build", BuildError), ("dependency", DependencyError), ("input", InputError)],
+)
+def test_a_jobs_error_keeps_its_kind(monkeypatch, tmp_path, kind, error):
+    line = msgspec.json.encode(
+        {"outcome": Outcome(version="10.3.0", error="it broke", hint="mend it", kind=kind)}
+    )
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{line.decode()}'\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    job = Job(backend="tensorrt", onnx="encoder.onnx", plan="x", arch="sm_87", shapes={})
+    with pytest.raises(error, match="it broke; mend it"):
+        run_job(job)
+
+
+INSPECTED = """{"Layers": [{"Name": "gemm", "LayerType": "gemm",
+    "Outputs": [{"Name": "y", "Format/Datatype": "%s"}]}%s], "Bindings": []}"""
+PLUGIN = """, {"Name": "node_%s", "LayerType": "PluginV3", "PluginType": "%s",
+    "Outputs": [{"Name": "y", "Format/Datatype": "Float"}]}"""
+
+
+def outcome(**changes):
+    """What a build of a float32 piece by TensorRT 10.9 reports."""
+    known = {"layers": {"FLOAT": 9}, "matrix_layers": {"FLOAT": 9}}
+    return Outcome(
+        **{"version": "10.9.0", "inspector": INSPECTED % ("Float", ""), **known, **changes}
+    )
+
+
+def fake_run(monkeypatch, result):
+    """Stand in for a builder that cannot run here; return the jobs it was given."""
+    jobs = []
+    monkeypatch.setattr(engines, "require", lambda *_names: None)
 
     def run(job, _progress):
-        with open(job.plan, "wb") as file:
-            file.write(b"plan")
-        return outcome
+        jobs.append(job)
+        Path(job.plan).write_bytes(b"plan")
+        return result
 
     monkeypatch.setattr(engines, "run_job", run)
+    return jobs
 
 
 def test_another_precision_is_not_accepted_silently(half, monkeypatch):
-    fake_run(monkeypatch, Outcome(version="10.9.0", layers={"FLOAT": 9}))
+    fake_run(monkeypatch, outcome())
     with pytest.raises(CheckFailed, match=r"encoder\.onnx is fp16"):
+        build_engines(half, "tensorrt", "sm_87", pieces=["encoder"])
+    halves = {"layers": {"HALF": 9}, "matrix_layers": {"HALF": 9}}
+    fake_run(monkeypatch, outcome(**halves))
+    with pytest.raises(CheckFailed, match="the builder changed the precision"):
         build_engines(half, "tensorrt", "sm_87", pieces=["encoder"])
 
 
+def test_tensorrt_engines_must_be_inspected(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome(inspector=""))
+    with pytest.raises(BuildError, match="engine inspector"):
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["encoder"])
+    assert "tensorrt-sm_87" not in Bundle.open(damaged).manifest.plans
+
+
+def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
+    opened = Bundle.open(damaged)
+    calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
+    there = INSPECTED % ("Float", "".join(PLUGIN % (name, name) for name in calls))
+    jobs = fake_run(monkeypatch, outcome(inspector=there, route="aot"))
+    (damaged / "kernels/sm_87").mkdir(parents=True)
+    infos = build_engines(opened, "tensorrt", "sm_87", pieces=["adapter", "prompt"])
+    assert [job.plugins for job in jobs] == [False, True]
+    assert jobs[1].kernels == str(damaged / "kernels/sm_87")
+    assert [info.route for info in infos] == ["none", "aot"]
+    assert infos[1].operators == calls
+    lines = equivalent_commands(Bundle.open(damaged), infos[1:])
+    assert lines == [f"trtexec --loadEngine={damaged}/plans/tensorrt-sm_87/prompt.plan"]
+
+
+def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome(route="aot"))
+    with pytest.raises(CheckFailed, match="of 1 calls of Correlation4d the engine has 0"):
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"])
+    jobs = fake_run(monkeypatch, outcome())
+    (info,) = build_engines(
+        Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"], plugins="none"
+    )
+    assert not jobs[0].plugins
+    assert info.route == "function"
+
+
+def test_a_failed_check_is_a_verdict(damaged, monkeypatch, capsys):
+    from uino_deploy.cli import main
+
+    fake_run(monkeypatch, outcome(route="aot"))
+    command = ["build", str(damaged), "--backend", "tensorrt", "--arch", "sm_87"]
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--piece", "prompt"])
+    assert left.value.code == 1
+    assert capsys.readouterr().out.startswith("FAILED: prompt: plugins were asked for")
+    with pytest.raises(SystemExit):
+        main([*command, "--piece", "prompt", "--json"])
+    captured = capsys.readouterr()
+    assert msgspec.json.decode(captured.out)["passed"] is False
+    assert captured.err.splitlines()[-1].startswith("FAILED: ")
+
+
 def test_a_stale_or_foreign_plan_is_refused_with_the_command(damaged, monkeypatch):
-    fake_run(monkeypatch, Outcome(version="10.9.0", layers={"FLOAT": 9}))
+    fake_run(monkeypatch, outcome())
     build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["encoder"])
     opened = Bundle.open(damaged)
     load_plan(opened, "encoder", "tensorrt", "sm_87", "10.9.0")
     for arch, version in (("sm_87", "10.13.0"), ("sm_110", "10.9.0")):
         with pytest.raises(BundleError, match=f"uino-deploy build .* --arch {arch} --force"):
             load_plan(opened, "encoder", "tensorrt", arch, version)
-
-    def touch(model: onnx.ModelProto) -> None:
-        model.doc_string = "another export"
-
-    changed = rewrite(damaged / "encoder.onnx", touch)
-    with pytest.raises(BundleError, match="another ONNX file"):
-        load_plan(changed, "encoder", "tensorrt", "sm_87", "10.9.0")
+    with pytest.raises(BundleError, match=r"built by tensorrt 10\.9\.0, here is 10\.13\.0"):
+        load_plan(opened, "encoder", "tensorrt", "sm_87", "10.13.0")
+    with pytest.raises(BundleError, match=r"has no plan .*sm_110/encoder: it has .*tensorrt-sm_87"):
+        load_plan(opened, "encoder", "tensorrt", "sm_110", "10.9.0")
 
 
-def test_the_equivalent_commands_name_every_shape(damaged, monkeypatch):
-    fake_run(monkeypatch, Outcome(version="10.9.0", layers={"FLOAT": 9}))
-    infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["adapter"])
+def moved(root, source, target):
+    """Copy a plan and its side JSON elsewhere in the bundle, listed as if built there."""
+    for suffix in (".plan", ".json"):
+        (root / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / (source + suffix), root / (target + suffix))
+    return Bundle.open(root).add([target + ".plan", target + ".json"])
+
+
+def test_a_plan_moved_by_hand_is_refused(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome())
+    build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["encoder"])
+    opened = moved(damaged, "plans/tensorrt-sm_87/encoder", "plans/tensorrt-sm_110/encoder")
+    with pytest.raises(BundleError, match="is encoder for tensorrt on sm_87, needed is encoder"):
+        load_plan(opened, "encoder", "tensorrt", "sm_110", "10.9.0")
+    other = damaged / "plans/tensorrt-sm_87/encoder.plan"
+    other.write_bytes(b"another engine")
+    opened = opened.add(["plans/tensorrt-sm_87/encoder.plan"])
+    with pytest.raises(BundleError, match="not the one that its side JSON describes"):
+        load_plan(opened, "encoder", "tensorrt", "sm_87", "10.9.0")
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "encoder.weights"])
+def test_a_plan_of_another_export_is_refused(damaged, monkeypatch, name):
+    fake_run(monkeypatch, outcome())
+    opened = build_and_open(damaged)
+    path = damaged / name
+    path.write_bytes(path.read_bytes() + b"\0" * 16)
+    with pytest.raises(BundleError, match=f"was built from another {name} than the bundle's"):
+        load_plan(opened.add([name]), "encoder", "tensorrt", "sm_87", "10.9.0")
+
+
+def build_and_open(root):
+    build_engines(Bundle.open(root), "tensorrt", "sm_87", pieces=["encoder"])
+    return Bundle.open(root)
+
+
+def test_a_damaged_side_json_is_refused(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome())
+    opened = build_and_open(damaged)
+    name = "plans/tensorrt-sm_87/encoder.json"
+    (damaged / name).write_text("{}")
+    with pytest.raises(BundleError, match=r"encoder\.json describes no plan"):
+        load_plan(opened.add([name]), "encoder", "tensorrt", "sm_87", "10.9.0")
+
+
+def test_the_equivalent_commands_name_everything(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome())
+    infos = build_engines(
+        Bundle.open(damaged), "tensorrt", "sm_87", pieces=["adapter"], workspace=1 << 30
+    )
     trtexec, polygraphy = equivalent_commands(Bundle.open(damaged), infos)
-    assert "--stronglyTyped" in trtexec
-    assert "--optShapes=early:1x64x128" in trtexec
-    assert "--trt-opt-shapes early:[1,64,128]" in polygraphy
+    assert trtexec.split()[3:] == [
+        "--skipInference",
+        "--stronglyTyped",
+        "--minShapes=early:1x64x128",
+        "--optShapes=early:1x64x128",
+        "--maxShapes=early:1x64x128",
+        "--memPoolSize=workspace:1024M",
+    ]
+    assert "--trt-opt-shapes 'early:[1,64,128]'" in polygraphy
+    assert "--pool-limit workspace:1024M" in polygraphy
+    infos[0].backend = "tensorrt-rtx"
+    tool, polygraphy = equivalent_commands(Bundle.open(damaged), infos)
+    assert tool.startswith("tensorrt_rtx --onnx=")
+    assert "--computeCapabilities=87" in tool
+    assert polygraphy.startswith("POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert ")
+    assert polygraphy.endswith("--compute-capabilities 8.7")
 
 
 def test_rtx_knows_no_jetson(bundle):
     with pytest.raises(InputError, match="--arch sm_87"):
         build_engines(bundle, RTX, "sm_87")
+
+
+# Builds a plan of the encoder and dies at the given file operation, as if the power had gone.
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from uino_deploy.bundle import Bundle
+    from uino_deploy.export import engines
+    from uino_deploy.export.engine_job import Outcome
+
+    root, step, inspected = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    replace = os.replace
+
+    def counted(source, target):
+        global step
+        if step == 0:
+            os._exit(9)
+        step -= 1
+        replace(source, target)
+
+    def run(job, _progress):
+        Path(job.plan).write_bytes(b"a new plan")
+        counts = {"FLOAT": 9}
+        return Outcome(version="10.9.0", layers=counts, matrix_layers=counts, inspector=inspected)
+
+    engines.run_job, engines.require, os.replace = run, lambda *_names: None, counted
+    engines.build_engines(Bundle.open(root), "tensorrt", "sm_87", pieces=["encoder"], force=True)
+"""
+
+
+def test_a_bundle_opens_wherever_a_build_is_killed(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome())
+    script = textwrap.dedent(KILLED)
+    statuses = []
+    while 0 not in statuses:
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["encoder"], force=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script, damaged, str(len(statuses)), INSPECTED % ("Float", "")],
+            check=False,
+        )
+        statuses.append(done.returncode)
+        opened = Bundle.open(damaged)
+        if "encoder" in opened.manifest.plans["tensorrt-sm_87"]:
+            load_plan(opened, "encoder", "tensorrt", "sm_87", "10.9.0")
+    # The manifest twice, and the plan and its side JSON in between.
+    assert statuses == [9, 9, 9, 9, 0]
+    path, _info = load_plan(opened, "encoder", "tensorrt", "sm_87", "10.9.0")
+    assert path.read_bytes() == b"a new plan"
+    assert not list(damaged.glob(".plans-*"))

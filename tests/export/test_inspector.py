@@ -1,0 +1,147 @@
+"""Both layouts of the engine inspector, and what is refused by what it says."""
+
+import json
+
+import pytest
+
+from uino_deploy.bundle import Piece, Tensor
+from uino_deploy.errors import BuildError, CheckFailed
+from uino_deploy.export.audit import check_engine, check_network
+from uino_deploy.export.inspector import read_inspector
+
+
+def layer_10(name, kind, dtype, **more):
+    """Write a layer as TensorRT 10 does: format and type in one text."""
+    tensors = [{"Name": "t", "Location": "Device", "Dimensions": [1], "Format/Datatype": dtype}]
+    return {"Name": name, "LayerType": kind, "Inputs": tensors, "Outputs": tensors, **more}
+
+
+def layer_11(name, kind, dtype, **more):
+    """Write a layer as TensorRT 11 does: the type apart."""
+    format_ = "Row major linear FP32 format (kLINEAR)"
+    tensors = [{"Name": "t", "Dimensions": [1], "Format": format_, "DataType": dtype}]
+    return {"Name": name, "LayerType": kind, "Inputs": tensors, "Outputs": tensors, **more}
+
+
+def answer_10(layers):
+    return json.dumps({"Layers": layers, "Bindings": ["early", "embedding"]})
+
+
+def answer_11(layers):
+    edges = [{"Name": name, "IOMode": "Input"} for name in ("early", "embedding")]
+    return json.dumps({"Layers": layers, "I/O Tensors": edges})
+
+
+LAYOUTS = [(layer_10, answer_10), (layer_11, answer_11)]
+
+
+@pytest.mark.parametrize(("layer", "answer"), LAYOUTS)
+def test_both_layouts_say_the_same(layer, answer):
+    layers = [
+        layer("Reformatting CopyNode", "Reformat", "Half"),
+        layer("node_conv", "CaskConvolution", "Half"),
+        layer("__mye_gemm", "gemm", "Float"),
+        layer("__mye_kgen", "kgen", "BFloat16"),
+        layer("shape", "kgen", "Int32"),
+        layer("node_correlation4d", "PluginV3", "Half", PluginType="Correlation4d"),
+    ]
+    found = read_inspector(answer(layers))
+    assert found.layers == 6
+    assert found.types == {"HALF": 2, "FLOAT": 1, "BF16": 1}
+    assert found.plugins == ["Correlation4d node_correlation4d"]
+    assert found.tensors == ["early", "embedding"]
+    assert found.untyped == 0
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("Row major linear FP16 format", "HALF"),
+        ("Channel major FP32 format where channel % 4 == 0", "FLOAT"),
+        ("Row major linear BF16 format", "BF16"),
+        ("Float", "FLOAT"),
+    ],
+)
+def test_older_spellings_of_types(spelling, name):
+    found = read_inspector(answer_10([layer_10("x", "CaskGemmConvolution", spelling)]))
+    assert found.types == {name: 1}
+
+
+def test_unknown_types_are_not_guessed():
+    layers = [layer_10("x", "NoOp", "Half"), layer_10("y", "kgen", "N/A due to dynamic shapes")]
+    assert read_inspector(answer_10(layers)).types == {}
+
+
+def test_layers_by_name_alone_are_counted_as_such():
+    found = read_inspector(answer_10(["node_conv + node_relu", "node_of_cosine"]))
+    assert (found.layers, found.untyped, found.types, found.plugins) == (2, 2, {}, [])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"Layer": []}'])
+def test_an_unknown_answer_is_an_error(text):
+    with pytest.raises(BuildError, match="engine inspector"):
+        read_inspector(text)
+
+
+ADAPTER = Piece(
+    name="adapter",
+    model="adapter.onnx",
+    precision="fp16",
+    inputs=[Tensor(name="early", shape=["batch", 4, 8], dtype="float16")],
+    outputs=[Tensor(name="embedding", shape=["batch", 8, 2, 2], dtype="float16")],
+)
+
+
+def engine(types, plugins=(), answer=answer_10):
+    layers = [layer_10("x", "kgen", t) for t, count in types.items() for _ in range(count)]
+    layers += [layer_10(f"node_{p}", "PluginV3", "Half", PluginType=p) for p in plugins]
+    return read_inspector(answer(layers))
+
+
+def test_the_asked_precision_passes():
+    check_engine(ADAPTER, {"fp16"}, {"HALF": 90, "FLOAT": 10}, engine({"Half": 8, "Float": 4}), [])
+
+
+def test_a_silent_downgrade_is_refused():
+    with pytest.raises(CheckFailed, match=r"8% compute in HALF .* of the network's 90%"):
+        check_engine(
+            ADAPTER, {"fp16"}, {"HALF": 90, "FLOAT": 10}, engine({"Half": 1, "Float": 11}), []
+        )
+
+
+def test_an_engine_without_types_proves_nothing():
+    with pytest.raises(CheckFailed, match="no layer's type"):
+        check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, read_inspector(answer_10(["a", "b"])), [])
+
+
+def test_an_expanded_operator_is_refused():
+    asked = ["Correlation4d", "SelectiveScan2d", "SelectiveScan2d"]
+    check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, engine({"Half": 3}, asked), asked)
+    with pytest.raises(CheckFailed, match="of 2 calls of SelectiveScan2d the engine has 1"):
+        check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, engine({"Half": 3}, asked[:2]), asked)
+    with pytest.raises(CheckFailed, match="Correlation4d the engine has 0"):
+        check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, engine({"Half": 3}), asked)
+
+
+def test_other_inputs_and_outputs_are_refused():
+    def other(layers):
+        return json.dumps({"Layers": layers, "Bindings": ["image", "embedding"]})
+
+    with pytest.raises(CheckFailed, match="the engine's tensors are embedding, image"):
+        check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, engine({"Half": 3}, answer=other), [])
+
+
+def test_the_bounds_of_a_network():
+    check_network(ADAPTER, {"fp16"}, {"HALF": 75, "FLOAT": 25})
+    with pytest.raises(CheckFailed, match=r"74% are HALF \(26 FLOAT, 74 HALF\); at least 75%"):
+        check_network(ADAPTER, {"fp16"}, {"HALF": 74, "FLOAT": 26})
+    with pytest.raises(CheckFailed, match="0% are HALF"):
+        check_network(ADAPTER, {"fp16"}, {})
+    with pytest.raises(CheckFailed, match=r"99% are FLOAT .* at least 100%"):
+        check_network(ADAPTER, {"fp32"}, {"FLOAT": 99, "HALF": 1})
+
+
+def test_a_query_of_several_precisions_must_have_them_all():
+    check_network(ADAPTER, {"fp32", "fp16"}, {"FLOAT": 37, "HALF": 90})
+    with pytest.raises(CheckFailed, match="fp16 and fp32"):
+        check_network(ADAPTER, {"fp32", "fp16"}, {"FLOAT": 127})
