@@ -45,7 +45,7 @@ def test_another_seed_gives_another_model():
 def test_a_few_steps_on_one_batch_lower_its_loss(task):
     trainer = Trainer(RECIPE, 0, ignore)
     model = trainer.model.train()
-    batch = draw_batch(trainer.pools, trainer.config, 0, 0, episodes=2)
+    batch = draw_batch(trainer.batches.pools, trainer.config, 0, 0, episodes=2)
     loss_of = trainer.classification_loss if task == "classification" else trainer.episodic_loss
     parts = dict(model.named_children()) | {"classifier": trainer.classifier}
     optimiser = Optimiser(parts, Stage("episodic", steps=100, muon=0.02, adam=1e-3))
@@ -58,7 +58,7 @@ def test_a_few_steps_on_one_batch_lower_its_loss(task):
 def test_every_parameter_of_the_model_is_trained():
     trainer = Trainer(RECIPE, 0, ignore)
     trainer.model.train()
-    batch = draw_batch(trainer.pools, trainer.config, 0, 0, episodes=2)
+    batch = draw_batch(trainer.batches.pools, trainer.config, 0, 0, episodes=2)
     trainer.episodic_loss(batch).backward()
     # The decoder has SAM's tokens and heads for three more masks, which are never asked for.
     unused = {"decoder.output_hypernetworks_mlps.1", "decoder.output_hypernetworks_mlps.2",

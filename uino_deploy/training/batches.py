@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from uino_deploy.config import UinoConfig
 from uino_deploy.data.episodes import draw_episode
-from uino_deploy.data.pools import Pool
+from uino_deploy.data.pools import Pool, load_pool, roughened
 from uino_deploy.data.scenes import PLAIN, Deformation
 from uino_deploy.images import preprocess_image
+from uino_deploy.training.recipe import Recipe
 
 NO_GLYPH = -1
 """Label where a scene has fewer glyphs than the batch's fullest."""
@@ -35,6 +38,57 @@ class Batch(NamedTuple):
     shares: Tensor
     labels: Tensor
     truth: Tensor
+
+
+class Batches(Dataset[Batch]):
+    """All batches of a training by their number, as its recipe and seed have them.
+
+    Args:
+        config: the model's sizes.
+        recipe: the pools, the episodes in a batch, and the stages.
+        seed: of the episodes.
+    """
+
+    def __init__(self, config: UinoConfig, recipe: Recipe, seed: int) -> None:
+        self._config = config
+        self._recipe = recipe
+        self._seed = seed
+        self._deformations = [s.deformation for s in recipe.stages for _ in range(s.steps)]
+
+    @cached_property
+    def pools(self) -> tuple[Pool, ...]:
+        """The classes to draw from, which take turns."""
+        drawn_from = self._recipe.drawn_from.items()
+        return tuple(roughened(load_pool(name), share) for name, share in drawn_from)
+
+    def __getitem__(self, number: int) -> Batch:
+        """Draw the batch of a step, counted from 0 through all stages."""
+        return draw_batch(
+            self.pools,
+            self._config,
+            self._seed,
+            number,
+            self._recipe.episodes,
+            self._deformations[number],
+        )
+
+    def of_stage(self, number: int) -> DataLoader[Batch]:
+        """Return a stage's batches, drawn ahead by a process of their own: a third of a step.
+
+        Args:
+            number: the stage's, from 1.
+        """
+        steps = [stage.steps for stage in self._recipe.stages]
+        first = sum(steps[: number - 1])
+        fresh = Batches(self._config, self._recipe, self._seed)  # sprites cannot be sent
+        return DataLoader(
+            fresh,
+            batch_size=None,
+            sampler=range(first, first + steps[number - 1]),
+            num_workers=1,
+            # A forked copy of a process with OpenMP's threads may hang.
+            multiprocessing_context="spawn",
+        )
 
 
 def draw_batch(

@@ -78,8 +78,8 @@ RECIPES = {
         episodes=16,
         drawn_from={"base": 0.25, "invented": 0.4},
         stages=(
-            Stage("classification", steps=5000, muon=0.02, adam=3e-3),
-            Stage("episodic", steps=5500, muon=0.01, adam=1e-3),
+            Stage("classification", steps=6000, muon=0.02, adam=3e-3),
+            Stage("episodic", steps=5000, muon=0.01, adam=1e-3),
         ),
         required_miou={"held-out": 72.0, "digits": 53.0},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from uino_deploy.config import UinoConfig
-from uino_deploy.data.pools import load_pool, roughened
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.allocator import keep_freed_memory
-from uino_deploy.training.batches import Batch, draw_batch
+from uino_deploy.training.batches import Batch, Batches
 from uino_deploy.training.losses import GlyphClassifier, SimilarityReadout, mask_loss
 from uino_deploy.training.optimiser import Optimiser
 from uino_deploy.training.recipe import Recipe, Stage
@@ -56,16 +54,12 @@ class Trainer:
         torch.manual_seed(seed)
         self.config = UinoConfig.from_preset(recipe.preset, recipe.variant)
         self.model = UinoFSS(self.config)
-        self.pools = tuple(
-            roughened(load_pool(name), share) for name, share in recipe.drawn_from.items()
-        )
-        classes = sum(len(pool.labels) for pool in self.pools)
+        self.batches = Batches(self.config, recipe, seed)
+        classes = sum(len(pool.labels) for pool in self.batches.pools)
         self.classifier = GlyphClassifier(self.config.encoder.width, classes)
         self.readout = SimilarityReadout()
         self._recipe = recipe
-        self._seed = seed
         self._observe = observe
-        self._drawn = itertools.count()
 
     def run(self) -> UinoFSS:
         """Go through all stages."""
@@ -75,7 +69,12 @@ class Trainer:
         return self.model.eval()
 
     def run_stage(self, number: int, stage: Stage) -> None:
-        """Train what a stage trains, with optimisers of its own."""
+        """Train what a stage trains, with optimisers of its own.
+
+        Args:
+            number: which of the recipe's stages it is, from 1.
+            stage: its numbers.
+        """
         self.readout = SimilarityReadout()
         modules = {"encoder": self.model.encoder, "classifier": self.classifier}
         loss_of = self.classification_loss
@@ -84,24 +83,14 @@ class Trainer:
             loss_of = self.episodic_loss
         optimiser = Optimiser(modules, stage)
         began = time.monotonic()
-        for step in range(1, stage.steps + 1):
+        for step, batch in enumerate(self.batches.of_stage(number), start=1):
             # PyTorch's fused attention is slow on a processor: its backward took 12 ms a block in
             # bfloat16, the written-out form 2.
             with sdpa_kernel(SDPBackend.MATH):
-                loss = loss_of(self._draw(stage))
+                loss = loss_of(batch)
                 optimiser.step(loss)
             seconds = time.monotonic() - began
             self._observe(Progress(number, step, stage.steps, loss.item(), seconds), self.model)
-
-    def _draw(self, stage: Stage) -> Batch:
-        return draw_batch(
-            self.pools,
-            self.config,
-            self._seed,
-            next(self._drawn),
-            self._recipe.episodes,
-            stage.deformation,
-        )
 
     def classification_loss(self, batch: Batch) -> torch.Tensor:
         """Stage 1's loss."""
