@@ -104,7 +104,8 @@ def build_engines(
         timing_cache: a file of tactic timings to use and extend.
         plugins: "auto" builds our operators as plugins where the backend has plugins, and fails
             where they are not in the engine; "none" builds their bodies.
-        kernels: folder of compiled kernels; the bundle's own of the architecture when None.
+        kernels: folder of compiled kernels; the bundle's own of the architecture when None. Where
+            an engine needs them when it runs (route "ipluginv3"), they are added to the bundle.
         force: replace plans that are there.
         progress: called with notes.
 
@@ -146,7 +147,8 @@ def build_engines(
                 kernels=None if kernels is None else str(kernels),
             )
             infos.append(_finish(bundle, piece, job, summary, run_job(job, progress)))
-        _install(bundle.root, temporary, infos)
+        own_kernels = _stage_kernels(kernels, own, temporary, infos)
+        _install(bundle.root, temporary, infos, own_kernels)
     return infos
 
 
@@ -298,26 +300,45 @@ def _finish(
     return info
 
 
-def _install(root: Path, temporary: Path, infos: Sequence[PlanInfo]) -> None:
-    """Move the plans into the bundle, which opens at every instant between the steps.
+def _stage_kernels(
+    kernels: Path | None, own: Path, temporary: Path, infos: Sequence[PlanInfo]
+) -> list[str]:
+    """Copy the kernels that engines need when they run; return their places in the bundle."""
+    needed = any(info.route == "ipluginv3" for info in infos)
+    if kernels is None or not needed or own.resolve() == kernels.resolve():
+        return []
+    place = Path("kernels", own.name)
+    shutil.copytree(kernels, temporary / place)
+    found = (path for path in (temporary / place).rglob("*") if path.is_file())
+    return sorted(path.relative_to(temporary).as_posix() for path in found)
 
-    First the manifest stops listing the plans that are to be replaced, then the files are moved,
-    then the manifest lists them. Whoever is killed in between leaves a bundle without these plans.
+
+def _install(
+    root: Path, temporary: Path, infos: Sequence[PlanInfo], kernels: Sequence[str]
+) -> None:
+    """Move plans and kernels into the bundle, which opens at every instant between the steps.
+
+    First the manifest stops listing what is to be replaced, then the files are moved, then the
+    manifest lists them. Whoever is killed in between leaves a bundle without these plans.
     """
     names = [plan_path(info).removesuffix(".plan") for info in infos]
-    files = [f"{name}{suffix}" for name in names for suffix in (".json", ".plan")]
-    target = f"{infos[0].backend}-{infos[0].arch}"
+    files = {f"{n}{suffix}": Path(n).name + suffix for n in names for suffix in (".json", ".plan")}
+    files.update({name: name for name in kernels})
+    target, arch = f"{infos[0].backend}-{infos[0].arch}", infos[0].arch
     with _locked(root):
         # Another build may have added its plans since the bundle was opened.
         bundle = Bundle.open(root, verify=False)
         gone = {info.piece for info in infos}
         kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
         bundle = bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})
-        for name in files:
+        for name, staged in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary / Path(name).name, root / name)
+            os.replace(temporary / staged, root / name)
         added = {info.piece: plan_path(info) for info in infos}
-        bundle.add(files, plans={**bundle.manifest.plans, target: {**kept, **added}})
+        sections = {"plans": {**bundle.manifest.plans, target: {**kept, **added}}}
+        if kernels:
+            sections["kernels"] = {**bundle.manifest.kernels, arch: f"kernels/{arch}"}
+        bundle.add(files, **sections)
 
 
 @contextlib.contextmanager

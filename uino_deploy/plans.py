@@ -93,7 +93,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     plan_sha256: str
     built_by: str
     seconds: float
-    host_memory: int | None
+    host_memory: int | None = None
 
 
 def plan_folder(backend: EngineBackend, arch: str) -> str:

@@ -112,10 +112,7 @@ def test_vitb14_at_518_px_builds(tmp_path, precision):
     model = UinoFSS(UinoConfig.from_preset("vitb14")).eval()
     made = export_bundle(model, tmp_path / "b.uino", precision=parse_precision([precision]))
     del model
-    infos = build_engines(made, RTX, "sm_86", progress=print)
-    for info in infos:
-        size = (made.root / f"plans/tensorrt-rtx-sm_86/{info.piece}.plan").stat().st_size
-        print(f"{info.piece}: {info.seconds} s, {info.host_memory} bytes, plan {size} bytes")
+    infos = build_engines(made, RTX, "sm_86")
     assert [info.piece for info in infos] == list(made.manifest.pieces)
     assert max(info.host_memory or 0 for info in infos) < 6 << 30
 
@@ -386,6 +383,23 @@ def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
     assert infos[1].operators == calls
     lines = equivalent_commands(Bundle.open(damaged), infos[1:])
     assert lines == [f"trtexec --loadEngine={damaged}/plans/tensorrt-sm_87/prompt.plan"]
+
+
+def test_kernels_that_an_engine_needs_come_with_it(damaged, monkeypatch, tmp_path):
+    """Python plugins launch their cubins when the engine runs; ahead-of-time ones carry them."""
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    (kernels / "correlation4d.cubin").write_bytes(b"code")
+    calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
+    there = INSPECTED % ("Float", "".join(PLUGIN % (name, name) for name in calls))
+    for route, listed in (("aot", False), ("ipluginv3", True)):
+        fake_run(monkeypatch, outcome(inspector=there, route=route))
+        options = {"pieces": ["prompt"], "kernels": kernels, "force": True}
+        infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_87", **options)
+        opened = Bundle.open(damaged)
+        assert ("kernels/sm_87/correlation4d.cubin" in opened.manifest.files) == listed
+    assert opened.manifest.kernels == {"sm_87": "kernels/sm_87"}
+    assert equivalent_commands(opened, infos) == []
 
 
 def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
