@@ -25,9 +25,13 @@ COMMANDS = {
     "predict": "uino_deploy.cli.predict:predict",
     "build": "uino_deploy.cli.build:build",
     "evaluate": "uino_deploy.cli.evaluate:evaluate",
+    "distill": "uino_deploy.cli.distill:distill",
     "train": "uino_deploy.cli.train:train",
     "inspect": "uino_deploy.cli.inspect:inspect",
+    "benchmark": "uino_deploy.cli.benchmark:benchmark",
+    "compare": "uino_deploy.cli.compare:compare",
     "kernels": "uino_deploy.cli.kernels:kernels",
+    "selftest": "uino_deploy.cli.selftest:selftest",
     "doctor": "uino_deploy.cli.doctor:doctor",
 }
 
