@@ -68,12 +68,10 @@ def pieces_of(model: UinoFSS, precision: Mapping[str, Precision], opset: int) ->
         "prompt": PromptPiece(model.prompt_generator),
         "decoder": DecoderPiece(model.decoder),
     }
-    names = edge_names(config)
+    edges = edges_of(config, precision)
     pieces = []
     for name, part in parts.items():
-        inputs, outputs = (
-            tuple(_edge(name, edge, config, precision) for edge in edges) for edges in names[name]
-        )
+        inputs, outputs = edges[name]
         cast = in_precision(part, precision[name], opset)
         module = TypedEdges(cast, PRECISIONS[precision[name]], inputs, outputs)
         pieces.append(Piece(name, precision[name], module.eval(), inputs, outputs))
@@ -93,6 +91,19 @@ def edge_names(config: UinoConfig) -> dict[str, tuple[tuple[str, ...], tuple[str
         "prompt": (("query_deep", *tokens, "prototypes"), ("dense",)),
         "decoder": (("embedding", *sparse, "dense"), ("logits", "iou")),
     }
+
+
+def edges_of(
+    config: UinoConfig, precision: Mapping[str, Precision]
+) -> dict[str, tuple[tuple[Edge, ...], tuple[Edge, ...]]]:
+    """Return every piece's inputs and outputs: names, shapes and types."""
+    edges = {}
+    for piece, (inputs, outputs) in edge_names(config).items():
+        edges[piece] = (
+            tuple(_edge(piece, name, config, precision) for name in inputs),
+            tuple(_edge(piece, name, config, precision) for name in outputs),
+        )
+    return edges
 
 
 def _edge(piece: str, name: str, config: UinoConfig, precision: Mapping[str, Precision]) -> Edge:
