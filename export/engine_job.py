@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import re
 import sys
 import time
 from collections import Counter
@@ -26,8 +25,6 @@ Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _FLOATS = ("FLOAT", "HALF", "BF16")
 _MATRIX_LAYERS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
-# From this version on the parser prefers a plugin to a body where the node asks for one.
-_PLUGINS_PREFERRED = (10, 7)
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -212,7 +209,9 @@ def _network_flags(trt: Any) -> int:
 
 def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
     parser = trt.OnnxParser(network, log)
-    if job.plugins and version_of(trt.__version__) < _PLUGINS_PREFERRED:
+    if job.plugins:
+        # Up to 10.6 the parser takes a body wherever there is one, later versions wherever they do
+        # not find the plugin; without bodies a plugin that is not found is an error.
         parsed = parser.parse(without_bodies(Path(job.onnx)), job.onnx)
     else:
         parsed = parser.parse_from_file(job.onnx)
@@ -220,12 +219,6 @@ def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         words = [f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors]
         raise BuildError("; ".join(words) or log.last_error or "the parser gave no reason")
-
-
-def version_of(version: str) -> tuple[int, int]:
-    """Return major and minor of a TensorRT version."""
-    major, minor = re.findall(r"\d+", version)[:2]
-    return int(major), int(minor)
 
 
 def _config(trt: Any, builder: Any, job: Job) -> Any:

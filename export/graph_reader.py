@@ -74,11 +74,7 @@ def read_graph(path: Path) -> GraphSummary:
 
 
 def without_bodies(path: Path) -> bytes:
-    """Return an ONNX file without its operators' bodies.
-
-    TensorRT up to 10.6 takes a body wherever there is one, plugin or not (onnx-tensorrt,
-    ModelImporter.cpp).
-    """
+    """Return an ONNX file without its operators' bodies, so that only plugins can compute them."""
     data = memoryview(path.read_bytes())
     return b"".join(
         data[start:end] for number, _value, start, end in _spans(data) if number != _MODEL_FUNCTIONS

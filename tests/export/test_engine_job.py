@@ -7,7 +7,7 @@ import pytest
 
 from tests.export.fake_tensorrt import FakeTensorrt, Status, fake_cuda
 from uino_deploy.errors import DependencyError
-from uino_deploy.export.engine_job import Job, run, version_of
+from uino_deploy.export.engine_job import Job, run
 from uino_deploy.plans import Gpu
 
 SHAPES = {"early": ([1, 4], [2, 4], [3, 4])}
@@ -73,35 +73,27 @@ def test_the_outermost_phase_is_reported(trt, job, capsys):
     assert lines == ['{"progress":{"phase":"Building engine","step":1,"steps":2}}']
 
 
-def test_plugins_are_registered_first(trt, job, registered, tmp_path):
+@pytest.mark.parametrize("version", ["10.3.0", "10.13.3.9", "11.4.1"])
+def test_plugins_are_registered_and_the_bodies_left_out(
+    monkeypatch, job, registered, tmp_path, version
+):
+    """Without bodies a plugin that is not found is the parser's error, on every version."""
+    trt = install(monkeypatch, FakeTensorrt(version))
     job.plugins, job.kernels = True, str(tmp_path)
     outcome = run(job)
     assert registered == [("sm_87", tmp_path)]
     assert outcome.route == "aot"
-    assert "parse_from_file" in trt.asked
-
-
-def test_old_parsers_get_the_file_without_bodies(monkeypatch, job, registered):
-    """Up to 10.6 the parser takes the body wherever there is one."""
-    trt = install(monkeypatch, FakeTensorrt("10.3.0"))
-    job.plugins = True
-    run(job)
     data, path = trt.asked["parse"]
     assert path == job.onnx
-    assert b"node_of" not in data
+    assert b"node_correlation4d" in data
     with open(job.onnx, "rb") as file:
         assert len(data) < len(file.read())
-
-
-def test_old_parsers_keep_the_bodies_without_plugins(monkeypatch, job):
-    trt = install(monkeypatch, FakeTensorrt("10.3.0"))
-    assert run(job).route == "function"
-    assert trt.asked["parse_from_file"] == job.onnx
 
 
 def test_without_plugins_nothing_is_registered(trt, job, registered):
     assert run(job).route == "function"
     assert registered == []
+    assert trt.asked["parse_from_file"] == job.onnx
 
 
 def test_a_failed_registration_is_no_fallback(trt, job, monkeypatch):
@@ -164,10 +156,3 @@ def test_the_builders_words_are_passed_on(trt, job, tmp_path):
 def test_an_engine_that_does_not_load_is_an_error(trt, job):
     trt.loads = False
     assert "cannot be loaded" in run(job).error
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"), [("10.3.0", (10, 3)), ("11.4.1.9", (11, 4)), ("10.16.0a1", (10, 16))]
-)
-def test_versions(text, numbers):
-    assert version_of(text) == numbers
