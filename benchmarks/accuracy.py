@@ -1,0 +1,134 @@
+"""Judge what a runner computed by what float32 PyTorch computed on the same work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uino_deploy.benchmarks.record import MAIN, Accuracy, Case, PieceError
+from uino_deploy.benchmarks.worker import EPISODES
+from uino_deploy.export.verify import mask_iou, relative_l2
+from uino_deploy.tolerances import mask_iou_floor, miou_drop, whole_tolerance
+
+Outputs = Mapping[str, npt.NDArray[Any]]
+
+
+def read_outputs(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return what a worker's `judge` wrote."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def judge(
+    got: Outputs,
+    wanted: Outputs,
+    pieces: Sequence[PieceError],
+    precisions: Sequence[str],
+    trained: bool,
+) -> Accuracy:
+    """Compare a runner's outputs with the reference's.
+
+    Args:
+        got: the runner's; a case that it cannot do is left out.
+        wanted: the reference's.
+        pieces: the errors of single pieces.
+        precisions: of its pieces; the coarsest sets the budget.
+        trained: the weights are trained, so that masks mean something.
+    """
+    keys = [key for key in wanted if key.endswith(", logits") and key in got]
+    errors = [relative_l2(got[key], wanted[key]) for key in keys]
+    ious = [mask_similarity(got, wanted, key.removesuffix(", logits")) for key in keys]
+    mious = [_miou(outputs[EPISODES]) for outputs in (got, wanted) if EPISODES in outputs]
+    accuracy = Accuracy(
+        reference="pytorch",
+        photographs=sum(key.startswith(f"{MAIN}, query") for key in keys),
+        logits_relative_l2=max(errors, default=float("inf")),
+        logits_allowed=whole_tolerance(precisions).relative_l2,
+        mask_iou=min(ious, default=0.0),
+        mask_iou_floor=mask_iou_floor(precisions) if trained else None,
+        miou=mious[0] if len(mious) == 2 else None,
+        reference_miou=mious[1] if len(mious) == 2 else None,
+        miou_drop_allowed=miou_drop(precisions) if len(mious) == 2 else None,
+        pieces=list(pieces),
+        failures=[],
+    )
+    accuracy.failures = failures(accuracy)
+    return accuracy
+
+
+def judge_by_stored(pieces: Sequence[PieceError], precisions: Sequence[str]) -> Accuracy:
+    """Judge by the example that the bundle carries, where there is no PyTorch to compare with."""
+    logits = [piece.relative_l2 for piece in pieces if piece.output == "logits"]
+    accuracy = Accuracy(
+        reference="stored",
+        photographs=0,
+        logits_relative_l2=max(logits, default=float("inf")),
+        logits_allowed=whole_tolerance(precisions).relative_l2,
+        mask_iou=None,
+        mask_iou_floor=None,
+        miou=None,
+        reference_miou=None,
+        miou_drop_allowed=None,
+        pieces=list(pieces),
+        failures=[],
+    )
+    accuracy.failures = failures(accuracy)
+    return accuracy
+
+
+def failures(accuracy: Accuracy) -> list[str]:
+    """Say what is over its budget, each time with the measurement and the budget."""
+    found = [
+        f"{piece.piece}.{piece.output} differs by {piece.relative_l2:.2e} relative L2, "
+        f"allowed {piece.allowed:.0e}"
+        for piece in accuracy.pieces
+        if not piece.passed
+    ]
+    # Written so that a value that is no number fails.
+    if not accuracy.logits_relative_l2 <= accuracy.logits_allowed:
+        found.append(
+            f"the logits differ by {accuracy.logits_relative_l2:.2e} relative L2, "
+            f"allowed {accuracy.logits_allowed:.0e}"
+        )
+    floor, iou = accuracy.mask_iou_floor, accuracy.mask_iou
+    if floor is not None and iou is not None and not iou >= floor:
+        found.append(f"a mask's IoU with PyTorch's is {iou:.4f}, at least {floor} is asked")
+    if accuracy.miou is not None and accuracy.reference_miou is not None:
+        drop, allowed = accuracy.reference_miou - accuracy.miou, accuracy.miou_drop_allowed
+        if allowed is not None and not drop <= allowed:
+            found.append(f"the mIoU is {drop:.2f} points lower, allowed {allowed}")
+    return found
+
+
+def case_accuracy(got: Outputs, wanted: Outputs, case: Case) -> tuple[float, float] | None:
+    """Return a case's logits' relative L2 error and lowest mask IoU; None where it did not run."""
+    keys = [key for key in wanted if key.startswith(f"{case}, ") and key.endswith(", logits")]
+    if not keys or any(key not in got for key in keys):
+        return None
+    ious = [mask_similarity(got, wanted, key.removesuffix(", logits")) for key in keys]
+    return max(relative_l2(got[key], wanted[key]) for key in keys), min(ious)
+
+
+def mask_similarity(got: Outputs, wanted: Outputs, key: str) -> float:
+    """Return the IoU of a case's masks, which are written as bits."""
+    a, b = (np.unpackbits(outputs[f"{key}, masks"]) for outputs in (got, wanted))
+    return mask_iou(a != 0, b != 0) if a.shape == b.shape else 0.0
+
+
+def _miou(masks: npt.NDArray[Any]) -> float:
+    """Score the held-out episodes' masks, one row of bits each, against the truth."""
+    from uino_deploy.data import SegmentationScore, draw_episode, load_pool
+    from uino_deploy.data.evaluation import EVALUATION_SEED
+
+    pool = load_pool("held-out")
+    score = SegmentationScore(len(pool.labels))
+    for index, bits in enumerate(masks):
+        episode = draw_episode(pool, EVALUATION_SEED, index)
+        truth = episode.query.mask
+        mask = np.unpackbits(bits, count=truth.size).reshape(truth.shape)
+        score.add(episode.label, mask, truth)
+    return score.miou

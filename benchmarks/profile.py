@@ -1,0 +1,138 @@
+"""Where a bundle's time goes, layer by layer, from ONNX Runtime's own profiler.
+
+A layer inside another's body (a step of a Scan) counts there, and not in the outer one too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from uino_deploy.benchmarks.runners.bundle import BundleRunner
+from uino_deploy.benchmarks.runners.runner import Task
+from uino_deploy.bundle import Bundle
+from uino_deploy.reference import inputs_of, load_example
+from uino_deploy.runtime.onnxruntime_providers import PROVIDERS
+
+PIECES = ("encoder", "adapter", "prompt", "decoder")
+ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention")
+_WARMUP = 2
+_RUNS = 5
+_ERRORS_ONLY = 3
+
+Event = dict[str, Any]
+
+
+def profile_pieces(runner: BundleRunner, task: Task, trace: Path) -> list[dict[str, Any]]:
+    """Profile the pieces of a query on the example that the bundle carries.
+
+    Args:
+        runner: holds the bundle.
+        task: names the provider and the threads.
+        trace: receives one query's layers, a Chrome trace that Perfetto opens.
+
+    Returns:
+        The fields of a `record.Layer` for each operator of each piece, the longest first.
+    """
+    bundle = runner.predictor.bundle
+    example = load_example(bundle)
+    layers, events = [], []
+    for number, name in enumerate(PIECES):
+        feeds = inputs_of(bundle.piece(name), example)
+        nodes = _profile(bundle, name, feeds, task)
+        layers += summarise_nodes(name, nodes, _RUNS)
+        events += trace_events(number, name, nodes)
+    trace.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    total = sum(layer["seconds"] for layer in layers)
+    for layer in layers:
+        layer["share"] = layer["seconds"] / total if total else 0.0
+    return sorted(layers, key=lambda layer: -float(layer["seconds"]))
+
+
+def summarise_nodes(piece: str, nodes: Sequence[Event], runs: int) -> list[dict[str, Any]]:
+    """Add up the calls of each operator.
+
+    Args:
+        piece: their piece.
+        nodes: the profiler's events, all of `runs` runs.
+        runs: how often the piece ran.
+    """
+    seconds: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for node, alone in zip(nodes, exclusive(nodes), strict=True):
+        operator = node["args"]["op_name"]
+        seconds[operator] = seconds.get(operator, 0.0) + alone / 1e6
+        calls[operator] = calls.get(operator, 0) + 1
+    return [
+        {
+            "piece": piece,
+            "operator": operator,
+            "calls": calls[operator] / runs,
+            "seconds": seconds[operator] / runs,
+            "share": 0.0,
+            "attention": operator in ATTENTION,
+        }
+        for operator in seconds
+    ]
+
+
+def exclusive(nodes: Sequence[Event]) -> list[float]:
+    """Return each event's own microseconds: without those of the events inside it, by thread."""
+    own = [float(node["dur"]) for node in nodes]
+    by_start = sorted(range(len(nodes)), key=lambda i: (nodes[i]["ts"], -nodes[i]["dur"]))
+    around: dict[int, list[int]] = {}
+    for index in by_start:
+        node = nodes[index]
+        stack = around.setdefault(node["tid"], [])
+        while stack and nodes[stack[-1]]["ts"] + nodes[stack[-1]]["dur"] <= node["ts"]:
+            stack.pop()
+        if stack:
+            own[stack[-1]] -= node["dur"]
+        stack.append(index)
+    return [max(0.0, span) for span in own]
+
+
+def trace_events(number: int, piece: str, nodes: Sequence[Event]) -> list[Event]:
+    """Return a Chrome trace's events: the piece as a process, its layers from its first on."""
+    title = {"ph": "M", "name": "process_name", "pid": number, "args": {"name": piece}}
+    begun = min((node["ts"] for node in nodes), default=0)
+    return [
+        title,
+        *(
+            {
+                "ph": "X",
+                "name": node["args"]["op_name"],
+                "cat": piece,
+                "pid": number,
+                "tid": node["tid"],
+                "ts": node["ts"] - begun,
+                "dur": node["dur"],
+                "args": {"node": node["name"].removesuffix("_kernel_time")},
+            }
+            for node in nodes
+        ),
+    ]
+
+
+def _profile(bundle: Bundle, piece: str, feeds: dict[str, Any], task: Task) -> list[Event]:
+    """Run a piece with the profiler on; return the events of the runs after the warm-up."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    options.log_severity_level = _ERRORS_ONLY
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(task.scratch) / piece)
+    provider = task.runner.partition(":")[2] or "cpu"
+    graph = bundle.path(bundle.piece(piece).model)
+    session = onnxruntime.InferenceSession(
+        graph, options, providers=[PROVIDERS.get(provider, provider)]
+    )
+    for _ in range(_WARMUP + _RUNS):
+        session.run(None, feeds)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    runs = sorted(e["ts"] for e in events if e.get("name") == "model_run")
+    begun = runs[_WARMUP]
+    return [e for e in events if e.get("cat") == "Node" and e["ts"] >= begun and e.get("dur")]

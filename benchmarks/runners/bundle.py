@@ -1,0 +1,195 @@
+"""A bundle on one of the runtime's backends: what the product itself does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from uino_deploy.benchmarks.runners.runner import Found, Task
+from uino_deploy.benchmarks.work import Shot, UInt8
+from uino_deploy.bundle import Bundle, Piece
+from uino_deploy.images import Float32, load_image, preprocess_image, upsample_logits
+from uino_deploy.runtime import Predictor, Support
+from uino_deploy.runtime.backends import BACKENDS, BackendOptions, open_backend
+from uino_deploy.runtime.session import Array, Backend, DeviceMemory, Session, Value
+
+
+class BundleRunner:
+    """Segments through `Predictor`, as a user would; a batch goes through the pieces at once."""
+
+    def __init__(self, task: Task) -> None:
+        name, _, provider = task.runner.partition(":")
+        known = BACKENDS[name][1] if name in BACKENDS else frozenset()
+        options = BackendOptions(
+            providers=[provider] if provider else None,
+            threads=task.threads if "threads" in known else None,
+        )
+        self.clock = StageClock(open_backend(name, options))
+        self.predictor = Predictor(Bundle.open(task.bundle or ""), self.clock)
+
+    def about(self) -> dict[str, str]:
+        """Return the backend's description of itself."""
+        return {key: Path(value).name for key, value in self.clock.describe().items()}
+
+    def enroll(self, shots: Sequence[Shot]) -> Support:
+        """Enroll a class."""
+        return self.predictor.enroll(shots, "class")
+
+    def save(self, enrolled: Support, path: Path) -> None:
+        """Write a support file."""
+        enrolled.save(path)
+
+    def load(self, path: Path) -> Support:
+        """Read a support file."""
+        return Support.load(path)
+
+    def segment(
+        self, queries: Sequence[Path | UInt8], classes: Sequence[Support]
+    ) -> list[list[Found]]:
+        """Segment; see `Runner.segment`."""
+        if len(queries) > 1:
+            return self._segment_batch(queries, classes)
+        results = self.predictor.predict(queries[0], classes)
+        return [[Found(result.mask, result.logits) for result in results]]
+
+    def stages(self, query: Path, enrolled: Support) -> dict[str, float]:
+        """Time decoding, preprocessing, each piece, and what follows; see `Runner.stages`."""
+        self.clock.begin()
+        begun = time.perf_counter()
+        image = load_image(query)
+        decoded = time.perf_counter()
+        encoded = self.predictor.encode(image)
+        between = time.perf_counter()
+        before = dict(self.clock.seconds)
+        self.predictor.predict(encoded, enrolled)
+        ended = time.perf_counter()
+        pieces = self.clock.end()
+        after = sum(pieces.values()) - sum(before.values())
+        return {
+            "decode": decoded - begun,
+            "preprocess": between - decoded - sum(before.values()),
+            **pieces,
+            "postprocess": ended - between - after,
+        }
+
+    def _segment_batch(
+        self, queries: Sequence[Path | UInt8], classes: Sequence[Support]
+    ) -> list[list[Found]]:
+        """Run every piece once on the whole batch, for each class."""
+        images = [load_image(query) if isinstance(query, Path) else query for query in queries]
+        size = self.predictor.bundle.config.image_size
+        pixels = np.stack([preprocess_image(image, size) for image in images])
+        sessions = {name: self._session(name) for name in ("encoder", "adapter", "prompt")}
+        decoder = self._session("decoder")
+        tokens = sessions["encoder"].run_resident({"image": pixels})
+        known: dict[str, Value] = {"query_deep": tokens["deep"]}
+        known |= sessions["adapter"].run_resident({"early": tokens["early"]})
+        results: list[list[Found]] = [[] for _ in images]
+        for support in classes:
+            inputs = known | _class_inputs(support)
+            inputs |= sessions["prompt"].run_resident(_taken(sessions["prompt"], inputs))
+            logits: Float32 = decoder.run(_taken(decoder, inputs))["logits"]
+            for image, plane, found in zip(images, logits[:, 0], results, strict=True):
+                mask = upsample_logits(plane, *image.shape[:2]) > 0
+                found.append(Found(mask.astype(np.uint8), plane))
+        return results
+
+    def _session(self, piece: str) -> Session:
+        return self.clock.load(self.predictor.bundle, piece)
+
+
+class StageClock:
+    """A backend that times its pieces while it is asked to, and waits for nothing otherwise."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.running = False
+        self.seconds: dict[str, float] = {}
+        self._sessions: dict[str, _ClockedSession] = {}
+
+    def begin(self) -> None:
+        """Start timing from nothing."""
+        self.seconds = {}
+        self.running = True
+
+    def end(self) -> dict[str, float]:
+        """Stop timing; return the seconds of each piece that ran."""
+        self.running = False
+        return self.seconds
+
+    def load(self, bundle: Bundle, piece: str) -> Session:
+        """Load a piece once."""
+        if piece not in self._sessions:
+            self._sessions[piece] = _ClockedSession(self, self.backend.load(bundle, piece))
+        return self._sessions[piece]
+
+    def describe(self) -> dict[str, str]:
+        """Return what runs here."""
+        return self.backend.describe()
+
+    def synchronise(self) -> None:
+        """Wait for the backend."""
+        self.backend.synchronise()
+
+    def memory(self) -> DeviceMemory | None:
+        """Return the backend's memory of a device."""
+        return self.backend.memory()
+
+
+class _ClockedSession:
+    """A piece whose runs are added to its clock, each waited for."""
+
+    def __init__(self, clock: StageClock, session: Session) -> None:
+        self._clock = clock
+        self._session = session
+
+    @property
+    def piece(self) -> Piece:
+        """The piece's description."""
+        return self._session.piece
+
+    def run(self, feeds: Mapping[str, Value]) -> dict[str, Array]:
+        """Run and time the piece."""
+        begun = time.perf_counter()
+        outputs = self._session.run(feeds)
+        self._add(time.perf_counter() - begun)
+        return outputs
+
+    def run_resident(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+        """Run and time the piece, its outputs left where the backend keeps them."""
+        begun = time.perf_counter()
+        outputs = self._session.run_resident(feeds)
+        if self._clock.running:
+            self._clock.synchronise()
+        self._add(time.perf_counter() - begun)
+        return outputs
+
+    def upload(self, feeds: Mapping[str, Array]) -> dict[str, Value]:
+        """Put inputs where the backend keeps them."""
+        return self._session.upload(feeds)
+
+    def _add(self, seconds: float) -> None:
+        if self._clock.running:
+            name = self.piece.name
+            self._clock.seconds[name] = self._clock.seconds.get(name, 0.0) + seconds
+
+
+def _class_inputs(support: Support) -> dict[str, Value]:
+    """Return what an enrolled class feeds to the pieces of a query."""
+    known: dict[str, Value] = {"prototypes": support.prototypes}
+    for name, array in (
+        ("support_deep", support.deep),
+        ("weight", support.weight),
+        ("sparse", support.sparse),
+    ):
+        if array is not None:
+            known[name] = array[None]
+    return known
+
+
+def _taken(session: Session, known: Mapping[str, Value]) -> dict[str, Value]:
+    names = {tensor.name for tensor in session.piece.inputs}
+    return {name: known[name] for name in names & known.keys()}

@@ -1,0 +1,142 @@
+"""The work that every runner does: the same photographs, masks and episodes, from one folder.
+
+Photographs are files in their original compression, so that decoding is part of the time. Real
+masks are not at hand and not needed: what is asked is the distance from PyTorch on the same input,
+so a class is an ellipse marked in another photograph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from uino_deploy.benchmarks.record import Case
+from uino_deploy.dependencies import is_importable
+from uino_deploy.errors import DependencyError
+from uino_deploy.images import load_image
+
+UInt8 = npt.NDArray[np.uint8]
+Shot = tuple[UInt8, UInt8]
+
+FILE = "work.json"
+_MOST_PHOTOGRAPHS = 4
+
+# Photographs in scikit-image's wheel; its other pictures are downloaded when they are asked for.
+_SCIKIT_IMAGE = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What `prepare` wrote.
+
+    Attributes:
+        photographs: file names in the folder.
+        images: SHA-256 of each photograph's pixels.
+        cases: the shapes of work.
+        episodes: held-out episodes to segment for accuracy.
+    """
+
+    photographs: list[str]
+    images: list[str]
+    cases: list[Case]
+    episodes: int
+
+    def queries(self, folder: Path, case: Case, first: int = 0) -> list[Path]:
+        """Return a batch of queries, going round the photographs from the `first`."""
+        count = len(self.photographs)
+        return [folder / self.photographs[(first + i) % count] for i in range(case.batch)]
+
+    def shots(self, folder: Path, number: int, shots: int) -> list[Shot]:
+        """Return the shots of class `number`, whose first is not the first query."""
+        count = len(self.photographs)
+        made = []
+        for shot in range(shots):
+            name = self.photographs[(number + shot + 1) % count]
+            image = load_image(folder / name)
+            height, width = image.shape[:2]
+            made.append((image, ellipse(height, width, number + 7 * shot)))
+        return made
+
+
+def ellipse(height: int, width: int, number: int) -> UInt8:
+    """Return mask `number`: an ellipse over a twelfth to a third of the image, uint8 [H, W]."""
+    random = np.random.default_rng([height, width, number])
+    y, x = np.mgrid[0:height, 0:width]
+    centre = random.uniform(0.35, 0.65, 2)
+    radius = random.uniform(0.17, 0.32, 2)
+    down, across = (y / height - centre[0]) / radius[0], (x / width - centre[1]) / radius[1]
+    mask: UInt8 = (down**2 + across**2 < 1).astype(np.uint8)
+    return mask
+
+
+def prepare(folder: Path, images: Path | None, cases: Sequence[Case], episodes: int) -> Work:
+    """Copy the photographs into a folder and write down what is to be done.
+
+    Args:
+        folder: empty.
+        images: a folder of photographs, of which the first four are taken; those that scikit-learn
+            and scikit-image ship when None.
+        cases: the shapes of work.
+        episodes: held-out episodes.
+
+    Raises:
+        InputError: the folder holds no image, or an unreadable one.
+        DependencyError: no photograph is at hand.
+    """
+    found = _photographs(images)
+    names, hashes = [], []
+    for number, path in enumerate(found):
+        name = f"{number}{path.suffix.lower()}"
+        shutil.copyfile(path, folder / name)
+        pixels = load_image(folder / name)
+        names.append(name)
+        hashes.append(hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest())
+    work = Work(photographs=names, images=hashes, cases=list(cases), episodes=episodes)
+    (folder / FILE).write_bytes(msgspec.json.encode(work))
+    return work
+
+
+def read(folder: Path) -> Work:
+    """Return what `prepare` wrote."""
+    return msgspec.json.decode((folder / FILE).read_bytes(), type=Work)
+
+
+def _photographs(images: Path | None) -> list[Path]:
+    if images is not None:
+        from uino_deploy.runtime.outputs import find_images
+
+        return find_images([str(images)])[:_MOST_PHOTOGRAPHS]
+    found = _shipped_photographs()
+    if not found:
+        raise DependencyError(
+            "there is no photograph to measure on: neither scikit-learn nor scikit-image is here",
+            "name a folder of images with --images, or pip install scikit-learn",
+        )
+    return found[:_MOST_PHOTOGRAPHS]
+
+
+def _shipped_photographs() -> list[Path]:
+    """Return the photographs that installed packages carry, found without importing them."""
+    found = []
+    for module, folder, names in (
+        ("sklearn", "datasets/images", ("china.jpg", "flower.jpg")),
+        ("skimage", "data", _SCIKIT_IMAGE),
+    ):
+        if is_importable(module):
+            root = _package_folder(module) / folder
+            found += [root / name for name in names if (root / name).is_file()]
+    return found
+
+
+def _package_folder(module: str) -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise DependencyError(f"{module} has no folder")
+    return Path(spec.origin).parent

@@ -1,0 +1,254 @@
+"""A runner's own process: it answers its parent's requests, one JSON document a line.
+
+A crash, a memory peak or a thread pool here is this runner's alone. Requests come on stdin, answers
+leave on the original stdout; whatever a library prints goes to stderr. At the end of stdin, which
+is also the parent's death, the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypedDict
+
+import msgspec
+import numpy as np
+
+from uino_deploy.benchmarks import energy, resources, work
+from uino_deploy.benchmarks.record import MAIN, Case
+from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Runner, Task
+from uino_deploy.benchmarks.runners.table import make_runner
+from uino_deploy.errors import DependencyError, UinoDeployError
+
+EPISODES = "episodes"
+
+
+class Answer(TypedDict, total=False):
+    """What a request answers; `error` and `refused` where it could not."""
+
+    error: str
+    refused: bool
+    about: dict[str, str]
+    samples: list[float]
+    stages: dict[str, list[float]]
+    joules: float | None
+    resident: int | None
+    peak: int | None
+    device: int | None
+    notes: dict[str, str]
+    pieces: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+
+
+class Worker:
+    """Holds one runner and does what it is asked."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.folder = Path(task.work)
+        self.scratch = Path(task.scratch)
+        self.work = work.read(self.folder)
+        self.runner: Runner[Any] = make_runner(task)
+        self._classes: dict[tuple[int, int], Any] = {}
+
+    def about(self) -> Answer:
+        """Describe the runner."""
+        return {"about": self.runner.about()}
+
+    def judge(self) -> Answer:
+        """Enroll every class, save it, and write the logits and masks of every case."""
+        outputs: dict[str, np.ndarray[Any, Any]] = {}
+        notes: dict[str, str] = {}
+        for case in self.work.cases:
+            try:
+                self._enroll(case)
+                firsts = range(len(self.work.photographs)) if case == MAIN else range(1)
+                for first in firsts:
+                    queries = self.work.queries(self.folder, case, first)
+                    found = self.runner.segment(queries, self._of(case))
+                    outputs |= _packed(f"{case}, query {first}", found)
+            except CannotRun as error:
+                notes[str(case)] = str(error)
+        if self.work.episodes:
+            outputs[EPISODES] = self._episodes()
+        with (self.scratch / "outputs.npz").open("wb") as file:
+            np.savez(file, **outputs)  # type: ignore[arg-type] # numpy's stub wants one dtype
+        return {"notes": notes}
+
+    def pieces(self) -> Answer:
+        """Compare each piece of a bundle with the reference's own tensors."""
+        from uino_deploy.benchmarks.pieces import compare_pieces
+        from uino_deploy.benchmarks.runners.bundle import BundleRunner
+
+        if not isinstance(self.runner, BundleRunner):
+            return {"pieces": []}
+        examples = sorted(self.folder.glob(f"example-{self.task.image_size}-*.safetensors"))
+        return {"pieces": compare_pieces(self.runner, examples)}
+
+    def examples(self) -> Answer:
+        """Write the reference's tensors between the pieces, for two photographs."""
+        from uino_deploy.benchmarks.pieces import write_example
+        from uino_deploy.benchmarks.runners.torch_model import TorchRunner
+
+        if isinstance(self.runner, TorchRunner):
+            for number in range(min(2, len(self.work.photographs))):
+                (query,) = self.work.queries(self.folder, MAIN, number)
+                shots = self.work.shots(self.folder, number, 1)
+                name = f"example-{self.task.image_size}-{number}.safetensors"
+                write_example(self.runner.model, query, shots, self.folder / name)
+        return {}
+
+    def load_classes(self) -> Answer:
+        """Read the classes that `judge` saved."""
+        for path in sorted(self.scratch.glob("class-*")):
+            _, number, shots = path.stem.split("-")
+            self._classes[int(number), int(shots)] = self.runner.load(path)
+        return {}
+
+    def first(self) -> Answer:
+        """Segment the first query with the first class: the end of a cold start."""
+        enrolled = self.runner.load(self.scratch / "class-0-1")
+        self.runner.segment(self.work.queries(self.folder, MAIN), [enrolled])
+        return {}
+
+    def measure(
+        self,
+        case: dict[str, int],
+        warmup: int,
+        seconds: float | None,
+        iterations: int | None,
+        staged: bool,
+    ) -> Answer:
+        """Take a turn: untimed queries, then timed ones; and the main case's parts apart."""
+        shape = Case(**case)
+        queries, classes = self.work.queries(self.folder, shape), self._of(shape)
+        for _ in range(warmup):
+            self.runner.segment(queries, classes)
+        meter = energy.EnergyMeter()
+        meter.start()
+        samples = _repeat(lambda: self.runner.segment(queries, classes), seconds, iterations or 0)
+        joules = meter.stop()
+        stages: dict[str, list[float]] = {}
+        for _ in range(len(samples) if staged else 0):
+            for name, span in self.runner.stages(queries[0], classes[0]).items():
+                stages.setdefault(name, []).append(span)
+        each = None if joules is None else joules / len(samples)
+        return {"samples": samples, "stages": stages, "joules": each}
+
+    def memory(self) -> Answer:
+        """Return this process's memory."""
+        resident, peak = resources.resident_bytes()
+        return {"resident": resident, "peak": peak, "device": _device_bytes(self.runner)}
+
+    def profile(self) -> Answer:
+        """Profile the pieces of a bundle in ONNX Runtime, layer by layer."""
+        from uino_deploy.benchmarks.profile import profile_pieces
+        from uino_deploy.benchmarks.runners.bundle import BundleRunner
+
+        if not isinstance(self.runner, BundleRunner):
+            return {"layers": []}
+        trace = self.scratch / "trace.json"
+        return {"layers": profile_pieces(self.runner, self.task, trace)}
+
+    def _enroll(self, case: Case) -> None:
+        for number in range(case.classes):
+            if (number, case.shots) not in self._classes:
+                shots = self.work.shots(self.folder, number, case.shots)
+                enrolled = self.runner.enroll(shots)
+                self._classes[number, case.shots] = enrolled
+                self.runner.save(enrolled, self.scratch / f"class-{number}-{case.shots}")
+
+    def _of(self, case: Case) -> list[Any]:
+        return [self._classes[number, case.shots] for number in range(case.classes)]
+
+    def _episodes(self) -> np.ndarray[Any, Any]:
+        """Return the masks of the demo's held-out episodes, one bit a pixel."""
+        from uino_deploy.data import draw_episode, load_pool
+        from uino_deploy.data.evaluation import EVALUATION_SEED
+
+        pool, masks = load_pool("held-out"), []
+        for index in range(self.work.episodes):
+            episode = draw_episode(pool, EVALUATION_SEED, index)
+            support = self.runner.enroll([(each.image, each.mask) for each in episode.support])
+            ((found,),) = self.runner.segment([episode.query.image], [support])
+            masks.append(np.packbits(found.mask))
+        return np.stack(masks)
+
+
+def _packed(key: str, found: list[list[Found]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return all logits of a case as one array, and its masks as bits."""
+    flat = [one for results in found for one in results]
+    masks = np.concatenate([one.mask.ravel() for one in flat])
+    return {
+        f"{key}, logits": np.stack([one.logits for one in flat]),
+        f"{key}, masks": np.packbits(masks),
+    }
+
+
+def _repeat(query: Callable[[], object], seconds: float | None, least: int) -> list[float]:
+    """Time a function `least` times, and once at least, until `seconds` have gone by."""
+    samples: list[float] = []
+    begun = time.perf_counter()
+    while True:
+        start = time.perf_counter()
+        query()
+        end = time.perf_counter()
+        samples.append(end - start)
+        if len(samples) >= least and end - begun >= (seconds or 0.0):
+            return samples
+
+
+def _device_bytes(runner: Runner[Any]) -> int | None:
+    """Return what the driver says this process holds of a GPU, else what its backend counts."""
+    from uino_deploy.benchmarks import nvml
+    from uino_deploy.benchmarks.runners.bundle import BundleRunner
+
+    known = nvml.process_bytes(os.getpid())
+    if known is None and isinstance(runner, BundleRunner):
+        counted = runner.clock.memory()
+        known = None if counted is None else counted.engines + counted.buffers
+    return known
+
+
+def serve(requests: IO[str], answers: IO[str]) -> None:
+    """Load the task of the first line and describe it; then answer every line until the end."""
+    try:
+        worker = Worker(msgspec.json.decode(requests.readline(), type=Task))
+        _say(answers, worker.about())
+    except Exception as error:
+        _say(answers, _failure(error))
+        return
+    for line in requests:
+        request = json.loads(line)
+        try:
+            _say(answers, getattr(worker, request.pop("do"))(**request))
+        # Whatever a backend raises is this runner's failure, and the parent's to report.
+        except Exception as error:
+            _say(answers, _failure(error))
+
+
+def _say(answers: IO[str], answer: Answer) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+def _failure(error: Exception) -> Answer:
+    traceback.print_exc(file=sys.stderr)
+    what = str(error) if isinstance(error, UinoDeployError) else f"{type(error).__name__}: {error}"
+    return {"error": what, "refused": isinstance(error, DependencyError)}
+
+
+def main() -> None:
+    """Serve the parent; keep its pipe apart from what libraries print."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The page, the tables and the CSV: no speed without accuracy, nothing from outside."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import msgspec
+import pytest
+
+from uino_deploy.benchmarks import charts, tables
+from uino_deploy.benchmarks.data import append_rows, read_rows, renew, rows_of, table_of
+from uino_deploy.benchmarks.page import render, write_outputs
+from uino_deploy.benchmarks.record import MAIN, Layer, Profile, load_record
+from uino_deploy.errors import InputError, OutputExists
+
+
+@pytest.fixture
+def full_record(record_of, entry_of):
+    """A record with a peer, a failure, a refusal and a profile."""
+    failed = entry_of("onnxruntime <int8>")
+    failed.status, failed.reason = "failed", "the logits differ by 9.00e-01"
+    failed.cases, failed.stages, failed.memory, failed.cold_start = [], {}, None, None
+    refused = entry_of("openvino bf16")
+    refused.status, refused.reason, refused.accuracy = "refused", "openvino is not installed", None
+    refused.cases, refused.stages, refused.memory = [], {}, None
+    record = record_of([entry_of(), entry_of("PyTorch eager fp32", 2.0, True), failed, refused])
+    layer = Layer(
+        piece="encoder", operator="MatMul", calls=12, seconds=0.05, share=0.7, attention=False
+    )
+    record.profiles = [Profile(name="onnxruntime fp32", image_size=112, threads=2, layers=[layer])]
+    record.others_cpu = 0.4
+    return record
+
+
+def svgs(page: str) -> list[ET.Element]:
+    return [ET.fromstring(found) for found in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+
+
+def test_the_page_says_all_and_needs_nothing(full_record):
+    page = render(full_record)
+    assert len(svgs(page)) >= 6
+    for text in ("FAILED: 1 of 4", "9.00e-01", "openvino is not installed", "MatMul", "DISTURBED"):
+        assert text in page
+    assert "onnxruntime &lt;int8&gt;" in page
+    assert "<int8>" not in page
+    assert not re.search(r"https?://|<script|src=|@import|url\(", page)
+
+
+def test_numbers_in_charts_are_finite(full_record):
+    assert "nan" not in render(full_record).lower().replace("finance", "")
+
+
+def test_an_entry_that_failed_shows_no_speed(full_record):
+    header, rows = tables.entry_rows(full_record)
+    (failed,) = [row for row in rows if "int8" in row[0]]
+    assert failed[header.index("ms")] == tables.NOTHING
+    assert failed[-1].startswith("FAILED: the logits")
+    csv_row = next(row for row in rows_of(full_record) if "int8" in row["entry"])
+    assert (csv_row["median_ms"], csv_row["status"]) == ("", "failed")
+
+
+def test_scaling_is_relative_to_the_main_case(full_record):
+    header, rows = tables.scaling_rows(full_record)
+    assert rows[0][header.index("of the main")] == "2.50"
+    assert tables.attention_lines(full_record) == ["onnxruntime fp32: attention not fused"]
+
+
+def test_outputs_appear_whole_and_only_once(full_record, tmp_path):
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    (traces / "one.json").write_text("{}")
+    out = tmp_path / "out"
+    write_outputs(out, full_record, traces, force=False)
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert names == {"record.json", "report.html", "traces/one.json"}
+    assert load_record(out / "record.json") == full_record
+    with pytest.raises(OutputExists):
+        write_outputs(out, full_record, traces, force=False)
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(OutputExists, match="not this command's"):
+        write_outputs(other, full_record, traces, force=True)
+
+
+@pytest.mark.parametrize("value", [1e-6, 0.03, 1, 7, 99.9, 12345])
+def test_a_scale_has_few_round_ticks(value):
+    step = charts._step(value)
+    assert 1 <= value / step <= 10
+    assert f"{step:e}"[0] in "125"
+
+
+def test_labels_of_equal_points_do_not_lie_on_each_other():
+    same = [charts.Point(str(i), 10.0, 1e-5) for i in range(5)]
+    (svg,) = svgs(charts.points(same, "ms", "error"))
+    heights = [float(t.get("y")) for t in svg.iter("text") if re.match(r"\d \d", t.text or "")]
+    assert len(heights) == 5
+    assert min(b - a for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)) >= 12
+
+
+def test_rows_are_appended_and_replaced_by_their_key(record, tmp_path):
+    path = append_rows(tmp_path, record)
+    assert len(read_rows(path)) == 2
+    append_rows(tmp_path, record)
+    assert len(read_rows(path)) == 2
+    later = msgspec.structs.replace(record, commit="ba9876543210")
+    append_rows(tmp_path, later)
+    assert len(read_rows(path)) == 4
+
+
+def test_a_foreign_csv_is_refused(record, tmp_path):
+    (tmp_path / "latency.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="other columns"):
+        append_rows(tmp_path, record)
+
+
+def test_tables_show_the_latest_of_each_entry(record, record_of, entry_of, tmp_path):
+    append_rows(tmp_path, record)
+    later = record_of([entry_of(scale=3.0)])
+    later.created, later.commit = "2027-01-01T00:00:00+00:00", "ffff"
+    text = table_of(read_rows(append_rows(tmp_path, later)))
+    assert text.count("onnxruntime fp32") == 1
+    assert "| 300 |" in text
+    page = "before\n<!-- benchmark begins -->\nobsolete\n<!-- benchmark ends -->\nafter\n"
+    renewed = renew(page, read_rows(tmp_path / "latency.csv"))
+    assert "obsolete" not in renewed
+    assert renewed.startswith("before\n")
+    assert renewed.endswith("after\n")
+    assert renew(renewed, read_rows(tmp_path / "latency.csv")) == renewed
+    with pytest.raises(InputError, match="no place"):
+        renew("nothing", [])
+
+
+def test_the_main_case_is_the_default():
+    assert (MAIN.classes, MAIN.shots, MAIN.batch) == (1, 1, 1)

@@ -1,0 +1,59 @@
+"""The JSON: what is written is read back, what is not a record is refused."""
+
+import json
+
+import pytest
+
+from uino_deploy.benchmarks.record import load_record, save_record
+from uino_deploy.errors import InputError, OutputExists
+
+
+def test_round_trip(record, tmp_path):
+    path = tmp_path / "record.json"
+    save_record(path, record)
+    assert load_record(path) == record
+    assert json.loads(path.read_text())["schema"] == "1.0"
+
+
+def test_nothing_is_overwritten_unasked(record, tmp_path):
+    path = tmp_path / "record.json"
+    save_record(path, record)
+    with pytest.raises(OutputExists):
+        save_record(path, record)
+    save_record(path, record, force=True)
+
+
+def test_a_newer_minor_schema_is_read(record, tmp_path):
+    path = tmp_path / "record.json"
+    save_record(path, record)
+    document = json.loads(path.read_text()) | {"schema": "1.7", "something_new": 1}
+    path.write_text(json.dumps(document))
+    assert load_record(path).method == record.method
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema": "2.0"}', "schema version 2.0"),
+        ('{"schema": "1.0"}', "not a benchmark's record"),
+        ("[1]", "not a benchmark's record"),
+        ("\x00", "not a benchmark's record"),
+    ],
+)
+def test_what_is_no_record_is_refused(text, said, tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_record(path)
+
+
+def test_a_missing_record_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_record(tmp_path / "none.json")
+
+
+def test_an_entry_that_failed_has_no_headline(entry_of):
+    entry = entry_of()
+    assert entry.main is not None
+    entry.status = "failed"
+    assert entry.main is None

@@ -1,0 +1,189 @@
+"""Real runs on the bundled checkpoint: what is measured, what fails, and that nothing hides."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from uino_deploy.benchmarks.processes import WorkerFailed, WorkerProcess
+from uino_deploy.benchmarks.record import load_record
+from uino_deploy.benchmarks.runners.runner import Task
+from uino_deploy.benchmarks.work import prepare
+from uino_deploy.bundle import Bundle, write_manifest
+from uino_deploy.cli import main
+
+QUICK = ["--iterations", "2", "--rounds", "2", "--cold-starts", "1", "--threads", "1"]
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small pictures: which packages with photographs are installed shall not matter."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(60, 80), (70, 50)]):
+        noise = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+        smooth = Image.fromarray(noise).resize((8, 8)).resize(size[::-1], Image.Resampling.BICUBIC)
+        smooth.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def wrong_bundle(bundle_path: Path, tmp_path: Path) -> Path:
+    """The bundle with one weight of its decoder a little wrong, its hashes renewed."""
+    path = Path(shutil.copytree(bundle_path, tmp_path / "wrong.uino"))
+    graph = onnx.load(path / "decoder.onnx")
+    largest = max(graph.graph.initializer, key=lambda each: int(np.prod(each.dims)))
+    values = numpy_helper.to_array(largest)
+    largest.CopyFrom(numpy_helper.from_array(values * np.float32(1.05), largest.name))
+    onnx.save(graph, path / "decoder.onnx")
+    write_manifest(path, Bundle.open(path, verify=False).manifest)
+    return path
+
+
+def test_a_run_measures_speed_accuracy_and_memory(bundle_path, photographs, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = run(
+        "benchmark", bundle_path, *QUICK, "--images", photographs, "--classes", 2, "--batch", 2,
+        "--shots", 2, "--peers", "torch", "--episodes", 2, "--profile", "--append", tmp_path,
+        "-o", out, "--json", "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "PASSED"
+    record = load_record(out / "record.json")
+    assert json.loads(said.out)["method"]["rounds"] == 2
+    ours, peer = record.entries
+    assert (ours.status, peer.status, peer.peer) == ("passed", "passed", True)
+    for entry in record.entries:
+        assert entry.main is not None
+        assert (entry.main.samples, len(entry.main.rounds)) == (4, 2)
+        assert entry.main.p90 is None, "four samples tell no percentile"
+        assert [str(result.case) for result in entry.cases] == [
+            "classes 1, shots 1, batch 1",
+            "classes 2, shots 1, batch 1",
+            "classes 1, shots 2, batch 1",
+            "classes 1, shots 1, batch 2",
+        ]
+        assert all(result.timing is not None for result in entry.cases)
+        assert entry.memory is not None
+        assert entry.memory.steady is not None
+        assert entry.memory.peak is not None
+        assert 1e7 < entry.memory.steady <= entry.memory.peak
+        assert entry.cold_start is not None
+        assert {"encoder", "prompt", "decoder"} < entry.stages.keys()
+        assert entry.accuracy is not None
+        assert entry.accuracy.logits_relative_l2 < 1e-4
+        assert entry.accuracy.miou is not None
+    assert ours.accuracy is not None
+    assert {piece.piece for piece in ours.accuracy.pieces} == {
+        "encoder", "adapter", "support", "prompt", "decoder",
+    }  # fmt: skip
+    (profile,) = record.profiles
+    assert sum(layer.share for layer in profile.layers) == pytest.approx(1)
+    (trace,) = (out / "traces").iterdir()
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "X"}
+    everything = (out / "record.json").read_text() + trace.read_text()
+    everything += (out / "report.html").read_text() + (tmp_path / "latency.csv").read_text()
+    assert str(tmp_path) not in everything
+    assert str(Path.home()) not in everything.replace("/root", str(Path.home()))
+
+
+def test_an_accuracy_fault_is_not_hidden_by_speed(wrong_bundle, photographs, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = run("benchmark", wrong_bundle, *QUICK, "--images", photographs, "-o", out, "--quiet")
+    said = capsys.readouterr().out
+    assert code == 1
+    assert said.splitlines()[-1].startswith("FAILED: onnxruntime fp32: decoder.logits differs")
+    (entry,) = load_record(out / "record.json").entries
+    assert entry.status == "failed"
+    assert (entry.main, entry.cases, entry.stages, entry.cold_start) == (None, [], {}, None)
+    assert "Without a speed" in (out / "report.html").read_text()
+
+
+def test_without_torch_the_stored_example_judges(wrong_bundle, photographs, tmp_path, monkeypatch):
+    from uino_deploy.benchmarks import models
+
+    monkeypatch.setattr(models, "is_importable", lambda _name: False)
+    out = tmp_path / "out"
+    code = run("benchmark", wrong_bundle, *QUICK, "--images", photographs, "-o", out, "--quiet")
+    assert code == 1
+    (entry,) = load_record(out / "record.json").entries
+    assert entry.accuracy is not None
+    assert entry.accuracy.reference == "stored"
+    assert "decoder.logits" in entry.reason
+
+
+def test_a_backend_that_is_not_here_is_refused(bundle_path, photographs, tmp_path, capsys):
+    out = tmp_path / "out"
+    backends = ["--backend", "onnxruntime", "--backend", "onnxruntime:cuda"]
+    code = run(
+        "benchmark", bundle_path, *QUICK, *backends, "--images", photographs, "-o", out, "--quiet"
+    )
+    assert code == 0
+    first, second = load_record(out / "record.json").entries
+    assert first.main is not None
+    assert (second.status, second.main) == ("refused", None)
+    assert "CUDAExecutionProvider" in second.reason
+    assert "REFUSED" in capsys.readouterr().out
+
+
+def test_a_dead_process_is_its_own_failure(bundle_path, photographs, tmp_path):
+    import os
+    import signal
+
+    prepare(tmp_path, photographs, [], 0)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    task = Task(
+        runner="onnxruntime",
+        precision="fp32",
+        threads=1,
+        image_size=112,
+        work=str(tmp_path),
+        scratch=str(scratch),
+        bundle=str(bundle_path),
+    )
+    with WorkerProcess(task) as worker:
+        os.kill(worker.number, signal.SIGKILL)
+        with pytest.raises(WorkerFailed, match="signal 9"):
+            worker.ask("memory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--backend", "no-such"], "unknown backend"),
+        (["--peers", "caffe"], "unknown peer"),
+        (["--precision", "fp8"], "unknown precision"),
+        (["--images", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_bad_arguments_are_named(bundle_path, arguments, said, capsys):
+    assert run("benchmark", bundle_path, *QUICK, *arguments, "--quiet") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_two_bundles_that_look_alike_are_refused(bundle_path, capsys):
+    assert run("benchmark", bundle_path, bundle_path, *QUICK, "--quiet") == 2
+    assert "two bundles" in capsys.readouterr().err
+
+
+def test_peers_need_the_model(bundle_path, tmp_path, capsys, monkeypatch):
+    from uino_deploy.benchmarks import models
+
+    monkeypatch.setattr(models, "is_importable", lambda _name: False)
+    assert run("benchmark", bundle_path, *QUICK, "--peers", "torch", "--quiet") == 2
+    assert "peers need the PyTorch model" in capsys.readouterr().err

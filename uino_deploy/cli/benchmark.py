@@ -1,0 +1,168 @@
+"""`uino-deploy benchmark`: latency, memory and accuracy of every backend and peer, together."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import FILE, force_option, output_options
+
+if TYPE_CHECKING:
+    from uino_deploy.benchmarks.record import Record
+    from uino_deploy.bundle import Bundle
+
+DEFAULT_EPISODES = 200
+
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command()
+@click.argument("bundles", type=FILE, nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("--backend", "backends", multiple=True, default=("onnxruntime",), show_default=True)
+@click.option("--precision", "precisions", multiple=True, help="Export those not given.  [repeat]")
+@click.option("--peers", default="none", show_default=True, help="Names with commas, or all.")
+@click.option("--checkpoint", type=FILE, help="What was exported: the PyTorch model to compare.")
+@click.option("--encoder-checkpoint", type=FILE, help="DINOv2's, if the export used it.")
+@click.option("--sam-checkpoint", type=FILE, help="Segment Anything's, if the export used it.")
+@click.option("--untrained", is_flag=True, help="The export used no checkpoint at all.")
+@click.option("--classes", multiple=True, type=_COUNT, default=(1,), help="Classes.  [repeat]")
+@click.option("--shots", multiple=True, type=_COUNT, default=(1,), help="Shots.  [repeat]")
+@click.option("--batch", multiple=True, type=_COUNT, default=(1,), help="Queries.  [repeat]")
+@click.option("--threads", multiple=True, type=_COUNT, help="CPU threads.  [repeat; default: all]")
+@click.option("--images", type=FILE, help="Folder of photographs; installed packages' by default.")
+@click.option("--episodes", type=click.IntRange(min=0), help="Held-out episodes for the mIoU.")
+@click.option("--rounds", type=_COUNT, default=5, show_default=True, help="Turns of each runner.")
+@click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--duration", type=float, default=2.0, show_default=True, help="Seconds of a turn.")
+@click.option("--iterations", type=_COUNT, help="Queries of a turn, instead of --duration.")
+@click.option("--cold-starts", type=click.IntRange(min=0), default=3, show_default=True)
+@click.option("--profile", is_flag=True, help="Also say where the time goes; write traces.")
+@click.option("--append", type=FILE, help="Also append rows to latency.csv in this folder.")
+@click.option("-o", "--output", "folder", type=FILE, help="Folder for record, page and traces.")
+@force_option
+@output_options
+def benchmark(
+    bundles: tuple[Path, ...],
+    backends: tuple[str, ...],
+    precisions: tuple[str, ...],
+    peers: str,
+    checkpoint: Path | None,
+    encoder_checkpoint: Path | None,
+    sam_checkpoint: Path | None,
+    untrained: bool,
+    classes: tuple[int, ...],
+    shots: tuple[int, ...],
+    batch: tuple[int, ...],
+    threads: tuple[int, ...],
+    images: Path | None,
+    episodes: int | None,
+    rounds: int,
+    warmup: int,
+    duration: float,
+    iterations: int | None,
+    cold_starts: int,
+    profile: bool,
+    append: Path | None,
+    folder: Path | None,
+    force: bool,
+    output: Output,
+) -> None:
+    """Time bundles on backends, beside other ways to run the model, each with its accuracy.
+
+    Every runner has a process of its own; round after round, each has its turn. What is further
+    from float32 PyTorch than its precision allows has FAILED, and no speed. Without the checkpoint
+    it is judged by the example that the bundle carries, which needs no torch.
+
+    \b
+    Examples:
+      uino-deploy benchmark model.uino
+      uino-deploy benchmark model.uino --backend onnxruntime --backend openvino --precision fp32 \\
+          --precision bf16 --peers all --checkpoint model.safetensors -o build/benchmark
+      uino-deploy benchmark model.uino --classes 1 --classes 10 --batch 1 --batch 4 --profile
+    """
+    from uino_deploy.benchmarks.data import append_rows
+    from uino_deploy.benchmarks.harness import Plan, run_benchmark
+    from uino_deploy.benchmarks.models import Origin, in_precisions, saver
+    from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
+    from uino_deploy.benchmarks.record import MAIN, Case
+    from uino_deploy.benchmarks.runners.table import peers_named
+    from uino_deploy.bundle import Bundle
+    from uino_deploy.files import refuse_existing
+
+    if folder is not None:
+        refuse_existing(folder, force, RECORD)
+    opened = [Bundle.open(path) for path in bundles]
+    named = Origin(checkpoint, encoder_checkpoint, sam_checkpoint, untrained)
+    origin = named.or_bundled(opened[0])
+    cases = [MAIN]
+    cases += [Case(classes=n) for n in classes]
+    cases += [Case(shots=n) for n in shots]
+    cases += [Case(batch=n) for n in batch]
+    with tempfile.TemporaryDirectory(prefix="uino-bundles-") as further:
+        plan = Plan(
+            bundles=in_precisions(opened, precisions, origin, Path(further), output.log),
+            backends=list(dict.fromkeys(backends)),
+            peers=peers_named(peers),
+            threads=list(dict.fromkeys(threads)) or [os.cpu_count() or 1],
+            cases=list(dict.fromkeys(cases)),
+            rounds=rounds,
+            warmup=warmup,
+            seconds=duration,
+            iterations=iterations,
+            cold_starts=cold_starts,
+            episodes=_episodes(episodes, opened[0], origin.known),
+            images=images,
+            model=saver(origin, opened[0]),
+            profile=profile,
+        )
+        traces = Path(further) / TRACES
+        record = run_benchmark(plan, output.log, output.progress, traces)
+        if folder is not None:
+            write_outputs(folder, record, traces, force)
+    if append is not None:
+        append_rows(append, record)
+    _show(record, output)
+
+
+def _episodes(asked: int | None, bundle: Bundle, reference: bool) -> int:
+    """Return how many episodes to segment: none where random weights would be scored."""
+    from uino_deploy.dependencies import is_importable
+
+    if asked is not None:
+        if asked and not reference:
+            raise click.UsageError("--episodes needs the model to compare with: --checkpoint")
+        return asked
+    trained = not bundle.manifest.provenance.untrained
+    return DEFAULT_EPISODES if reference and trained and is_importable("matplotlib") else 0
+
+
+def _show(record: Record, output: Output) -> None:
+    import msgspec
+
+    from uino_deploy.benchmarks.tables import (
+        attention_lines,
+        entry_rows,
+        layer_rows,
+        scaling_rows,
+        situation,
+    )
+
+    for line in situation(record):
+        output.text(line)
+    output.text()
+    output.table(*entry_rows(record))
+    for header, rows in (scaling_rows(record), layer_rows(record)):
+        if rows:
+            output.text()
+            output.table(header, rows)
+    for line in attention_lines(record):
+        output.text(line)
+    output.text()
+    output.document(msgspec.to_builtins(record))
+    output.verdict(record.failures)

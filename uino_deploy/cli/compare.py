@@ -1,0 +1,70 @@
+"""`uino-deploy compare`: did anything become slower, larger or wrong between two records?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import FILE, output_options
+
+
+@click.command()
+@click.argument("before", type=FILE)
+@click.argument("after", type=FILE)
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Per cent by which a median may be worse.",
+)
+@click.option("--all", "everything", is_flag=True, help="List figures that did not change too.")
+@output_options
+def compare(before: Path, after: Path, margin: float, everything: bool, output: Output) -> None:
+    """Compare two records of `uino-deploy benchmark`; fail on a regression.
+
+    A figure is a regression where its median is worse by more than the margin and the rounds of
+    the two records do not overlap. Records of different methods, machines or models are refused.
+
+    \b
+    Examples:
+      uino-deploy compare build/before/record.json build/after/record.json
+      uino-deploy compare before.json after.json --margin 5 --json
+    """
+    from uino_deploy.benchmarks.compare import compare_records
+    from uino_deploy.benchmarks.record import load_record
+
+    found = compare_records(load_record(before), load_record(after), margin / 100)
+    shown = [c for c in found.changes if everything or c.regression or c.improvement]
+    output.table(
+        ["entry", "figure", "before", "after", "unit", "ratio", ""],
+        [
+            [
+                change.entry,
+                change.what,
+                f"{change.before:.4g}",
+                f"{change.after:.4g}",
+                change.unit,
+                f"{change.ratio:.2f}",
+                "REGRESSION" if change.regression else "better" if change.improvement else "",
+            ]
+            for change in shown
+        ],
+    )
+    for name in found.missing:
+        output.text(f"in one record only, not compared: {name}")
+    for reason in found.broken:
+        output.text(f"no longer passes: {reason}")
+    output.document(
+        {
+            "verdict": "FAILED" if found.failures else "PASSED",
+            "failures": found.failures,
+            "margin_percent": margin,
+            "changes": [asdict(change) for change in found.changes],
+            "missing": found.missing,
+        }
+    )
+    output.verdict(found.failures)
