@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from uino_deploy.errors import BuildError
+from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.targets import Target
 
 # What a launch without an opt-in attribute may use; TensorRT's plugins are not known to opt in.
@@ -109,6 +109,31 @@ def write(compiled: list[Compiled], folder: Path) -> None:
         (folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
         (folder / f"{kernel.name}.json").write_text(_json(kernel.record))
     (folder / "kernels.json").write_text(_json({"kernels": sorted(k.name for k in compiled)}))
+
+
+def read(folder: Path) -> list[Compiled]:
+    """Read what `write` wrote.
+
+    Raises:
+        InputError: not such a folder, or a file of it was changed.
+    """
+    try:
+        names = json.loads((folder / "kernels.json").read_text())["kernels"]
+        found = [_read_one(folder, name) for name in names]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{folder} holds no kernels that can be read: {error}", "write it with kernels build"
+        ) from error
+    return found
+
+
+def _read_one(folder: Path, name: str) -> Compiled:
+    record = json.loads((folder / f"{name}.json").read_text())
+    ptx, cubin = (folder / f"{name}.ptx").read_bytes(), (folder / f"{name}.cubin").read_bytes()
+    for kind, data in (("ptx", ptx), ("cubin", cubin)):
+        if hashlib.sha256(data).hexdigest() != record[f"{kind}_sha256"]:
+            raise ValueError(f"{name}.{kind} is not the one that its JSON describes")
+    return Compiled(name, ptx.decode(), cubin, record)
 
 
 def _json(value: Any) -> str:

@@ -40,7 +40,7 @@ class Target:
     @property
     def capability(self) -> int:
         """Compute capability as Triton writes it, 87 for sm_87."""
-        return int(self.arch.removeprefix("sm_"))
+        return capability_of(self.arch)
 
     @property
     def ptx_isa(self) -> int:
@@ -49,16 +49,31 @@ class Target:
         return newest if self.capability >= 90 else min(newest, _OLD_ASSEMBLER_ISA)
 
 
+def capability_of(arch: str) -> int:
+    """Return an architecture's compute capability as Triton writes it, 87 for sm_87."""
+    return int(arch.removeprefix("sm_"))
+
+
+def oldest_cuda(arch: str) -> str:
+    """Return the oldest CUDA release here that knows an architecture.
+
+    Raises:
+        InputError: an unknown architecture.
+    """
+    if arch not in ARCHITECTURES:
+        raise InputError(
+            f"unknown architecture {arch!r}", f"choose from {', '.join(ARCHITECTURES)}"
+        )
+    return next(release for release, isa in PTX_ISA.items() if isa >= ARCHITECTURES[arch][1])
+
+
 def target(arch: str, cuda: str) -> Target:
     """Return the target of an architecture and a CUDA release.
 
     Raises:
         InputError: an unknown architecture or release, or a release older than the architecture.
     """
-    if arch not in ARCHITECTURES:
-        raise InputError(
-            f"unknown architecture {arch!r}", f"choose from {', '.join(ARCHITECTURES)}"
-        )
+    oldest_cuda(arch)
     if cuda not in PTX_ISA:
         raise InputError(f"unknown CUDA release {cuda!r}", f"choose from {', '.join(PTX_ISA)}")
     least = ARCHITECTURES[arch][1]

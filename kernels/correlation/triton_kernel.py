@@ -65,7 +65,7 @@ def tile_for(element_bytes: int, capability: int) -> Tile:
     if capability < 80:  # Triton has no tensor-core path for sm_75: multiply-adds, smaller tile
         return Tile(64, 64, 16, 8, 2, "ieee")
     if capability in (100, 103, 110):  # tcgen05: the accumulator is in tensor memory
-        return Tile(128, 128, 32, 8, 2) if element_bytes == 2 else Tile(64, 64, 32, 8, 2, "ieee")
+        return Tile(128, 128, 32, 8, 2) if element_bytes == 2 else Tile(64, 64, 16, 4, 2, "ieee")
     if element_bytes == 2:
         return Tile(128, 128, 32, 8, 4)
     return Tile(128, 64, 16, 8, 3 if capability == 90 else 4)

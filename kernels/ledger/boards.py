@@ -7,24 +7,75 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Board:
-    """One board: memory bandwidth in GB/s, dense half-precision tensor-core rate in TFLOP/s."""
+    """One board's bandwidth and dense peak rates.
+
+    Attributes:
+        bandwidth: of its memory, GB/s.
+        half_tflops: tensor cores, float16 inputs and float32 sums, without sparsity.
+        float32_tflops: the ordinary units, two operations for each multiply-add.
+        source: the maker's document that states the figures, and how a stated one is converted.
+        checked: where the figures were read when this table was last gone through.
+    """
 
     name: str
     arch: str
     bandwidth: float
     half_tflops: float
+    float32_tflops: float
     source: str
+    checked: str
 
 
+_NVIDIA = "https://www.nvidia.com/"
+_BOARDS = f"{_NVIDIA}en-us/autonomous-machines/embedded-systems/"
+_CENTER = f"{_NVIDIA}en-us/data-center/"
 BOARDS = (
-    Board("Jetson Orin Nano 8GB", "sm_87", 68, 17, "Jetson Orin Nano data sheet: 33 sparse TOPS"),
-    Board("Jetson AGX Orin 64GB", "sm_87", 204.8, 69, "AGX Orin technical brief: 275 sparse TOPS"),
-    Board("Jetson AGX Thor", "sm_110", 273, 258, "Thor data sheet: 1,035 dense FP8 TFLOPS / 4"),
-    Board("L4", "sm_89", 300, 121, "L4 data sheet: 242 sparse"),
-    Board("A100 40GB SXM", "sm_80", 1555, 312, "A100 data sheet"),
-    Board("H100 SXM", "sm_90", 3350, 989, "H100 data sheet: 1,979 sparse"),
-    Board("RTX 4090", "sm_89", 1008, 165, "Ada architecture white paper, FP32 accumulate"),
-    Board("B200", "sm_100", 8000, 2250, "Blackwell data sheet: 4,500 sparse"),
+    Board(
+        *("Jetson Orin Nano 8GB Super", "sm_87", 102, 16.7, 2.09),
+        f"{_BOARDS}jetson-orin/ : 67 sparse INT8 TOPS / 4; 1,024 cores at 1,020 MHz",
+        "https://www.brojogopalsapui.com/ai-foundations/sub_contents/AI_hardware/"
+        "jetson_orin_nano_light.html",
+    ),
+    Board(
+        *("Jetson AGX Orin 64GB", "sm_87", 204.8, 42.5, 5.3),
+        f"{_NVIDIA}content/dam/en-zz/Solutions/gtcf21/jetson-orin/"
+        "nvidia-jetson-agx-orin-technical-brief.pdf : the GPU's 170 of 275 sparse INT8 TOPS / 4; "
+        "256 bits at 6.4 Gbit/s",
+        "http://mzph.cn/web/30785.shtml (rates)",
+    ),
+    Board(
+        *("Jetson AGX Thor T5000", "sm_110", 273, 258.5, 8.06),
+        f"{_BOARDS}jetson-thor/ : 2,070 sparse FP4 TFLOPS / 8; 2,560 cores at 1,575 MHz",
+        "https://technical.city/en/video/Iris-Xe-MAX-Graphics-vs-Jetson-T5000 (bandwidth), "
+        "https://huggingface.co/hardware/jetson-t5000 (half rate)",
+    ),
+    Board(
+        *("L4", "sm_89", 300, 121, 30.3),
+        f"{_CENTER}l4/ : 242 sparse FP16 TFLOPS / 2",
+        "https://grokipedia.com/page/NVIDIA_L4_vs_L40S, "
+        "https://fpsbench.com/compare/gpu/nvidia-l4-vs-nvidia-tesla-m40",
+    ),
+    Board(
+        *("A100 40GB SXM", "sm_80", 1555, 312, 19.5),
+        f"{_NVIDIA}content/dam/en-zz/Solutions/Data-Center/a100/pdf/"
+        "nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf",
+        "https://glennklockwood.com/garden/processors/A100",
+    ),
+    Board(
+        *("H100 SXM", "sm_90", 3350, 989.4, 66.9),
+        f"{_CENTER}h100/ : 1,979 sparse FP16 TFLOPS / 2",
+        "https://archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html",
+    ),
+    Board(
+        *("RTX 4090", "sm_89", 1008, 165.2, 82.6),
+        "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf",
+        "https://waredb.com/processor/nvidia-geforce-rtx-4090",
+    ),
+    Board(
+        *("B200", "sm_100", 8000, 2250, 80),
+        f"{_CENTER}hgx/ : HGX B200, 4,500 sparse FP16 TFLOPS / 2 a GPU",
+        "https://glennklockwood.com/garden/processors/B200",
+    ),
 )
 
 
@@ -73,6 +124,24 @@ def occupancy(arch: str, registers: int, shared: int, warps: int) -> float:
     return blocks * warps / limits.warps
 
 
-def floor_us(board: Board, moved_bytes: int, flops: int) -> float:
-    """Return the roofline's lower bound in microseconds: a floor, never a prediction."""
-    return max(moved_bytes / board.bandwidth / 1e3, flops / board.half_tflops / 1e6)
+def floor_us(board: Board, moved_bytes: int, flops: int, tflops: float) -> float:
+    """Return the roofline's lower bound in microseconds: a floor, never a prediction.
+
+    Args:
+        board: whose memory moves the bytes.
+        moved_bytes: what no cache can spare the memory.
+        flops: operations.
+        tflops: the peak of the unit that does them, see `peak_tflops`.
+    """
+    return max(moved_bytes / board.bandwidth / 1e3, flops / tflops / 1e6)
+
+
+def peak_tflops(board: Board, dtype: str, tensor_cores: bool) -> float:
+    """Return the peak rate of a kernel's arithmetic on a board.
+
+    float32 on tensor cores is three TF32 products for each of its own, at half the rate of
+    float16's.
+    """
+    if not tensor_cores:
+        return board.float32_tflops
+    return board.half_tflops / 6 if dtype == "float32" else board.half_tflops

@@ -1,140 +1,203 @@
-"""The ledger for readers: rows of a table, and a page with bars."""
+"""The ledger as one HTML page: bytes and floors as plots, resources and all records as tables."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from typing import Any
+from typing import NamedTuple
 
-from uino_deploy.errors import InputError
-
-_HEADER = [
-    "kernel",
-    "arch",
-    "type",
-    "shape",
-    "registers",
-    "spilled",
-    "shared",
-    "occupancy",
-    "programs",
-    "serial steps",
-    "asked MB",
-    "must MB",
-    "unfused MB",
-    "counted on",
-]
-
-
-def rows(records: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and one line of cells for each record."""
-    return _HEADER, [_row(r) for r in records]
-
-
-def _row(r: dict[str, Any]) -> list[str]:
-    asked = "-" if r["requested_bytes"] is None else _mb(r["requested_bytes"] + r["written_bytes"])
-    return [
-        f"{r['op']} {r['config']}",
-        r["arch"],
-        r["dtype"],
-        _shape(r["shape"]),
-        str(r["registers"]),
-        str(r["spill_bytes"]),
-        str(r["shared_bytes"]),
-        f"{r['occupancy']:.2f}",
-        str(r["programs"]),
-        str(r["serial_steps"]),
-        asked,
-        _mb(r["compulsory_bytes"]),
-        _mb(r["unfused_bytes"]),
-        r["counted_on"] or "-",
-    ]
-
-
-def _mb(count: int) -> str:
-    return f"{count / 1e6:.1f}"
-
-
-def _shape(shape: dict[str, int]) -> str:
-    if "sequences" in shape:
-        return f"{shape['sequences']} x {shape['height']}x{shape['width']}, D {shape['channels']}"
-    grid = f"{shape['height']}x{shape['width']}"
-    return f"{shape['layers']} x {shape['n_query']} x {grid}, D {shape['channels']}"
-
-
-_BEGIN, _END = "<!-- ledger begins -->\n", "<!-- ledger ends -->\n"
-
-
-def renew(text: str, records: list[dict[str, Any]]) -> str:
-    """Return a Markdown text with the ledger's table between its two marks.
-
-    Raises:
-        InputError: the text has no marks.
-    """
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise InputError("the Markdown file has no place for the ledger", f"mark it with {_BEGIN}")
-    before, _, rest = text.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    header, lines = rows(records)
-    table = [header, ["---"] * len(header), *lines]
-    body = "".join("| " + " | ".join(line) + " |\n" for line in table)
-    return before + _BEGIN + body + _END + after
-
+from uino_deploy.kernels.ledger.boards import BOARDS
+from uino_deploy.kernels.ledger.rows import (
+    HEADER,
+    Record,
+    kernel_name,
+    megabytes,
+    rows,
+    shape_text,
+    unique,
+)
 
 _STYLE = """
+:root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem }
 table { border-collapse: collapse } td, th { padding: .2rem .6rem; text-align: left }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
 tr:nth-child(even) { background: #8881 } .wide { overflow-x: auto }
+figure { margin: 1rem 0 } svg { max-width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor }
+svg .grid { stroke: #8884 } .legend span { margin-right: 1.2rem; white-space: nowrap }
 """
 
-_BARS = (
-    ("must", "compulsory_bytes", "#4a7"),
-    ("asked", None, "#48c"),
-    ("unfused", "unfused_bytes", "#c64"),
+_INTRO = """<h1>Kernel ledger</h1>
+<p>What each compiled kernel holds, computes and moves. Global memory traffic was counted by
+executing the PTX on a CPU, scaled from whole blocks; registers, spills and stack are the
+assembler's; what mamba-ssm moves was counted in the same way on its own CUDA kernel. Nothing was
+timed. Floors are rooflines from data sheets: no kernel can be faster, none is predicted to be as
+fast.</p>"""
+
+
+class Series(NamedTuple):
+    """One kind of mark in a plot: its name, colour, and value in a record (None: no mark)."""
+
+    name: str
+    colour: str
+    value: Callable[[Record], float | None]
+
+
+def _sum_of(prefix: str) -> Callable[[Record], float | None]:
+    def value(r: Record) -> float | None:
+        if r.get(f"{prefix}requested_bytes") is None:
+            return None
+        total: float = r[f"{prefix}requested_bytes"] + r[f"{prefix}written_bytes"]
+        return total
+
+    return value
+
+
+def _floor(board: str) -> Callable[[Record], float | None]:
+    return lambda r: r["floor_us"].get(board)
+
+
+_BYTES = (
+    Series(
+        "must: each array once, the scan's x once a direction",
+        "#2a9d55",
+        lambda r: r["compulsory_bytes"],
+    ),
+    Series("asked for by this kernel", "#2f7fd6", _sum_of("")),
+    Series("asked for by mamba-ssm's kernel", "#d08b1d", _sum_of("mamba_ssm_")),
+    Series("moved by PyTorch's operators", "#c8453a", lambda r: r["unfused_bytes"]),
+)
+_COLOURS = ("#2f7fd6", "#c8453a", "#2a9d55", "#d08b1d", "#8a5cc2", "#1ba3a3", "#c2559b", "#777777")
+_FLOORS = tuple(
+    Series(board.name, colour, _floor(board.name))
+    for board, colour in zip(BOARDS, _COLOURS, strict=True)
 )
 
 
-def page(records: list[dict[str, Any]]) -> str:
+def page(records: list[Record]) -> str:
     """Return the ledger as one HTML page without scripts or outside resources."""
-    header, lines = rows(records)
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines
-    )
-    floors = "".join(_floors(r) for r in records)
-    plots = "".join(_plot(r) for r in records)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>Kernel ledger</title><style>{_STYLE}</style></head><body>"
-        "<h1>Kernel ledger</h1><p>Global memory traffic was counted by executing the PTX on a CPU,"
-        " scaled from whole blocks. Nothing was timed. Floors are rooflines from data sheets: no"
-        " kernel can be faster; none is predicted to be as fast.</p>"
-        f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
-        f"<h2>Bytes, megabytes</h2>{plots}"
-        "<h2>Floors, microseconds</h2><table><tr><th>kernel</th><th>board</th><th>at least</th>"
-        f"</tr>{floors}</table></body></html>\n"
+        f"<title>Kernel ledger</title><style>{_STYLE}</style></head><body>{_INTRO}"
+        f"{''.join(_body(records))}</body></html>\n"
     )
 
 
-def _plot(r: dict[str, Any]) -> str:
-    asked = None if r["requested_bytes"] is None else r["requested_bytes"] + r["written_bytes"]
-    values = [(n, asked if key is None else r[key], colour) for n, key, colour in _BARS]
-    known = [(n, v, colour) for n, v, colour in values if v is not None]
-    largest = max(v for _, v, _ in known)
-    bars = "".join(
-        f'<text x="0" y="{20 * i + 14}">{name}</text>'
-        f'<rect x="70" y="{20 * i + 3}" width="{400 * v / largest:.1f}" height="14"'
-        f' fill="{colour}"/>'
-        f'<text x="{76 + 400 * v / largest:.1f}" y="{20 * i + 14}">{_mb(v)}</text>'
-        for i, (name, v, colour) in enumerate(known)
-    )
-    title = f"{r['op']} {r['config']}, {r['dtype']}, {r['arch']}, {_shape(r['shape'])}"
-    return f'<h3>{escape(title)}</h3><svg width="560" height="{20 * len(known) + 4}">{bars}</svg>'
+def _body(records: list[Record]) -> Iterator[str]:
+    for arch in unique(r["arch"] for r in records)[:1]:
+        yield f"<h2>Bytes of one launch, megabytes ({arch})</h2>"
+        yield _dots([r for r in records if r["arch"] == arch], _BYTES, megabytes, 1e6)
+    floors = _merged_floors(records)
+    if floors:
+        yield "<h2>Floors, microseconds</h2>"
+        yield _dots(floors, _FLOORS, lambda us: f"{us:.3g}", 1)
+        yield _sources()
+    yield "<h2>Registers a thread, and occupancy</h2>" + _resources(records)
+    yield "<h2>All records</h2>" + _table(HEADER, rows(records))
 
 
-def _floors(r: dict[str, Any]) -> str:
-    name = f"{r['op']} {r['config']}, {r['dtype']}, {_shape(r['shape'])}"
-    return "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(board)}</td><td>{us:.1f}</td></tr>"
-        for board, us in r["floor_us"].items()
+def _merged_floors(records: list[Record]) -> list[Record]:
+    """Return one record for each kernel, type and shape, with the boards of every architecture."""
+    merged: dict[tuple[str, str, str], Record] = {}
+    for r in records:
+        key = (kernel_name(r), r["dtype"], shape_text(r["shape"]))
+        before = merged.get(key, r)["floor_us"]
+        merged[key] = {**r, "floor_us": {**before, **r["floor_us"]}}
+    return [r for r in merged.values() if r["floor_us"]]
+
+
+_LEFT, _WIDTH, _ROW = 400, 1040, 20
+
+
+def _dots(
+    records: list[Record], series: Sequence[Series], text: Callable[[float], str], unit: float
+) -> str:
+    """Return a plot with one line for each record and its series as dots on a logarithmic axis."""
+    values = [[s.value(r) for s in series] for r in records]
+    known = [v for line in values for v in line if v]
+    if not known:
+        return "<p>Nothing was counted.</p>"
+    low = math.floor(math.log10(min(known) / unit))
+    high = max(math.ceil(math.log10(max(known) / unit)), low + 1)
+
+    def place(value: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT - 30) * (math.log10(value / unit) - low) / (high - low)
+
+    height = _ROW * len(records)
+    parts = [
+        f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>'
+        f'<text x="{x:.1f}" y="{height + 16}" text-anchor="middle">{10.0**power:g}</text>'
+        for power in range(low, high + 1)
+        for x in [place(10.0**power * unit)]
+    ]
+    for line, (r, found) in enumerate(zip(records, values, strict=True)):
+        y = _ROW * line + _ROW / 2
+        label = f"{kernel_name(r)}, {r['dtype']}, {shape_text(r['shape'])}"
+        short = label.replace("correlation4d", "corr.").replace("selective_scan2d", "scan")
+        parts.append(f'<text x="0" y="{y + 4}">{escape(short)}</text>')
+        marks = [(place(v), v, s) for v, s in zip(found, series, strict=True) if v]
+        if marks:
+            ends = min(marks)[0], max(marks)[0]
+            parts.append(
+                f'<line class="grid" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y}" y2="{y}"/>'
+            )
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{s.colour}" fill-opacity=".85">'
+            f"<title>{escape(f'{label}: {s.name}, {text(v)}')}</title></circle>"
+            for x, v, s in marks
+        ]
+    legend = "".join(
+        f'<span><b style="color:{s.colour}">●</b> {escape(s.name)}</span>' for s in series
     )
+    box = f"0 0 {_WIDTH} {height + 22}"
+    return (
+        f'<figure><div class="legend">{legend}</div><svg viewBox="{box}" width="{_WIDTH}" '
+        f'role="img">{"".join(parts)}</svg></figure>'
+    )
+
+
+def _sources() -> str:
+    lines = [
+        [
+            *(b.name, b.arch),
+            *(f"{rate:g}" for rate in (b.bandwidth, b.half_tflops, b.float32_tflops)),
+            *(b.source, b.checked),
+        ]
+        for b in BOARDS
+    ]
+    header = ["board", "arch", "GB/s", "half TFLOP/s", "float32 TFLOP/s", "source", "read at"]
+    return _table(header, lines)
+
+
+def _resources(records: list[Record]) -> str:
+    """Return a table of variants by architectures, shaded by occupancy."""
+    archs = unique(r["arch"] for r in records)
+    held = {(kernel_name(r), r["dtype"], r["arch"]): r for r in records}
+    head = "".join(f"<th>{escape(c)}</th>" for c in ["kernel", "type", *archs])
+    body = ""
+    for name, dtype in unique((k[0], k[1]) for k in held):
+        body += f"<tr><td>{escape(name)}</td><td>{dtype}</td>"
+        body += "".join(_resource(held.get((name, dtype, arch))) for arch in archs) + "</tr>"
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _resource(r: Record | None) -> str:
+    if r is None:
+        return "<td>-</td>"
+    shade = f"background:rgba(47,127,214,{0.6 * r['occupancy']:.2f})"
+    spilled = f", {r['spill_bytes']} B spilled" if r["spill_bytes"] else ""
+    text = f"{r['registers']}, {100 * r['occupancy']:.0f} %{spilled}"
+    return f'<td class="n" style="{shade}">{text}</td>'
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(f"<tr>{''.join(map(_cell, line))}</tr>" for line in lines)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _cell(text: str) -> str:
+    number = text.replace(".", "").replace("-", "").replace("e", "").isdigit()
+    return f"<td{' class=n' if number else ''}>{escape(text)}</td>"

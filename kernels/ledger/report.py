@@ -2,101 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from uino_deploy.config import UinoConfig
+from uino_deploy.errors import InputError
 from uino_deploy.kernels import ptx
 from uino_deploy.kernels.compiler.build import Compiled, compile_target
 from uino_deploy.kernels.compiler.shapes import (
-    CorrelationShape,
     ScanShape,
     correlation_shape,
     scan_shapes,
 )
-from uino_deploy.kernels.compiler.targets import Target, target
+from uino_deploy.kernels.compiler.targets import capability_of, oldest_cuda, target
 from uino_deploy.kernels.compiler.variants import (
-    ELEMENT_BYTES,
     Variant,
     correlation_variant,
     grid_of,
     scan_tiling,
     scan_variant,
 )
-from uino_deploy.kernels.ledger import traffic, unfused
-from uino_deploy.kernels.ledger.boards import BOARDS, floor_us, occupancy
+from uino_deploy.kernels.ledger import numerics, traffic, unfused
+from uino_deploy.kernels.ledger.boards import BOARDS, floor_us, occupancy, peak_tflops
 from uino_deploy.kernels.ledger.disassembly import instruction_mix
+from uino_deploy.kernels.ledger.journal import Journal, program_key
+from uino_deploy.kernels.ledger.traffic import Shape
 
 # Whose count stands in where an architecture's own code is beyond the executor.
 STAND_IN = "sm_80"
 
-Shape = CorrelationShape | ScanShape
-
 
 class Bench:
-    """Compiles each target once and executes each kernel and shape once."""
+    """Compiles each target once, and executes each program and shape once."""
 
-    def __init__(self, presets: list[str], cuda: str, progress: Callable[[str], None]) -> None:
-        self._presets, self._cuda, self._progress = presets, cuda, progress
+    def __init__(
+        self,
+        presets: Sequence[str],
+        cuda: str | None,
+        built: Sequence[Compiled] = (),
+        journal: Journal | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._presets, self._cuda, self._progress = list(presets), cuda, progress
+        self._journal = journal or Journal(None)
         self._kernels: dict[str, dict[str, Compiled]] = {}
-        self._counts: dict[tuple[str, str, Shape], traffic.Traffic | None] = {}
-
-    def target(self, arch: str) -> Target:
-        """Return the target of an architecture under this ledger's CUDA release."""
-        return target(arch, self._cuda)
+        for kernel in built:
+            arch = kernel.record["arch"]
+            self._kernels.setdefault(arch, {})[kernel.name.removesuffix(f"-{arch}")] = kernel
 
     def kernel(self, arch: str, variant: Variant) -> Compiled:
-        """Return a compiled variant."""
+        """Return a compiled variant.
+
+        Raises:
+            InputError: the kernels that were given have it not, or otherwise tiled.
+        """
         if arch not in self._kernels:
-            self._progress(f"{arch}: compiling")
-            compiled = compile_target(self.target(arch), self._presets)
+            goal = target(arch, self._cuda or oldest_cuda(arch))
+            self._progress(f"{arch}: compiling for CUDA {goal.cuda}")
+            compiled = compile_target(goal, self._presets)
             self._kernels[arch] = {k.name.removesuffix(f"-{arch}"): k for k in compiled}
-        return self._kernels[arch][variant.name]
+        found = self._kernels[arch].get(variant.name)
+        if found is None or found.record["constants"] != variant.constants:
+            raise InputError(
+                f"no kernel {variant.name} for {arch} of this program's tiling", "build them again"
+            )
+        return found
 
     def count(self, arch: str, variant: Variant, shape: Shape) -> traffic.Traffic | None:
         """Return a launch's traffic; None where the executor does not know the code."""
-        key = (arch, variant.name, shape)
-        if key not in self._counts:
-            self._progress(f"{arch}: executing {variant.name} for {shape}")
-            self._counts[key] = self._execute(arch, variant, shape)
-        return self._counts[key]
-
-    def _execute(self, arch: str, variant: Variant, shape: Shape) -> traffic.Traffic | None:
         compiled = self.kernel(arch, variant)
-        try:
-            program = ptx.parse(compiled.ptx)
-            kernel = traffic.Executable(
-                variant, program, variant.warps * 32, compiled.record["shared_bytes"]
-            )
-            return traffic.count(kernel, shape, self.target(arch).capability)
-        except ptx.UnsupportedPtx:
+        sampled = traffic.sampled(shape)
+
+        def run(kernel: traffic.Executable) -> list[dict[str, float]]:
+            return [asdict(t) for t in traffic.samples(kernel, sampled, capability_of(arch))]
+
+        found = self._once("traffic", compiled, variant, sampled, run)
+        if found is None:
             return None
+        return traffic.scaled([traffic.Traffic(**part) for part in found], shape)
+
+    def error(self, arch: str, variant: Variant) -> float | None:
+        """Return the error of a launch on a small shape; None where the code is not known."""
+        compiled, shape = self.kernel(arch, variant), numerics.small_shape(variant)
+
+        def run(kernel: traffic.Executable) -> float:
+            return numerics.relative_error(kernel, shape, capability_of(arch))
+
+        found: float | None = self._once("error", compiled, variant, shape, run)
+        return found
+
+    def unfused(self, variant: Variant, shape: Shape) -> dict[str, int]:
+        """Return what PyTorch's operators move: with the product at its tile, and each array once.
+
+        A scan has no product, so the two are one number.
+        """
+        key = f"unfused {variant.dtype} {shape} {variant.constants.get('BLOCK_S')}"
+        found = self._journal.get(key)
+        if found is None:
+            found = unfused.moved_bytes(variant, shape)
+            self._journal.put(key, found)
+        once, at_tile = found
+        return {"unfused_bytes": at_tile, "unfused_distinct_bytes": once}
+
+    def _once(
+        self,
+        what: str,
+        compiled: Compiled,
+        variant: Variant,
+        shape: Shape,
+        run: Callable[[traffic.Executable], Any],
+    ) -> Any:
+        """Return what the journal knows, or run and note it; False stands for unknown code."""
+        key = f"{what} {program_key(compiled.ptx)} {shape}"
+        found = self._journal.get(key)
+        if found is None:
+            self._progress(f"{compiled.name}: {what} for {shape}")
+            try:
+                found = run(executable(compiled, variant))
+            except ptx.UnsupportedPtx:
+                found = False
+            self._journal.put(key, found)
+        return None if found is False else found
+
+
+def executable(compiled: Compiled, variant: Variant) -> traffic.Executable:
+    """Return a compiled kernel as the executor takes it.
+
+    Raises:
+        UnsupportedPtx: its code is not known.
+    """
+    program = ptx.parse(compiled.ptx)
+    return traffic.Executable(variant, program, variant.warps * 32, compiled.record["shared_bytes"])
 
 
 def report(
-    presets: list[str],
-    archs: list[str],
-    dtypes: list[str],
-    cuda: str = "13.0",
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[dict[str, Any]]:
-    """Compile, disassemble and execute; return the records.
+    bench: Bench, presets: Sequence[str], archs: Sequence[str], dtypes: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Compile, disassemble and execute; yield one record for each kernel, target and shape.
 
     Raises:
         BuildError: a kernel does not compile.
         InputError: an unknown preset, architecture or CUDA release.
     """
-    bench = Bench(presets, cuda, progress)
-    records = []
+    shapes: dict[Shape, list[str]] = {}
+    for preset in presets:
+        for shape in preset_shapes(preset):
+            shapes.setdefault(shape, []).append(preset)
     for arch in archs:
-        capability = bench.target(arch).capability
-        for preset in presets:
-            for shape in preset_shapes(preset):
-                for dtype in dtypes:
-                    if dtype != "bfloat16" or capability >= 80:
-                        records.append(record(bench, preset, arch, dtype, shape))
-    return records
+        for dtype in dtypes:
+            if dtype != "bfloat16" or capability_of(arch) >= 80:
+                for shape, users in shapes.items():
+                    yield {"presets": users, **record(bench, arch, dtype, shape)}
 
 
 def preset_shapes(preset: str) -> list[Shape]:
@@ -112,40 +172,49 @@ def variant_for(shape: Shape, dtype: str, capability: int) -> Variant:
     return correlation_variant(shape, dtype, capability)
 
 
-def record(bench: Bench, preset: str, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
+def record(bench: Bench, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
     """Return one kernel's line in the ledger for one shape."""
-    capability = bench.target(arch).capability
+    capability = capability_of(arch)
     variant = variant_for(shape, dtype, capability)
     compiled = bench.kernel(arch, variant)
     held = compiled.record
     mix = instruction_mix(compiled.cubin)
     counted, counted_on = _counted(bench, arch, variant, shape)
-    compulsory = traffic.compulsory_bytes(variant, shape)
     distinct = traffic.distinct_bytes(variant, shape)
     work = traffic.flops(shape)
     return {
-        "preset": preset,
         "op": variant.op,
         "arch": arch,
         "dtype": dtype,
         "config": variant.config,
         "shape": asdict(shape),
+        "cuda": held["cuda"],
+        "ptx_sha256": held["ptx_sha256"],
         **{k: held[k] for k in ("registers", "spill_bytes", "local_bytes", "shared_bytes")},
         "occupancy": occupancy(arch, held["registers"], held["shared_bytes"], variant.warps),
         **_parallelism(variant, shape, capability),
         "instructions": mix,
         "tensor_core_instructions": mix["tensor_core"],
+        "relative_l2": bench.error(arch, variant),
+        "tolerance": numerics.tolerance(variant),
         "counted_on": counted_on,
         "scaled": None if counted is None else "from whole executed blocks",
         **{
             key: None if counted is None else round(getattr(counted, key))
             for key in ("requested_bytes", "written_bytes", "load_sectors", "store_sectors")
         },
-        "compulsory_bytes": compulsory,
+        "compulsory_bytes": traffic.compulsory_bytes(variant, shape),
         "distinct_bytes": distinct,
-        **_alternatives(variant, shape),
+        **bench.unfused(variant, shape),
+        **(mamba_ssm(shape, dtype) if isinstance(shape, ScanShape) else {}),
         "flops": work,
-        "floor_us": {b.name: floor_us(b, distinct, work) for b in BOARDS if b.arch == arch},
+        "floor_us": {
+            board.name: floor_us(
+                board, distinct, work, peak_tflops(board, dtype, mix["tensor_core"] > 0)
+            )
+            for board in BOARDS
+            if board.arch == arch
+        },
     }
 
 
@@ -156,7 +225,7 @@ def _counted(
     own = bench.count(arch, variant, shape)
     if own is not None:
         return own, arch
-    other = variant_for(shape, variant.dtype, bench.target(STAND_IN).capability)
+    other = variant_for(shape, variant.dtype, capability_of(STAND_IN))
     if other.constants != variant.constants:
         return None, None
     return bench.count(STAND_IN, other, shape), STAND_IN
@@ -180,16 +249,16 @@ def _parallelism(variant: Variant, shape: Shape, capability: int) -> dict[str, A
     }
 
 
-def _alternatives(variant: Variant, shape: Shape) -> dict[str, Any]:
-    """Return what other formulations of the same mathematics move."""
-    if isinstance(shape, CorrelationShape):
-        once, at_tile = unfused.correlation_bytes(variant, shape)
-        return {"unfused_bytes": at_tile, "unfused_distinct_bytes": once, "mamba_ssm_bytes": None}
-    moved = unfused.scan_bytes(variant, shape)
-    # By mamba-ssm's loops, not executed: each channel reads its own B and C, and delta is full.
-    values = shape.sequences * shape.length * 4 * shape.channels * (3 + 2 * shape.states)
+@cache
+def _mamba_counts() -> dict[tuple[int, int, int, str], dict[str, int]]:
+    document = json.loads(Path(__file__).with_name("mamba_ssm.json").read_text())
+    return {(s["length"], s["channels"], s["states"], s["dtype"]): s for s in document["scans"]}
+
+
+def mamba_ssm(shape: ScanShape, dtype: str) -> dict[str, int | None]:
+    """Return what mamba-ssm's kernel moves for a scan, as counted once (see `mamba.py`)."""
+    found = _mamba_counts().get((shape.length, shape.channels, shape.states, dtype))
+    keys = ("requested_bytes", "written_bytes", "load_sectors", "store_sectors")
     return {
-        "unfused_bytes": moved,
-        "unfused_distinct_bytes": moved,
-        "mamba_ssm_bytes": values * ELEMENT_BYTES[variant.dtype],
+        f"mamba_ssm_{key}": None if found is None else shape.sequences * found[key] for key in keys
     }

@@ -17,8 +17,10 @@ from uino_deploy.kernels.compiler.variants import (
     scan_tiling,
 )
 
+Shape = CorrelationShape | ScanShape
+
 # bfloat16 has no numpy type: its bits travel as uint16.
-_NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Executable:
     shared_bytes: int
 
 
-def array_shapes(shape: CorrelationShape | ScanShape) -> list[tuple[int, ...]]:
+def array_shapes(shape: Shape) -> list[tuple[int, ...]]:
     """Return the shapes of the operator's arrays in the ABI's order, the output last."""
     if isinstance(shape, ScanShape):
         plane = (shape.sequences, shape.height, shape.width)
@@ -73,18 +75,18 @@ def array_shapes(shape: CorrelationShape | ScanShape) -> list[tuple[int, ...]]:
     ]
 
 
-def compulsory_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> int:
+def compulsory_bytes(variant: Variant, shape: Shape) -> int:
     """Return the least that can be asked for: each array once, the scan's x for each direction."""
     sizes = _array_bytes(variant, shape)
     return sum(sizes.values()) + 3 * sizes.get("x_ptr", 0)
 
 
-def distinct_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> int:
+def distinct_bytes(variant: Variant, shape: Shape) -> int:
     """Return the bytes of all arrays together, which no cache can spare the memory."""
     return sum(_array_bytes(variant, shape).values())
 
 
-def _array_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> dict[str, int]:
+def _array_bytes(variant: Variant, shape: Shape) -> dict[str, int]:
     pointers = [p for p in variant.parameters if p.pointer]
     return {
         p.name: ELEMENT_BYTES[p.type] * int(np.prod(dims))
@@ -92,7 +94,7 @@ def _array_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> dict[
     }
 
 
-def flops(shape: CorrelationShape | ScanShape) -> int:
+def flops(shape: Shape) -> int:
     """Return multiplications and additions: of the dot products, or of the recurrence.
 
     A scan's step costs each state 6 (decay's exponent, two products, two sums, output) and each
@@ -108,7 +110,7 @@ def flops(shape: CorrelationShape | ScanShape) -> int:
 
 def run_blocks(
     kernel: Executable,
-    shape: CorrelationShape | ScanShape,
+    shape: Shape,
     grid: tuple[int, int, int],
     blocks: list[int],
 ) -> Traffic:
@@ -118,13 +120,13 @@ def run_blocks(
     pointers = [p for p in kernel.variant.parameters if p.pointer]
     dims = array_shapes(shape)
     for parameter, size in zip(pointers[:-1], dims[:-1], strict=True):
-        kind = _NUMPY[parameter.type]
+        kind = NUMPY[parameter.type]
         # Small bit patterns are tame numbers of either 16-bit type.
         values = generator.integers(0x3800, 0x3C00, size).astype(np.uint16)
         arrays.append(
             values.view(kind) if kind != np.float32 else values.astype(np.float32) / 2**14
         )
-    output = ptx.poisoned(dims[-1], _NUMPY[pointers[-1].type])
+    output = ptx.poisoned(dims[-1], NUMPY[pointers[-1].type])
     trace = ptx.launch(
         kernel.program,
         grid=grid,
@@ -142,54 +144,71 @@ def run_blocks(
     )
 
 
-def count(kernel: Executable, shape: CorrelationShape | ScanShape, capability: int) -> Traffic:
+def count(kernel: Executable, shape: Shape, capability: int) -> Traffic:
     """Return a whole launch's traffic, scaled from whole blocks."""
+    return scaled(samples(kernel, shape, capability), shape)
+
+
+def sampled(shape: Shape) -> Shape:
+    """Return the shape whose samples serve this one too: of a correlation, any depth."""
     if isinstance(shape, ScanShape):
-        return _count_scan(kernel, shape, capability)
-    return _count_correlation(kernel, shape, capability)
+        return shape
+    return replace(shape, batch=1, shots=1, layers=1, channels=_LONG)
 
 
-def _count_scan(kernel: Executable, shape: ScanShape, capability: int) -> Traffic:
-    """Scale two directions of the first and the last group of sequences.
+def samples(kernel: Executable, shape: Shape, capability: int) -> list[Traffic]:
+    """Execute whole blocks of a launch: what `scaled` makes the launch's traffic of.
 
-    Reversed directions visit the same cells; every group but the last holds as many sequences.
+    Of a scan two directions of each kind of group (reversed directions visit the same cells); of
+    a correlation one layer's first row and column of tiles, at two depths.
     """
+    if isinstance(shape, CorrelationShape):
+        return [_one_layer(kernel, shape, depth, capability) for depth in (_SHORT, _LONG)]
+    found = []
+    for held, _ in _groups(shape):
+        alone = replace(shape, sequences=held)
+        _, _, widths = scan_tiling(shape).grid(held, shape.channels)
+        forward = [g + 4 * w for w in range(widths) for g in (0, 1)]
+        found.append(run_blocks(kernel, alone, (1, 4, widths), forward).times(2))
+    return found
+
+
+def scaled(samples: list[Traffic], shape: Shape) -> Traffic:
+    """Return a launch's traffic from its samples.
+
+    The correlation's loop over channels adds the same traffic in every round.
+    """
+    if isinstance(shape, CorrelationShape):
+        short, long = samples
+        rounds = (shape.channels - _SHORT) / (_LONG - _SHORT)
+        one = short.combine(long, rounds).combine(short, -rounds)
+        return one.times(shape.layers * shape.batch * shape.shots)
+    total = Traffic(0, 0, 0, 0, 0)
+    for part, (_, times) in zip(samples, _groups(shape), strict=True):
+        total = total.combine(part, times)
+    return total
+
+
+def _groups(shape: ScanShape) -> list[tuple[int, int]]:
+    """Return (sequences in a block, how many such blocks): whole groups, then the rest."""
     tiling = scan_tiling(shape)
     per_group = 1 if tiling.parallel else tiling.rows
-    groups = -(-shape.sequences // per_group)
-    total = Traffic(0, 0, 0, 0, 0)
-    remainder = shape.sequences - (groups - 1) * per_group
-    for held, times in ((per_group, groups - 1), (remainder, 1)):
-        if times:
-            alone = ScanShape(
-                held, shape.height, shape.width, shape.channels, shape.states, shape.rank
-            )
-            _, _, widths = tiling.grid(held, shape.channels)
-            grid = (1, 4, widths)
-            forward = [g + 4 * w for w in range(widths) for g in (0, 1)]
-            total = total.combine(run_blocks(kernel, alone, grid, forward), 2 * times)
-    return total
+    whole, rest = divmod(shape.sequences, per_group)
+    return [(held, times) for held, times in ((per_group, whole), (rest, 1)) if held and times]
 
 
 # Channels of the two short runs from which the loop over channels is extrapolated.
 _SHORT, _LONG = 64, 128
 
 
-def _count_correlation(kernel: Executable, shape: CorrelationShape, capability: int) -> Traffic:
-    """Scale one layer's first row and first column of tiles, at 64 and 128 channels.
-
-    A block's traffic is that of its query tile plus that of its window tile, so row and column
-    give all of them; the loop over channels adds the same traffic in every round.
-    """
-    short, long = (_one_layer(kernel, shape, n, capability) for n in (_SHORT, _LONG))
-    rounds = (shape.channels - _SHORT) / (_LONG - _SHORT)
-    one = short.combine(long, rounds).combine(short, -rounds)
-    return one.times(shape.layers * shape.batch * shape.shots)
-
-
 def _one_layer(
     kernel: Executable, shape: CorrelationShape, channels: int, capability: int
 ) -> Traffic:
+    """Count one layer from its first row and first column of tiles.
+
+    A block's traffic is that of its query tile plus that of its window tile, so row and column
+    give all of them.
+    """
     small = CorrelationShape(
         1, 1, 1, shape.n_query, channels, shape.height, shape.width, shape.pool
     )

@@ -41,6 +41,14 @@ def _held(tensor: torch.Tensor) -> int:
     return math.prod(n for n, stride in sizes if stride) * tensor.element_size()
 
 
+def moved_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> tuple[int, int]:
+    """Return (bytes into and out of the operators, the same with the product at its tile)."""
+    if isinstance(shape, CorrelationShape):
+        return correlation_bytes(variant, shape)
+    moved = scan_bytes(variant, shape)
+    return moved, moved
+
+
 def correlation_bytes(variant: Variant, shape: CorrelationShape) -> tuple[int, int]:
     """Return (bytes into and out of the operators, the same with the product at its tile).
 

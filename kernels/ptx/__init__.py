@@ -8,6 +8,7 @@ rounding of a GPU's approximate units and tensor-core sums; what ptxas makes of 
     trace = launch(program, grid=(4, 1, 1), block=128, shared=16384, arguments=[a, b, rows, out])
 """
 
+from uino_deploy.kernels.ptx.arguments import Struct
 from uino_deploy.kernels.ptx.errors import PtxError, PtxFault, UnsupportedPtx
 from uino_deploy.kernels.ptx.execution import launch
 from uino_deploy.kernels.ptx.memory import Output, poisoned
@@ -22,6 +23,7 @@ __all__ = [
     "PtxError",
     "PtxFault",
     "SharedTrace",
+    "Struct",
     "Trace",
     "UnsupportedPtx",
     "launch",

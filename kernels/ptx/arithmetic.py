@@ -103,6 +103,32 @@ def simple(function: Callable[..., Array], arity: int = 2) -> Handler:
     return handle
 
 
+def _add_to_zero(a: Array, b: Array) -> Array:
+    """Add float32, rounding to zero.
+
+    The float64 sum may itself have been rounded, up to a float32 that the exact sum falls short of;
+    its error (by Knuth's two-sum, exact) tells.
+    """
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    total = x + y
+    part = total - x
+    error = (x - (total - part)) + (y - part)
+    nearest = total.astype(np.float32)
+    away = np.abs(nearest.astype(np.float64)) - np.abs(total)
+    beyond = (away > 0) | ((away == 0) & (np.sign(error) * np.sign(total) < 0))
+    rounded = np.where(beyond, np.nextafter(nearest, np.float32(0)), nearest)
+    return np.where(np.isfinite(total), rounded, nearest)
+
+
+def add(machine: Machine, instruction: Instruction, where: Array | None) -> Action:
+    """`add`; of float32 also rounding to zero."""
+    kind, modifiers = kind_of(instruction, {"ftz", "sat", "rn", "rz"})
+    if "rz" in modifiers and kind != "f32":
+        raise unsupported(instruction)
+    function = _add_to_zero if "rz" in modifiers else np.add
+    return _computed(machine, instruction, where, function, kind, modifiers, 2)
+
+
 def _round_to(values: Array, kind: str) -> Array:
     return values.astype(np.float16 if kind.startswith("f16") else np.float32)
 
@@ -303,7 +329,7 @@ def select(machine: Machine, instruction: Instruction, where: Array | None) -> A
 
 ELEMENTWISE: dict[str, Handler] = {
     "abs": simple(np.abs, 1),
-    "add": simple(np.add),
+    "add": add,
     "and": logic(np.bitwise_and, np.logical_and),
     "cos": unary64(np.cos),
     "div": divide,

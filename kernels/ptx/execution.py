@@ -44,7 +44,7 @@ def launch(
         shared: Bytes of dynamic shared memory.
         arguments: One for each parameter: numpy arrays that the kernel only reads, `Output` for
             those it writes (changed in place), ints, floats, None for a null pointer, bytes for
-            structs. Arrays must be C-contiguous.
+            structs, or a `Struct` for one that holds pointers. Arrays must be C-contiguous.
         blocks: Linear indices (x fastest) of the blocks to run; all of them where None.
         limit: Basic blocks to execute before a batch of blocks counts as endless.
 

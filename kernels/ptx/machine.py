@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from uino_deploy.kernels.ptx.arguments import bind
+from uino_deploy.kernels.ptx.arguments import bind, flat
 from uino_deploy.kernels.ptx.arithmetic import ELEMENTWISE, Handler, unsupported
 from uino_deploy.kernels.ptx.bits import BITS
 from uino_deploy.kernels.ptx.conversion import CONVERSIONS
@@ -57,7 +57,7 @@ class Machine:
         self.program, self.grid = program, grid
         self.lanes = Lanes(threads, slots)
         self.memory = GlobalMemory(
-            {i: a for i, a in enumerate(arguments) if isinstance(a, np.ndarray | Output)},
+            {i: a for i, a in enumerate(flat(arguments)) if isinstance(a, np.ndarray | Output)},
             self.lanes,
         )
         self.parameters = bind(program, arguments, self.memory)

@@ -274,7 +274,7 @@ class GlobalMemory:
     def _count(self, counters: Accesses, addresses: Array, lanes: Array | None, size: int) -> None:
         sectors = by_warp(addresses >> np.uint64(_SECTOR_BITS), lanes, self.lanes.count, _NOBODY)
         sectors = np.sort(sectors, axis=1)
-        distinct = np.count_nonzero(sectors[:, 1:] != sectors[:, :-1]) + len(sectors)
+        distinct = int(np.count_nonzero(sectors[:, 1:] != sectors[:, :-1])) + len(sectors)
         counters.sectors += distinct - int(np.count_nonzero(sectors[:, -1] == _NOBODY))
         counters.warp_instructions += int(np.count_nonzero(sectors[:, 0] != _NOBODY))
         counters.requested_bytes += addresses.size * size

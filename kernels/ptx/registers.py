@@ -30,6 +30,7 @@ _STORAGE: dict[int, type[np.generic]] = {
     4: np.uint32,
     8: np.uint64,
 }
+_FIRST_PARAMETER = 1 << 20  # no address that a program could take for a small number
 _LETTERS = {"b": "u", "u": "u", "s": "i", "f": "f"}
 
 
@@ -51,12 +52,22 @@ def is_packed(kind: str) -> bool:
     return kind.endswith("x2")
 
 
+def parameter_addresses(program: Program) -> tuple[dict[str, int], int]:
+    """Lay parameters out in their state space; return each one's address, and where they end."""
+    addresses, end = {}, _FIRST_PARAMETER
+    for parameter in program.parameters:
+        addresses[parameter.name] = end
+        end += -(-parameter.size // 16) * 16
+    return addresses, end
+
+
 class Registers:
     """All registers of all lanes, and the values an instruction's operands stand for."""
 
     def __init__(self, program: Program, lanes: Lanes) -> None:
         self.lanes = lanes
         self.program = program
+        self._addresses = {**program.shared, **parameter_addresses(program)[0]}
         self.special: dict[str, Array] = {}
         by_width: dict[int, list[Register]] = {}
         for register in program.registers.values():
@@ -107,8 +118,8 @@ class Registers:
             row = self.special[operand.name]
             if row.dtype.itemsize == width_of(kind):
                 return self._as(row, kind)
-        if isinstance(operand, Symbol) and operand.name in self.program.shared:
-            return _constant(Immediate(self.program.shared[operand.name]), kind)
+        if isinstance(operand, Symbol) and operand.name in self._addresses:
+            return _constant(Immediate(self._addresses[operand.name]), kind)
         reason = f"operand {getattr(operand, 'name', operand)} is not supported here"
         raise UnsupportedPtx(reason, instruction.line, instruction.text)
 

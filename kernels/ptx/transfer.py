@@ -20,12 +20,13 @@ from uino_deploy.kernels.ptx.parser import (
     Vector,
     width_of,
 )
-from uino_deploy.kernels.ptx.registers import Action, assign, dtype_of
+from uino_deploy.kernels.ptx.registers import Action, assign, dtype_of, parameter_addresses
 
 if TYPE_CHECKING:
     from uino_deploy.kernels.ptx.machine import Machine
 
-_CACHE = frozenset({"ca", "cg", "cs", "cv", "lu", "nc", "wb", "wt", "weak", "L1", "L2"})
+# Every access happens here, in program order: volatile asks for no more.
+_CACHE = frozenset({"ca", "cg", "cs", "cv", "lu", "nc", "wb", "wt", "weak", "volatile", "L1", "L2"})
 _SPACES = frozenset({"global", "shared", "shared::cta", "param"})
 
 
@@ -141,6 +142,8 @@ def _load_parameter(
     items: list[Operand | None],
 ) -> Action:
     operand = instruction.operands[1]
+    if isinstance(operand, Address) and isinstance(operand.base, Register):
+        return _load_parameter_from(machine, instruction, where, kind, items)
     if not isinstance(operand, Address) or not isinstance(operand.base, Symbol):
         raise unsupported(instruction)
     raw = machine.parameters.get(operand.base.name)
@@ -160,6 +163,45 @@ def _load_parameter(
     def run() -> None:
         for action in actions:
             action()
+
+    return run
+
+
+def _load_parameter_from(
+    machine: Machine,
+    instruction: Instruction,
+    where: Array | None,
+    kind: str,
+    items: list[Operand | None],
+) -> Action:
+    """Load from an address that is computed from `mov %rd, parameter`."""
+    addresses, end = parameter_addresses(machine.program)
+    space = np.zeros(end, dtype=np.uint8)
+    inside = np.zeros(end, dtype=np.bool_)
+    for name, raw in machine.parameters.items():
+        start = addresses[name]
+        space[start : start + len(raw)] = np.frombuffer(raw, dtype=np.uint8)
+        inside[start : start + len(raw)] = True
+    size, lanes = width_of(kind), machine.lanes
+    whole = size * len(items)
+    address = address_of(machine, instruction, instruction.operands[1])
+    stores = [_receiver(machine, instruction, item, kind) for item in items]
+    values = space.view(UNSIGNED[size])
+
+    def run() -> None:
+        chosen = lanes.selected(where)
+        if chosen is not None and not chosen.size:
+            return
+        first = address(chosen).astype(np.int64)
+        bounded = np.clip(first, 0, end - whole)
+        wrong = (first != bounded) | (first % whole != 0)
+        wrong |= ~inside[bounded[:, None] + np.arange(whole)].all(axis=1)
+        if wrong.any():
+            position = int(np.argmax(wrong))
+            lane = position if chosen is None else int(chosen[position])
+            raise lanes.fault(instruction, "outside every parameter, or misaligned", lane)
+        for step, store in enumerate(stores):
+            store(values[first // size + step], chosen)
 
     return run
 

@@ -11,46 +11,35 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
-from uino_deploy.errors import BuildError
+from uino_deploy.config import PRESETS
+from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels import ptx
-from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES, compile_target, write
-from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape
-from uino_deploy.kernels.compiler.targets import ARCHITECTURES, target
-from uino_deploy.kernels.compiler.variants import (
-    grid_of,
-    preset_variants,
-    scalars_of,
-    scan_tiling,
+from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES, compile_target, read, write
+from uino_deploy.kernels.compiler.targets import (
+    ARCHITECTURES,
+    capability_of,
+    oldest_cuda,
+    target,
 )
-from uino_deploy.kernels.correlation import naive as correlation_naive
-from uino_deploy.kernels.ledger import traffic, unfused
+from uino_deploy.kernels.compiler.variants import preset_variants, scan_tiling
+from uino_deploy.kernels.ledger import numerics, traffic, unfused
 from uino_deploy.kernels.ledger.disassembly import instruction_mix
-from uino_deploy.kernels.ledger.report import preset_shapes, variant_for
-from uino_deploy.kernels.selective_scan import naive as scan_naive
-from uino_deploy.tolerances import OPERATOR
+from uino_deploy.kernels.ledger.report import executable, preset_shapes, variant_for
+from uino_deploy.kernels.ptx.dataflow import basic_blocks, maybe_unwritten
 
 CORRELATION, *SCANS = preset_shapes("vitb14")
 EXECUTABLE = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_120"]
-TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def compiled(arch, names=None, presets=("vitb14",)):
-    cuda = "12.6" if ARCHITECTURES[arch][1] <= 85 else "13.0"
-    kernels = compile_target(target(arch, cuda), list(presets), names)
+    kernels = compile_target(target(arch, oldest_cuda(arch)), list(presets), names)
     return {k.name.removesuffix(f"-{arch}"): k for k in kernels}
 
 
 @pytest.fixture(scope="module")
 def orin():
     return compiled("sm_87", [v.name for v in preset_variants(87, ["vitb14"]) if "fp16" in v.name])
-
-
-def executable(kernel, variant):
-    return traffic.Executable(
-        variant, ptx.parse(kernel.ptx), variant.warps * 32, kernel.record["shared_bytes"]
-    )
 
 
 def check_resources(kernel):
@@ -83,17 +72,17 @@ def test_the_ptx_says_what_the_record_says(orin):
         assert not re.search(r"^\s*\.(file|loc)\b", kernel.ptx, re.MULTILINE)
 
 
-def test_two_builds_are_equal(orin):
-    (name,) = [name for name in orin if "serial-d32" in name]
-    again = compiled("sm_87", [name])[name]
-    assert again.ptx == orin[name].ptx
-    assert again.cubin == orin[name].cubin
-    assert again.record == orin[name].record
-
-
-def test_write_leaves_three_files_for_each_kernel(orin, tmp_path):
-    write(list(orin.values()), tmp_path)
+def test_a_folder_of_kernels_reads_back_and_shows_a_change(orin, tmp_path):
+    written = sorted(orin.values(), key=lambda k: k.name)
+    write(written, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3 * len(orin) + 1
+    assert read(tmp_path) == written
+    file = tmp_path / f"{written[0].name}.ptx"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(InputError, match="is not the one that its JSON describes"):
+        read(tmp_path)
+    with pytest.raises(InputError, match="holds no kernels"):
+        read(tmp_path / "nowhere")
 
 
 def test_a_kernel_that_needs_scratch_is_refused(tmp_path):
@@ -143,74 +132,17 @@ def test_a_failing_compiler_process_is_a_build_error(monkeypatch):
         compile_target(target("sm_87", "12.6"), ["vitb14"])
 
 
-# What the executor is given, and what the reference makes of it.
-
-
-def random_operands(shape, dtype):
-    generator = torch.Generator().manual_seed(3)
-    out = []
-    sizes = traffic.array_shapes(shape)[:-1]
-    for position, size in enumerate(sizes):
-        values = torch.randn(*size, generator=generator)
-        if isinstance(shape, ScanShape) and position >= 4:
-            values = [values, values - 3, -4 * values.abs(), values][position - 4]
-            out.append(values)
-        else:
-            out.append(values.to(TORCH[dtype]))
-    return out
-
-
-def as_numpy(tensor):
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy()
-    return tensor.numpy()
-
-
-def execute(kernel, variant, shape, capability, dtype):
-    """Launch the whole grid in the executor; return the output and the reference's."""
-    tensors = random_operands(shape, dtype)
-    stored = np.uint16 if dtype == "bfloat16" else np.dtype(dtype)
-    out = ptx.poisoned(traffic.array_shapes(shape)[-1], stored)
-    ptx.launch(
-        ptx.parse(kernel.ptx),
-        grid=grid_of(variant, shape, capability),
-        block=variant.warps * 32,
-        shared=kernel.record["shared_bytes"],
-        arguments=[*map(as_numpy, tensors), *scalars_of(shape), out],
-    )
-    assert out.complete
-    got = torch.from_numpy(out.array)
-    got = got.view(torch.bfloat16) if dtype == "bfloat16" else got
-    exact = [t.double() for t in tensors]
-    if isinstance(shape, ScanShape):
-        return got, scan_naive.selective_scan2d(*exact)
-    grid = (shape.height, shape.width, shape.pool)
-    return got, correlation_naive.correlation4d(*exact, *grid)
-
-
-def small_shapes():
-    """One shape for each kernel of vitb14, ragged, with the variant's compile-time numbers."""
-    return [
-        CorrelationShape(1, 1, 2, 140, 96, 7, 8, 3),
-        ScanShape(1, 9, 11, 32, 4, 2),
-        ScanShape(17, 2, 5, 32, 4, 2),
-        ScanShape(1, 9, 11, 64, 4, 4),
-        ScanShape(17, 2, 5, 64, 4, 4),
-    ]
-
-
-def check_numbers(kernels, arch, dtype):
-    capability = int(arch.removeprefix("sm_"))
-    for shape in small_shapes():
-        variant = variant_for(shape, dtype, capability)
-        kernel = kernels[variant.name]
-        got, expected = execute(kernel, variant, shape, capability, dtype)
-        error = ((got.double() - expected).norm() / expected.norm()).item()
-        assert error <= OPERATOR[dtype].relative_l2, (variant.name, error)
-
-
 def test_the_shipped_ptx_computes_the_operators(orin):
-    check_numbers(orin, "sm_87", "float16")
+    for variant in (v for v in preset_variants(87, ["vitb14"]) if v.dtype == "float16"):
+        kernel = executable(orin[variant.name], variant)
+        error = numerics.relative_error(kernel, numerics.small_shape(variant), 87)
+        assert error <= numerics.tolerance(variant), variant.name
+
+
+def test_no_register_is_read_that_was_never_written(orin):
+    for kernel in orin.values():
+        program = ptx.parse(kernel.ptx)
+        assert not maybe_unwritten(program, basic_blocks(program))
 
 
 # The gates of traffic, at vitb14 with one image and one shot.
@@ -238,14 +170,19 @@ def test_the_correlation_is_bound_by_arithmetic(orin):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_shipped_variant_holds_the_gates(arch):
-    presets = ("vits14", "vitb14", "vitl14", "tiny")
-    for kernel in compiled(arch, presets=presets).values():
-        check_resources(kernel)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", EXECUTABLE)
-@pytest.mark.parametrize("dtype", TORCH)
-def test_every_executable_ptx_computes_the_operators(arch, dtype):
-    check_numbers(compiled(arch), arch, dtype)
+def test_every_shipped_variant_holds_the_gates_and_computes_its_operator(arch):
+    """Some minutes an architecture; `ledger.json` keeps what the last run of all found."""
+    kernels = compiled(arch, presets=tuple(PRESETS))
+    capability = capability_of(arch)
+    executed = 0
+    for variant in preset_variants(capability):
+        check_resources(kernels[variant.name])
+        try:
+            kernel = executable(kernels[variant.name], variant)
+            error = numerics.relative_error(kernel, numerics.small_shape(variant), capability)
+        except ptx.UnsupportedPtx:
+            continue
+        assert error <= numerics.tolerance(variant), variant.name
+        executed += 1
+    if arch in EXECUTABLE:
+        assert executed == len(kernels)

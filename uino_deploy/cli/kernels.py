@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -73,19 +74,29 @@ def build(
 
 
 @kernels.command()
-@click.option("--preset", "presets", multiple=True, default=("vitb14",), show_default=True)
-@click.option("--arch", "archs", multiple=True, default=("sm_87",), show_default=True)
-@click.option("--dtype", "dtypes", multiple=True, default=("float16",), show_default=True)
-@CUDA
+@click.option("--preset", "presets", multiple=True, help="Models; default vitb14.")
+@click.option("--arch", "archs", multiple=True, help="Architectures; default sm_87.")
+@click.option("--dtype", "dtypes", multiple=True, help="Element types; default float16.")
+@click.option("--all", "everything", is_flag=True, help="Every model, architecture and type.")
+@click.option("--cuda", help="CUDA release to compile for; default the oldest that knows the GPU.")
+@click.option("--kernels", "built", type=FILE, help="Take what kernels build wrote here.")
+@click.option("--journal", type=FILE, help="Note what was executed here, and take it from here.")
+@click.option("--load", type=FILE, help="Compile and execute nothing: print these saved records.")
+@click.option("--save", type=FILE, help="Also write the records, one JSON line each.")
 @click.option("--html", type=FILE, help="Also write a page with plots.")
-@click.option("--readme", type=FILE, help="Also renew the table in this Markdown file.")
+@click.option("--readme", type=FILE, help="Also renew the tables in this Markdown file.")
 @force_option
 @output_options
 def report(
     presets: tuple[str, ...],
     archs: tuple[str, ...],
     dtypes: tuple[str, ...],
-    cuda: str,
+    everything: bool,
+    cuda: str | None,
+    built: Path | None,
+    journal: Path | None,
+    load: Path | None,
+    save: Path | None,
     html: Path | None,
     readme: Path | None,
     force: bool,
@@ -99,20 +110,30 @@ def report(
     Examples:
       uino-deploy kernels report --json
       uino-deploy kernels report --arch sm_87 --arch sm_89 --html ledger.html
+      uino-deploy kernels report --all --journal ledger.journal --save ledger.json
+      uino-deploy kernels report --load kernels/ledger/ledger.json --html ledger.html
     """
-    from uino_deploy.errors import InputError
     from uino_deploy.files import atomic_file
-    from uino_deploy.kernels.compiler.variants import DTYPES
-    from uino_deploy.kernels.ledger.page import page, renew, rows
-    from uino_deploy.kernels.ledger.report import report as assemble
+    from uino_deploy.kernels.ledger.markdown import renew
+    from uino_deploy.kernels.ledger.page import page
+    from uino_deploy.kernels.ledger.rows import HEADER, rows
+    from uino_deploy.kernels.ledger.store import load as read_records
+    from uino_deploy.kernels.ledger.store import select, text_of
 
     _known(presets)
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise InputError(f"unknown type {dtype!r}", f"choose from {', '.join(DTYPES)}")
-    records = assemble(list(presets), list(archs), list(dtypes), cuda, output.log)
-    header, lines = rows(records)
-    output.table(header, lines)
+    _known_types(dtypes)
+    if load is not None:
+        records = select(read_records(load), list(presets), list(archs), list(dtypes))
+    else:
+        wanted = _everything() if everything else ([], [], [])
+        given = [list(presets), list(archs), list(dtypes)]
+        usual = (["vitb14"], ["sm_87"], ["float16"])
+        chosen = [g or w or u for g, w, u in zip(given, wanted, usual, strict=True)]
+        records = _count(chosen, cuda, built, journal, output)
+    output.table(HEADER, rows(records))
+    if save is not None:
+        with atomic_file(save, force) as temporary:
+            temporary.write_text(text_of(records), encoding="utf-8")
     if html is not None:
         with atomic_file(html, force) as temporary:
             temporary.write_text(page(records), encoding="utf-8")
@@ -123,8 +144,43 @@ def report(
     output.document({"kernels": records})
 
 
+def _everything() -> tuple[list[str], list[str], list[str]]:
+    from uino_deploy.config import PRESETS
+    from uino_deploy.kernels.compiler.targets import ARCHITECTURES
+    from uino_deploy.kernels.compiler.variants import DTYPES
+
+    return list(PRESETS), list(ARCHITECTURES), list(DTYPES)
+
+
+def _count(
+    chosen: list[list[str]],
+    cuda: str | None,
+    built: Path | None,
+    journal: Path | None,
+    output: Output,
+) -> list[dict[str, Any]]:
+    from uino_deploy.kernels.compiler.build import read
+    from uino_deploy.kernels.ledger.journal import Journal
+    from uino_deploy.kernels.ledger.report import Bench
+    from uino_deploy.kernels.ledger.report import report as assemble
+
+    presets, archs, dtypes = chosen
+    kernels = [] if built is None else read(built)
+    bench = Bench(presets, cuda, kernels, Journal(journal), output.log)
+    return list(assemble(bench, presets, archs, dtypes))
+
+
 def _known(presets: tuple[str, ...]) -> None:
     from uino_deploy.config import UinoConfig
 
     for preset in presets:
         UinoConfig.from_preset(preset)
+
+
+def _known_types(dtypes: tuple[str, ...]) -> None:
+    from uino_deploy.errors import InputError
+    from uino_deploy.kernels.compiler.variants import DTYPES
+
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise InputError(f"unknown type {dtype!r}", f"choose from {', '.join(DTYPES)}")

@@ -1,5 +1,7 @@
 """Each elementwise instruction against numpy, on ordinary and on awkward values."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -342,3 +344,32 @@ def test_what_is_unknown_is_refused_with_its_line(evaluate, instruction):
         evaluate(instruction, np.float32, np.zeros(32, np.float32))
     assert 15 < caught.value.line < 25
     assert instruction.split(" ")[0] in str(caught.value)
+
+
+def toward_zero(a, b):
+    """The exact sum, in rational numbers, cut to float32: independent of float64's rounding."""
+    exact = Fraction(float(a)) + Fraction(float(b))
+    nearest = np.float32(float(exact)) if exact else np.float32(a) + np.float32(b)
+    if abs(Fraction(float(nearest))) > abs(exact):
+        nearest = np.nextafter(nearest, np.float32(0))
+    return nearest
+
+
+def test_sums_rounded_to_zero(evaluate, random):
+    a = random.normal(size=200).astype(np.float32)
+    b = (random.normal(size=200) * 2.0 ** random.integers(-60, 4, 200)).astype(np.float32)
+    a[:4], b[:4] = [1, 1, -1, 0], [2**-30, -(2.0**-70), 2.0**-70, 3]  # float64 would round to 1
+    expected = np.array([toward_zero(x, y) for x, y in zip(a, b, strict=True)])
+    same(evaluate("add.rz.f32 {d}, {0}, {1};", np.float32, a, b), expected)
+    assert expected[1] < 1
+    large = np.full(2, 3e38, dtype=np.float32)
+    found = evaluate("add.rz.ftz.f32 {d}, {0}, {1};", np.float32, large, large)
+    assert (found == np.finfo(np.float32).max).all()
+    awkward = np.array([np.inf, -np.inf, np.nan, 1e-40], dtype=np.float32)
+    found = evaluate("add.rz.ftz.f32 {d}, {0}, {1};", np.float32, awkward, np.zeros_like(awkward))
+    same(found, np.array([np.inf, -np.inf, np.nan, 0], dtype=np.float32))
+
+
+def test_only_float32_sums_round_to_zero(evaluate):
+    with pytest.raises(UnsupportedPtx, match=r"add\.rz\.f16"):
+        evaluate("add.rz.f16 {d}, {0}, {0};", np.float16, np.ones(2, dtype=np.float16))

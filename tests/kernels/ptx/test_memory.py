@@ -204,3 +204,57 @@ def test_arguments_must_fit(assemble):
         ptx.launch(program, (1, 1, 1), 64, 0, [None])
     with pytest.raises(InputError, match="no such blocks"):
         ptx.launch(program, (2, 1, 1), 32, 0, [None], blocks=[2])
+
+
+STRUCT = """.version 8.5
+.target sm_80
+.address_size 64
+.visible .entry k(.param .align 8 .b8 k_param_0[32])
+{
+.reg .b32 %r<10>;
+.reg .b64 %rd<10>;
+mov.u32 %r0, %tid.x;
+mov.b64 %rd0, k_param_0;
+add.s64 %rd1, %rd0, 8;
+ld.param.u8 %r1, [%rd1+-4];
+ld.param.u64 %rd2, [%rd1];
+ld.param.u64 %rd3, [k_param_0+16];
+mad.wide.u32 %rd4, %r0, 4, %rd2;
+ld.volatile.global.u32 %r2, [%rd4];
+add.u32 %r2, %r2, %r1;
+ld.param.u32 %r3, [%rd0];
+add.u32 %r2, %r2, %r3;
+mad.wide.u32 %rd5, %r0, 4, %rd3;
+st.volatile.global.u32 [%rd5], %r2;
+ret;
+}
+"""
+
+
+def launch_struct(text, *members):
+    return ptx.launch(ptx.parse(text), (1, 1, 1), 32, 0, [ptx.Struct(*members)])
+
+
+def test_a_struct_holds_numbers_and_pointers_where_c_puts_them():
+    source = np.arange(32, dtype=np.uint32)
+    out = ptx.poisoned(32, np.uint32)
+    trace = launch_struct(STRUCT, np.int32(1000), np.uint8(7), source, out, None)
+    assert out.array.tolist() == list(range(1007, 1039))
+    assert trace.arrays[2].loads.requested_bytes == 128
+    assert trace.arrays[3].stores.requested_bytes == 128
+
+
+def test_a_struct_of_another_size_or_content_is_refused():
+    out = ptx.poisoned(32, np.uint32)
+    with pytest.raises(InputError, match="has 32 bytes"):
+        launch_struct(STRUCT, np.int32(1), out)
+    with pytest.raises(InputError, match="cannot hold a str"):
+        launch_struct(STRUCT, "text")
+
+
+@pytest.mark.parametrize("offset", [28, -12, 1])
+def test_a_parameter_read_outside_or_misaligned_is_a_fault(offset):
+    text = STRUCT.replace("[%rd1];", f"[%rd1+{offset}];")
+    arrays = np.arange(32, dtype=np.uint32), ptx.poisoned(32, np.uint32)
+    with pytest.raises(ptx.PtxFault, match="outside every parameter, or misaligned"):
+        launch_struct(text, np.int32(0), np.uint8(7), *arrays, None)

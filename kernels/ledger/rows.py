@@ -1,0 +1,63 @@
+"""How the ledger's records are named and printed, in every form."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, TypeVar
+
+Record = dict[str, Any]
+T = TypeVar("T", bound=Hashable)
+
+HEADER = [
+    *("kernel", "arch", "type", "shape", "registers", "spilled", "shared", "occupancy"),
+    *("programs", "serial steps", "asked MB", "must MB", "unfused MB", "counted on", "error"),
+]
+
+
+def rows(records: Iterable[Record]) -> list[list[str]]:
+    """Return one line of cells for each record, in the order of `HEADER`."""
+    return [_row(r) for r in records]
+
+
+def _row(r: Record) -> list[str]:
+    counted = r["requested_bytes"] is not None
+    return [
+        kernel_name(r),
+        r["arch"],
+        r["dtype"],
+        shape_text(r["shape"]),
+        str(r["registers"]),
+        str(r["spill_bytes"]),
+        str(r["shared_bytes"]),
+        f"{r['occupancy']:.2f}",
+        str(r["programs"]),
+        str(r["serial_steps"]),
+        megabytes(r["requested_bytes"] + r["written_bytes"]) if counted else "-",
+        megabytes(r["compulsory_bytes"]),
+        megabytes(r["unfused_bytes"]),
+        r["counted_on"] or "-",
+        "-" if r["relative_l2"] is None else f"{r['relative_l2']:.1e}",
+    ]
+
+
+def kernel_name(r: Record) -> str:
+    """Return the operator and its variant."""
+    return f"{r['op']} {r['config']}"
+
+
+def megabytes(count: float) -> str:
+    """Return bytes as megabytes, with three digits where they are few."""
+    return f"{count / 1e6:.1f}" if count >= 1e6 else f"{count / 1e6:.3g}"
+
+
+def shape_text(shape: dict[str, int]) -> str:
+    """Return a launch's shape: sequences and plane, or layers, queries and support grid."""
+    plane = f"{shape['height']}x{shape['width']}, D {shape['channels']}"
+    if "sequences" in shape:
+        return f"{shape['sequences']} x {plane}"
+    return f"{shape['layers']} x {shape['n_query']} x {plane}"
+
+
+def unique(values: Iterable[T]) -> list[T]:
+    """Return the values without repeats, in the order of their first."""
+    return list(dict.fromkeys(values))
