@@ -12,7 +12,7 @@ COLOURS = ("#3b82c4", "#e08a1e", "#2a9d78", "#c8577f", "#8a6fd1", "#7a8699", "#b
 
 _WIDTH = 720
 _LABEL = 210
-_RIGHT = 70
+_RIGHT = 104
 
 
 @dataclass(frozen=True)
@@ -76,28 +76,31 @@ def stacked_bars(bars: Sequence[Bar], unit: str) -> str:
 
 
 def points(found: Sequence[Point], x_axis: str, y_axis: str) -> str:
-    """Draw labelled points on two logarithmic axes."""
-    left, bottom, right, top = 60, 260, _WIDTH - 170, 14
-    xs, ys = _decades([point.x for point in found]), _decades([point.y for point in found])
-    rows = [*_axis(xs, left, right, bottom, top, x_axis, horizontal=True)]
-    rows += _axis(ys, bottom, top, left, right, y_axis, horizontal=False)
-    taken: list[tuple[float, float]] = []
-    for index, point in enumerate(found):
-        x, y = _place(point.x, xs, left, right), _place(point.y, ys, bottom, top)
+    """Draw numbered points, listed at the right: linear from zero across, logarithmic upwards."""
+    left, bottom, right, top = 60, 266, _WIDTH - 245, 26
+    most = max((point.x for point in found), default=1) * 1.05
+    ys = _decades([point.y for point in found])
+    rows = _across(most, left, right, bottom, top)
+    rows += _upwards(ys, left, right, bottom, top)
+    rows.append(_text((left + right) / 2, bottom + 36, x_axis, "middle"))
+    rows.append(_text(left - 50, top - 12, y_axis, "start"))
+    for number, point in enumerate(found, 1):
+        x, y = left + (right - left) * point.x / most, _place(point.y, ys, bottom, top)
         colour = COLOURS[5] if point.faint else COLOURS[0]
-        rows.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"><title>'
-            f"{escape(point.label)}: {point.x:.4g} {escape(x_axis)}, {point.y:.2g}</title></circle>"
-        )
-        label_y = _free(taken, x, y + 4)
-        taken.append((x, label_y))
-        rows.append(_text(x + 9, label_y, f"{index + 1} {point.label}", "start"))
-    return f'<svg viewBox="0 0 {_WIDTH} {bottom + 46}" role="img">{"".join(rows)}</svg>'
+        at_list = top + 8 + 20 * (number - 1)
+        for cx, cy in ((x, y), (right + 28, at_list)):
+            rows.append(
+                f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="8" fill="{colour}" stroke="var(--card)"/>'
+                f'<text class="inside" x="{cx:.1f}" y="{cy + 4:.1f}">{number}</text>'
+            )
+        rows.append(_text(right + 42, at_list + 4, point.label, "start"))
+    depth = max(bottom + 46, top + 20 * len(found) + 10)
+    return f'<svg viewBox="0 0 {_WIDTH} {depth}" role="img">{"".join(rows)}</svg>'
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_axis: str, y_axis: str) -> str:
     """Draw a line through each series' points, both axes linear from zero."""
-    left, bottom, right, top = 60, 220, _WIDTH - 190, 14
+    left, bottom, right, top = 60, 220, _WIDTH - 225, 14
     everything = [point for found in series.values() for point in found]
     most_x, most_y = (max((point[i] for point in everything), default=1) or 1 for i in (0, 1))
     rows = []
@@ -181,33 +184,25 @@ def _place(value: float, span: tuple[float, float], begin: float, end: float) ->
     return begin + (end - begin) * (exponent - span[0]) / (span[1] - span[0])
 
 
-def _axis(
-    span: tuple[float, float],
-    begin: float,
-    end: float,
-    across: float,
-    other_end: float,
-    title: str,
-    horizontal: bool,
+def _across(most: float, left: float, right: float, bottom: float, top: float) -> list[str]:
+    """Draw a linear axis from zero along the bottom."""
+    rows, step = [], _step(most)
+    for tick in range(int(most / step) + 1):
+        x = left + (right - left) * tick * step / most
+        rows.append(f'<line class="grid" x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{top}"/>')
+        rows.append(_text(x, bottom + 18, f"{tick * step:g}", "middle"))
+    return rows
+
+
+def _upwards(
+    span: tuple[float, float], left: float, right: float, bottom: float, top: float
 ) -> list[str]:
+    """Draw a logarithmic axis along the left."""
     rows = []
     for exponent in range(int(span[0]), int(span[1]) + 1):
-        at = _place(10.0**exponent, span, begin, end)
-        label = f"{10.0**exponent:g}"
-        if horizontal:
-            rows.append(
-                f'<line class="grid" x1="{at:.1f}" y1="{across}" x2="{at:.1f}" y2="{other_end}"/>'
-            )
-            rows.append(_text(at, across + 18, label, "middle"))
-        else:
-            rows.append(
-                f'<line class="grid" x1="{across}" y1="{at:.1f}" x2="{other_end}" y2="{at:.1f}"/>'
-            )
-            rows.append(_text(across - 6, at + 4, label, "end"))
-    if horizontal:
-        rows.append(_text((begin + end) / 2, across + 38, title, "middle"))
-    else:
-        rows.append(_text(across - 50, end - 3, title, "start"))
+        y = _place(10.0**exponent, span, bottom, top)
+        rows.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
+        rows.append(_text(left - 6, y + 4, f"1e{exponent}", "end"))
     return rows
 
 

@@ -126,7 +126,9 @@ def _changes(was: Entry, now: Entry, margin: float) -> Iterator[Change]:
         yield from _timing(was, str(result.case), result.timing, later.get(result.case), margin)
     for name, timing in was.stages.items():
         yield from _timing(was, name, timing, now.stages.get(name), margin)
-    yield from _timing(was, "cold start", was.cold_start, now.cold_start, margin)
+    for what in ("cold_start", "cold_start_uncached"):
+        name = what.replace("_", " ")
+        yield from _timing(was, name, getattr(was, what), getattr(now, what), margin)
     if was.memory is not None and now.memory is not None:
         for what in ("steady", "peak", "device"):
             yield from _bytes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -233,3 +234,17 @@ def renew(text: str, rows: Sequence[Row]) -> str:
         raise InputError("the file has no place for the tables", f"mark it with {_BEGIN.strip()}")
     before, _, rest = text.partition(_BEGIN)
     return before + _BEGIN + table_of(rows) + _END + rest.partition(_END)[2]
+
+
+def main() -> None:
+    """Renew the tables in the Markdown files named on the command line."""
+    rows = read_rows(Path(__file__).resolve().parent / "data" / FILE)
+    for name in sys.argv[1:]:
+        page = Path(name)
+        text = renew(page.read_text(encoding="utf-8"), rows)
+        with atomic_file(page, force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

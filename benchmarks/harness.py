@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -49,10 +50,13 @@ from uino_deploy.benchmarks.runners.runner import Task
 from uino_deploy.benchmarks.runners.table import PEERS, REFERENCE
 from uino_deploy.benchmarks.statistics import summarise
 from uino_deploy.bundle import Bundle
-from uino_deploy.errors import InputError
+from uino_deploy.errors import CheckFailed, DependencyError, InputError
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+# Where a backend keeps compiled models, inside the bundle.
+CACHE = ".cache"
 
 # Between two turns: the threads of the runner before stop spinning.
 _SETTLE = 0.05
@@ -130,8 +134,8 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
 
     Raises:
         InputError: bundles of several models, or an unreadable image.
-        DependencyError: no photograph is at hand.
-        WorkerFailed: the reference could not be computed.
+        CheckFailed: the reference could not be computed.
+        DependencyError: no photograph is at hand, or no runner can run here.
     """
     _check(plan)
     with tempfile.TemporaryDirectory(prefix="uino-benchmark-") as name:
@@ -142,6 +146,8 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
         for subject in subjects:
             log(f"judging {subject.entry.name}, {subject.task.threads} threads")
             _judge(subject, references.get(subject.task.image_size), plan, folder)
+        if all(subject.entry.status == "refused" for subject in subjects):
+            raise DependencyError(f"nothing can run here: {subjects[0].entry.reason}")
         others = OthersCpu()
         groups = _groups(subjects)
         with progress("rounds", plan.rounds * len(groups)) as step:
@@ -189,9 +195,12 @@ def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
         log(f"computing the reference at {size} px")
         plan.model(_checkpoint(folder, size), size)
         task = _task(folder, f"reference-{size}", REFERENCE, "fp32", max(plan.threads), size)
-        with WorkerProcess(task) as worker:
-            worker.ask("judge")
-            worker.ask("examples")
+        try:
+            with WorkerProcess(task) as worker:
+                worker.ask("judge")
+                worker.ask("examples")
+        except WorkerFailed as error:
+            raise CheckFailed(f"the reference could not be computed: {error.reason}") from error
         found[size] = read_outputs(Path(task.scratch) / "outputs.npz")
     return found
 
@@ -354,19 +363,34 @@ def _memory(answer: Any) -> Memory:
 
 
 def _start_cold(group: Sequence[_Subject], plan: Plan, folder: Path) -> None:
-    """Time fresh processes up to their first mask, in turns."""
-    samples: dict[int, list[list[float]]] = {}
+    """Time fresh processes up to their first mask, in turns: caches filled, and then deleted."""
+    filled: dict[int, list[list[float]]] = {}
+    deleted: dict[int, list[list[float]]] = {}
     for _ in range(plan.cold_starts):
         for index, subject in enumerate(group):
-            if subject.alive:
-                try:
-                    seconds = _seconds_to_first_mask(subject.task)
-                except WorkerFailed as error:
-                    subject.stop(error, folder)
-                else:
-                    samples.setdefault(index, []).append([seconds])
-    for index, rounds in samples.items():
+            if not subject.alive:
+                continue
+            try:
+                filled.setdefault(index, []).append([_seconds_to_first_mask(subject.task)])
+                if subject.bundle is not None and (subject.bundle.root / CACHE).is_dir():
+                    seconds = _seconds_to_first_mask(_without_cache(subject.task))
+                    deleted.setdefault(index, []).append([seconds])
+            except WorkerFailed as error:
+                subject.stop(error, folder)
+    for index, rounds in filled.items():
         group[index].entry.cold_start = summarise(rounds)
+    for index, rounds in deleted.items():
+        group[index].entry.cold_start_uncached = summarise(rounds)
+
+
+def _without_cache(task: Task) -> Task:
+    """Return the task with a copy of its bundle that holds no cache; the user's keeps its own."""
+    copy = Path(task.scratch) / "uncached.uino"
+    if copy.exists():
+        shutil.rmtree(copy / CACHE, ignore_errors=True)
+    else:
+        shutil.copytree(task.bundle or "", copy, ignore=shutil.ignore_patterns(".*"))
+    return msgspec.structs.replace(task, bundle=str(copy))
 
 
 def _seconds_to_first_mask(task: Task) -> float:
@@ -408,7 +432,7 @@ def _finish(subject: _Subject, plan: Plan, reference: Outputs | None) -> None:
     """Turn samples into timings; a runner that failed keeps none of them."""
     entry = subject.entry
     if not subject.alive:
-        entry.memory = entry.cold_start = None
+        entry.memory = entry.cold_start = entry.cold_start_uncached = None
         return
     outputs = read_outputs(Path(subject.task.scratch) / "outputs.npz")
     for case in plan.cases:

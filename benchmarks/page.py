@@ -34,7 +34,7 @@ def render(record: Record) -> str:
     parts = [
         _header(title, record),
         '<main><div class="wide">',
-        _table(*tables.entry_rows(record)),
+        _table(*_without_reasons(*tables.entry_rows(record))),
         "</div>",
         _failures(record),
         *[_group(record, *key) for key in _groups(record)],
@@ -60,6 +60,11 @@ def _header(title: str, record: Record) -> str:
         f"<header><div><h1>{escape(title)}</h1>{said}</div>"
         f'<div class="verdict {kind}">{verdict}</div></header>'
     )
+
+
+def _without_reasons(header: list[str], rows: list[list[str]]) -> tables.Table:
+    """Keep the status of each row; the reasons follow under the table."""
+    return header, [[*row[:-1], row[-1].partition(":")[0]] for row in rows]
 
 
 def _failures(record: Record) -> str:
@@ -160,17 +165,16 @@ def _memory(entries: Sequence[Entry]) -> str:
 
 
 def _cold(entries: Sequence[Entry]) -> str:
-    bars = [
-        Bar(
-            entry.name,
-            {"seconds": entry.cold_start.median},
-            f"{entry.cold_start.median:.2f}",
-            *entry.cold_start.spread,
-            faint=entry.peer,
-        )
-        for entry in entries
-        if entry.cold_start is not None
-    ]
+    bars = []
+    for entry in entries:
+        for name, timing in (
+            (entry.name, entry.cold_start),
+            (f"{entry.name}, no cache", entry.cold_start_uncached),
+        ):
+            if timing is not None:
+                note = f"{timing.median:.2f}"
+                kind = {"peer" if entry.peer else "uino-deploy": timing.median}
+                bars.append(Bar(name, kind, note, *timing.spread, faint=entry.peer))
     return stacked_bars(bars, "s") if bars else ""
 
 
@@ -348,13 +352,16 @@ figure, .wide { margin: 0; background: var(--card); border: 1px solid var(--line
 figcaption { color: var(--soft); font-size: 13px; margin-bottom: 8px; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 12px; }
 svg .number { fill: var(--ink); font-weight: 600; } .grid { stroke: var(--line); }
+svg .inside { fill: #fff; font-size: 10px; text-anchor: middle; font-weight: 700; }
 .whisker { stroke: var(--ink); fill: none; stroke-width: 1.3; }
 .legend { margin: 0 0 6px; font-size: 13px; color: var(--soft); }
-.legend span { margin-right: 14px; } .legend i { display: inline-block; width: 11px; height: 11px;
+.legend span { margin-right: 14px; white-space: nowrap; }
+ .legend i { display: inline-block; width: 11px; height: 11px;
   border-radius: 3px; margin-right: 5px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px;
   font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--soft); white-space: nowrap; }
+td:not(:last-child) { white-space: nowrap; }
 th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child td { border-bottom: 0; } .right { text-align: right; }
 ul { padding-left: 20px; margin: 8px 0; } .method { max-width: 82ch; color: var(--soft); }

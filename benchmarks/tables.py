@@ -47,7 +47,7 @@ def entry_rows(record: Record) -> Table:
     """Return a row for each entry: speed and accuracy side by side, or why there is no speed."""
     several = _several(record)
     header = ["", *several, "ms", "spread", "p95", "logits L2", "mask IoU", "mIoU drop", "MB"]
-    header += ["peak MB", "cold s", ""]
+    header += ["peak MB", "cold s", "uncached s", ""]
     rows = []
     for entry in record.entries:
         rows.append(
@@ -98,7 +98,10 @@ def _footprint(entry: Entry) -> list[str]:
     return [
         megabytes(None if memory is None else memory.steady),
         megabytes(None if memory is None else memory.peak),
-        NOTHING if entry.cold_start is None else f"{entry.cold_start.median:.2f}",
+        *(
+            NOTHING if timing is None else f"{timing.median:.2f}"
+            for timing in (entry.cold_start, entry.cold_start_uncached)
+        ),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -88,12 +89,13 @@ def test_a_scale_has_few_round_ticks(value):
     assert f"{step:e}"[0] in "125"
 
 
-def test_labels_of_equal_points_do_not_lie_on_each_other():
-    same = [charts.Point(str(i), 10.0, 1e-5) for i in range(5)]
+def test_equal_points_are_listed_apart():
+    same = [charts.Point(f"entry {i}", 10.0, 1e-5) for i in range(5)]
     (svg,) = svgs(charts.points(same, "ms", "error"))
-    heights = [float(t.get("y")) for t in svg.iter("text") if re.match(r"\d \d", t.text or "")]
+    labels = [t for t in svg.iter("text") if (t.text or "").startswith("entry")]
+    heights = [float(label.get("y")) for label in labels]
     assert len(heights) == 5
-    assert min(b - a for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)) >= 12
+    assert min(b - a for a, b in pairwise(heights)) >= 12
 
 
 def test_rows_are_appended_and_replaced_by_their_key(record, tmp_path):
@@ -127,6 +129,17 @@ def test_tables_show_the_latest_of_each_entry(record, record_of, entry_of, tmp_p
     assert renew(renewed, read_rows(tmp_path / "latency.csv")) == renewed
     with pytest.raises(InputError, match="no place"):
         renew("nothing", [])
+
+
+def test_the_readme_shows_the_data():
+    from pathlib import Path
+
+    from uino_deploy.benchmarks import data
+
+    readme = Path(data.__file__).resolve().parent / "README.md"
+    known = readme.parent / "data" / data.FILE
+    text = readme.read_text(encoding="utf-8")
+    assert renew(text, read_rows(known) if known.exists() else []) == text
 
 
 def test_the_main_case_is_the_default():

@@ -113,10 +113,16 @@ def test_an_accuracy_fault_is_not_hidden_by_speed(wrong_bundle, photographs, tmp
     assert "Without a speed" in (out / "report.html").read_text()
 
 
-def test_without_torch_the_stored_example_judges(wrong_bundle, photographs, tmp_path, monkeypatch):
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command finds no torch, and judges by the example that the bundle carries."""
     from uino_deploy.benchmarks import models
 
     monkeypatch.setattr(models, "is_importable", lambda _name: False)
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_without_torch_the_stored_example_judges(wrong_bundle, photographs, tmp_path):
     out = tmp_path / "out"
     code = run("benchmark", wrong_bundle, *QUICK, "--images", photographs, "-o", out, "--quiet")
     assert code == 1
@@ -126,6 +132,7 @@ def test_without_torch_the_stored_example_judges(wrong_bundle, photographs, tmp_
     assert "decoder.logits" in entry.reason
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_backend_that_is_not_here_is_refused(bundle_path, photographs, tmp_path, capsys):
     out = tmp_path / "out"
     backends = ["--backend", "onnxruntime", "--backend", "onnxruntime:cuda"]
@@ -138,6 +145,13 @@ def test_a_backend_that_is_not_here_is_refused(bundle_path, photographs, tmp_pat
     assert (second.status, second.main) == ("refused", None)
     assert "CUDAExecutionProvider" in second.reason
     assert "REFUSED" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_nothing_that_can_run_is_an_error(bundle_path, photographs, capsys):
+    arguments = ["--backend", "onnxruntime:cuda", "--images", photographs, "--quiet"]
+    assert run("benchmark", bundle_path, *QUICK, *arguments) == 3
+    assert "nothing can run here" in capsys.readouterr().err
 
 
 def test_a_dead_process_is_its_own_failure(bundle_path, photographs, tmp_path):
@@ -167,23 +181,24 @@ def test_a_dead_process_is_its_own_failure(bundle_path, photographs, tmp_path):
     [
         (["--backend", "no-such"], "unknown backend"),
         (["--peers", "caffe"], "unknown peer"),
-        (["--precision", "fp8"], "unknown precision"),
+        (["--precision", "bf16"], "no bundle here is bf16"),
+        (["--episodes", "3"], "--episodes needs the model"),
         (["--images", "no-such-folder"], "no-such-folder"),
     ],
 )
+@pytest.mark.usefixtures("without_torch")
 def test_bad_arguments_are_named(bundle_path, arguments, said, capsys):
     assert run("benchmark", bundle_path, *QUICK, *arguments, "--quiet") == 2
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_two_bundles_that_look_alike_are_refused(bundle_path, capsys):
     assert run("benchmark", bundle_path, bundle_path, *QUICK, "--quiet") == 2
     assert "two bundles" in capsys.readouterr().err
 
 
-def test_peers_need_the_model(bundle_path, tmp_path, capsys, monkeypatch):
-    from uino_deploy.benchmarks import models
-
-    monkeypatch.setattr(models, "is_importable", lambda _name: False)
+@pytest.mark.usefixtures("without_torch")
+def test_peers_need_the_model(bundle_path, capsys):
     assert run("benchmark", bundle_path, *QUICK, "--peers", "torch", "--quiet") == 2
     assert "peers need the PyTorch model" in capsys.readouterr().err
