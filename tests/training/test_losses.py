@@ -59,3 +59,25 @@ def test_the_readout_prefers_similarity_on_the_target():
     readout = SimilarityReadout()
     on, off = torch.tensor([[1.0, -1.0, -1.0]]), torch.tensor([[-1.0, 1.0, -1.0]])
     assert readout.loss(on, share) < readout.loss(off, share)
+
+
+def test_pixels_that_do_not_count_change_nothing():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, 8, 8, generator=generator, requires_grad=True)
+    truth = (torch.rand(3, 8, 8, generator=generator) < 0.4).float()
+    iou = torch.rand(3, 1, generator=generator)
+    everything = torch.ones(3, 8, 8, dtype=torch.bool)
+    assert mask_loss(logits, iou, truth, everything).item() == pytest.approx(
+        mask_loss(logits, iou, truth).item(), rel=1e-6
+    )
+    counted = everything.clone()
+    counted[:, :, 5:] = False
+    loss = mask_loss(logits, iou, truth, counted)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., 5:].any()
+    other = torch.where(counted, truth, 1 - truth)
+    assert mask_loss(logits, iou, other, counted).item() == loss.item()
+    # The rest is judged as if it were all there is: here the border is cut off exactly.
+    alone = mask_loss(logits[..., :5], iou, truth[..., :5])
+    assert loss.item() == pytest.approx(alone.item(), rel=1e-5)

@@ -51,17 +51,25 @@ class SimilarityReadout(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, share)
 
 
-def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, counted: Tensor | None = None) -> Tensor:
     """Return 2 * BCE + Dice of the mask, plus the squared error of the predicted IoU.
 
     Args:
         logits: [B, 1, h, w].
         iou: [B, 1], the decoder's estimate.
         truth: [B, S, S], 0 or 1.
+        counted: bool [B, S, S], the pixels that count; all when None. The loss is a mean over
+            images, so that the mean over processes is that over their batches together.
     """
     logits = F.interpolate(logits.float(), size=truth.shape[-2:], mode="bilinear")[:, 0]
-    bce = F.binary_cross_entropy_with_logits(logits, truth)
     share = logits.sigmoid()
+    if counted is None:
+        bce = F.binary_cross_entropy_with_logits(logits, truth)
+    else:
+        bce = F.binary_cross_entropy_with_logits(logits, truth, weight=counted, reduction="none")
+        bce = (bce.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)).mean()
+        # Pixels that do not count are sure and right below.
+        logits, share, truth = (plane * counted for plane in (logits, share, truth))
     overlap = (share * truth).sum(dim=(1, 2))
     dice = 1 - (2 * overlap + 1) / (share.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 1)
     found, real = logits.detach() > 0, truth > 0

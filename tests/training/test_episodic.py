@@ -1,0 +1,191 @@
+"""Episodic training on data sets: what learns, what is frozen, a kill, several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.data.miniatures import make_folder, make_voc
+from uino_deploy.cli._options import Settings
+from uino_deploy.cli.train import train
+from uino_deploy.config import VARIANTS, UinoConfig
+from uino_deploy.data.dataset import IGNORED
+from uino_deploy.data.folder import Folder
+from uino_deploy.data.pascal import Pascal
+from uino_deploy.errors import CheckFailed, InputError
+from uino_deploy.images import preprocess_image
+from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata, save_checkpoint
+from uino_deploy.model.segmenter import UinoFSS, parameter_counts
+from uino_deploy.training.episodic import LEARNING, EpisodicTraining
+from uino_deploy.training.processes import Processes
+from uino_deploy.training.runs import check_frozen, frozen_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def write_model(path, variant):
+    torch.manual_seed(0)
+    save_checkpoint(UinoFSS(UinoConfig.from_preset("tiny", variant)).eval(), path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with a checkpoint of each variant and a user's images."""
+    folder = tmp_path_factory.mktemp("episodic")
+    for variant in VARIANTS:
+        write_model(folder / f"{variant}.safetensors", variant)
+    make_folder(folder / "mug")
+    return folder
+
+
+def arguments(place, variant, output, *more, steps=4):
+    return [
+        "--dataset", "folder", "--data", str(place / "mug"), "--fold", "1", "--batch", "4",
+        "--checkpoint", str(place / f"{variant}.safetensors"), "--steps", str(steps),
+        "--warmup", "1", "--lr", "3e-3", "--save-every", "2", "-o", str(output), *more,
+    ]  # fmt: skip
+
+
+def run(*words):
+    return CliRunner().invoke(train, [str(word) for word in words], obj=Settings())
+
+
+def changed_parts(before, after):
+    one, two = load_checkpoint(before).state_dict(), load_checkpoint(after).state_dict()
+    return {name.split(".")[0] for name in one if not torch.equal(one[name], two[name])}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_variant_trains_its_parts_and_no_other(place, tmp_path, variant):
+    output = tmp_path / "run"
+    result = run(*arguments(place, variant, output, "--json", steps=2))
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    before = place / f"{variant}.safetensors"
+    assert changed_parts(before, output / "model.safetensors") == set(LEARNING[variant])
+    counts = parameter_counts(load_checkpoint(before))
+    assert document["parameters"] == sum(counts[part] for part in LEARNING[variant])
+    provenance = read_checkpoint_metadata(output / "model.safetensors").provenance
+    assert provenance["learned"] == list(LEARNING[variant])
+    assert provenance["command"] == "uino-deploy train --dataset folder"
+
+
+def test_comp_star_on_vit_b_learns_as_few_parameters_as_the_paper_says():
+    with torch.device("meta"):
+        counts = parameter_counts(UinoFSS(UinoConfig.from_preset("vitb14", "comp-star")))
+    learned = sum(counts[part] for part in LEARNING["comp-star"])
+    assert learned == 70_880
+    assert f"{learned / 1e6:.2f} M" == "0.07 M"
+
+
+def test_the_loss_falls_and_resuming_equals_not_stopping(place, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run(*arguments(place, "comp-star", whole, "--train-adapter", steps=12)).exit_code == 0
+    losses = [float(row.split(",")[2]) for row in (whole / "log.csv").read_text().splitlines()[1:]]
+    assert len(losses) == 12
+    assert sum(losses[-3:]) < 0.98 * sum(losses[:3])  # the decoder is random, and frozen
+
+    from uino_deploy.training.engine import Engine
+
+    steps = []
+
+    def stop_after_seven(self, *_):
+        steps.append(1)
+        if len(steps) > 7:
+            raise KeyboardInterrupt
+        return original(self, *_)
+
+    original = Engine._step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_step", stop_after_seven)
+        words = arguments(place, "comp-star", stopped, "--train-adapter", steps=12)
+        assert run(*words).exit_code != 0
+    assert not (stopped / "model.safetensors").exists()
+    words = arguments(place, "comp-star", stopped, "--train-adapter", "--resume", steps=12)
+    assert run(*words).exit_code == 0
+    one, two = (
+        load_checkpoint(folder / "model.safetensors").state_dict() for folder in (whole, stopped)
+    )
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_two_processes_equal_one(place, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(*arguments(place, "comp", one, "--train-adapter", steps=3)).exit_code == 0
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "uino_deploy", "train",
+        *arguments(place, "comp", two, "--train-adapter", steps=3),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [
+        [float(row.split(",")[2]) for row in (folder / "log.csv").read_text().splitlines()[1:]]
+        for folder in (one, two)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_a_change_of_what_is_frozen_is_found(place):
+    model = load_checkpoint(place / "comp-star.safetensors")
+    before = frozen_digest(model, ("prompt_generator",))
+    with torch.no_grad():
+        model.prompt_generator.similarity[0].bias += 1
+    check_frozen(before, model, ("prompt_generator",))
+    model.adapter.reduce_norm.running_mean[3] += 1e-6
+    with pytest.raises(CheckFailed, match="frozen part"):
+        check_frozen(before, model, ("prompt_generator",))
+
+
+def test_a_sample_is_an_episode_of_the_base_classes(tmp_path):
+    dataset = Pascal(make_voc(tmp_path, per_class=2), 0, "train")
+    model = UinoFSS(UinoConfig.from_preset("tiny", "comp-star"))
+    task = EpisodicTraining(model, LEARNING["comp-star"], dataset, 2, 4, 0, ALONE)
+    values = set()
+    for index in range(8):
+        sample = task.sample(index)
+        again = task.sample(index)
+        assert sample.support.shape == (2, 3, 112, 112)
+        assert sample.masks.shape == (2, 64)
+        assert 1 in sample.truth
+        values |= set(np.unique(sample.truth).tolist())
+        assert 0 < sample.masks.max() <= 1
+        for one, other in zip(sample, again, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert values == {0, 1, IGNORED}
+
+
+def test_images_are_mirrored_with_their_masks(place):
+    dataset = Folder(place / "mug")
+    model = UinoFSS(UinoConfig.from_preset("tiny", "comp-star"))
+    task = EpisodicTraining(model, LEARNING["comp-star"], dataset, 1, 4, 0, ALONE)
+    image, mask = task._pair("images/001.jpg", 0, True)
+    np.testing.assert_array_equal(image, dataset.image("images/001.jpg")[:, ::-1])
+    np.testing.assert_array_equal(mask, dataset.mask("images/001.jpg", 0)[:, ::-1])
+    straight = preprocess_image(dataset.image("images/001.jpg"), 112)
+    assert not np.allclose(preprocess_image(image, 112), straight)
+
+
+def test_what_does_not_go_together_is_refused(place, tmp_path):
+    output = tmp_path / "x"
+    assert run("-o", output).exit_code == 2
+    assert run("--recipe", "demo", "--dataset", "folder", "-o", output).exit_code == 2
+    result = run("--recipe", "demo", "-o", output, "--lr", "1")
+    assert result.exit_code == 2
+    assert "--lr is not for recipes" in result.output
+    no_start = ["--dataset", "folder", "--data", place / "mug", "-o", output]
+    assert "give --checkpoint, or --preset" in run(*no_start).output
+    both = [*no_start, "--checkpoint", place / "comp.safetensors", "--variant", "full"]
+    assert run(*both).exit_code == 2
+    missing = run(*no_start[:3], tmp_path / "none", "-o", output, "--preset", "tiny")
+    assert isinstance(missing.exception, InputError)
+    assert not output.exists()

@@ -1,0 +1,128 @@
+"""Episodic training on a data set: the encoder frozen, the prompts and the decoder learning.
+
+Source: UINO-FSS (arXiv 2504.15669): episodes of the base classes, BCE and Dice on the query's mask.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from uino_deploy.config import Variant
+from uino_deploy.data.dataset import IGNORED, Dataset
+from uino_deploy.data.episode_list import draw_listed
+from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask
+from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.training.engine import Task
+from uino_deploy.training.losses import mask_loss
+from uino_deploy.training.processes import Processes
+
+_READERS = 4  # threads that decode and resize images
+
+LEARNING: dict[Variant, tuple[str, ...]] = {
+    "comp-star": ("prompt_generator",),
+    "comp": ("prompt_generator", "decoder"),
+    "full": ("prompt_generator", "decoder"),
+    "cp4d": ("prompt_generator", "decoder"),
+}
+"""What the paper trains of each variant; the encoder and the distilled adapter are frozen."""
+
+
+class Sample(NamedTuple):
+    """One episode as arrays.
+
+    Attributes:
+        query: [3, S, S], normalised.
+        support: [K, 3, S, S], normalised.
+        masks: [K, N], the share of each patch that is the class.
+        truth: uint8 [S, S]: 0, 1, or 255 for pixels that do not count.
+    """
+
+    query: Float32
+    support: Float32
+    masks: Float32
+    truth: UInt8
+
+
+class EpisodicTraining(Task):
+    """A model learning to segment a data set's classes from a few shots.
+
+    Each image is mirrored at random: what is drawn depends on the seed and the episode's number.
+
+    Args:
+        model: all but `learning` is frozen.
+        learning: names of the model's parts.
+        dataset: the base classes.
+        shots: support images of an episode.
+        batch: episodes of a step, over all processes.
+        seed: of the episodes.
+        processes: this process among all.
+    """
+
+    def __init__(
+        self,
+        model: UinoFSS,
+        learning: tuple[str, ...],
+        dataset: Dataset,
+        shots: int,
+        batch: int,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        model.requires_grad_(False)
+        super().__init__({name: model.get_submodule(name) for name in learning})
+        self.trained.requires_grad_(True)
+        self.model = model
+        self._dataset = dataset
+        self._shots = shots
+        self._batch = batch
+        self._seed = seed
+        self._processes = processes
+        self._readers = ThreadPoolExecutor(_READERS)
+
+    def forward(self, stage: int, step: int) -> Tensor:
+        """Return the loss on this process's share of a step's episodes."""
+        first = step * self._batch
+        chosen = self._processes.share(list(range(first, first + self._batch)))
+        query, support, masks, truth = (
+            torch.from_numpy(np.stack(arrays)).to(self._processes.device)
+            for arrays in zip(*self._readers.map(self.sample, chosen), strict=True)
+        )
+        logits, iou = self.model(query, support, masks)
+        return mask_loss(logits, iou, (truth == 1).float(), counted=truth != IGNORED)
+
+    def sample(self, index: int) -> Sample:
+        """Read an episode of the training's endless list."""
+        listed = draw_listed(self._dataset, self._seed, index, self._shots)
+        mirror = np.random.default_rng([self._seed, index, 1]).random(self._shots + 1) < 0.5
+        config = self.model.config
+        size, patch = config.image_size, config.encoder.patch
+        pairs = [
+            self._pair(key, listed.label, bool(turned))
+            for key, turned in zip((*listed.support, listed.query), mirror, strict=True)
+        ]
+        *shots, (query, truth) = pairs
+        squashed = Image.fromarray(truth).resize((size, size), Image.Resampling.NEAREST)
+        return Sample(
+            preprocess_image(query, size),
+            np.stack([preprocess_image(image, size) for image, _ in shots]),
+            np.stack([preprocess_mask(_is_class(mask), size, patch) for _, mask in shots]),
+            np.asarray(squashed),
+        )
+
+    def _pair(self, key: str, label: int, mirrored: bool) -> tuple[UInt8, UInt8]:
+        image, mask = self._dataset.image(key), self._dataset.mask(key, label)
+        if mirrored:
+            return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+        return image, mask
+
+
+def _is_class(mask: UInt8) -> UInt8:
+    shown: NDArray[np.bool_] = mask == 1
+    return shown.astype(np.uint8)
