@@ -35,7 +35,7 @@ from uino_deploy.export.audit import (
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
-from uino_deploy.files import sha256
+from uino_deploy.files import locked, sha256
 from uino_deploy.plans import (
     EngineBackend,
     PlanInfo,
@@ -325,7 +325,7 @@ def _install(
     files = {f"{n}{suffix}": Path(n).name + suffix for n in names for suffix in (".json", ".plan")}
     files.update({name: name for name in kernels})
     target, arch = f"{infos[0].backend}-{infos[0].arch}", infos[0].arch
-    with _locked(root):
+    with locked(root):
         # Another build may have added its plans since the bundle was opened.
         bundle = Bundle.open(root, verify=False)
         gone = {info.piece for info in infos}
@@ -345,28 +345,8 @@ def _install(
 def _workplace(root: Path) -> Iterator[Path]:
     """Yield a hidden folder of the bundle to build in; remove those that killed builds left."""
     for left in root.glob(".plans-*"):
-        with _locked(left, wait=False) as mine:
+        with locked(left, wait=False) as mine:
             if mine:
                 shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".plans-") as folder, _locked(Path(folder)):
+    with tempfile.TemporaryDirectory(dir=root, prefix=".plans-") as folder, locked(Path(folder)):
         yield Path(folder)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a folder's lock while the block runs; yield whether it is held."""
-    if sys.platform == "win32":  # no such lock; two builds at a time are not looked for there
-        yield wait
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        held = True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            held = False
-        yield held
-    finally:
-        os.close(handle)

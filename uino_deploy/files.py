@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,31 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a folder's lock while the block runs; yield whether it is held.
+
+    Args:
+        folder: what is changed under the lock, such as a bundle.
+        wait: for whoever holds it; else yield False at once.
+    """
+    if sys.platform == "win32":  # no such lock; two builds at a time are not looked for there
+        yield wait
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        held = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)
 
 
 def _sibling(target: Path, kind: str) -> Path:

@@ -9,12 +9,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.targets import Target
 
@@ -33,7 +34,7 @@ class Compiled:
 
 
 def compile_target(
-    target: Target, presets: list[str] | None = None, names: list[str] | None = None
+    target: Target, presets: Sequence[str] | None = None, names: Sequence[str] | None = None
 ) -> list[Compiled]:
     """Compile the variants that presets need on one target, in a process of its own.
 
@@ -45,7 +46,15 @@ def compile_target(
     Raises:
         BuildError: a variant could not be compiled, or cannot be launched by a plugin.
     """
-    job = {"arch": target.arch, "cuda": target.cuda, "presets": presets, "names": names}
+    return compile_models(target, [UinoConfig.from_preset(p) for p in presets or PRESETS], names)
+
+
+def compile_models(
+    target: Target, configs: Sequence[UinoConfig], names: Sequence[str] | None = None
+) -> list[Compiled]:
+    """Compile the variants that models need, as `compile_target` does for presets."""
+    models = [config.to_dict() for config in configs]
+    job = {"arch": target.arch, "cuda": target.cuda, "models": models, "names": names}
     with tempfile.TemporaryDirectory() as cache:
         # A cache of its own: what an older source left in the user's would pass for this one's.
         # Line tables would carry this machine's paths into what we ship.
@@ -66,13 +75,13 @@ def compile_target(
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BuildError(f"compiling for {target.arch} ended with {done.returncode}: {last}")
-    return list(_results(done.stdout, target))
+    return list(_results(done.stdout, target, configs))
 
 
-def _results(output: str, target: Target) -> Iterator[Compiled]:
-    from uino_deploy.kernels.compiler.variants import preset_variants
+def _results(output: str, target: Target, configs: Sequence[UinoConfig]) -> Iterator[Compiled]:
+    from uino_deploy.kernels.compiler.variants import model_variants
 
-    variants = {variant.name: variant for variant in preset_variants(target.capability)}
+    variants = {variant.name: variant for variant in model_variants(configs, target.capability)}
     for line in output.splitlines():
         result = json.loads(line)
         name = result.pop("name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +87,15 @@ def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[
 
 def preset_variants(capability: int, presets: list[str] | None = None) -> list[Variant]:
     """Return the variants that the presets (all of them when None) need on an architecture."""
+    configs = [UinoConfig.from_preset(preset) for preset in presets or PRESETS]
+    return model_variants(configs, capability)
+
+
+def model_variants(configs: Sequence[UinoConfig], capability: int) -> list[Variant]:
+    """Return the variants that models need on an architecture, in every type it has."""
     dtypes = [t for t in DTYPES if t != "bfloat16" or capability >= 80]
     found = {}
-    for preset in presets or list(PRESETS):
-        config = UinoConfig.from_preset(preset)
+    for config in configs:
         found.update({v.name: v for v in variants_of(config, capability, dtypes)})
     return [found[name] for name in sorted(found)]
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, force_option, output_options
+
+if TYPE_CHECKING:
+    from uino_deploy.kernels.compiler.build import Compiled
+    from uino_deploy.kernels.compiler.targets import Target
 
 CUDA = click.option(
     "--cuda",
@@ -27,36 +31,40 @@ def kernels() -> None:
 @click.option("--arch", "archs", multiple=True, required=True, help="sm_87, sm_110, ...; repeat.")
 @click.option("--preset", "presets", multiple=True, help="Models to build for; default all.")
 @CUDA
-@click.option("-o", "--output", "folder", type=FILE, required=True, help="Folder to write.")
+@click.option("-o", "--output", "folder", type=FILE, help="Folder to write.")
+@click.option("--bundle", "bundle", type=FILE, help="Bundle to add its own model's kernels to.")
 @force_option
 @output_options
 def build(
     archs: tuple[str, ...],
     presets: tuple[str, ...],
     cuda: str,
-    folder: Path,
+    folder: Path | None,
+    bundle: Path | None,
     force: bool,
     output: Output,
 ) -> None:
-    """Write PTX, cubin and a JSON for every kernel variant the presets need. No GPU is needed.
+    """Write PTX, cubin and a JSON for every kernel variant the models need. No GPU is needed.
 
     \b
     Examples:
       uino-deploy kernels build --arch sm_87 -o build/kernels
       uino-deploy kernels build --arch sm_110 --cuda 13.0 --preset vitb14 -o build/thor
+      uino-deploy kernels build --arch sm_87 --bundle model.uino
     """
-    from uino_deploy.files import atomic_directory
-    from uino_deploy.kernels.compiler.build import compile_target, write
+    from uino_deploy.errors import InputError
     from uino_deploy.kernels.compiler.targets import target
 
+    if (folder is None) == (bundle is None):
+        raise InputError("say where the kernels go", "either -o FOLDER or --bundle BUNDLE")
+    if bundle is not None and presets:
+        raise InputError("--preset does not go with --bundle, which has its own model")
     targets = [target(arch, cuda) for arch in dict.fromkeys(archs)]
     _known(presets)
-    compiled = []
-    with atomic_directory(folder, force) as temporary:
-        for goal in targets:
-            output.log(f"compiling for {goal.arch}")
-            compiled += compile_target(goal, list(presets) or None)
-        write(compiled, temporary)
+    place = folder or bundle
+    assert place is not None
+    write = _build_folder if bundle is None else _build_into
+    compiled = write(place, targets, presets, force, output)
     output.table(
         ["kernel", "registers", "spilled", "shared", "plugin"],
         [
@@ -70,7 +78,42 @@ def build(
             for k in compiled
         ],
     )
-    output.document({"folder": str(folder), "kernels": [k.record for k in compiled]})
+    where = "bundle" if folder is None else "folder"
+    output.document({where: str(place), "kernels": [k.record for k in compiled]})
+
+
+def _build_folder(
+    folder: Path, targets: list[Target], presets: tuple[str, ...], force: bool, output: Output
+) -> list[Compiled]:
+    from uino_deploy.files import atomic_directory
+    from uino_deploy.kernels.compiler.build import compile_target, write
+
+    compiled = []
+    with atomic_directory(folder, force) as temporary:
+        for goal in targets:
+            output.log(f"compiling for {goal.arch}")
+            compiled += compile_target(goal, presets or None)
+        write(compiled, temporary)
+    return compiled
+
+
+def _build_into(
+    root: Path, targets: list[Target], presets: tuple[str, ...], force: bool, output: Output
+) -> list[Compiled]:
+    from uino_deploy.bundle import Bundle
+    from uino_deploy.kernels.compiler.build import compile_models
+    from uino_deploy.kernels.compiler.install import install, refuse_present
+
+    bundle = Bundle.open(root)
+    if not force:
+        refuse_present(bundle, [goal.arch for goal in targets])
+    found = []
+    for goal in targets:
+        output.log(f"compiling for {goal.arch}")
+        compiled = compile_models(goal, [bundle.config])
+        install(root, goal.arch, compiled)
+        found += compiled
+    return found
 
 
 @kernels.command()
