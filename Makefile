@@ -16,13 +16,14 @@ PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-lowest test-runtime wheel clean
+.PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          export, verify and try the bundled model: build/demo/report.html"
 	@echo "make test          all quick tests"
 	@echo "make check         linters and types"
+	@echo "make test-contract the TensorRT code against the Python bindings of five versions"
 	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
 	@echo "make test-runtime  the runtime's tests where torch, onnx and triton are not installed"
 	@echo "make format        rewrite the sources in the project's format"
@@ -39,6 +40,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Downloads some 60 MB the first time: never TensorRT's libraries.
+test-contract: $(VENV)/.dev
+	$(BIN)/python -m tests.contract.environments
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

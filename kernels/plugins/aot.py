@@ -14,7 +14,7 @@ import tensorrt.plugin as trtp
 
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.plugins.dtypes import TYPES
-from uino_deploy.kernels.plugins.expressions import evaluate
+from uino_deploy.kernels.plugins.expressions import Expression, evaluate
 from uino_deploy.kernels.plugins.library import OPERATORS, Library
 from uino_deploy.kernels.plugins.names import NAMESPACE
 from uino_deploy.kernels.plugins.operator import Operator
@@ -23,7 +23,7 @@ _SPELLED = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
 # Launch parameters are symbols for the kernel at hand; there is one kernel, so one tactic.
 _TACTIC = 1
 
-Implementation = tuple[str, bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]
+Implementation = tuple[str, bytes, trtp.KernelLaunchParams, trtp.SymExprs]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -32,6 +32,11 @@ class Symbols:
 
     def __init__(self, descs: dict[str, trtp.TensorDesc]) -> None:
         self._descs = descs
+
+    def value(self, expression: Expression) -> trtp.ShapeExpr | int:
+        """Return an expression as TensorRT takes it."""
+        result = evaluate(expression, self)
+        return result
 
     def dimension(self, tensor: str, axis: int) -> trtp.ShapeExpr:
         """Return an input's size along an axis."""
@@ -56,9 +61,8 @@ class Plugin:
         """Return the output's shape, as expressions over the inputs', and type."""
         symbols = Symbols(self._named(descs))
         shape = self.operator.output_shape(attributes)
-        return trtp.from_shape_expr(
-            tuple(evaluate(e, symbols) for e in shape), dtype=descs[0].dtype
-        )
+        sizes = [symbols.value(e) for e in shape]
+        return trtp.from_shape_expr(tuple(sizes), dtype=descs[0].dtype)
 
     def combinations(self, *arguments: Any) -> list[trtp.AutoTuneCombination]:
         """Return the one combination of types, as the network has them; all tensors linear."""
@@ -83,14 +87,15 @@ class Plugin:
                 "build the engine without plugins",
             )
         symbols = Symbols(descs)
-        launch = trtp.KernelLaunchParams()
-        grid = self.operator.grid(attributes, kernel.record.constants)
-        launch.grid_x, launch.grid_y, launch.grid_z = (evaluate(e, symbols) for e in grid)
-        launch.block_x = kernel.record.block[0]
-        launch.shared_mem = kernel.record.shared_bytes
-        scalars = trtp.SymIntExprs(len(self.operator.scalars))
-        for index, scalar in enumerate(self.operator.scalars):
-            scalars[index] = trtp.SymInt32(evaluate(scalar.value(attributes), symbols))
+        expressions = self.operator.grid(attributes, kernel.record.constants)
+        x, y, z = [symbols.value(e) for e in expressions]
+        launch = trtp.KernelLaunchParams(
+            x, y, z, block_x=kernel.record.block[0], shared_mem=kernel.record.shared_bytes
+        )
+        numbers = [symbols.value(s.value(attributes)) for s in self.operator.scalars]
+        scalars = trtp.SymExprs(len(numbers))
+        for index, number in enumerate(numbers):
+            scalars[index] = trtp.SymInt32(number)
         return kernel.record.entry, kernel.ptx().encode(), launch, scalars
 
     def _named(self, descs: tuple[trtp.TensorDesc, ...]) -> dict[str, trtp.TensorDesc]:

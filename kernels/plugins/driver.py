@@ -6,6 +6,7 @@ Loading happens before any capture of a CUDA graph; launching neither allocates 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -58,7 +59,9 @@ def load(kernel: Kernel) -> Any:
     return _functions[key]
 
 
-def run(function: Any, launch: Launch, inputs: list[int], outputs: list[int], stream: int) -> None:
+def run(
+    function: Any, launch: Launch, inputs: Sequence[int], outputs: Sequence[int], stream: int
+) -> None:
     """Put one launch on a stream.
 
     Args:

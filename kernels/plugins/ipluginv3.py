@@ -6,6 +6,8 @@ stream. No workspace, no tactics of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorrt as trt
 
@@ -22,7 +24,7 @@ class Symbols:
     """Evaluates expressions with the dimension expressions of TensorRT's builder."""
 
     def __init__(
-        self, operator: Operator, inputs: list[trt.DimsExprs], builder: trt.IExprBuilder
+        self, operator: Operator, inputs: Sequence[trt.DimsExprs], builder: trt.IExprBuilder
     ) -> None:
         names = [tensor.name for tensor in operator.inputs]
         self._inputs, self._builder = dict(zip(names, inputs, strict=True)), builder
@@ -78,14 +80,14 @@ class KernelPlugin(
         """Return the object that has a capability: this one has all three."""
         return self
 
-    def get_output_data_types(self, input_types: list[trt.DataType]) -> list[trt.DataType]:
+    def get_output_data_types(self, input_types: Sequence[trt.DataType]) -> list[trt.DataType]:
         """Return the first input's type."""
         return [input_types[0]]
 
     def get_output_shapes(
         self,
-        inputs: list[trt.DimsExprs],
-        shape_inputs: list[trt.DimsExprs],
+        inputs: Sequence[trt.DimsExprs],
+        shape_inputs: Sequence[trt.DimsExprs],
         exprBuilder: trt.IExprBuilder,
     ) -> list[trt.DimsExprs]:
         """Return the output's shape as expressions over the inputs'."""
@@ -93,11 +95,12 @@ class KernelPlugin(
         shape = self.operator.output_shape(self.attributes)
         dims = trt.DimsExprs(len(shape))
         for axis, expression in enumerate(shape):
-            dims[axis] = symbols.constant(evaluate(expression, symbols))
+            size = evaluate(expression, symbols)
+            dims[axis] = symbols.constant(size)
         return [dims]
 
     def supports_format_combination(
-        self, pos: int, in_out: list[trt.DynamicPluginTensorDesc], num_inputs: int
+        self, pos: int, in_out: Sequence[trt.DynamicPluginTensorDesc], num_inputs: int
     ) -> bool:
         """Accept linear tensors of the operator's types; all but its parameters share one."""
         desc, own = in_out[pos].desc, in_out[0].desc.type
@@ -106,12 +109,12 @@ class KernelPlugin(
         return TYPES.get(desc.type) == self.operator.types(TYPES[own])[pos]
 
     def configure_plugin(
-        self, in_: list[trt.DynamicPluginTensorDesc], out: list[trt.DynamicPluginTensorDesc]
+        self, in_: Sequence[trt.DynamicPluginTensorDesc], out: Sequence[trt.DynamicPluginTensorDesc]
     ) -> None:
         """Do nothing: a kernel is chosen when the shapes are known."""
 
     def on_shape_change(
-        self, in_: list[trt.PluginTensorDesc], out: list[trt.PluginTensorDesc]
+        self, in_: Sequence[trt.PluginTensorDesc], out: Sequence[trt.PluginTensorDesc]
     ) -> None:
         """Choose the kernel for these shapes and load it."""
         named = zip(self.operator.inputs, in_, strict=True)
@@ -132,10 +135,10 @@ class KernelPlugin(
 
     def enqueue(
         self,
-        input_desc: list[trt.PluginTensorDesc],
-        output_desc: list[trt.PluginTensorDesc],
-        inputs: list[int],
-        outputs: list[int],
+        input_desc: Sequence[trt.PluginTensorDesc],
+        output_desc: Sequence[trt.PluginTensorDesc],
+        inputs: Sequence[int],
+        outputs: Sequence[int],
         workspace: int,
         stream: int,
     ) -> None:
