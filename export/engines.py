@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -239,10 +240,18 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
         errors.seek(0)
         words = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
     if outcome is None:
-        raise BuildError(f"{what}: the builder's process died with status {status}: {words[-1]}")
+        raise BuildError(f"{what}: the builder's process died {_how(status)}: {words[-1]}")
     if outcome.error:
         raise _failure(what, job, outcome)
     return outcome
+
+
+def _how(status: int) -> str:
+    """Say how a process ended: by which signal, or with which status."""
+    try:
+        return f"of {signal.Signals(-status).name}"
+    except ValueError:
+        return f"with status {status}"
 
 
 def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:

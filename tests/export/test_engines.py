@@ -301,10 +301,17 @@ def test_a_changed_byte_is_refused(damaged):
         Bundle.open(damaged)
 
 
-def test_an_aborting_process_is_reported(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+@pytest.mark.parametrize(
+    ("last_words", "end"),
+    [("kill -ABRT $$", "of SIGABRT: terminate called"), ("exit 3", "with status 3: terminate")],
+)
+def test_an_aborting_process_is_reported(monkeypatch, tmp_path, last_words, end):
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\necho 'terminate called' >&2\n{last_words}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
     job = Job(backend=RTX, onnx="a/encoder.onnx", plan="x", arch="sm_86", shapes={})
-    with pytest.raises(BuildError, match=r"encoder\.onnx: the builder's process died"):
+    with pytest.raises(BuildError, match=rf"encoder\.onnx: the builder's process died {end}"):
         run_job(job)
 
 
