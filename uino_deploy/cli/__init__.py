@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "uino_deploy.cli.predict:predict",
     "build": "uino_deploy.cli.build:build",
     "evaluate": "uino_deploy.cli.evaluate:evaluate",
+    "figure": "uino_deploy.cli.figure:figure",
     "distill": "uino_deploy.cli.distill:distill",
     "train": "uino_deploy.cli.train:train",
     "inspect": "uino_deploy.cli.inspect:inspect",

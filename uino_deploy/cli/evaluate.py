@@ -113,7 +113,7 @@ def evaluate(
         question = replace(question, shots=len(drawn[1][0].support))
         runs[number] = _run(source, number, load, drawn, output)
         if against is not None:
-            others[number] = _run(against, number, _loader(against_backend), drawn, output)
+            others[number] = _run(against, number, loader(against_backend), drawn, output)
     document = _document(question, runs, others, max_miou_drop)
     if path is not None:
         _write(path, document, runs, force)
@@ -131,7 +131,9 @@ def _folds(dataset: str, fold: str | None) -> list[int | None]:
     return [0, 1, 2, 3]
 
 
-def _loader(backend: str) -> Load:
+def loader(backend: str) -> Load:
+    """Return what opens a bundle on a backend."""
+
     def load(bundle: Path) -> Predictor:
         from uino_deploy.runtime import Predictor
 
@@ -176,14 +178,15 @@ def _run(
         if fold not in runs:
             raise InputError(f"{path} holds no run of fold {fold}")
         return runs[fold]
-    segment = _segmenter(path, load)
+    segment = segmenter_of(path, load)
     dataset, episodes = drawn
     what = path.name if fold is None else f"{path.name}, fold {fold}"
     with output.progress(what, len(episodes)) as done:
         return run_episodes(path.name, segment, dataset, episodes, done)
 
 
-def _segmenter(path: Path, load: Load) -> Segment:
+def segmenter_of(path: Path, load: Load) -> Segment:
+    """Return a bundle (a folder) or a checkpoint (a file) as a segmenter."""
     from uino_deploy.evaluation.segmenters import bundle_segmenter, model_segmenter
 
     if path.is_dir():
@@ -288,9 +291,10 @@ def _show(
 def _show_part(part: Mapping[str, Any], output: Output) -> None:
     fold = "" if part["fold"] is None else f"fold {part['fold']}: "
     low, high = part["miou_interval"]
+    classes = len(part["per_class"])
     output.text(
         f"{fold}mIoU {part['miou']:.2f} [{low:.2f}, {high:.2f}], FB-IoU {part['fb_iou']:.2f}, "
-        f"{part['episodes']} episodes of {len(part['per_class'])} classes"
+        f"{part['episodes']} episodes of {classes} class{'es' if classes > 1 else ''}"
     )
     if "against" in part:
         other = part["against"]
