@@ -23,8 +23,8 @@ PLUGIN_ATTRIBUTES: Mapping[str, int | str] = {
 TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 
 # Least share of matrix products and convolutions in the piece's type. The rest is float32 by
-# design: those inside the operators' bodies and the similarity's (6 of 33 in the prompt of `full`, 1
-# of 3 in that of `comp`), and up to opset 21 bfloat16's convolutions (16 of 33).
+# design: those inside the operators' bodies and the similarity's (6 of 33 in the prompt of `full`,
+# 1 of 3 in that of `comp`), and up to opset 21 bfloat16's convolutions (16 of 33).
 _MATRIX_SHARE = {"fp32": 1.0, "fp16": 0.6, "bf16": 0.5}
 # The builder fuses layers, so that shares shift; a silent downgrade leaves next to nothing.
 _ENGINE_SHARE = 0.5

@@ -116,7 +116,7 @@ def _show(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None:
     columns = ["piece", "precision", "matrix layers", "engine", "operators", "seconds", "MB"]
     output.table(columns, rows)
     output.text()
-    if infos[0].backend == "tensorrt-rtx":
+    if infos[0].backend == "tensorrt-rtx" and any(info.operators for info in infos):
         output.text("operators: TensorRT-RTX has no plugins, their bodies were built in")
     if any(info.engine is None for info in infos):
         output.text(f"engine: not inspected, no {infos[0].arch} GPU is at hand")
