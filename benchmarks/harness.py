@@ -49,6 +49,7 @@ from uino_deploy.benchmarks.resources import OthersCpu
 from uino_deploy.benchmarks.runners.runner import Task
 from uino_deploy.benchmarks.runners.table import PEERS, REFERENCE
 from uino_deploy.benchmarks.statistics import summarise
+from uino_deploy.benchmarks.worker import OUTPUTS
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import CheckFailed, DependencyError, InputError
 
@@ -201,7 +202,7 @@ def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
                 worker.ask("examples")
         except WorkerFailed as error:
             raise CheckFailed(f"the reference could not be computed: {error.reason}") from error
-        found[size] = read_outputs(Path(task.scratch) / "outputs.npz")
+        found[size] = read_outputs(Path(task.scratch) / OUTPUTS)
     return found
 
 
@@ -287,7 +288,7 @@ def _judge(subject: _Subject, reference: Outputs | None, plan: Plan, folder: Pat
         accuracy = judge_by_stored(pieces, subject.precisions)
     else:
         trained = not plan.bundles[0].manifest.provenance.untrained
-        outputs = read_outputs(Path(subject.task.scratch) / "outputs.npz")
+        outputs = read_outputs(Path(subject.task.scratch) / OUTPUTS)
         accuracy = judge(outputs, reference, pieces, subject.precisions, trained)
     subject.entry.accuracy = accuracy
     if accuracy.failures:
@@ -434,7 +435,7 @@ def _finish(subject: _Subject, plan: Plan, reference: Outputs | None) -> None:
     if not subject.alive:
         entry.memory = entry.cold_start = entry.cold_start_uncached = None
         return
-    outputs = read_outputs(Path(subject.task.scratch) / "outputs.npz")
+    outputs = read_outputs(Path(subject.task.scratch) / OUTPUTS)
     for case in plan.cases:
         rounds = subject.samples.get(case)
         timing: Timing | None = None if rounds is None else summarise(rounds)

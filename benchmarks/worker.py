@@ -23,9 +23,14 @@ from uino_deploy.benchmarks import energy, resources, work
 from uino_deploy.benchmarks.record import MAIN, Case
 from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Runner, Task
 from uino_deploy.benchmarks.runners.table import make_runner
-from uino_deploy.errors import DependencyError, UinoDeployError
+from uino_deploy.errors import CheckFailed, DependencyError, UinoDeployError
+from uino_deploy.export.verify import relative_l2
 
 EPISODES = "episodes"
+OUTPUTS = "outputs.npz"
+
+# Between two processes of one runner: threads may add up in another order, nothing more.
+_SAME = 1e-2
 
 
 class Answer(TypedDict, total=False):
@@ -67,16 +72,14 @@ class Worker:
         for case in self.work.cases:
             try:
                 self._enroll(case)
-                firsts = range(len(self.work.photographs)) if case == MAIN else range(1)
-                for first in firsts:
-                    queries = self.work.queries(self.folder, case, first)
+                for first, queries in enumerate(self._rotation(case)):
                     found = self.runner.segment(queries, self._of(case))
                     outputs |= _packed(f"{case}, query {first}", found)
             except CannotRun as error:
                 notes[str(case)] = str(error)
         if self.work.episodes:
             outputs[EPISODES] = self._episodes()
-        with (self.scratch / "outputs.npz").open("wb") as file:
+        with (self.scratch / OUTPUTS).open("wb") as file:
             np.savez(file, **outputs)  # type: ignore[arg-type] # numpy's stub wants one dtype
         return {"notes": notes}
 
@@ -126,16 +129,21 @@ class Worker:
     ) -> Answer:
         """Take a turn: untimed queries, then timed ones; and the main case's parts apart."""
         shape = Case(**case)
-        queries, classes = self.work.queries(self.folder, shape), self._of(shape)
-        for _ in range(warmup):
-            self.runner.segment(queries, classes)
+        queries, classes = self._rotation(shape), self._of(shape)
+        for number in range(warmup):
+            self.runner.segment(queries[number % len(queries)], classes)
         meter = energy.EnergyMeter()
         meter.start()
-        samples = _repeat(lambda: self.runner.segment(queries, classes), seconds, iterations or 0)
+        samples, found = _repeat(
+            lambda number: self.runner.segment(queries[number % len(queries)], classes),
+            seconds,
+            iterations or 0,
+        )
         joules = meter.stop()
+        self._check_timed(shape, (len(samples) - 1) % len(queries), found)
         stages: dict[str, list[float]] = {}
         for _ in range(len(samples) if staged else 0):
-            for name, span in self.runner.stages(queries[0], classes[0]).items():
+            for name, span in self.runner.stages(queries[0][0], classes[0]).items():
                 stages.setdefault(name, []).append(span)
         each = None if joules is None else joules / len(samples)
         return {"samples": samples, "stages": stages, "joules": each}
@@ -154,6 +162,21 @@ class Worker:
             return {"layers": []}
         trace = self.scratch / "trace.json"
         return {"layers": profile_pieces(self.runner, self.task, trace)}
+
+    def _rotation(self, case: Case) -> list[list[Path]]:
+        """Return what is timed in turn: every photograph in the main case, one batch in others."""
+        firsts = range(len(self.work.photographs)) if case == MAIN else range(1)
+        return [self.work.queries(self.folder, case, first) for first in firsts]
+
+    def _check_timed(self, case: Case, first: int, found: list[list[Found]]) -> None:
+        """Refuse a speed whose own result is not the one that was judged."""
+        key = f"{case}, query {first}, logits"
+        with np.load(self.scratch / OUTPUTS) as judged:
+            error = relative_l2(_packed(key.removesuffix(", logits"), found)[key], judged[key])
+        if not error <= _SAME:
+            raise CheckFailed(
+                f"{case}: what was timed differs from what was judged by {error:.1e} relative L2"
+            )
 
     def _enroll(self, case: Case) -> None:
         for number in range(case.classes):
@@ -190,17 +213,23 @@ def _packed(key: str, found: list[list[Found]]) -> dict[str, np.ndarray[Any, Any
     }
 
 
-def _repeat(query: Callable[[], object], seconds: float | None, least: int) -> list[float]:
-    """Time a function `least` times, and once at least, until `seconds` have gone by."""
+def _repeat(
+    query: Callable[[int], list[list[Found]]], seconds: float | None, least: int
+) -> tuple[list[float], list[list[Found]]]:
+    """Time a function `least` times, and once at least, until `seconds` have gone by.
+
+    Returns:
+        The seconds of each call, and what the last returned.
+    """
     samples: list[float] = []
     begun = time.perf_counter()
     while True:
         start = time.perf_counter()
-        query()
+        found = query(len(samples))
         end = time.perf_counter()
         samples.append(end - start)
         if len(samples) >= least and end - begun >= (seconds or 0.0):
-            return samples
+            return samples, found
 
 
 def _device_bytes(runner: Runner[Any]) -> int | None:
