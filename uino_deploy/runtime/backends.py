@@ -30,6 +30,12 @@ def _onnxruntime(options: BackendOptions) -> Backend:
     return OnnxRuntimeBackend(options.providers or ("cpu",), options.threads)
 
 
+def _openvino(options: BackendOptions) -> Backend:
+    from uino_deploy.runtime.openvino_backend import OpenVinoBackend
+
+    return OpenVinoBackend(options.threads)
+
+
 def _tensorrt(options: BackendOptions) -> Backend:
     from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
@@ -45,6 +51,7 @@ def _tensorrt_rtx(options: BackendOptions) -> Backend:
 # Name -> what makes it, and the options that it takes.
 BACKENDS: dict[str, tuple[Callable[[BackendOptions], Backend], frozenset[str]]] = {
     "onnxruntime": (_onnxruntime, frozenset({"providers", "threads"})),
+    "openvino": (_openvino, frozenset({"threads"})),
     "tensorrt": (_tensorrt, frozenset({"cuda_graphs"})),
     "tensorrt-rtx": (_tensorrt_rtx, frozenset({"cuda_graphs"})),
 }

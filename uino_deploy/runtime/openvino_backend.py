@@ -1,0 +1,321 @@
+"""OpenVINO: the fast path on x86 and Arm processors, in float32, bfloat16 and int8."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.errors import BundleError, DependencyError, InputError
+from uino_deploy.files import atomic_file, sha256
+from uino_deploy.runtime import openvino_operators
+from uino_deploy.runtime.external_weights import external_weights
+from uino_deploy.runtime.session import Array, HostBackend, HostSession
+
+CACHE = ".cache/openvino"
+_DEVICE = "CPU"
+_DIGEST = hashlib.sha256().digest_size
+_DTYPES = {"f32": "float32", "f16": "float16"}
+# Layers that hold or convert numbers and compute nothing, and the types that others compute in.
+_PASSIVE = {"Const", "Input", "Output", "Reorder", "Convert"}
+_TYPES = {"f32", "bf16", "f16", "i8", "u8"}
+# Compiled pieces that a session keeps, one for each shape of its inputs.
+_KEPT_SHAPES = 4
+
+
+class OpenVinoBackend(HostBackend):
+    """Runs pieces in OpenVINO on the processor, each in the precision that its file says.
+
+    A piece is compiled when it first meets a batch or a number of shots: OpenVINO is much faster
+    with shapes it knows. What was compiled is kept in the bundle's folder, under `.cache`, where
+    that can be written, and is used again by the same OpenVINO on the same processor.
+
+    Args:
+        threads: of the processor; one a core when None.
+        cache: keep compiled pieces.
+
+    Raises:
+        InputError: fewer than one thread.
+        DependencyError: OpenVINO is not installed, or cannot run on this processor.
+    """
+
+    def __init__(self, threads: int | None = None, cache: bool = True) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"{threads} threads cannot run anything", "use 1 or more")
+        self._threads = threads
+        self._cache = cache
+        self._openvino = _import_openvino()
+        self._core = self._openvino.Core()
+        if _DEVICE not in self._core.available_devices:
+            raise DependencyError(
+                f"openvino {self._version} has no CPU device here", "reinstall openvino"
+            )
+
+    @property
+    def _version(self) -> str:
+        return str(self._openvino.__version__)
+
+    def load(self, bundle: Bundle, piece: str) -> OpenVinoSession:
+        """Load a piece; see `Backend.load`."""
+        described = bundle.piece(piece)
+        self._check_precision(bundle, described)
+        graph = bundle.path(described.model)
+        weights = [
+            (PurePosixPath(described.model).parent / name).as_posix()
+            for name in sorted(external_weights(graph))
+        ]
+        for name in weights:
+            bundle.path(name)
+        return OpenVinoSession(self, bundle, described, [described.model, *weights])
+
+    def describe(self) -> dict[str, str]:
+        """Return the backend, its version, its device and its threads."""
+        return {
+            "backend": "openvino",
+            "version": self._version,
+            "device": str(self._core.get_property(_DEVICE, "FULL_DEVICE_NAME")).strip(),
+            "threads": "default" if self._threads is None else str(self._threads),
+        }
+
+    def shared(self, array: Array) -> Any:
+        """Return a tensor that is an array's own memory."""
+        return self._openvino.Tensor(array, shared_memory=True)
+
+    def compile(
+        self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Compiled:
+        """Compile a piece for known shapes, or take what was compiled before.
+
+        Raises:
+            BundleError: OpenVINO cannot read the piece, or its edges are not the manifest's.
+            DependencyError: it would not compute in the piece's precision.
+        """
+        kept = self._kept(bundle, piece, files, shapes)
+        compiled = None if kept is None else self._import(kept, piece)
+        if compiled is None:
+            try:
+                model = _read(bundle.path(piece.model), shapes)
+                made = self._core.compile_model(model, _DEVICE, self._options(piece))
+                compiled = Compiled(None, made)
+            # OpenVINO's exceptions have no common base but Exception.
+            except Exception as error:
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                raise BundleError(
+                    f"{bundle.root}: openvino {self._version} cannot load piece {piece.name}: "
+                    f"{lines[-1] if lines else type(error).__name__}",
+                    "export the bundle again, or install a newer openvino",
+                ) from error
+            if kept is not None:
+                _keep(compiled.model, kept)
+        _check_edges(bundle, piece, compiled.model)
+        self._check_computed(bundle, piece, compiled.model)
+        return compiled
+
+    def _options(self, piece: Piece) -> dict[str, Any]:
+        # The file says each tensor's type: OpenVINO shall not lower any.
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self._threads is not None:
+            options["INFERENCE_NUM_THREADS"] = self._threads
+        return options
+
+    def _check_precision(self, bundle: Bundle, piece: Piece) -> None:
+        if piece.precision == "fp16":
+            raise DependencyError(
+                f"{bundle.root}: piece {piece.name} is float16, which OpenVINO computes in "
+                "float32 on a processor",
+                "export with --precision bf16 or fp32, or run it with --backend onnxruntime",
+            )
+        capable = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if piece.precision == "bf16" and "BF16" not in capable:
+            raise DependencyError(
+                f"{bundle.root}: piece {piece.name} is bfloat16, which this processor does not "
+                "compute",
+                "export with --precision fp32",
+            )
+
+    def _check_computed(self, bundle: Bundle, piece: Piece, compiled: Any) -> None:
+        """Refuse a piece that OpenVINO computes in another type than its file says."""
+        found = _computed_types(compiled)
+        wanted = {"fp32": {"f32"}, "bf16": {"bf16"}}[piece.precision]
+        lower = {"bf16", "f16", "i8", "u8"} - wanted
+        if lower & found or (found and not wanted & found):
+            raise DependencyError(
+                f"{bundle.root}: openvino {self._version} computes piece {piece.name} in "
+                f"{', '.join(sorted(found))}, not in {piece.precision}",
+                "export the bundle in another precision",
+            )
+
+    def _kept(
+        self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Path | None:
+        """Return where this compiled piece is or would be kept: the name says all that matters."""
+        if not self._cache:
+            return None
+        told = [
+            self._version,
+            self.describe()["device"],
+            sha256(Path(openvino_operators.__file__)),
+            sorted(self._options(piece).items()),
+            sorted(shapes.items()),
+            [bundle.manifest.files[name].sha256 for name in files],
+        ]
+        key = hashlib.sha256(repr(told).encode()).hexdigest()[:24]
+        return bundle.root / CACHE / f"{piece.name}-{key}.blob"
+
+    def _import(self, path: Path, piece: Piece) -> Compiled | None:
+        """Return a kept piece; None where there is none, or it is not as it was written."""
+        if not path.is_file() or path.stat().st_size <= _DIGEST:
+            return None
+        # Private pages: OpenVINO asks for memory that it may write, and the file stays as it is.
+        data = np.memmap(path, np.uint8, mode="c")
+        blob, digest = data[:-_DIGEST], data[-_DIGEST:]
+        if hashlib.sha256(blob.data).digest() != digest.tobytes():
+            return None
+        memory = self.shared(blob)
+        try:
+            model = self._core.import_model(memory, _DEVICE, self._options(piece))
+        except Exception:  # a blob is only a shortcut: what it cannot give is compiled anew
+            return None
+        return Compiled(memory, model)
+
+
+class Compiled(NamedTuple):
+    """A compiled piece, and the memory that holds its weights where it came from the cache.
+
+    A tuple lets go of its last item first: the model never outlives its weights.
+    """
+
+    memory: Any
+    model: Any
+
+
+class OpenVinoSession(HostSession):
+    """A piece loaded in OpenVINO, compiled for the shapes that it has met."""
+
+    def __init__(
+        self, backend: OpenVinoBackend, bundle: Bundle, piece: Piece, files: list[str]
+    ) -> None:
+        super().__init__(piece)
+        self._backend = backend
+        self._bundle = bundle
+        self._files = files
+        self._requests: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[Compiled, Any]] = {}
+        self._request_for(_smallest(piece))
+
+    def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Run the piece on arrays that `prepare` made; neither they nor the results are copied."""
+        request = self._request_for({name: array.shape for name, array in feeds.items()})
+        results = {
+            tensor.name: np.empty(request.get_tensor(tensor.name).shape, tensor.dtype)
+            for tensor in self.piece.outputs
+        }
+        for name, array in (*feeds.items(), *results.items()):
+            request.set_tensor(name, self._backend.shared(array))
+        request.infer()
+        return results
+
+    def _request_for(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        key = tuple(sorted(shapes.items()))
+        if key not in self._requests:
+            if len(self._requests) == _KEPT_SHAPES:
+                self._requests.pop(next(iter(self._requests)))
+            compiled = self._backend.compile(self._bundle, self.piece, self._files, shapes)
+            self._requests[key] = compiled, compiled.model.create_infer_request()
+        return self._requests[key][1]
+
+
+def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of one query and one shot."""
+    return {
+        tensor.name: tuple(1 if isinstance(d, str) else d for d in tensor.shape)
+        for tensor in piece.inputs
+    }
+
+
+def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """Read an ONNX file for known shapes, our operators converted."""
+    from openvino import PartialShape
+    from openvino.frontend import FrontEndManager
+
+    reader = FrontEndManager().load_by_framework("onnx")
+    converters = openvino_operators.Converters()
+    for extension in converters.extensions():
+        reader.add_extension(extension)
+    loaded = reader.load(str(graph))
+    for name, shape in shapes.items():
+        place = loaded.get_place_by_tensor_name(name)
+        if place is None:
+            raise ValueError(f"the graph has no input {name!r}")
+        loaded.set_partial_shape(place, PartialShape(list(shape)))
+    model = reader.convert(loaded)
+    converters.finish()
+    return model
+
+
+def _keep(compiled: Any, path: Path) -> None:
+    """Keep a compiled piece; where the bundle cannot be written, it is compiled again next time."""
+    blob = compiled.export_model().getbuffer()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, force=True) as temporary, temporary.open("wb") as file:
+            file.write(blob)
+            file.write(hashlib.sha256(blob).digest())
+    except OSError:
+        return
+
+
+def _computed_types(compiled: Any) -> set[str]:
+    """Return the number types in which the layers of a compiled piece really compute."""
+    layers = (layer.get_rt_info() for layer in compiled.get_runtime_model().get_ops())
+    return {
+        layer["runtimePrecision"].value
+        for layer in layers
+        if layer["layerType"].value not in _PASSIVE
+    } & _TYPES
+
+
+def _check_edges(bundle: Bundle, piece: Piece, compiled: Any) -> None:
+    """Refuse a graph whose inputs or outputs are not those that the manifest describes."""
+    for kind, described, ports in (
+        ("input", piece.inputs, compiled.inputs),
+        ("output", piece.outputs, compiled.outputs),
+    ):
+        # A port that only casts or renames carries several tensors' names.
+        fits = [any(_fits(tensor, port) for port in ports) for tensor in described]
+        if len(ports) != len(described) or not all(fits):
+            got = [f"{'/'.join(sorted(p.names))} {p.element_type} {list(p.shape)}" for p in ports]
+            wanted = [f"{t.name} {t.dtype} {t.shape}" for t in described]
+            raise BundleError(
+                f"{bundle.root}: {piece.model} has {kind}s {got}, its manifest says {wanted}",
+                "export the bundle again",
+            )
+
+
+def _fits(tensor: Tensor, port: Any) -> bool:
+    kind = port.element_type.to_string()
+    return (
+        tensor.name in port.names
+        and _DTYPES.get(kind, kind) == tensor.dtype
+        and len(port.shape) == len(tensor.shape)
+        and all(
+            isinstance(wanted, str) or wanted == got
+            for wanted, got in zip(tensor.shape, port.shape, strict=True)
+        )
+    )
+
+
+def _import_openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise DependencyError(
+            f"openvino cannot be imported: {error}", "pip install 'uino-deploy[openvino]'"
+        ) from error
+    return openvino
