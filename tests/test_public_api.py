@@ -33,6 +33,12 @@ PUBLIC = {
 # What a device without torch and onnx imports; onnxruntime only when a piece is loaded.
 LIGHT = [
     "uino_deploy",
+    "uino_deploy.benchmarks.compare",
+    "uino_deploy.benchmarks.harness",
+    "uino_deploy.benchmarks.page",
+    "uino_deploy.benchmarks.profile",
+    "uino_deploy.benchmarks.runners.bundle",
+    "uino_deploy.benchmarks.worker",
     "uino_deploy.bundle",
     *sorted(target.split(":")[0] for target in COMMANDS.values()),
     "uino_deploy.config",
