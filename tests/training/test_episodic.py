@@ -171,6 +171,9 @@ def test_images_are_mirrored_with_their_masks(place):
     image, mask = task._pair("images/001.jpg", 0, True)
     np.testing.assert_array_equal(image, dataset.image("images/001.jpg")[:, ::-1])
     np.testing.assert_array_equal(mask, dataset.mask("images/001.jpg", 0)[:, ::-1])
+    straight = EpisodicTraining(model, LEARNING["comp-star"], dataset, 1, 4, 0, ALONE, mirror=False)
+    samples = [(task.sample(index), straight.sample(index)) for index in range(6)]
+    assert {np.array_equal(one.query, other.query) for one, other in samples} == {True, False}
     straight = preprocess_image(dataset.image("images/001.jpg"), 112)
     assert not np.allclose(preprocess_image(image, 112), straight)
 

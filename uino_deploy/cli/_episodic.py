@@ -23,6 +23,7 @@ class Lesson:
     shots: int
     steps: int
     adapter: bool
+    mirror: bool
 
 
 def train_on_dataset(
@@ -61,6 +62,7 @@ def train_on_dataset(
         "shots": lesson.shots,
         "steps": lesson.steps,
         "learning": list(learning),
+        "mirror": lesson.mirror,
     }
     with join_processes() as processes:
         told = output if processes.first else Output(quiet=True)
@@ -76,7 +78,14 @@ def train_on_dataset(
         before = frozen_digest(model, learning)
         model.to(processes.device)
         task = EpisodicTraining(
-            model, learning, dataset, lesson.shots, pace.batch, pace.seed, processes
+            model,
+            learning,
+            dataset,
+            lesson.shots,
+            pace.batch,
+            pace.seed,
+            processes,
+            lesson.mirror,
         )
         schedule = Schedule((lesson.steps,), pace.lr, pace.warmup, precision=pace.precision)
         Engine(task, schedule, path, processes, pace.save_every).run(narrator(told, 1))

@@ -43,6 +43,8 @@ _OF_RECIPES = _COMMON | {"recipe_name", "max_steps"}
 @click.option("--steps", type=click.IntRange(min=1), default=10_000, show_default=True,
               help="Of the training on a data set.")  # fmt: skip
 @click.option("--train-adapter", is_flag=True, help="Do not freeze the adapter.")
+@click.option("--mirror/--no-mirror", default=True, show_default=True,
+              help="Show half of the images mirrored; not for text.")  # fmt: skip
 @click.option("--sam-checkpoint", type=FILE, help="Of the preset's decoder.")
 @click.option("-o", "--output", "path", type=FILE, required=True,
               help="The checkpoint of a recipe, or a data set's run, a folder.")  # fmt: skip
@@ -59,6 +61,7 @@ def train(
     shots: int,
     steps: int,
     train_adapter: bool,
+    mirror: bool,
     sam_checkpoint: Path | None,
     path: Path,
     start: Start,
@@ -91,7 +94,7 @@ def train(
         if max_steps is not None:
             raise click.UsageError("--max-steps is for recipes; give --steps")
         require("train", "torch")
-        lesson = Lesson(dataset, data, fold, shots, steps, train_adapter)
+        lesson = Lesson(dataset, data, fold, shots, steps, train_adapter, mirror)
         train_on_dataset(path, lesson, start, sam_checkpoint, pace, force, output)
         return
     _refuse_options_of_datasets()

@@ -53,7 +53,7 @@ class Sample(NamedTuple):
 class EpisodicTraining(Task):
     """A model learning to segment a data set's classes from a few shots.
 
-    Each image is mirrored at random: what is drawn depends on the seed and the episode's number.
+    What is drawn, and mirrored, depends on the seed and the episode's number alone.
 
     Args:
         model: all but `learning` is frozen.
@@ -63,6 +63,7 @@ class EpisodicTraining(Task):
         batch: episodes of a step, over all processes.
         seed: of the episodes.
         processes: this process among all.
+        mirror: show half of the images mirrored; not for what has a handedness, such as text.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class EpisodicTraining(Task):
         batch: int,
         seed: int,
         processes: Processes,
+        mirror: bool = True,
     ) -> None:
         model.requires_grad_(False)
         super().__init__({name: model.get_submodule(name) for name in learning})
@@ -84,6 +86,7 @@ class EpisodicTraining(Task):
         self._batch = batch
         self._seed = seed
         self._processes = processes
+        self._mirrored = 0.5 if mirror else 0.0
         self._readers = ThreadPoolExecutor(_READERS)
 
     def forward(self, stage: int, step: int) -> Tensor:
@@ -100,12 +103,12 @@ class EpisodicTraining(Task):
     def sample(self, index: int) -> Sample:
         """Read an episode of the training's endless list."""
         listed = draw_listed(self._dataset, self._seed, index, self._shots)
-        mirror = np.random.default_rng([self._seed, index, 1]).random(self._shots + 1) < 0.5
+        chances = np.random.default_rng([self._seed, index, 1]).random(self._shots + 1)
         config = self.model.config
         size, patch = config.image_size, config.encoder.patch
         pairs = [
-            self._pair(key, listed.label, bool(turned))
-            for key, turned in zip((*listed.support, listed.query), mirror, strict=True)
+            self._pair(key, listed.label, bool(chance < self._mirrored))
+            for key, chance in zip((*listed.support, listed.query), chances, strict=True)
         ]
         *shots, (query, truth) = pairs
         squashed = Image.fromarray(truth).resize((size, size), Image.Resampling.NEAREST)
