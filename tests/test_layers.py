@@ -33,6 +33,7 @@ ALLOWED = {
     "training": LEAVES | {"kernels", "model", "data"},
     "runtime": LEAVES | {"kernels"},
     "doctor": LEAVES | {"runtime"},
+    "selftest": LEAVES | {"kernels", "model", "runtime", "export"},
     "export": LEAVES | {"kernels", "model", "runtime"},
     "inspection": LEAVES | {"kernels", "model", "runtime"},
     "benchmarks": LEAVES | {"kernels", "model", "data", "training", "runtime", "export"},
@@ -45,7 +46,7 @@ ALLOWED["__main__"] = {"cli"}
 
 # May be imported only inside functions there, so that a device without them runs a bundle.
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "torch", "triton"}
-TORCH_FREE = LEAVES | {"cli", "doctor", "data", "evaluation", "inspection", "report", "runtime"}
+TORCH_FREE = LEAVES | {"cli", "doctor", "data", "evaluation", "inspection", "report", "runtime", "selftest"}
 
 
 def components() -> list[str]:

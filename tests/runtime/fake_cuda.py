@@ -135,6 +135,10 @@ class FakeCudart:
         return OK, self.capacity - self.used, self.capacity
 
     @logged
+    def cudaDriverGetVersion(self):
+        return OK, 12060
+
+    @logged
     def cudaGetLastError(self):
         return (OK,)
 

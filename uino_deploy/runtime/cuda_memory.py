@@ -128,6 +128,11 @@ class Device:
         free, total = check(self._cudart.cudaMemGetInfo(), "asking for the GPU's memory")
         return int(free), int(total)
 
+    def driver_release(self) -> str:
+        """Return the newest CUDA release that the driver runs, such as "12.6"."""
+        number = int(check(self._cudart.cudaDriverGetVersion(), "asking for the driver"))
+        return f"{number // 1000}.{number % 1000 // 10}"
+
     def synchronise(self) -> None:
         """Wait until everything in the stream is done."""
         check(self._cudart.cudaStreamSynchronize(self._held.stream), "waiting for the GPU")

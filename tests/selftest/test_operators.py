@@ -1,0 +1,104 @@
+"""The numpy references are the operators, and a kernel that is not is found."""
+
+import numpy as np
+import pytest
+import torch
+
+from uino_deploy.config import UinoConfig
+from uino_deploy.kernels.correlation import naive as correlation
+from uino_deploy.kernels.plugins.library import Launch
+from uino_deploy.kernels.selective_scan import naive as scan
+from uino_deploy.selftest import operators
+from uino_deploy.selftest.findings import CannotCheck, judge
+from uino_deploy.selftest.operators import CORRELATION, SCAN, Case, compare
+from uino_deploy.selftest.setting import Setting
+
+CONFIG = UinoConfig.from_preset("tiny")
+NAIVE = {CORRELATION.name: correlation.correlation4d, SCAN.name: scan.selective_scan2d}
+
+
+@pytest.mark.parametrize("cases", [operators.small_cases, operators.model_cases])
+def test_the_references_are_pytorchs(cases):
+    found = cases(CONFIG)
+    assert {case.operator.name for case in found} == set(NAIVE)
+    for case in found:
+        tensors = [torch.from_numpy(array) for array in case.inputs.values()]
+        wanted = NAIVE[case.operator.name](*tensors, **case.attributes).numpy()
+        np.testing.assert_allclose(case.exact(case.inputs), wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3, 8])
+def test_a_support_shared_by_the_batch_and_ragged_windows(pool):
+    random = np.random.default_rng(3)
+    query, support = random.normal(size=(3, 2, 5, 16)), random.normal(size=(1, 2, 2, 20, 16))
+    weight = random.normal(size=(1, 2, 20))
+    grid = {"height": 4, "width": 5, "pool": pool}
+    tensors = [torch.from_numpy(array) for array in (query, support, weight)]
+    wanted = correlation.correlation4d(*tensors, **grid).numpy()
+    found = operators.references.correlation4d(query, support, weight, **grid)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_a_variant_without_the_operators_cannot_be_checked():
+    compact = UinoConfig.from_preset("tiny", "comp")
+    assert operators.small_cases(compact) == operators.model_cases(compact) == []
+    with pytest.raises(CannotCheck):
+        operators.of(SCAN, [])
+
+
+class AnyKernel:
+    """A library whose every launch is the same."""
+
+    def launch(self, *_asked):
+        return Launch(None, (1, 1, 1), [])
+
+
+def exact_of(case):
+    """Return a kernel that computes a case as well as its type allows."""
+
+    def run(_launch, inputs, like):
+        named = dict(zip(case.inputs, inputs, strict=True))
+        kind = "bfloat16" if like.dtype == np.uint16 else str(like.dtype)
+        return operators.narrow(case.exact(named), kind)
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", operators.DTYPES)
+@pytest.mark.parametrize("case", operators.small_cases(CONFIG), ids=lambda case: case.where)
+def test_a_right_kernel_passes_in_every_type(case, dtype):
+    measured = compare(AnyKernel(), case, dtype, exact_of(case))
+    assert measured.holds
+    assert (measured.value > 0) or dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", operators.DTYPES)
+@pytest.mark.parametrize("case", operators.small_cases(CONFIG), ids=lambda case: case.where)
+def test_a_kernel_that_leaves_one_value_out_is_found(case: Case, dtype):
+    def run(launch, inputs, like):
+        out = exact_of(case)(launch, inputs, like)
+        out.reshape(-1)[5] = 0xFFFF if out.dtype == np.uint16 else np.nan
+        return out
+
+    assert not compare(AnyKernel(), case, dtype, run).holds
+
+
+@pytest.mark.parametrize("dtype", operators.DTYPES)
+def test_a_scan_in_another_order_is_found(dtype):
+    case = operators.of(SCAN, operators.small_cases(CONFIG))[0]
+
+    def run(launch, inputs, like):
+        return np.ascontiguousarray(exact_of(case)(launch, inputs, like)[:, :, :, [0, 1, 3, 2]])
+
+    assert not compare(AnyKernel(), case, dtype, run).holds
+
+
+def test_the_claims_say_what_they_lack(tmp_path):
+    setting = Setting(scratch=str(tmp_path))
+    findings = [one for claim in operators.claims(setting) for one in judge("operators", claim)]
+    agree = [one for one in findings if "PyTorch" in one.claim]
+    compiled = [one for one in findings if one not in agree]
+    assert len(agree) == 3
+    assert all(one.verdict == "passed" for one in agree)
+    assert {one.verdict for one in compiled} == {"skipped"}
+    assert all("uino-deploy kernels build --arch sm_87" in one.reason for one in compiled)

@@ -1,0 +1,91 @@
+"""`uino-deploy selftest`: what this machine can prove, claim by claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from uino_deploy.cli._console import Output
+from uino_deploy.cli._options import FILE, force_option, output_options
+
+if TYPE_CHECKING:
+    from uino_deploy.selftest import Report
+
+
+@click.command()
+@click.option("--gpu", is_flag=True, help="Check what needs an NVIDIA GPU, and only that.")
+@click.option("--bundle", type=FILE, help="Check this bundle.  [default: the demo's, exported now]")
+@click.option("--kernels", type=FILE, help="Compiled kernels, a folder that kernels build wrote.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=8.0,
+    show_default=True,
+    help="Begin no claim after this time, and end the one that runs.",
+)
+@click.option("-o", "--output", "report_path", type=FILE, help="Also write the JSON document here.")
+@force_option
+@output_options
+def selftest(
+    gpu: bool,
+    bundle: Path | None,
+    kernels: Path | None,
+    minutes: float,
+    report_path: Path | None,
+    force: bool,
+    output: Output,
+) -> None:
+    """Check every claim that this machine can check: operators, pieces, the whole, backends.
+
+    Each claim ends as passed, failed, or skipped with what was missing. With a bundle it needs no
+    torch: the bundle carries PyTorch's outputs. With --gpu and no GPU it says what it could not do
+    and exits with 3.
+
+    \b
+    Examples:
+      uino-deploy selftest
+      uino-deploy selftest --gpu -o selftest.json
+      uino-deploy selftest --gpu --bundle model.uino --kernels build/kernels
+    """
+    import msgspec
+
+    from uino_deploy.bundle import Bundle
+    from uino_deploy.files import atomic_file, refuse_existing
+    from uino_deploy.selftest import run_selftest
+
+    if report_path is not None:
+        refuse_existing(report_path, force)
+    if bundle is not None:
+        Bundle.open(bundle)
+    report = run_selftest(bundle, gpu, kernels, minutes, output.text)
+    document = _document(report)
+    if report_path is not None:
+        with atomic_file(report_path, force) as temporary:
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    output.document(document)
+    _conclude(report, output)
+
+
+def _document(report: Report) -> dict[str, object]:
+    import msgspec
+
+    plain: dict[str, object] = msgspec.to_builtins(report)
+    counts = {verdict: report.count(verdict) for verdict in ("passed", "failed", "skipped")}
+    return {"passed": not (counts["failed"] or report.without_gpu), "counts": counts, **plain}
+
+
+def _conclude(report: Report, output: Output) -> None:
+    """Write the counts and the last line; leave with 3 without a GPU, with 1 on a failure."""
+    counts = ", ".join(f"{report.count(v)} {v}" for v in ("passed", "failed", "skipped"))
+    output.text()
+    if report.gpu is not None:
+        output.text(f"GPU: {report.gpu['name']} ({report.gpu['architecture']})")
+    output.text(f"{counts} in {report.seconds:.0f} s")
+    failed = [f"{one.group}: {one.claim}" for one in report.findings if one.verdict == "failed"]
+    if report.without_gpu:
+        output.verdict([f"nothing could be checked: {report.without_gpu}"], code=3)
+    if not report.count("passed") and not failed:
+        output.verdict(["nothing could be checked here; the lines above say why"], code=3)
+    output.verdict(failed[:3] + ([f"{len(failed) - 3} more"] if len(failed) > 3 else []))

@@ -1,0 +1,10 @@
+"""What this machine can prove of the product, claim by claim; `uino-deploy selftest` runs it.
+
+Claims come in groups, and each group runs in a process of its own: a crash in one, or a GPU that
+it left broken, is that group's failure and nobody else's.
+"""
+
+from uino_deploy.selftest.findings import Finding
+from uino_deploy.selftest.run import Report, run_selftest
+
+__all__ = ["Finding", "Report", "run_selftest"]

@@ -1,0 +1,296 @@
+"""Claims that need an NVIDIA GPU: the kernels, the plugins inside engines, every backend."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uino_deploy.bundle import Bundle
+from uino_deploy.dependencies import is_importable
+from uino_deploy.kernels.plugins.library import Launch, Library
+from uino_deploy.plans import EngineBackend, PlanInfo, plan_folder
+from uino_deploy.reference import inputs_of, load_example
+from uino_deploy.runtime.backends import BackendOptions, open_backend
+from uino_deploy.runtime.cuda_memory import Device
+from uino_deploy.runtime.session import Array, Backend
+from uino_deploy.selftest import operators
+from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
+from uino_deploy.selftest.operators import Case, compare, model_cases
+from uino_deploy.selftest.setting import Setting
+from uino_deploy.tolerances import piece_tolerance
+
+_PLUGIN_PIECE = "prompt"
+
+
+def device_claims() -> list[Claim]:
+    """Return the claim that there is a GPU; every other claim here depends on it."""
+    return [Claim("there is a GPU and cuda-python reaches it", "a copy there and back", _device)]
+
+
+def _device() -> Iterator[Measured]:
+    device = Device()
+    sent = np.random.default_rng(0).normal(size=(1 << 20)).astype(np.float32)
+    yield Measured(float(np.abs(device.upload(sent).to_host() - sent).max()), "difference", 0)
+    _, total = device.memory()
+    yield Measured(total, "bytes", what="memory of the device")
+
+
+def describe_device() -> dict[str, str]:
+    """Return the GPU's name and architecture and the CUDA release of its driver.
+
+    Raises:
+        DependencyError: there is none, or cuda-python is missing.
+    """
+    device = Device()
+    release = device.driver_release()
+    return {"name": device.name, "architecture": device.architecture, "cuda": release}
+
+
+# --- kernels
+
+
+def kernel_claims(setting: Setting) -> list[Claim]:
+    """Return the claims that the compiled kernels compute the operators on the GPU."""
+    arch = setting.architecture
+    return [
+        Claim(
+            f"the kernels compile for {arch}",
+            "with Triton, for the model at hand",
+            lambda: _compiled(setting),
+        ),
+        *(
+            Claim(
+                f"{operator.name}'s compiled kernel computes it",
+                "the cubin launched through cuda-python at the model's shapes, against float64 "
+                "numpy",
+                partial(_launched, setting, operator),
+            )
+            for operator in (operators.CORRELATION, operators.SCAN)
+        ),
+        *(
+            Claim(
+                f"{operator.name} in PyTorch launches its Triton kernel and computes it",
+                "CUDA tensors at the model's shapes, against float64 numpy",
+                partial(_in_torch, setting, operator),
+            )
+            for operator in (operators.CORRELATION, operators.SCAN)
+        ),
+    ]
+
+
+def _compiled(setting: Setting) -> Iterator[Measured]:
+    if not is_importable("triton"):
+        raise CannotCheck("Triton is not installed")
+    from uino_deploy.kernels.compiler.build import compile_target, write
+    from uino_deploy.kernels.compiler.targets import PTX_ISA, oldest_cuda, target
+
+    arch = setting.architecture
+    release = setting.cuda if setting.cuda in PTX_ISA else oldest_cuda(arch)
+    kernels = compile_target(target(arch, release), [setting.config().preset])
+    folder = setting.compiled(arch)
+    folder.mkdir(parents=True)
+    write(kernels, folder)
+    yield Measured(len(kernels), "kernels", 1, at_least=True)
+    spilled = sum(kernel.record["spill_bytes"] for kernel in kernels)
+    yield Measured(spilled, "bytes", 0, what="spilled registers")
+
+
+def _launched(setting: Setting, operator: Any) -> Iterator[Measured]:
+    arch = setting.architecture
+    library = Library.open(setting.kernels_folder(arch), arch)
+    device = Device()
+
+    def run(launch: Launch, inputs: list[Array], like: Array) -> Array:
+        return _launch(device, launch, inputs, like)
+
+    for case in operators.of(operator, model_cases(setting.config())):
+        for dtype in operators.DTYPES:
+            yield compare(library, case, dtype, run)
+
+
+def _launch(device: Device, launch: Launch, inputs: list[Array], like: Array) -> Array:
+    from uino_deploy.kernels.plugins import driver
+
+    there = [device.upload(array) for array in inputs]
+    # What a kernel leaves unwritten must not pass: NaN, and for bfloat16's bits a NaN too.
+    poison = np.full(like.shape, 0xFFFF if like.dtype == np.uint16 else np.nan, like.dtype)
+    out = device.upload(poison)
+    function = driver.load(launch.kernel)
+    addresses = [array.address for array in there]
+    driver.run(function, launch, addresses, [out.address], device.stream)
+    return out.to_host()
+
+
+def _in_torch(setting: Setting, operator: Any) -> Iterator[Measured]:
+    if not is_importable("torch"):
+        raise CannotCheck("torch is not installed")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CannotCheck("this torch has no CUDA")
+    if not is_importable("triton"):
+        raise CannotCheck("Triton is not installed")
+    from uino_deploy.kernels import correlation4d, selective_scan2d
+
+    function = correlation4d if operator is operators.CORRELATION else selective_scan2d
+    for case in operators.of(operator, model_cases(setting.config())):
+        for dtype in operators.DTYPES:
+            yield _one_in_torch(function, case, dtype)
+
+
+def _one_in_torch(function: Any, case: Case, dtype: str) -> Measured:
+    import torch
+
+    arrays = case.arrays(dtype)
+    types = case.operator.types(dtype)
+    tensors = [
+        torch.from_numpy(operators.wide(array)).to("cuda", getattr(torch, kind))
+        for array, kind in zip(arrays.values(), types, strict=False)
+    ]
+    found = function(*tensors, **case.attributes).double().cpu().numpy()
+    return operators.judged(found, case.exact(arrays), dtype, case)
+
+
+# --- engines
+
+
+def engine_claims(setting: Setting, label: str, backend: EngineBackend) -> list[Claim]:
+    """Return the claims about plans: they build, and plugins are their functions' bodies."""
+    return [
+        Claim(
+            f"every piece is built for {setting.architecture or 'the GPU'}",
+            "plans of the bundle where they fit, else built now; layers and types are read back "
+            "from the engine",
+            lambda: _built(setting, label, backend),
+        ),
+        Claim(
+            "the plugins inside the engine are the functions' bodies",
+            "the prompt piece built both ways, on the reference's inputs",
+            lambda: _plugins_are_bodies(setting, label, backend),
+        ),
+    ]
+
+
+def planned(setting: Setting, label: str, backend: EngineBackend) -> Bundle:
+    """Return the bundle, or a copy of it that this run built plans into.
+
+    Raises:
+        CannotCheck: there are no plans.
+    """
+    bundle = setting.open_bundle(label)
+    if _complete(bundle, backend, setting.architecture):
+        return bundle
+    copy = _copy_of(setting, label, backend)
+    if not copy.is_dir():
+        raise CannotCheck("there are no plans for this GPU; the first claim of this group says why")
+    return Bundle.open(copy, verify=False)
+
+
+def _complete(bundle: Bundle, backend: EngineBackend, arch: str) -> bool:
+    folder = plan_folder(backend, arch)
+    return all(f"{folder}/{name}.plan" in bundle.manifest.files for name in bundle.manifest.pieces)
+
+
+def _copy_of(setting: Setting, label: str, what: str) -> Path:
+    return Path(setting.scratch, f"{Path(label).stem}-{what}.uino")
+
+
+def _built(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Measured]:
+    bundle = setting.open_bundle(label)
+    if _complete(bundle, backend, setting.architecture):
+        yield Measured(len(bundle.manifest.pieces), "plans in the bundle", 1, at_least=True)
+        return
+    for info in _build(setting, bundle, _copy_of(setting, label, backend), backend, "auto", ()):
+        yield Measured(info.seconds, "s", what=f"{info.piece}, operators: {info.route}")
+
+
+def _build(
+    setting: Setting,
+    bundle: Bundle,
+    target: Path,
+    backend: EngineBackend,
+    plugins: Any,
+    pieces: tuple[str, ...],
+) -> list[PlanInfo]:
+    """Build plans into a copy of a bundle, which is there only where that went well."""
+    from uino_deploy.export.engines import RTX_ARCHITECTURES, build_engines
+
+    arch = setting.architecture
+    if backend == "tensorrt-rtx" and arch not in RTX_ARCHITECTURES:
+        raise CannotCheck(f"TensorRT-RTX does not build for {arch}")
+    kernels = None
+    if backend == "tensorrt" and plugins == "auto":
+        kernels = setting.kernels_folder(arch)
+    making = target.with_name(f"making-{target.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    shutil.copytree(bundle.root, making)
+    infos = build_engines(
+        Bundle.open(making, verify=False),
+        backend,
+        arch,
+        pieces=pieces,
+        plugins=plugins,
+        kernels=kernels,
+        force=True,
+    )
+    making.rename(target)
+    return infos
+
+
+def _plugins_are_bodies(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Measured]:
+    if backend == "tensorrt-rtx":
+        raise CannotCheck("TensorRT-RTX takes no plugins: its engines hold the bodies")
+    bundle = setting.open_bundle(label)
+    if bundle.config.prompt.hypercorrelation == "none":
+        raise CannotCheck("this model's variant has neither operator")
+    pieces = (_PLUGIN_PIECE,)
+    body, plugin = (_copy_of(setting, label, what) for what in ("bodies", "plugins"))
+    _build(setting, bundle, body, backend, "none", pieces)
+    (info,) = _build(setting, bundle, plugin, backend, "auto", pieces)
+    layers = [] if info.engine is None else info.engine.plugins
+    yield Measured(len(layers), "plugin layers", 1, at_least=True, what=info.route)
+    runner = open_backend(backend)
+    found, wanted = (_run_piece(Bundle.open(path, verify=False), runner) for path in (plugin, body))
+    for name, exact in wanted.items():
+        allowed = piece_tolerance(info.precision).relative_l2
+        error = operators.relative_l2(found[name], exact.astype(np.float64))
+        yield Measured(error, "relative L2", allowed, what=name)
+
+
+def _run_piece(bundle: Bundle, backend: Backend) -> dict[str, npt.NDArray[Any]]:
+    session = backend.load(bundle, _PLUGIN_PIECE)
+    return session.run(inputs_of(session.piece, load_example(bundle)))
+
+
+def graph_claim(setting: Setting, label: str, backend: EngineBackend) -> Claim:
+    """Return the claim that replaying CUDA graphs changes no result."""
+    return Claim(
+        "CUDA graphs give the same results",
+        "every piece recorded on other numbers, replayed on the reference's, against plain "
+        "launches",
+        lambda: _graphs(setting, label, backend),
+    )
+
+
+def _graphs(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Measured]:
+    bundle = planned(setting, label, backend)
+    plain = open_backend(backend)
+    replayed = open_backend(backend, BackendOptions(cuda_graphs=True))
+    example = load_example(bundle)
+    for name in bundle.manifest.pieces:
+        if name == "query":
+            continue
+        one, other = plain.load(bundle, name), replayed.load(bundle, name)
+        feeds = inputs_of(one.piece, example)
+        wanted = one.run(feeds)
+        # Recorded on other numbers: a replay that computes nothing must not find the right ones.
+        other.run({key: array / 2 for key, array in feeds.items()})
+        for output, found in other.run(feeds).items():
+            error = operators.relative_l2(found, wanted[output].astype(np.float64))
+            yield Measured(error, "relative L2", 1e-5, what=f"{name}.{output}")

@@ -1,0 +1,217 @@
+"""Claims about a bundle on a backend: right, the same every way, how fast and how large."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from uino_deploy.bundle import Bundle
+from uino_deploy.dependencies import is_importable
+from uino_deploy.images import UInt8
+from uino_deploy.runtime import Predictor, Result, Support
+from uino_deploy.runtime.session import Backend, Session, Value
+from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
+from uino_deploy.selftest.setting import CHECKPOINT, PRECISIONS, Setting
+
+Open = Callable[[], tuple[Bundle, Backend]]
+
+_SIDE = 160
+_WARM, _TIMED, _SECONDS = 3, 20, 5.0
+_ROUNDS = 10
+# By how much a device may fill up while nothing shall grow: other programs use it too.
+_SLACK = 16 << 20
+
+
+def claims(setting: Setting, open_: Open) -> list[Claim]:
+    """Return what is claimed of any bundle on any backend.
+
+    PyTorch comes last: until then the process's size is the runtime's own.
+
+    Args:
+        setting: the run.
+        open_: opens the bundle and the backend.
+    """
+    return [
+        Claim(
+            "a class enrolled, saved and read again gives the same mask",
+            "logits of two predictions, largest difference",
+            lambda: _enrolled(*open_()),
+        ),
+        Claim(
+            "several classes at once are each class alone",
+            "logits of one prediction of three classes and of three predictions",
+            lambda: _several(*open_()),
+        ),
+        Claim(
+            "latency",
+            f"median of up to {_TIMED} runs after {_WARM}, wall clock until all is done; pieces "
+            "with their inputs where the backend keeps them, the whole from pixels to mask",
+            lambda: _latency(*open_()),
+        ),
+        Claim(
+            "memory, and it does not grow",
+            f"after 3 predictions and after {3 * _ROUNDS} more",
+            lambda: _memory(*open_()),
+        ),
+        Claim(
+            "every piece and the whole are PyTorch's",
+            "each piece on the reference's inputs, each in PyTorch's place where torch is here, "
+            "and the whole from image to mask",
+            lambda: _verified(setting, *open_()),
+        ),
+    ]
+
+
+def scene(seed: int) -> tuple[UInt8, UInt8]:
+    """Draw an image of smooth colours with a disc, and the disc's mask.
+
+    Returns:
+        image uint8 [160, 160, 3] and mask uint8 [160, 160], 0 or 1.
+    """
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:_SIDE, 0:_SIDE] / _SIDE
+    waves = np.sin(random.uniform(1, 6, 3) * 2 * np.pi * (x + y)[..., None])
+    centre, radius = random.uniform(0.3, 0.7, 2), random.uniform(0.15, 0.3)
+    disc = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
+    colours = 0.4 + 0.2 * waves + 0.3 * disc[..., None] * random.uniform(0.3, 1, 3)
+    return (colours.clip(0, 1) * 255).astype(np.uint8), disc.astype(np.uint8)
+
+
+def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Measured]:
+    from uino_deploy.export import verify_bundle
+
+    model = None
+    if setting.bundle is None and is_importable("torch"):
+        from uino_deploy.model.assembly import assemble_from_checkpoint
+
+        model = assemble_from_checkpoint(CHECKPOINT).model
+    report = verify_bundle(bundle, backend, model)
+    for c in report.pieces:
+        what = f"{c.piece}.{c.output}"
+        yield Measured(c.relative_l2, "relative L2", c.allowed, what=what)
+    for s in report.swaps:
+        part = "the whole" if s.piece == "query" else f"{s.piece} in PyTorch's place"
+        yield Measured(
+            s.logits_relative_l2, "relative L2", s.logits_allowed, what=f"{part}, logits"
+        )
+        yield Measured(s.mask_iou, "IoU", s.iou_floor, at_least=True, what=f"{part}, mask")
+
+
+def _enrolled(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
+    predictor = Predictor(bundle, backend)
+    support = predictor.enroll([scene(1), scene(2)], "disc")
+    with tempfile.TemporaryDirectory() as folder:
+        support.save(Path(folder, "disc.safetensors"))
+        again = Support.load(Path(folder, "disc.safetensors"))
+    query = scene(3)[0]
+    yield _same(predictor.predict(query, support), predictor.predict(query, again))
+
+
+def _several(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
+    predictor = Predictor(bundle, backend)
+    supports = [predictor.enroll([scene(seed)], f"class-{seed}") for seed in (1, 2, 3)]
+    query = scene(4)[0]
+    together = predictor.predict(query, supports)
+    for support, one in zip(supports, together, strict=True):
+        yield _same(one, predictor.predict(query, support), support.name)
+
+
+def _same(one: Result, other: Result, what: str = "") -> Measured:
+    """The same engine on the same numbers: only the order of sums may differ, if anything."""
+    difference = float(np.abs(one.logits - other.logits).max())
+    scale = float(np.abs(one.logits).max()) or 1.0
+    return Measured(difference / scale, "of the largest logit", 1e-5, what=what)
+
+
+def _latency(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
+    from uino_deploy.reference import inputs_of, load_example
+
+    example = load_example(bundle)
+    for name in bundle.manifest.pieces:
+        if name == "query":  # its inputs carry other names; `verify` and `predict` run it whole
+            continue
+        session = backend.load(bundle, name)
+        feeds = session.upload(inputs_of(session.piece, example))
+        yield Measured(median_ms(partial(_run, backend, session, feeds)), "ms", what=name)
+    predictor = Predictor(bundle, backend)
+    support, query = predictor.enroll([scene(1)], "disc"), scene(2)[0]
+    yield Measured(
+        median_ms(lambda: predictor.predict(query, support)), "ms", what="pixels to mask"
+    )
+
+
+def _run(backend: Backend, session: Session, feeds: Mapping[str, Value]) -> None:
+    session.run_resident(feeds)
+    backend.synchronise()
+
+
+def median_ms(run: Callable[[], object]) -> float:
+    """Return the median time of a function in milliseconds."""
+    for _ in range(_WARM):
+        run()
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while len(times) < _TIMED and (not times or time.perf_counter() < end):
+        begun = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begun)
+    return 1000 * statistics.median(times)
+
+
+def _memory(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
+    import resource  # Windows has none
+
+    predictor = Predictor(bundle, backend)
+    support = predictor.enroll([scene(1)], "disc")
+    queries = [scene(seed)[0] for seed in (2, 3, 4)]
+    for query in queries:
+        predictor.predict(query, support)
+    before = backend.memory()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for query in queries * _ROUNDS:
+        predictor.predict(query, support)
+    after = backend.memory()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+    yield Measured(1024 * resident, "bytes", what="largest resident size of the process")
+    yield Measured(1024 * grown, "bytes", 4 * _SLACK, what="growth of that")
+    if before is None or after is None:
+        return
+    yield Measured(after.engines, "bytes", what="engines on the device")
+    yield Measured(after.buffers, "bytes", what="tensors on the device")
+    yield Measured(after.used, "bytes", what="of the device, by anyone")
+    yield Measured(after.buffers - before.buffers, "bytes", 0, what="growth of the tensors")
+    yield Measured(after.used - before.used, "bytes", _SLACK, what="growth of the device's use")
+
+
+def export_claims(setting: Setting) -> list[Claim]:
+    """Return the claims that the bundled checkpoint is exported, for the other groups to run."""
+    return [
+        Claim(
+            f"{precision}: the bundled checkpoint is exported",
+            "five pieces and the query, checked by onnx",
+            partial(_exported, setting, precision),
+        )
+        for precision in PRECISIONS
+    ]
+
+
+def _exported(setting: Setting, precision: str) -> Iterator[Measured]:
+    missing = [name for name in ("torch", "onnx", "onnxscript") if not is_importable(name)]
+    if missing:
+        raise CannotCheck(f"{', '.join(missing)} not installed; give a bundle with --bundle")
+    from uino_deploy.export import export_bundle
+    from uino_deploy.export.precision import parse_precision
+    from uino_deploy.model.assembly import assemble_from_checkpoint
+
+    made = assemble_from_checkpoint(CHECKPOINT)
+    bundle = export_bundle(
+        made.model, setting.exported(precision), precision=parse_precision([precision])
+    )
+    size = sum(entry.size for entry in bundle.manifest.files.values())
+    yield Measured(size, "bytes")

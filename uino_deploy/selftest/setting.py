@@ -1,0 +1,90 @@
+"""What the self-test's processes are told, and where they find bundles and kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from uino_deploy import assets
+from uino_deploy.bundle import Bundle
+from uino_deploy.config import UinoConfig
+from uino_deploy.dependencies import is_importable
+from uino_deploy.selftest.findings import CannotCheck
+
+# Where no bundle is given, the bundled checkpoint is exported in each of these.
+PRECISIONS = ("fp32", "fp16")
+CHECKPOINT = Path(assets.__path__[0]) / "tiny.safetensors"
+
+
+class Setting(msgspec.Struct, kw_only=True):
+    """One run of the self-test.
+
+    Attributes:
+        scratch: a folder for what the run makes; it is removed at the end.
+        bundle: the bundle to check; None to export the bundled checkpoint.
+        kernels: folder that `kernels build` wrote; the bundle's own, or compiled ones, when None.
+        architecture: of the GPU, such as "sm_87"; empty without one.
+        cuda: the CUDA release of its driver, such as "12.6"; empty without one.
+    """
+
+    scratch: str
+    bundle: str | None = None
+    kernels: str | None = None
+    architecture: str = ""
+    cuda: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the bundles of this run are called: the given one, or a precision for each."""
+        return PRECISIONS if self.bundle is None else (Path(self.bundle).name,)
+
+    def open_bundle(self, label: str) -> Bundle:
+        """Open one of the run's bundles.
+
+        Raises:
+            CannotCheck: it could not be exported here.
+        """
+        if self.bundle is not None:
+            return Bundle.open(self.bundle)
+        path = self.exported(label)
+        if not path.is_dir():
+            raise CannotCheck(
+                "there is no bundle: give one with --bundle, or install torch and onnx"
+            )
+        return Bundle.open(path, verify=False)
+
+    def exported(self, label: str) -> Path:
+        """Return where the bundled checkpoint's bundle lies once it is exported."""
+        return Path(self.scratch, f"{label}.uino")
+
+    def config(self) -> UinoConfig:
+        """Return the configuration of the model at hand."""
+        if self.bundle is None:
+            return UinoConfig.from_preset("tiny")
+        return Bundle.open(self.bundle, verify=False).config
+
+    def kernels_folder(self, architecture: str) -> Path:
+        """Return a folder of kernels compiled for an architecture.
+
+        Raises:
+            CannotCheck: there is none and Triton is not here to compile it.
+        """
+        if self.kernels is not None:
+            return Path(self.kernels)
+        if self.bundle is not None:
+            own = Path(self.bundle, "kernels", architecture)
+            if own.is_dir():
+                return own
+        made = self.compiled(architecture)
+        if made.is_dir():
+            return made
+        missing = "" if is_importable("triton") else ", and Triton is not installed"
+        raise CannotCheck(
+            f"there are no compiled kernels for {architecture}{missing}: give them with --kernels "
+            f"(uino-deploy kernels build --arch {architecture} -o DIR)"
+        )
+
+    def compiled(self, architecture: str) -> Path:
+        """Return where this run's own kernels lie once they are compiled."""
+        return Path(self.scratch, "kernels", architecture)
