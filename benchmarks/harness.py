@@ -52,6 +52,7 @@ from uino_deploy.benchmarks.statistics import summarise
 from uino_deploy.benchmarks.worker import OUTPUTS
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import CheckFailed, DependencyError, InputError
+from uino_deploy.runtime.backends import BACKENDS
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
@@ -171,6 +172,9 @@ def _check(plan: Plan) -> None:
                 f"{bundle.root} is another model than {plan.bundles[0].root}",
                 "measure bundles of one preset and variant together",
             )
+    for backend in plan.backends:
+        if backend.partition(":")[0] not in BACKENDS:
+            raise InputError(f"unknown backend {backend!r}", f"choose from {', '.join(BACKENDS)}")
     kinds = [(bundle.config.image_size, piece_precisions(bundle)) for bundle in plan.bundles]
     for number, kind in enumerate(kinds):
         if kind in kinds[:number]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from uino_deploy.benchmarks.record import Case
 from uino_deploy.dependencies import is_importable
-from uino_deploy.errors import DependencyError
+from uino_deploy.errors import DependencyError, InputError
 from uino_deploy.images import load_image
 
 UInt8 = npt.NDArray[np.uint8]
@@ -110,6 +110,8 @@ def _photographs(images: Path | None) -> list[Path]:
     if images is not None:
         from uino_deploy.runtime.outputs import find_images
 
+        if not images.is_dir():
+            raise InputError(f"{images} is no folder", "name a folder of photographs")
         return find_images([str(images)])[:_MOST_PHOTOGRAPHS]
     found = _shipped_photographs()
     if not found:
