@@ -4,8 +4,8 @@
 
 Each environment is a search path of its own over packages installed once, below build/contract;
 nothing is seen of the environment that this runs in. Only TensorRT's bindings are installed (a
-megabyte or two each), never its libraries: a stub written in C stands in for those, so a compiler
-and Python 3.10 to 3.12 are needed, and no GPU.
+megabyte or two each), never its libraries: a stub written in C stands in for those. Needed are a C
+compiler and Python 3.11 or 3.12, for which all of these have wheels; no GPU.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ ENVIRONMENTS = {
 
 def main(names: list[str]) -> int:
     """Prepare and run the named environments, all of them without names; return the exit code."""
+    if sys.version_info[:2] not in ((3, 11), (3, 12)):
+        _say("FAILED: needs Python 3.11 or 3.12, for which all these versions have wheels")
+        return 1
     failed = []
     tools = installed("tools", *TOOLS)
     for name in names or ENVIRONMENTS:

@@ -2,7 +2,9 @@
 would launch it, the executor computes the operator.
 """
 
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,10 +95,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_plugins_launch_computes_the_operator(library, case):
+def error_of(case, launch):
+    """Execute a launch; return the error of its output against the float64 reference."""
     operator, attributes, shapes = CASES[case]
-    launch = library.launch(operator, attributes, shapes, "float16")
     inputs = random_inputs(operator, shapes)
     size = [evaluate(d, Numbers(shapes)) for d in operator.output_shape(attributes)]
     out = ptx.poisoned(tuple(size), np.float16)
@@ -107,10 +108,45 @@ def test_the_plugins_launch_computes_the_operator(library, case):
         shared=launch.kernel.record.shared_bytes,
         arguments=[*(t.numpy() for t in inputs.values()), *launch.scalars, out],
     )
-    assert out.complete
     naive = correlation_naive if operator is CORRELATION else scan_naive
     exact = getattr(naive, operator.kernel)(*(t.double() for t in inputs.values()), **attributes)
-    assert relative_error(out.array, exact) <= OPERATOR["float16"].relative_l2
+    return relative_error(out.array, exact) if out.complete else math.inf
+
+
+def launch_of(case, library):
+    operator, attributes, shapes = CASES[case]
+    return library.launch(operator, attributes, shapes, "float16")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plugins_launch_computes_the_operator(library, case):
+    assert error_of(case, launch_of(case, library)) <= OPERATOR["float16"].relative_l2
+
+
+@pytest.mark.parametrize(
+    ("case", "first", "second"), [("one-shot", 4, 5), ("batch-and-shots", 0, 1), ("serial", 1, 2)]
+)
+def test_two_numbers_in_the_wrong_order_are_noticed(library, case, first, second):
+    launch = launch_of(case, library)
+    swapped = list(launch.scalars)
+    swapped[first], swapped[second] = swapped[second], swapped[first]
+    assert swapped != launch.scalars
+    try:
+        error = error_of(case, replace(launch, scalars=swapped))
+    except ptx.PtxFault:  # outside an array
+        return
+    assert error > 10 * OPERATOR["float16"].relative_l2
+
+
+@pytest.mark.parametrize(
+    ("case", "axis"),
+    [("windows-in-several-tiles", 0), ("batch-and-shots", 1), ("batch-and-shots", 2)],
+)
+def test_a_grid_that_is_too_small_is_noticed(library, case, axis):
+    launch = launch_of(case, library)
+    grid = list(launch.grid)
+    grid[axis] -= 1
+    assert error_of(case, replace(launch, grid=tuple(grid))) == math.inf
 
 
 def test_every_operator_is_executed():

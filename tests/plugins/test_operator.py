@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from tests.plugins.folders import CORRELATION, SCAN, correlation_shapes, scan_shapes
+from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler import shapes as model_shapes
-from uino_deploy.kernels.compiler.variants import correlation_variant, scan_variant
+from uino_deploy.kernels.compiler.variants import (
+    correlation_variant,
+    grid_of,
+    scalars_of,
+    scan_variant,
+)
 from uino_deploy.kernels.correlation import naive as correlation_naive
 from uino_deploy.kernels.correlation import onnx as correlation_onnx
 from uino_deploy.kernels.correlation import triton_kernel as correlation_triton
@@ -112,18 +118,24 @@ def test_the_output_is_shaped_as_the_references(operator, attributes, shapes):
     assert tuple(evaluate(d, Numbers(shapes)) for d in dims) == tuple(expected)
 
 
+@pytest.mark.parametrize(("batch", "shots"), [(1, 1), (4, 1), (1, 5), (3, 2)])
 @pytest.mark.parametrize("preset", ["tiny", "vits14", "vitb14", "vitl14"])
-def test_the_plugin_asks_for_the_kernel_that_the_compiler_makes(preset):
-    from uino_deploy.config import UinoConfig
-
+def test_a_model_gets_the_kernels_and_grids_of_the_compiler(preset, batch, shots):
     config = UinoConfig.from_preset(preset)
-    s = model_shapes.correlation_shape(config)
-    variant = correlation_variant(s, "float16", 87)
+    s = model_shapes.correlation_shape(config, batch, shots)
     attributes = {"height": s.height, "width": s.width, "pool": s.pool}
-    assert CORRELATION.configurations(attributes, {}) == [variant.config]
-    for s in model_shapes.scan_shapes(config):
+    grid = (s.height, s.width)
+    shapes = correlation_shapes(batch, shots, s.layers, s.n_query, s.channels, grid)
+    variant = correlation_variant(s, "float16", 87)
+    assert CORRELATION.configurations(attributes, shapes) == [variant.config]
+    assert CORRELATION.numbers(attributes, shapes) == scalars_of(s)
+    assert CORRELATION.blocks(attributes, variant.constants, shapes) == grid_of(variant, s, 87)
+    for s in model_shapes.scan_shapes(config, batch, shots):
         shapes = scan_shapes(s.sequences, s.height, s.width, s.channels, s.states, s.rank)
-        assert SCAN.configurations({}, shapes)[0] == scan_variant(s, "float16").config
+        variant = scan_variant(s, "float16")
+        assert SCAN.configurations({}, shapes)[0] == variant.config
+        assert SCAN.numbers({}, shapes) == scalars_of(s)
+        assert SCAN.blocks({}, variant.constants, shapes) == grid_of(variant, s, 87)
 
 
 @pytest.mark.parametrize(
