@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,11 @@ from uino_deploy.benchmarks.accuracy import (
     judge_by_stored,
     read_outputs,
 )
-from uino_deploy.benchmarks.models import piece_precisions
+from uino_deploy.benchmarks.plan import Plan
 from uino_deploy.benchmarks.processes import WorkerFailed, WorkerProcess
 from uino_deploy.benchmarks.record import (
     MAIN,
-    Case,
     CaseResult,
-    Entry,
     Layer,
     Memory,
     Method,
@@ -47,12 +44,17 @@ from uino_deploy.benchmarks.record import (
 )
 from uino_deploy.benchmarks.resources import OthersCpu
 from uino_deploy.benchmarks.runners.runner import Task
-from uino_deploy.benchmarks.runners.table import PEERS, REFERENCE
+from uino_deploy.benchmarks.runners.table import REFERENCE
 from uino_deploy.benchmarks.statistics import summarise
+from uino_deploy.benchmarks.subjects import (
+    Subject,
+    checkpoint_path,
+    groups_of,
+    subjects_of,
+    task_of,
+)
 from uino_deploy.benchmarks.worker import OUTPUTS
-from uino_deploy.bundle import Bundle
-from uino_deploy.errors import CheckFailed, DependencyError, InputError
-from uino_deploy.runtime.backends import BACKENDS
+from uino_deploy.errors import CheckFailed, DependencyError
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
@@ -62,67 +64,6 @@ CACHE = ".cache"
 
 # Between two turns: the threads of the runner before stop spinning.
 _SETTLE = 0.05
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a benchmark does.
-
-    Attributes:
-        bundles: one or more, of one model.
-        backends: of the runtime, such as "onnxruntime" or "onnxruntime:cuda".
-        peers: names of `table.PEERS`; they need `model`.
-        threads: of the CPU; every count is measured by itself.
-        cases: the main case and others.
-        rounds: turns of every runner.
-        warmup: untimed queries of a turn.
-        seconds: of a turn, at least.
-        iterations: of a turn, instead.
-        cold_starts: fresh processes of every runner.
-        episodes: held-out episodes for the mIoU; 0 for none.
-        images: a folder of photographs; those of installed packages when None.
-        model: makes the float32 model's checkpoint at a path, for an image size; None to judge by
-            the example that the bundle carries.
-        profile: also profile the backends that ONNX Runtime runs.
-    """
-
-    bundles: Sequence[Bundle]
-    backends: Sequence[str]
-    peers: Sequence[str]
-    threads: Sequence[int]
-    cases: Sequence[Case]
-    rounds: int = 5
-    warmup: int = 1
-    seconds: float | None = 2.0
-    iterations: int | None = None
-    cold_starts: int = 3
-    episodes: int = 0
-    images: Path | None = None
-    model: Callable[[Path, int], None] | None = None
-    profile: bool = False
-
-
-@dataclass
-class _Subject:
-    """An entry in the making: its task, its bundle, and the samples taken so far."""
-
-    task: Task
-    entry: Entry
-    precisions: list[str]
-    bundle: Bundle | None
-    samples: dict[Case, list[list[float]]] = field(default_factory=dict)
-    stages: dict[str, list[list[float]]] = field(default_factory=dict)
-    joules: list[float] = field(default_factory=list)
-    notes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def alive(self) -> bool:
-        return self.entry.status == "passed"
-
-    def stop(self, error: WorkerFailed, folder: Path) -> None:
-        """Note that it failed, or cannot run here; no path goes into the record."""
-        self.entry.status = "refused" if error.refused else "failed"
-        self.entry.reason = _without_paths(error.reason, folder, self.bundle)
 
 
 def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None = None) -> Record:
@@ -139,19 +80,19 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
         CheckFailed: the reference could not be computed.
         DependencyError: no photograph is at hand, or no runner can run here.
     """
-    _check(plan)
+    plan.check()
     with tempfile.TemporaryDirectory(prefix="uino-benchmark-") as name:
         folder = Path(name)
         prepared = work.prepare(folder, plan.images, plan.cases, plan.episodes)
         references = _references(plan, folder, log)
-        subjects = _subjects(plan, folder)
+        subjects = subjects_of(plan, folder)
         for subject in subjects:
             log(f"judging {subject.entry.name}, {subject.task.threads} threads")
             _judge(subject, references.get(subject.task.image_size), plan, folder)
         if all(subject.entry.status == "refused" for subject in subjects):
             raise DependencyError(f"nothing can run here: {subjects[0].entry.reason}")
         others = OthersCpu()
-        groups = _groups(subjects)
+        groups = groups_of(subjects)
         with progress("rounds", plan.rounds * len(groups)) as step:
             for group in groups:
                 _time(group, plan, folder, others, step)
@@ -164,33 +105,6 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
         return _record(plan, prepared, others, subjects, profiles)
 
 
-def _check(plan: Plan) -> None:
-    first = plan.bundles[0].config
-    for bundle in plan.bundles:
-        if (bundle.config.preset, bundle.config.variant) != (first.preset, first.variant):
-            raise InputError(
-                f"{bundle.root} is another model than {plan.bundles[0].root}",
-                "measure bundles of one preset and variant together",
-            )
-    for backend in plan.backends:
-        if backend.partition(":")[0] not in BACKENDS:
-            raise InputError(f"unknown backend {backend!r}", f"choose from {', '.join(BACKENDS)}")
-    kinds = [(bundle.config.image_size, piece_precisions(bundle)) for bundle in plan.bundles]
-    for number, kind in enumerate(kinds):
-        if kind in kinds[:number]:
-            raise InputError(
-                f"two bundles are {'+'.join(kind[1])} at {kind[0]} px: the record could not tell "
-                "them apart",
-                "measure them one after the other and use `uino-deploy compare`",
-            )
-    if plan.peers and plan.model is None:
-        raise InputError(
-            "the peers need the PyTorch model", "name the checkpoint that was exported"
-        )
-    if MAIN not in plan.cases:
-        raise InputError("the main case, one query of one class and one shot, is always measured")
-
-
 def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
     """Compute float32 PyTorch's outputs for each image size; none without a model."""
     found: dict[int, Outputs] = {}
@@ -198,8 +112,8 @@ def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
         return found
     for size in sorted({bundle.config.image_size for bundle in plan.bundles}):
         log(f"computing the reference at {size} px")
-        plan.model(_checkpoint(folder, size), size)
-        task = _task(folder, f"reference-{size}", REFERENCE, "fp32", max(plan.threads), size)
+        plan.model(checkpoint_path(folder, size), size)
+        task = task_of(folder, f"reference-{size}", REFERENCE, "fp32", max(plan.threads), size)
         try:
             with WorkerProcess(task) as worker:
                 worker.ask("judge")
@@ -210,74 +124,7 @@ def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
     return found
 
 
-def _subjects(plan: Plan, folder: Path) -> list[_Subject]:
-    subjects = []
-    for threads in plan.threads:
-        for bundle in plan.bundles:
-            for backend in plan.backends:
-                subjects.append(_backend_subject(folder, bundle, backend, threads))
-        for size in sorted({bundle.config.image_size for bundle in plan.bundles}):
-            for peer in plan.peers:
-                subjects.append(_peer_subject(folder, peer, size, threads))
-    return subjects
-
-
-def _backend_subject(folder: Path, bundle: Bundle, backend: str, threads: int) -> _Subject:
-    precisions = piece_precisions(bundle)
-    precision, size = "+".join(precisions), bundle.config.image_size
-    name = f"{backend.replace(':', '-')}-{precision}-{size}-{threads}"
-    task = _task(folder, name, backend, precision, threads, size, bundle)
-    entry = _entry(f"{backend} {precision}", task, peer=False)
-    return _Subject(task, entry, precisions, bundle)
-
-
-def _peer_subject(folder: Path, peer: str, size: int, threads: int) -> _Subject:
-    about = PEERS[peer]
-    task = _task(folder, f"{peer}-{size}-{threads}", peer, about.precision, threads, size)
-    return _Subject(task, _entry(about.title, task, peer=True), [about.precision], None)
-
-
-def _entry(name: str, task: Task, peer: bool) -> Entry:
-    return Entry(
-        name=name,
-        runner=task.runner,
-        peer=peer,
-        precision=task.precision,
-        image_size=task.image_size,
-        threads=task.threads,
-        about={},
-        status="passed",
-    )
-
-
-def _task(
-    folder: Path,
-    name: str,
-    runner: str,
-    precision: str,
-    threads: int,
-    size: int,
-    bundle: Bundle | None = None,
-) -> Task:
-    scratch = folder / name
-    scratch.mkdir()
-    return Task(
-        runner=runner,
-        precision=precision,
-        threads=threads,
-        image_size=size,
-        work=str(folder),
-        scratch=str(scratch),
-        bundle=None if bundle is None else str(bundle.root.resolve()),
-        model=str(_checkpoint(folder, size)),
-    )
-
-
-def _checkpoint(folder: Path, size: int) -> Path:
-    return folder / f"model-{size}.safetensors"
-
-
-def _judge(subject: _Subject, reference: Outputs | None, plan: Plan, folder: Path) -> None:
+def _judge(subject: Subject, reference: Outputs | None, plan: Plan, folder: Path) -> None:
     """Compute a runner's accuracy; it fails here where it is over its budget."""
     try:
         with WorkerProcess(subject.task) as worker:
@@ -300,18 +147,8 @@ def _judge(subject: _Subject, reference: Outputs | None, plan: Plan, folder: Pat
         subject.entry.reason = "; ".join(accuracy.failures)
 
 
-def _groups(subjects: Sequence[_Subject]) -> list[list[_Subject]]:
-    """Return the runners that take turns with each other: same thread count and image size."""
-    groups: dict[tuple[int, int], list[_Subject]] = {}
-    for subject in subjects:
-        if subject.alive:
-            key = subject.task.threads, subject.task.image_size
-            groups.setdefault(key, []).append(subject)
-    return list(groups.values())
-
-
 def _time(
-    group: Sequence[_Subject],
+    group: Sequence[Subject],
     plan: Plan,
     folder: Path,
     others: OthersCpu,
@@ -339,7 +176,7 @@ def _time(
             step()
 
 
-def _turn(subject: _Subject, worker: WorkerProcess, plan: Plan, first: bool) -> None:
+def _turn(subject: Subject, worker: WorkerProcess, plan: Plan, first: bool) -> None:
     """Let one runner do every case that it has."""
     time.sleep(_SETTLE)
     for case in sorted(plan.cases, key=lambda each: each != MAIN):
@@ -367,7 +204,7 @@ def _memory(answer: Any) -> Memory:
     return Memory(steady=answer["resident"], peak=answer["peak"], device=answer["device"])
 
 
-def _start_cold(group: Sequence[_Subject], plan: Plan, folder: Path) -> None:
+def _start_cold(group: Sequence[Subject], plan: Plan, folder: Path) -> None:
     """Time fresh processes up to their first mask, in turns: caches filled, and then deleted."""
     filled: dict[int, list[list[float]]] = {}
     deleted: dict[int, list[list[float]]] = {}
@@ -405,7 +242,7 @@ def _seconds_to_first_mask(task: Task) -> float:
         return time.perf_counter() - begun
 
 
-def _profiles(subjects: Sequence[_Subject], folder: Path, traces: Path | None) -> list[Profile]:
+def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) -> list[Profile]:
     """Profile every backend that ONNX Runtime runs, each in a fresh process."""
     found = []
     for subject in subjects:
@@ -433,7 +270,7 @@ def _profiles(subjects: Sequence[_Subject], folder: Path, traces: Path | None) -
     return found
 
 
-def _finish(subject: _Subject, plan: Plan, reference: Outputs | None) -> None:
+def _finish(subject: Subject, plan: Plan, reference: Outputs | None) -> None:
     """Turn samples into timings; a runner that failed keeps none of them."""
     entry = subject.entry
     if not subject.alive:
@@ -463,7 +300,7 @@ def _record(
     plan: Plan,
     prepared: work.Work,
     others: OthersCpu,
-    subjects: Sequence[_Subject],
+    subjects: Sequence[Subject],
     profiles: list[Profile],
 ) -> Record:
     manifest, config = plan.bundles[0].manifest, plan.bundles[0].config
@@ -494,14 +331,3 @@ def _record(
         entries=[subject.entry for subject in subjects],
         profiles=profiles,
     )
-
-
-def _without_paths(text: str, folder: Path, bundle: Bundle | None) -> str:
-    """Shorten a message to one line, and every path in it to its last name."""
-    words = " ".join(text.split()).split(" ")
-    known = [str(folder), *([] if bundle is None else [str(bundle.root.resolve())])]
-    short = [
-        Path(word).name if any(path in word for path in known) or word.count("/") > 1 else word
-        for word in words
-    ]
-    return " ".join(short)[:500]

@@ -87,9 +87,10 @@ def benchmark(
       uino-deploy benchmark model.uino --classes 1 --classes 10 --batch 1 --batch 4 --profile
     """
     from uino_deploy.benchmarks.data import append_rows
-    from uino_deploy.benchmarks.harness import Plan, run_benchmark
+    from uino_deploy.benchmarks.harness import run_benchmark
     from uino_deploy.benchmarks.models import Origin, in_precisions, saver
     from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
+    from uino_deploy.benchmarks.plan import Plan
     from uino_deploy.benchmarks.record import MAIN, Case
     from uino_deploy.benchmarks.runners.table import peers_named
     from uino_deploy.bundle import Bundle
