@@ -18,7 +18,8 @@ import msgspec
 
 import uino_deploy
 from uino_deploy.bundle import Bundle, Piece
-from uino_deploy.dependencies import require
+from uino_deploy.dependencies import is_importable, require
+from uino_deploy.doctor import JETSON_TENSORRT, TEGRA_RELEASE, read_jetpack
 from uino_deploy.errors import (
     BuildError,
     DependencyError,
@@ -121,21 +122,29 @@ def build_engines(
             failed, or its process died.
         CheckFailed: the engine is not in the piece's precision, or lacks the plugins asked for.
     """
-    names = list(pieces) or list(bundle.manifest.pieces)
+    names = list(dict.fromkeys(pieces)) or list(bundle.manifest.pieces)
     chosen = [bundle.piece(name) for name in names]
     _check_request(bundle, backend, arch, chosen, shapes or {}, timing_cache)
-    require(backend, MODULES[backend])
+    _require(backend)
     folder = plan_folder(backend, arch)
     built = [name for name in names if f"{folder}/{name}.plan" in bundle.manifest.files]
     if built and not force:
         raise OutputExists(f"{bundle.root / folder} has {', '.join(built)}", "use --force")
     own = bundle.root / "kernels" / arch
     kernels = kernels or (own if own.is_dir() else None)
+    as_plugins = plugins == "auto" and backend == "tensorrt"
+    # All of them first: the last piece should not fail after the first has been built for minutes.
+    summaries = [check_graph(bundle, piece) for piece in chosen]
+    if as_plugins and kernels is None and any(summary.calls for summary in summaries):
+        raise BuildError(
+            f"plugins need kernels compiled for {arch}",
+            f"uino-deploy kernels build --arch {arch} -o DIR, then give --kernels DIR; or build "
+            "the operators from their bodies by --plugins none",
+        )
     infos = []
     with _workplace(bundle.root) as temporary:
-        for piece in chosen:
+        for piece, summary in zip(chosen, summaries, strict=True):
             progress(f"building {piece.name} for {arch}")
-            summary = check_graph(bundle, piece)
             job = Job(
                 backend=backend,
                 onnx=str(bundle.path(piece.model)),
@@ -144,13 +153,20 @@ def build_engines(
                 shapes=profile_of(piece, shapes or {}),
                 workspace=workspace,
                 timing_cache=None if timing_cache is None else str(timing_cache),
-                plugins=plugins == "auto" and backend == "tensorrt" and bool(summary.calls),
+                plugins=as_plugins and bool(summary.calls),
                 kernels=None if kernels is None else str(kernels),
             )
             infos.append(_finish(bundle, piece, job, summary, run_job(job, progress)))
         own_kernels = _stage_kernels(kernels, own, temporary, infos)
         _install(bundle.root, temporary, infos, own_kernels)
     return infos
+
+
+def _require(backend: EngineBackend) -> None:
+    """Check that the library is here; a Jetson has it from JetPack, not from pip."""
+    if backend == "tensorrt" and not is_importable("tensorrt") and read_jetpack(TEGRA_RELEASE):
+        raise DependencyError("tensorrt is not installed", JETSON_TENSORRT)
+    require(backend, MODULES[backend])
 
 
 def _check_request(

@@ -349,7 +349,7 @@ def outcome(**changes):
 def fake_run(monkeypatch, result):
     """Stand in for a builder that cannot run here; return the jobs it was given."""
     jobs = []
-    monkeypatch.setattr(engines, "require", lambda *_names: None)
+    monkeypatch.setattr(engines, "_require", lambda _backend: None)
 
     def run(job, _progress):
         jobs.append(job)
@@ -409,7 +409,24 @@ def test_kernels_that_an_engine_needs_come_with_it(damaged, monkeypatch, tmp_pat
     assert equivalent_commands(opened, infos) == []
 
 
+def test_plugins_without_kernels_fail_before_anything_is_built(damaged, monkeypatch):
+    jobs = fake_run(monkeypatch, outcome(route="aot"))
+    with pytest.raises(BuildError, match=r"kernels compiled for sm_87; .* or .*--plugins none"):
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_87")
+    assert jobs == []
+
+
+def test_a_jetson_is_told_where_tensorrt_comes_from(bundle, monkeypatch, tmp_path):
+    release = tmp_path / "nv_tegra_release"
+    release.write_text("# R36 (release), REVISION: 4.3")
+    monkeypatch.setattr(engines, "TEGRA_RELEASE", release)
+    monkeypatch.setattr(engines, "is_importable", lambda _name: False)
+    with pytest.raises(DependencyError, match="python3-libnvinfer"):
+        build_engines(bundle, "tensorrt", "sm_87")
+
+
 def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
+    (damaged / "kernels/sm_87").mkdir(parents=True)
     fake_run(monkeypatch, outcome(route="aot"))
     with pytest.raises(CheckFailed, match="of 1 calls of Correlation4d the engine has 0"):
         build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"])
@@ -424,6 +441,7 @@ def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
 def test_a_failed_check_is_a_verdict(damaged, monkeypatch, capsys):
     from uino_deploy.cli import main
 
+    (damaged / "kernels/sm_87").mkdir(parents=True)
     fake_run(monkeypatch, outcome(route="aot"))
     command = ["build", str(damaged), "--backend", "tensorrt", "--arch", "sm_87"]
     with pytest.raises(SystemExit) as left:
@@ -548,7 +566,7 @@ KILLED = """
         counts = {"FLOAT": 9}
         return Outcome(version="10.9.0", layers=counts, matrix_layers=counts, inspector=inspected)
 
-    engines.run_job, engines.require, os.replace = run, lambda *_names: None, counted
+    engines.run_job, engines._require, os.replace = run, lambda _backend: None, counted
     engines.build_engines(Bundle.open(root), "tensorrt", "sm_87", pieces=["encoder"], force=True)
 """
 
