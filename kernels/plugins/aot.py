@@ -35,6 +35,7 @@ class Symbols:
 
     def value(self, expression: Expression) -> trtp.ShapeExpr | int:
         """Return an expression as TensorRT takes it."""
+        # Named, not returned at once: with the union in view mypy would take it for T.
         result = evaluate(expression, self)
         return result
 

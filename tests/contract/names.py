@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # File -> the oldest TensorRT for which it is imported.
 FILES = {
     "export/engine_job.py": (10, 3),
+    "kernels/plugins/__init__.py": (10, 3),
     "kernels/plugins/aot.py": (10, 9),
     "kernels/plugins/driver.py": (10, 3),
     "kernels/plugins/dtypes.py": (10, 3),
