@@ -59,6 +59,18 @@ def test_an_entry_that_failed_shows_no_speed(full_record):
     assert (csv_row["median_ms"], csv_row["status"]) == ("", "failed")
 
 
+def test_sizes_and_threads_have_columns_and_lines_of_their_own(record_of, entry_of):
+    entries = [entry_of(scale=scale) for scale in (1, 2, 4)]
+    entries[1].image_size, entries[2].threads = 224, 1
+    record = record_of(entries)
+    header, rows = tables.entry_rows(record)
+    assert [row[header.index("px")] for row in rows] == ["112", "224", "112"]
+    assert [row[header.index("threads")] for row in rows] == ["2", "2", "1"]
+    page = render(record)
+    for caption in ("One query over image size, px", "One query over threads", "224 px, 2 threads"):
+        assert caption in page
+
+
 def test_scaling_is_relative_to_the_main_case(full_record):
     header, rows = tables.scaling_rows(full_record)
     assert rows[0][header.index("of the main")] == "2.50"
