@@ -34,7 +34,7 @@ ALLOWED = {
     "runtime": LEAVES | {"kernels"},
     "doctor": LEAVES | {"runtime"},
     "selftest": LEAVES | {"kernels", "model", "runtime", "export"},
-    "export": LEAVES | {"kernels", "model", "runtime"},
+    "export": LEAVES | {"kernels", "model", "runtime", "doctor"},
     "inspection": LEAVES | {"kernels", "model", "runtime"},
     "benchmarks": LEAVES | {"kernels", "model", "data", "training", "runtime", "export"},
     "report": LEAVES,
