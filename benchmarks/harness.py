@@ -214,9 +214,12 @@ def _start_cold(group: Sequence[Subject], plan: Plan, folder: Path) -> None:
                 continue
             try:
                 filled.setdefault(index, []).append([_seconds_to_first_mask(subject.task)])
-                if subject.bundle is not None and (subject.bundle.root / CACHE).is_dir():
-                    seconds = _seconds_to_first_mask(_without_cache(subject.task))
-                    deleted.setdefault(index, []).append([seconds])
+                if subject.bundle is not None:
+                    uncached = _without_cache(subject.task)
+                    seconds = _seconds_to_first_mask(uncached)
+                    # Only a backend that keeps compiled models has left one there.
+                    if (Path(uncached.bundle or "") / CACHE).is_dir():
+                        deleted.setdefault(index, []).append([seconds])
             except WorkerFailed as error:
                 subject.stop(error, folder)
     for index, rounds in filled.items():
