@@ -75,6 +75,16 @@ def test_a_damaged_segmentation_is_refused(tmp_path, segmentation):
         dataset.mask(dataset.images(0)[0], 0)
 
 
+def test_an_annotation_without_polygons_marks_nothing(tmp_path):
+    root = make_coco(tmp_path, classes=4, per_class=1)
+    path = root / "annotations/instances_val2014.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["segmentation"] = []
+    path.write_text(json.dumps(document))
+    dataset = Coco(root, 0)
+    assert not dataset.mask(dataset.images(0)[0], 0).any()
+
+
 def test_a_file_that_is_not_cocos_is_refused(tmp_path):
     root = make_coco(tmp_path, classes=4, per_class=1)
     path = root / "annotations/instances_val2014.json"

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.miniatures import make_folder
+from tests.data.miniatures import make_folder, make_voc
 from uino_deploy.data import draw_episode, load_pool
 from uino_deploy.data.coco import Coco
 from uino_deploy.data.dataset import Dataset
-from uino_deploy.data.episode_list import draw_list, fingerprint, read_list, write_list
+from uino_deploy.data.episode_list import (
+    draw_list,
+    fingerprint,
+    read_list,
+    shown_labels,
+    write_list,
+)
 from uino_deploy.data.folder import Folder
 from uino_deploy.data.fss1000 import Fss1000
 from uino_deploy.data.open import DATASETS, open_dataset
@@ -76,6 +82,19 @@ def test_supports_without_ground_are_passed_over(tmp_path):
         assert each.support[0] in {"images/001.jpg", "images/003.jpg"}
     with pytest.raises(InputError, match="too few images for 3 shots"):
         draw_list(dataset, 1, 3, 0)
+
+
+def test_classes_without_images_are_left_out(tmp_path):
+    root = make_voc(tmp_path, per_class=2)
+    listing = root / "VOC2012/ImageSets/Segmentation/val.txt"
+    kept = [name for name in listing.read_text().split() if "_val_02_" in name]
+    listing.write_text("\n".join(kept))
+    dataset = Pascal(root, 0)
+    assert shown_labels(dataset) == [1, 2]  # the class, and its neighbour in the same images
+    assert {each.label for each in draw_list(dataset, 8, 1, 0)} == {1, 2}
+    listing.write_text("")
+    with pytest.raises(InputError, match="no image of any of its classes"):
+        draw_list(Pascal(root, 0), 1, 1, 0)
 
 
 def test_a_file_gives_the_list_back_and_reads_as_plain_json(opened, tmp_path):

@@ -71,6 +71,14 @@ def test_voc_itself_and_the_devkit_are_found(voc, tmp_path):
     assert Pascal(tmp_path, 0).images(0) == Pascal(voc, 0).images(0)
 
 
+def test_sbd_is_found_beside_voc_and_as_torchvision_leaves_it(voc, tmp_path):
+    expected = Pascal(voc, 0, "train").images(0)
+    assert Pascal(voc / "VOC2012", 0, "train").images(0) == expected
+    (tmp_path / "VOC2012").symlink_to(voc / "VOC2012")
+    (tmp_path / "sbd").symlink_to(voc / "SBD/dataset")
+    assert Pascal(tmp_path, 0, "train").images(0) == expected
+
+
 def test_another_layout_is_refused_with_the_expected_one(tmp_path):
     with pytest.raises(InputError, match=r"holds no ImageSets.*VOC2012/\{JPEGImages"):
         Pascal(tmp_path, 0)

@@ -109,7 +109,7 @@ def evaluate(
     runs: dict[int | None, Run] = {}
     others: dict[int | None, Run] = {}
     for number in _folds(dataset, fold):
-        drawn = _episodes(question, number, write_episodes, force)
+        drawn = _episodes(question, number, write_episodes, force, output)
         question = replace(question, shots=len(drawn[1][0].support))
         runs[number] = _run(source, number, load, drawn, output)
         if against is not None:
@@ -143,10 +143,10 @@ def loader(backend: str) -> Load:
 
 
 def _episodes(
-    question: _Question, fold: int | None, target: Path | None, force: bool
+    question: _Question, fold: int | None, target: Path | None, force: bool, output: Output
 ) -> tuple[Dataset, list[ListedEpisode]]:
     """Open the data set and draw, or read, its episodes; write them where that is asked for."""
-    from uino_deploy.data.episode_list import draw_list, read_list, write_list
+    from uino_deploy.data.episode_list import draw_list, read_list, shown_labels, write_list
     from uino_deploy.data.open import open_dataset
 
     opened = open_dataset(question.dataset, question.data, fold)
@@ -156,6 +156,10 @@ def _episodes(
         seed = header.seed
     else:
         drawn = draw_list(opened, question.episodes, question.shots, question.seed)
+        absent = sorted(set(range(len(opened.classes))) - set(shown_labels(opened)))
+        if absent:
+            names = ", ".join(opened.classes[label] for label in absent)
+            output.warn(f"no image of {names}: left out")
     if target is not None:
         target = Path(str(target).replace("{fold}", str(fold)))
         write_list(target, opened, fold, len(drawn[0].support), seed, drawn, force)

@@ -144,6 +144,8 @@ def _decode(raw: msgspec.Raw, image: _Image, path: Path) -> UInt8:
 
     size = (image.height, image.width)
     value: Any = msgspec.json.decode(raw)
+    if value == []:
+        return np.zeros(size, np.uint8)
     try:
         if isinstance(value, list):
             _check_polygons(value)

@@ -55,9 +55,9 @@ class _Line(msgspec.Struct):
 def draw_list(dataset: Dataset, episodes: int, shots: int, seed: int) -> list[ListedEpisode]:
     """Draw episodes; the same arguments give the same list.
 
-    Classes come in rounds, as `label_in_turn` says. An episode's images are distinct; its query
-    shows the class, and its supports show both the class and something else, without which there
-    would be nothing to learn.
+    Classes come in rounds, as `label_in_turn` says; those without any image are left out. An
+    episode's images are distinct; its query shows the class, and its supports show both the class
+    and something else, without which there would be nothing to learn.
 
     Raises:
         InputError: a class has too few such images.
@@ -69,16 +69,18 @@ def draw_listed(dataset: Dataset, seed: int, index: int, shots: int) -> ListedEp
     """Draw one episode of the list of a seed; see `draw_list`."""
     if isinstance(dataset, Procedural):
         return dataset.episode(seed, index, shots)
-    classes = len(dataset.classes)
-    label = label_in_turn(classes, seed, index)
-    rng = np.random.default_rng([seed, *divmod(index, classes)])
+    shown = shown_labels(dataset)
+    if not shown:
+        raise InputError(f"data set {dataset.name} has no image of any of its classes")
+    label = shown[label_in_turn(len(shown), seed, index)]
+    rng = np.random.default_rng([seed, *divmod(index, len(shown))])
     keys = dataset.images(label)
     query, support = "", list[str]()
     for position in _distinct(rng, len(keys)):
-        shown, other = _shown(dataset, keys[position], label)
-        if shown and not query:
+        present, other = _shown(dataset, keys[position], label)
+        if present and not query:
             query = keys[position]
-        elif shown and other:
+        elif present and other:
             support.append(keys[position])
         if query and len(support) == shots:
             return ListedEpisode(label, tuple(support), query)
@@ -86,6 +88,14 @@ def draw_listed(dataset: Dataset, seed: int, index: int, shots: int) -> ListedEp
         f"class {dataset.classes[label]!r} has too few images for {shots} shots and a query",
         f"it has {len(keys)}, and a support needs both the object and something else",
     )
+
+
+def shown_labels(dataset: Dataset) -> list[int]:
+    """Return the labels of the classes that have images: all, but for parts of a data set."""
+    labels = range(len(dataset.classes))
+    if isinstance(dataset, Procedural):
+        return list(labels)
+    return [label for label in labels if dataset.images(label)]
 
 
 def write_list(

@@ -55,13 +55,17 @@ class Fss1000:
                 if _is_class(folder) and (folder.name in wanted) == (split == "test")
             )
         )
+        self._keys: dict[int, list[str]] = {}
         if not self.classes:
             raise InputError(f"{root} holds no {split} class of FSS-1000", f"expected: {TREE}")
 
     def images(self, label: int) -> list[str]:
         """Return the keys of a class's images."""
-        name = self.classes[label]
-        return sorted(f"{name}/{path.name}" for path in (self._root / name).glob("*.jpg"))
+        if label not in self._keys:
+            name = self.classes[label]
+            found = (self._root / name).glob("*.jpg")
+            self._keys[label] = sorted(f"{name}/{path.name}" for path in found)
+        return self._keys[label]
 
     def image(self, key: str) -> UInt8:
         """Return an image, uint8 RGB [H, W, 3]."""

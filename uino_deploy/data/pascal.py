@@ -7,6 +7,7 @@ images and those of SBD (Hariharan et al., ICCV 2011) that are not among the val
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Pascal:
         for needed in ("JPEGImages", "SegmentationClass"):
             if not (self._voc / needed).is_dir():
                 raise InputError(f"{self._voc} holds no {needed}", f"expected: {TREE}")
-        self._sbd = next((root / n / "dataset" for n in _NESTED_SBD if (root / n).is_dir()), None)
+        self._sbd = _find_sbd((root, self._voc.parent, self._voc.parent.parent))
         self._numbers = [c + 1 for c in range(20) if (c in held_out) == (split == "test")]
         self.classes = tuple(CLASSES[number - 1] for number in self._numbers)
         self._names = self._listed("val") if split == "test" else self._training_names()
@@ -102,7 +103,7 @@ class Pascal:
         augmented = self._voc / "SegmentationClassAug"
         if augmented.is_dir():
             extra = {path.stem for path in augmented.glob("*.png")}
-        elif self._sbd is not None and (self._sbd / "cls").is_dir():
+        elif self._sbd is not None:
             require("train", "scipy")
             lists = (self._sbd / f"{which}.txt" for which in ("train", "val"))
             extra = {name for path in lists for name in path.read_text(encoding="utf-8").split()}
@@ -119,6 +120,16 @@ class Pascal:
         if self._sbd is not None and (self._sbd / "cls" / f"{name}.mat").is_file():
             return _read_sbd(self._sbd / "cls" / f"{name}.mat")
         raise InputError(f"{self._voc} has no mask of image {name}", f"expected: {TREE}")
+
+
+def _find_sbd(places: Sequence[Path]) -> Path | None:
+    """Return SBD's folder with `cls`: as its archive has it, or as torchvision leaves it."""
+    for place in places:
+        for name in _NESTED_SBD:
+            for folder in (place / name / "dataset", place / name):
+                if (folder / "cls").is_dir():
+                    return folder
+    return None
 
 
 def _read_indices(path: Path) -> UInt8:
