@@ -10,6 +10,8 @@ from html import escape
 # Told apart by most people with a colour deficiency (Okabe and Ito), each at two lightnesses.
 COLOURS = ("#3b82c4", "#e08a1e", "#2a9d78", "#c8577f", "#8a6fd1", "#7a8699", "#b3a125", "#4fb3c9")
 
+OURS = "uino-deploy"
+
 _WIDTH = 720
 _LABEL = 210
 _RIGHT = 104
@@ -48,7 +50,8 @@ class Point:
 
 def stacked_bars(bars: Sequence[Bar], unit: str) -> str:
     """Draw horizontal bars, their parts in colours with a legend, on one linear scale from zero."""
-    names = list(dict.fromkeys(name for bar in bars for name in bar.parts))
+    found = dict.fromkeys(name for bar in bars for name in bar.parts)
+    names = sorted(found, key=lambda name: name != OURS)  # the product has one colour everywhere
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     longest = max((max(sum(bar.parts.values()), bar.high or 0) for bar in bars), default=0) or 1
     room, height, top = _WIDTH - _LABEL - _RIGHT, 26, 8

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from uino_deploy.benchmarks import tables
-from uino_deploy.benchmarks.charts import Bar, Point, lines, points, stacked_bars
+from uino_deploy.benchmarks.charts import OURS, Bar, Point, lines, points, stacked_bars
 from uino_deploy.benchmarks.record import MAIN, Case, Entry, Record, save_record
 from uino_deploy.files import atomic_directory
 
@@ -116,7 +116,7 @@ def _latency(entries: Sequence[Entry]) -> str:
             bars.append(
                 Bar(
                     entry.name,
-                    {"peer" if entry.peer else "uino-deploy": 1000 * timing.median},
+                    {"peer" if entry.peer else OURS: 1000 * timing.median},
                     tables.ms(timing.median),
                     1000 * low,
                     1000 * high,
@@ -173,7 +173,7 @@ def _cold(entries: Sequence[Entry]) -> str:
         ):
             if timing is not None:
                 note = f"{timing.median:.2f}"
-                kind = {"peer" if entry.peer else "uino-deploy": timing.median}
+                kind = {"peer" if entry.peer else OURS: timing.median}
                 bars.append(Bar(name, kind, note, *timing.spread, faint=entry.peer))
     return stacked_bars(bars, "s") if bars else ""
 
