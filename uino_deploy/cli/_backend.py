@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--backend`, `--provider`, `--threads`, `--cuda-graphs`.
+    """Add `--backend` and the backends' own options.
 
     The command receives `load`, a function from a bundle's path to a `Predictor`.
     """
 
-    @click.option("--backend", default="onnxruntime", show_default=True, help="What runs it.")
+    @click.option(
+        "--backend",
+        default="onnxruntime",
+        show_default=True,
+        help="What runs it: onnxruntime, openvino, tensorrt, tensorrt-rtx or torch.",
+    )
     @click.option(
         "--provider",
         metavar="NAME[:KEY=VALUE,...]",
@@ -28,6 +33,11 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
     @click.option("--cuda-graphs", is_flag=True, help="Replay launches (TensorRT's backends).")
+    @click.option(
+        "--torch-checkpoint",
+        type=click.Path(path_type=Path),
+        help="The checkpoint that was exported, for --backend torch.",
+    )
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -35,14 +45,31 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         provider: str | None,
         threads: int | None,
         cuda_graphs: bool,
+        torch_checkpoint: Path | None,
         **kwargs: Any,
     ) -> Any:
         def load(bundle: Path) -> Predictor:
             from uino_deploy.runtime import Predictor
 
+            if torch_checkpoint is not None or backend == "torch":
+                return _load_torch(bundle, backend, torch_checkpoint)
             providers = None if provider is None else [provider]
             return Predictor.load(bundle, backend, providers, threads, cuda_graphs)
 
         return command(*args, load=load, **kwargs)
 
     return wrapped
+
+
+def _load_torch(bundle: Path, backend: str, checkpoint: Path | None) -> Predictor:
+    """Return a predictor whose backend is the model itself: it lies above the runtime."""
+    from uino_deploy.bundle import Bundle
+    from uino_deploy.dependencies import require
+    from uino_deploy.runtime import Predictor
+
+    if checkpoint is None or backend != "torch":
+        raise click.UsageError("--backend torch and --torch-checkpoint go together")
+    require("export", "torch")
+    from uino_deploy.export.torch_backend import TorchBackend
+
+    return Predictor(Bundle.open(bundle), TorchBackend(checkpoint))

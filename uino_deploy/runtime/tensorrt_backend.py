@@ -169,6 +169,8 @@ class TensorRtSession:
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:
             return
+        # What runs still has the old shapes: TensorRT says nothing of changing them under it.
+        self._backend.device.synchronise()
         for name, shape in shapes.items():
             self._check_profile(name, shape)
             if not self._context.set_input_shape(name, shape):

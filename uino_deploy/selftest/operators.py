@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from uino_deploy.config import UinoConfig
 from uino_deploy.dependencies import is_importable
+from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.shapes import ScanShape, correlation_shape, scan_shapes
 from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
@@ -188,7 +189,10 @@ def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
 
 
 def _executed(setting: Setting, operator: Operator) -> Iterator[Measured]:
-    library = Library.open(setting.kernels_folder(EXECUTED), EXECUTED)
+    try:
+        library = Library.open(setting.kernels_folder(EXECUTED), EXECUTED)
+    except BuildError as error:  # of another GPU, for example
+        raise CannotCheck(str(error)) from error
     for case in of(operator, small_cases(setting.config())):
         for dtype in DTYPES:
             yield compare(library, case, dtype, execute_ptx)

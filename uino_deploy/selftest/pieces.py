@@ -105,7 +105,7 @@ def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Me
 
 def _enrolled(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
     predictor = Predictor(bundle, backend)
-    support = predictor.enroll([scene(1), scene(2)], "disc")
+    support = predictor.enroll([scene(1)], "disc")  # plans are built for one shot
     with tempfile.TemporaryDirectory() as folder:
         support.save(Path(folder, "disc.safetensors"))
         again = Support.load(Path(folder, "disc.safetensors"))

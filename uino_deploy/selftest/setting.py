@@ -13,7 +13,7 @@ from uino_deploy.dependencies import is_importable
 from uino_deploy.selftest.findings import CannotCheck
 
 # Where no bundle is given, the bundled checkpoint is exported in each of these.
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
 CHECKPOINT = Path(assets.__path__[0]) / "tiny.safetensors"
 
 

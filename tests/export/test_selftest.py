@@ -1,0 +1,178 @@
+"""The self-test passes what is right and fails what is not, on real pieces."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
+from tests.runtime.test_tensorrt_backend import with_plans
+from uino_deploy.runtime import cuda_memory, tensorrt_backend
+from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeSession
+from uino_deploy.selftest import gpu, pieces, run_selftest
+from uino_deploy.selftest.findings import judge
+from uino_deploy.selftest.groups import groups
+from uino_deploy.selftest.setting import Setting
+
+
+def check(setting, group, on_gpu=False):
+    """Check a group in this process; return its findings by claim."""
+    found = {}
+    for claim in groups(setting, on_gpu)[group]():
+        for finding in judge(group, claim):
+            found.setdefault(claim.name, []).append(finding)
+    return found
+
+
+def verdicts(found, name):
+    return {finding.verdict for finding in found[name]}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Time and repeat little: what is timed here is no one's machine."""
+    for name, count in (("_WARM", 1), ("_TIMED", 2), ("_ROUNDS", 1)):
+        monkeypatch.setattr(pieces, name, count)
+
+
+@pytest.fixture
+def setting(bundle, tmp_path):
+    return Setting(scratch=str(tmp_path), bundle=str(bundle.root))
+
+
+def test_a_right_bundle_passes(setting):
+    found = check(setting, "onnxruntime tiny.uino")
+    assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
+    compared = {f.claim for f in found["every piece and the whole are PyTorch's"]}
+    assert any("prompt.dense" in claim for claim in compared)
+    assert any("the whole, mask" in claim for claim in compared)
+    assert len(found["latency"]) == 6
+
+
+def test_a_piece_that_is_slightly_wrong_fails_its_claim_alone(setting, monkeypatch):
+    compute = OnnxRuntimeSession.compute
+
+    def wrong(self, feeds):
+        outputs = compute(self, feeds)
+        if "dense" in outputs:
+            outputs["dense"] = outputs["dense"] * np.float32(1.001)
+        return outputs
+
+    monkeypatch.setattr(OnnxRuntimeSession, "compute", wrong)
+    found = check(setting, "onnxruntime tiny.uino")
+    failed = [f.claim for findings in found.values() for f in findings if f.verdict == "failed"]
+    assert failed == ["every piece and the whole are PyTorch's: prompt.dense"]
+
+
+def test_a_backend_that_forgets_a_class_is_found(setting, monkeypatch):
+    compute, seen = OnnxRuntimeSession.compute, {}
+
+    def stale(self, feeds):
+        if "support_deep" in feeds and "query_deep" in feeds:
+            feeds["prototypes"] = seen.setdefault("prototypes", feeds["prototypes"])
+        return compute(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "compute", stale)
+    found = check(setting, "onnxruntime tiny.uino")
+    assert "failed" in verdicts(found, "every piece and the whole are PyTorch's")
+
+
+def test_it_runs_where_torch_triton_and_onnx_are_not_installed(bundle):
+    code = f"""
+import sys
+for name in ("torch", "triton", "onnx", "onnxscript", "transformers"):
+    sys.modules[name] = None
+from uino_deploy.selftest.findings import judge
+from uino_deploy.selftest.groups import groups
+from uino_deploy.selftest.setting import Setting
+setting = Setting(scratch="/nowhere", bundle={str(bundle.root)!r})
+for name in ("operators", "onnxruntime tiny.uino"):
+    for claim in groups(setting, False)[name]():
+        for finding in judge(name, claim):
+            print(finding.verdict, finding.claim, finding.reason)
+for name, make in groups(setting, True).items():
+    assert make(), name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if line.startswith("failed")]
+    assert len([line for line in lines if line.startswith("passed")]) > 15
+    skipped = [line for line in lines if line.startswith("skipped")]
+    assert len(skipped) == 4
+    assert "torch is not installed" in skipped[0]
+
+
+def test_the_whole_run_with_a_bundle(bundle):
+    report = run_selftest(bundle.root)
+    groups_seen = list(dict.fromkeys(finding.group for finding in report.findings))
+    assert groups_seen[:2] == ["operators", "onnxruntime tiny.uino"]
+    assert report.count("failed") == 0
+    assert report.count("passed") > 20
+    assert report.gpu is None
+
+
+# --- the GPU's claims, on a CUDA and a TensorRT in numpy
+
+
+@pytest.fixture
+def cudart(monkeypatch):
+    fake = FakeCudart()
+    monkeypatch.setattr(cuda_memory, "import_cudart", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def planned(bundle, tmp_path, cudart, monkeypatch):
+    trt = FakeTensorRt(cudart)
+    monkeypatch.setattr(tensorrt_backend, "_import_tensorrt", lambda _name: trt)
+    root = with_plans(bundle.root, tmp_path, largest=1).root
+    return Setting(scratch=str(tmp_path), bundle=str(root), architecture="sm_87", cuda="12.6")
+
+
+def test_the_gpu_is_described(cudart):
+    assert gpu.describe_device() == {
+        "name": "Fake GPU",
+        "architecture": "sm_87",
+        "cuda": "12.6",
+    }
+    (claim,) = gpu.device_claims()
+    assert {finding.verdict for finding in judge("gpu", claim)} == {"passed"}
+
+
+def test_plans_pass_on_a_right_gpu(planned):
+    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    plugins = found.pop("the plugins inside the engine are the functions' bodies")
+    assert {finding.verdict for finding in plugins} == {"skipped"}, plugins
+    assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
+    assert any("engines on the device" in f.claim for f in found["memory, and it does not grow"])
+
+
+def test_a_leak_on_the_gpu_is_found(planned, monkeypatch):
+    device = cuda_memory.Device
+    monkeypatch.setattr(device, "give", lambda *_: None)
+    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    assert "failed" in verdicts(found, "memory, and it does not grow")
+
+
+def test_a_graph_that_loses_its_inputs_is_found(planned, cudart, monkeypatch):
+    def launch(self, graph):
+        if not hasattr(self, "launched"):
+            self.launched = True
+            cudart.cudaGraphLaunch(graph.executable, self._held.stream)
+
+    monkeypatch.setattr(cuda_memory.Device, "launch", launch)
+    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    assert "failed" in verdicts(found, "CUDA graphs give the same results")
+
+
+def test_without_plans_the_claims_say_which_claim_tells_why(bundle, tmp_path, cudart, monkeypatch):
+    trt = FakeTensorRt(cudart)
+    monkeypatch.setattr(tensorrt_backend, "_import_tensorrt", lambda _name: trt)
+    copy = shutil.copytree(bundle.root, tmp_path / "bare.uino")
+    setting = Setting(scratch=str(tmp_path), bundle=str(copy), architecture="sm_87")
+    found = check(setting, "tensorrt bare.uino", on_gpu=True)
+    assert {f.verdict for findings in found.values() for f in findings} == {"skipped"}, found
+    assert "first claim of this group" in found["latency"][0].reason
