@@ -119,7 +119,8 @@ def load_sam_image_encoder(path: str | Path) -> SamImageEncoder:
 
 
 def _sam_encoder_config(path: str | Path, shapes: Shapes) -> SamEncoderConfig:
-    sides = []
+    sides: list[int] = []
+    channels = 1
     while (name := f"image_encoder.blocks.{len(sides)}.attn.rel_pos_h") in shapes:
         sides.append((shapes[name][0] + 1) // 2)
         channels = shapes[name][-1]
