@@ -8,6 +8,7 @@ Table = tuple[list[str], list[list[str]]]
 
 NOTHING = "-"
 MOST_LAYERS = 12
+BASELINE = "torch"  # the peer that speeds are given as multiples of: PyTorch eager in float32
 
 
 def situation(record: Record) -> list[str]:
@@ -46,7 +47,9 @@ def _turn(record: Record) -> str:
 def entry_rows(record: Record) -> Table:
     """Return a row for each entry: speed and accuracy side by side, or why there is no speed."""
     several = _several(record)
-    header = ["", *several, "ms", "spread", "p95", "logits L2", "mask IoU", "mIoU drop", "MB"]
+    baseline = any(entry.runner == BASELINE for entry in record.entries)
+    header = ["", *several, "ms", "spread", "p95", *(["x PyTorch"] if baseline else [])]
+    header += ["logits L2", "mask IoU", "mIoU drop", "MB"]
     header += ["peak MB", "cold s", "uncached s", ""]
     rows = []
     for entry in record.entries:
@@ -56,6 +59,7 @@ def entry_rows(record: Record) -> Table:
                 *([str(entry.image_size)] if "px" in several else []),
                 *([str(entry.threads)] if "threads" in several else []),
                 *_speed(entry),
+                *([_times_faster(record, entry)] if baseline else []),
                 *_accuracy(entry),
                 *_footprint(entry),
                 "" if entry.status == "passed" else f"{entry.status.upper()}: {entry.reason}",
@@ -77,6 +81,15 @@ def _speed(entry: Entry) -> list[str]:
         return [NOTHING] * 3
     low, high = timing.spread
     return [milliseconds(timing.median), f"{ms(low)} to {ms(high)}", milliseconds(timing.p95)]
+
+
+def _times_faster(record: Record, entry: Entry) -> str:
+    """Return how many times faster than PyTorch eager in float32 at its size and threads."""
+    for other in record.entries:
+        same = other.runner == BASELINE and other.key[1:] == entry.key[1:]
+        if same and entry.main is not None and other.main is not None:
+            return f"{other.main.median / entry.main.median:.2f}"
+    return NOTHING
 
 
 def _accuracy(entry: Entry) -> list[str]:

@@ -71,6 +71,14 @@ def test_sizes_and_threads_have_columns_and_lines_of_their_own(record_of, entry_
         assert caption in page
 
 
+def test_speeds_are_multiples_of_pytorchs_where_it_ran(record, record_of, entry_of):
+    assert "x PyTorch" not in tables.entry_rows(record)[0]
+    peer = entry_of("PyTorch eager fp32", 3.0, True)
+    peer.runner = tables.BASELINE
+    header, rows = tables.entry_rows(record_of([entry_of(), peer]))
+    assert [row[header.index("x PyTorch")] for row in rows] == ["3.00", "1.00"]
+
+
 def test_scaling_is_relative_to_the_main_case(full_record):
     header, rows = tables.scaling_rows(full_record)
     assert rows[0][header.index("of the main")] == "2.50"
