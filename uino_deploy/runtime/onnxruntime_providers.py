@@ -31,7 +31,10 @@ PROVIDERS = {
 
 # Plugin providers: the module that names the library, and where it runs.
 PLUGINS = {
-    "OpenVINOExecutionProvider": ("onnxruntime_ep_openvino", "Intel's CPUs, GPUs and NPUs"),
+    "OpenVINOExecutionProvider": (
+        "onnxruntime_ep_openvino",
+        "Intel's CPUs, GPUs and NPUs (--backend openvino takes others' CPUs too)",
+    ),
     "NvTensorRTRTXExecutionProvider": (
         "onnxruntime_ep_nv_tensorrt_rtx",
         "NVIDIA's RTX GPUs with their driver",

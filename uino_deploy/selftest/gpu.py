@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
 from uino_deploy.selftest.operators import Case, compare, model_cases
 from uino_deploy.selftest.setting import Setting
 from uino_deploy.tolerances import piece_tolerance
+
+if TYPE_CHECKING:
+    from uino_deploy.export.engines import Plugins
 
 _PLUGIN_PIECE = "prompt"
 
@@ -206,7 +209,12 @@ def _built(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Mea
     if _complete(bundle, backend, setting.architecture):
         yield Measured(len(bundle.manifest.pieces), "plans in the bundle", 1, at_least=True)
         return
-    for info in _build(setting, bundle, _copy_of(setting, label, backend), backend, "auto", ()):
+    plugins: Plugins = "auto"
+    try:
+        setting.kernels_folder(setting.architecture)
+    except CannotCheck:  # the claim about plugins says so; the rest is checked without them
+        plugins = "none"
+    for info in _build(setting, bundle, _copy_of(setting, label, backend), backend, plugins, ()):
         yield Measured(info.seconds, "s", what=f"{info.piece}, operators: {info.route}")
 
 
@@ -215,7 +223,7 @@ def _build(
     bundle: Bundle,
     target: Path,
     backend: EngineBackend,
-    plugins: Any,
+    plugins: Plugins,
     pieces: tuple[str, ...],
 ) -> list[PlanInfo]:
     """Build plans into a copy of a bundle, which is there only where that went well."""
@@ -224,9 +232,7 @@ def _build(
     arch = setting.architecture
     if backend == "tensorrt-rtx" and arch not in RTX_ARCHITECTURES:
         raise CannotCheck(f"TensorRT-RTX does not build for {arch}")
-    kernels = None
-    if backend == "tensorrt" and plugins == "auto":
-        kernels = setting.kernels_folder(arch)
+    kernels = setting.kernels_folder(arch) if plugins == "auto" else None
     making = target.with_name(f"making-{target.name}")
     shutil.rmtree(making, ignore_errors=True)
     shutil.copytree(bundle.root, making)
