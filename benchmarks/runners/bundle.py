@@ -32,7 +32,7 @@ class BundleRunner:
 
     def about(self) -> dict[str, str]:
         """Return the backend's description of itself."""
-        return {key: Path(value).name for key, value in self.clock.describe().items()}
+        return self.clock.describe()
 
     def enroll(self, shots: Sequence[Shot]) -> Support:
         """Enroll a class."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, output_options
+
+if TYPE_CHECKING:
+    from uino_deploy.benchmarks.compare import Change
 
 
 @click.command()
@@ -39,21 +43,12 @@ def compare(before: Path, after: Path, margin: float, everything: bool, output: 
 
     found = compare_records(load_record(before), load_record(after), margin / 100)
     shown = [c for c in found.changes if everything or c.regression or c.improvement]
-    output.table(
-        ["entry", "figure", "before", "after", "unit", "ratio", ""],
-        [
-            [
-                change.entry,
-                change.what,
-                f"{change.before:.4g}",
-                f"{change.after:.4g}",
-                change.unit,
-                f"{change.ratio:.2f}",
-                "REGRESSION" if change.regression else "better" if change.improvement else "",
-            ]
-            for change in shown
-        ],
-    )
+    if not shown:
+        output.text("no figure changed by more than the margin and the spread")
+    else:
+        output.table(
+            ["entry", "figure", "before", "after", "unit", "ratio", ""], [_row(c) for c in shown]
+        )
     for name in found.missing:
         output.text(f"in one record only, not compared: {name}")
     for reason in found.broken:
@@ -68,3 +63,15 @@ def compare(before: Path, after: Path, margin: float, everything: bool, output: 
         }
     )
     output.verdict(found.failures)
+
+
+def _row(change: Change) -> list[str]:
+    return [
+        change.entry,
+        change.what,
+        f"{change.before:.4g}",
+        f"{change.after:.4g}",
+        change.unit,
+        f"{change.ratio:.2f}",
+        "REGRESSION" if change.regression else "better" if change.improvement else "",
+    ]
