@@ -28,6 +28,7 @@ COMMANDS = {
     "figure": "uino_deploy.cli.figure:figure",
     "distill": "uino_deploy.cli.distill:distill",
     "train": "uino_deploy.cli.train:train",
+    "ablate": "uino_deploy.cli.ablate:ablate",
     "inspect": "uino_deploy.cli.inspect:inspect",
     "benchmark": "uino_deploy.cli.benchmark:benchmark",
     "compare": "uino_deploy.cli.compare:compare",
