@@ -73,7 +73,8 @@ def train_on_dataset(
             f"{model.config.variant}: {count:,} parameters ({count / 1e6:.2f} M) learn from "
             f"{len(dataset.classes)} classes: {', '.join(learning)}"
         )
-        if "adapter" in assembly.untrained and not lesson.adapter:
+        undistilled = "adapter" in assembly.untrained and not lesson.adapter
+        if undistilled and processes.first:
             told.warn("the adapter is not distilled, and frozen; see --train-adapter, or `distill`")
         before = frozen_digest(model, learning)
         model.to(processes.device)
