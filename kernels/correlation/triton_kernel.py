@@ -21,7 +21,8 @@ class Tile:
     """The compile-time numbers of one variant.
 
     A block computes `block_q` query tokens against `block_s` support slots, `block_d` channels at
-    a time; `precision` is what `tl.dot` makes of float32 operands.
+    a time; `precision` is what `tl.dot` makes of float32 operands. With `serial`, the two products
+    that pool half-precision cosines come one after the other.
     """
 
     block_q: int
@@ -30,6 +31,7 @@ class Tile:
     warps: int
     stages: int
     precision: str = "tf32x3"
+    serial: bool = False
 
     def constants(self, pool: int) -> dict[str, Any]:
         """Return the kernel's compile-time arguments for windows of pool x pool cells."""
@@ -44,6 +46,7 @@ class Tile:
             "GROUP_Q": _GROUP_Q,
             "EPSILON": EPS,
             "PRECISION": self.precision,
+            "SERIAL": self.serial,
             "WIDEN": False,
         }
 
@@ -66,8 +69,10 @@ def tile_for(element_bytes: int, capability: int) -> Tile:
         return Tile(64, 64, 16, 8, 2, "ieee")
     if capability in (100, 103, 110):  # tcgen05: the accumulator is in tensor memory
         return Tile(128, 128, 32, 8, 2) if element_bytes == 2 else Tile(64, 64, 16, 4, 2, "ieee")
-    if element_bytes == 2:
+    if element_bytes == 2 and capability == 90:  # wgmma
         return Tile(128, 128, 32, 8, 4)
+    if element_bytes == 2:  # 16 deep: ldmatrix then has half the bank conflicts
+        return Tile(128, 128, 16, 8, 7, serial=capability != 80)
     return Tile(128, 64, 16, 8, 3 if capability == 90 else 4)
 
 
@@ -102,6 +107,7 @@ def correlation4d_kernel(
     GROUP_Q: tl.constexpr,
     EPSILON: tl.constexpr,
     PRECISION: tl.constexpr,
+    SERIAL: tl.constexpr,
     WIDEN: tl.constexpr,  # multiply as float32: the interpreter would multiply bfloat16's bits
 ):
     """One tile: BLOCK_Q query tokens against the support tokens of BLOCK_S // POOL**2 windows."""
@@ -176,15 +182,26 @@ def correlation4d_kernel(
         # which keeps 16 bits or more of it.
         mine = (slot // CELLS)[:, None] == column[None, :]
         choose = tl.where(mine, weight[:, None], 0.0).to(weight.dtype)
-        high = cosine.to(weight.dtype)
         pooled = tl.zeros((BLOCK_Q, BLOCK_W), tl.float32)
-        pooled = _dot(high, choose, pooled, PRECISION, WIDEN)
-        if weight.dtype != tl.float32:
+        if weight.dtype == tl.float32:
+            pooled = _dot(cosine, choose, pooled, PRECISION, WIDEN)
+        elif SERIAL:
+            # A loop that no compiler unrolls, since it cannot know that there are channels, holds
+            # one of the two numbers at a time.
+            for _ in range(tl.where(channels > 0, 2, 0)):
+                high = cosine.to(weight.dtype)
+                pooled = _dot(high, choose, pooled, PRECISION, WIDEN)
+                cosine -= high.to(tl.float32)
+        else:
+            high = cosine.to(weight.dtype)
+            pooled = _dot(high, choose, pooled, PRECISION, WIDEN)
             low = (cosine - high.to(tl.float32)).to(weight.dtype)
             pooled = _dot(low, choose, pooled, PRECISION, WIDEN)
         cells_down = tl.minimum(height - out_window // windows_across * POOL, POOL)
         cells_across = tl.minimum(width - out_window % windows_across * POOL, POOL)
-        pooled = pooled / (cells_down * cells_across).to(tl.float32)[None, :]
+        # Windows of the padding have no cells; they are not stored.
+        cells = tl.maximum(cells_down * cells_across, 1)
+        pooled = pooled / cells.to(tl.float32)[None, :]
 
     out_set = (batch * shots + shot) * layers + layer
     out_plane = out_ptr + out_set.to(tl.int64) * n_query * n_windows

@@ -1,13 +1,14 @@
 """The compiled kernels: what ptxas says of them, what they compute and what they move.
 
-The gates run on the float16 variants of vitb14 for the Jetson Orin; the other types and
-architectures are marked slow.
+The gates run on the float16 variants of vitb14 for the Jetson Orin; those of the other types and
+architectures are marked slow, and `test_ledger.py` holds the committed ledger to them.
 """
 
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,9 +38,24 @@ def compiled(arch, names=None, presets=("vitb14",)):
     return {k.name.removesuffix(f"-{arch}"): k for k in kernels}
 
 
+HALF = [v.name for v in preset_variants(87, ["vitb14"]) if v.dtype == "float16"]
+ONE_OF_EACH = [
+    f"{kernel}-{dtype}"
+    for kernel in ("correlation4d-p3", "selective_scan2d-serial-d32n4r2")
+    for dtype in ("fp32", "fp16", "bf16")
+]
+
+
 @pytest.fixture(scope="module")
-def orin():
-    return compiled("sm_87", [v.name for v in preset_variants(87, ["vitb14"]) if "fp16" in v.name])
+def built():
+    """Everything that the quick tests need, compiled in one process."""
+    return compiled("sm_87", [*HALF, *(name for name in ONE_OF_EACH if name not in HALF)])
+
+
+@pytest.fixture(scope="module")
+def orin(built):
+    """The float16 kernels of vitb14 for the Jetson Orin."""
+    return {name: built[name] for name in HALF}
 
 
 def check_resources(kernel):
@@ -70,6 +86,25 @@ def test_the_ptx_says_what_the_record_says(orin):
         assert f".reqntid {kernel.record['block'][0]}" in kernel.ptx
         assert ".version 8.5" in kernel.ptx
         assert not re.search(r"^\s*\.(file|loc)\b", kernel.ptx, re.MULTILINE)
+
+
+def test_two_builds_are_equal_byte_for_byte(built, tmp_path, monkeypatch):
+    """In another process, from another folder, into another folder, with another cache."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "elsewhere" / "two").mkdir(parents=True)
+    write([built[name] for name in ONE_OF_EACH], tmp_path / "one")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = compiled("sm_87", ONE_OF_EACH)
+    write([again[name] for name in ONE_OF_EACH], Path("two"))
+    first, second = contents(tmp_path / "one"), contents(Path("two"))
+    assert len(first) == 3 * len(ONE_OF_EACH) + 1
+    assert first == second
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_folder_of_kernels_reads_back_and_shows_a_change(orin, tmp_path):
