@@ -36,6 +36,7 @@ def main(demo: Path) -> None:
     assert uino_deploy("doctor")["backends"]["onnxruntime"]["runs"]
     assert uino_deploy("inspect", bundle)["kind"] == "bundle"
     assert uino_deploy("verify", bundle)["passed"]
+    assert uino_deploy("selftest", "--bundle", bundle)["passed"]
     agreed = [check_query(demo, query) for query in sorted(demo.glob("queries/*.png"))[:QUERIES]]
     print(f"{len(agreed)} queries, least agreement with the demo's masks {min(agreed):.5f}")  # noqa: T201 - a script
     if min(agreed) < 0.999:

@@ -86,7 +86,9 @@ def test_a_provider_that_takes_no_node_is_refused(bundle):
     if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no AzureExecutionProvider")
     backend = OnnxRuntimeBackend(["AzureExecutionProvider"])
-    with pytest.raises(DependencyError, match="took no node of piece encoder") as caught:
+    # An onnxruntime that tells no assignment refuses by itself, in other words.
+    words = "took no node of piece encoder|cannot load piece encoder with Azure"
+    with pytest.raises(DependencyError, match=words) as caught:
         backend.load(bundle, "encoder")
     assert caught.value.exit_code == 3
 

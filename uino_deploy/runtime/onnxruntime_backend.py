@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-_ERRORS_ONLY = 3
+# Errors come as exceptions; as log lines too they would stand beside the command's one line.
+_FATAL_ONLY = 4
 
 
 class OnnxRuntimeBackend(HostBackend):
@@ -71,7 +72,7 @@ class OnnxRuntimeBackend(HostBackend):
     def _options(self) -> onnxruntime.SessionOptions:
         options = self._runtime.SessionOptions()
         options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         # Each piece has its own threads: those of the last one must not spin beside the next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads is not None:
