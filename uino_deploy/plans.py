@@ -115,14 +115,15 @@ def compute_capability(arch: str) -> str:
 def equivalent_commands(bundle: Bundle, infos: list[PlanInfo]) -> list[str]:
     """Return the trtexec and Polygraphy lines that build the same plans.
 
-    Neither can make our plugins: for a plan with plugins there is a line that loads it instead.
+    They write beside the bundle, never into it: a plan that it lists may not change. Neither can
+    make our plugins: for a plan with plugins there is a line that loads it instead.
     Sources: `trtexec --help` of 10.16, `tensorrt_rtx --help` of 1.7, `polygraphy convert --help`.
     """
     lines = []
     for info in infos:
-        plan = str(bundle.root / plan_path(info))
+        plan = f"{info.piece}-{info.arch}.plan"
         if info.route == "aot":
-            lines.append(shlex.join(["trtexec", f"--loadEngine={plan}"]))
+            lines.append(shlex.join(["trtexec", f"--loadEngine={bundle.root / plan_path(info)}"]))
         elif info.route != "ipluginv3":
             model = str(bundle.root / bundle.piece(info.piece).model)
             lines.append(shlex.join(_trtexec(info, model, plan)))

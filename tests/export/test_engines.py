@@ -520,7 +520,8 @@ def test_the_equivalent_commands_name_everything(damaged, monkeypatch):
         Bundle.open(damaged), "tensorrt", "sm_87", pieces=["adapter"], workspace=1 << 30
     )
     trtexec, polygraphy = equivalent_commands(Bundle.open(damaged), infos)
-    assert trtexec.split()[3:] == [
+    assert trtexec.split()[2:] == [
+        "--saveEngine=adapter-sm_87.plan",
         "--skipInference",
         "--stronglyTyped",
         "--minShapes=early:1x64x128",
@@ -530,6 +531,7 @@ def test_the_equivalent_commands_name_everything(damaged, monkeypatch):
     ]
     assert "--trt-opt-shapes 'early:[1,64,128]'" in polygraphy
     assert "--pool-limit workspace:1024M" in polygraphy
+    assert " -o adapter-sm_87.plan " in polygraphy, "never onto the bundle's own plan"
     infos[0].backend = "tensorrt-rtx"
     tool, polygraphy = equivalent_commands(Bundle.open(damaged), infos)
     assert tool.startswith("tensorrt_rtx --onnx=")

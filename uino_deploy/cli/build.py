@@ -122,7 +122,7 @@ def _show(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None:
         output.text(f"engine: not inspected, no {infos[0].arch} GPU is at hand")
     lines = equivalent_commands(bundle, infos)
     if lines:
-        output.text("the same by other tools, to look at or to load:")
+        output.text("the same by other tools, into the current folder; or what loads it:")
     for line in lines:
         output.text(f"  {line}")
     plans = msgspec.to_builtins(infos)
