@@ -35,7 +35,7 @@ def correlation4d(
         [B, K, L, Nq, h' * w'], h' = ceil(height / pool), w' = ceil(width / pool).
     """
     q, s = _unit(query.astype(np.float64)), _unit(support.astype(np.float64))
-    cosine = np.einsum("blqd,bklsd->bklqs", q, np.broadcast_to(s, (len(q), *s.shape[1:])))
+    cosine = q[:, None] @ s.swapaxes(-1, -2)  # [B, K, L, Nq, Ns]
     volume = np.maximum(cosine, 0) * weight.astype(np.float64)[:, :, None, None, :]
     planes = volume.reshape(*volume.shape[:-1], height, width)
     rows, columns = np.arange(0, height, pool), np.arange(0, width, pool)

@@ -79,7 +79,7 @@ def run_selftest(
         for name, make in groups(setting, gpu).items():
             claims = make()
             if reason:
-                judged = iter(_skip(name, claims, "there is no GPU to check it on"))
+                judged = iter(_skip(name, claims, "no GPU can be used here"))
             else:
                 request = Request(setting=setting, group=name, gpu=gpu)
                 judged = _run_group(request, claims, begun + 60 * minutes)
@@ -101,13 +101,14 @@ def line_of(finding: Finding) -> str:
     if finding.measured is not None:
         found = f": {_number(finding.measured, finding.unit)}"
         if finding.bound is not None:
-            found += f" ({finding.sense} {_number(finding.bound, finding.unit)})"
+            unit = "bytes" if finding.unit == "bytes" else ""
+            found += f" ({finding.sense} {_number(finding.bound, unit)})"
     why = f" - {finding.reason}" if finding.reason else ""
     return f"{finding.verdict:7} {finding.group}: {finding.claim}{found}{why}"
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{value / 1e6:.1f} MB" if unit == "bytes" else f"{value:.4g} {unit}"
+    return f"{value / 1e6:.1f} MB" if unit == "bytes" else f"{value:.4g} {unit}".strip()
 
 
 def _skip(group: str, claims: list[Claim], reason: str) -> list[Finding]:
