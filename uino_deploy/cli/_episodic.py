@@ -71,7 +71,7 @@ def train_on_dataset(
         count = sum(counts[part] for part in learning)
         told.log(
             f"{model.config.variant}: {count:,} parameters ({count / 1e6:.2f} M) learn from "
-            f"{len(dataset.classes)} class{'es' * (len(dataset.classes) > 1)}: {', '.join(learning)}"
+            f"{len(dataset.classes)} of the data set's classes: {', '.join(learning)}"
         )
         undistilled = "adapter" in assembly.untrained and not lesson.adapter
         if undistilled and processes.first:
