@@ -51,6 +51,17 @@ def test_an_episode_has_distinct_images_of_its_class(opened):
                 assert (mask != 1).any()
 
 
+def test_a_seeds_list_never_changes(tmp_path):
+    # Results that were published with a seed must stay comparable: a new numpy or a rewritten loop
+    # may not draw other episodes.
+    dataset = Folder(make_folder(tmp_path, 6, ("box", "mug")))
+    numbers = [
+        (each.label, *(int(key[-7:-4]) for key in (*each.support, each.query)))
+        for each in draw_list(dataset, 4, 2, seed=0)
+    ]
+    assert numbers == [(0, 3, 1, 5), (1, 2, 0, 5), (0, 5, 1, 3), (1, 5, 1, 4)]
+
+
 def test_a_longer_list_begins_with_the_shorter_one(folder):
     dataset = Folder(folder)
     assert draw_list(dataset, 9, 1, 0)[:4] == draw_list(dataset, 4, 1, 0)
