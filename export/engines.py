@@ -200,10 +200,10 @@ def _check_request(
         if largest > limit:
             raise InputError(f"--shapes {name}: the bundle allows {limit}, not {largest}")
     for piece in pieces:
-        if piece.precision not in TYPE_NAMES:
+        for precision in sorted(precisions_of(bundle, piece) - TYPE_NAMES.keys()):
             raise InputError(
-                f"{piece.name} is {piece.precision}, which is not built into engines",
-                "leave it out by --piece, or export it in fp32 or fp16",
+                f"{piece.name} has {precision}, which is for the CPU's runtimes, not for engines",
+                "name the others by --piece, or export in fp32, fp16 or bf16",
             )
 
 
