@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Package -> the names that users may rely on. A change here is a change of the public interface.
 PUBLIC = {
     "uino_deploy": ["UinoConfig", "UinoFSS", "__version__"],
-    "uino_deploy.export": ["export_bundle", "verify_bundle"],
+    "uino_deploy.export": ["build_engines", "export_bundle", "verify_bundle"],
     "uino_deploy.kernels": ["correlation4d", "selective_scan2d", "selective_scan_fn"],
     "uino_deploy.model": [
         "DinoVisionTransformer",
