@@ -19,6 +19,7 @@ from uino_deploy.bundle import (
     Precision,
     Preprocess,
     Provenance,
+    Quantisation,
     Source,
     model_fingerprint,
     write_manifest,
@@ -26,11 +27,13 @@ from uino_deploy.bundle import (
 from uino_deploy.bundle import Piece as PieceEntry
 from uino_deploy.errors import InputError
 from uino_deploy.export.compose import query_edges, query_precision, write_query
-from uino_deploy.export.examples import example_of, generated_shot
+from uino_deploy.export.examples import Image, example_of, generated_shot
 from uino_deploy.export.onnx_writer import DEFAULT_OPSET, OPSETS, write_piece
 from uino_deploy.export.pieces import BATCH, SHOTS, Piece, pieces_of
 from uino_deploy.export.precision import parse_precision
+from uino_deploy.export.quantise import quantise
 from uino_deploy.files import atomic_directory
+from uino_deploy.images import preprocess_image
 from uino_deploy.model.segmenter import UinoFSS
 
 REFERENCE = "reference.safetensors"
@@ -50,6 +53,7 @@ def export_bundle(
     untrained: Sequence[str] = (),
     seed: int | None = None,
     force: bool = False,
+    calibration: Sequence[Image] = (),
     progress: Callable[[str], None] = lambda _note: None,
 ) -> Bundle:
     """Export a model piece by piece and write the bundle, whole or not at all.
@@ -57,7 +61,8 @@ def export_bundle(
     Args:
         model: the trained model; it is put in evaluation mode.
         output: the bundle's folder, `NAME.uino`.
-        precision: for each piece, fp32, fp16 or bf16; float32 throughout when None.
+        precision: for each piece, fp32, fp16 or bf16, or for the encoder int8; float32 throughout
+            when None.
         opset: version of ONNX's standard operators.
         max_batch: the largest batch of queries to allow; any when None.
         max_shots: the largest number of support images to allow; any when None.
@@ -65,13 +70,14 @@ def export_bundle(
         untrained: the parts that hold random weights.
         seed: the seed of those.
         force: replace the bundle if it is there.
+        calibration: images uint8 [H, W, 3] that set the scales of int8 pieces.
         progress: called with a note before each step.
 
     Returns:
         The bundle, opened.
 
     Raises:
-        InputError: an opset or limit that cannot be had.
+        InputError: an opset or limit that cannot be had, or int8 without calibration images.
         OutputExists: the bundle is there already, or a folder that is no bundle.
         BuildError: a piece could not be exported.
     """
@@ -82,10 +88,15 @@ def export_bundle(
     limits = _limits(max_batch, max_shots)
     model.eval()
     pieces = pieces_of(model, precision or parse_precision([]), opset)
+    quantised: dict[str, Quantisation] = {}
+    inputs = [preprocess_image(image, model.config.image_size)[None] for image in calibration]
     with atomic_directory(output, force, marker=MANIFEST) as folder:
         for piece in pieces:
             progress(f"exporting {piece.name} in {piece.precision}")
-            write_piece(piece, folder, opset)
+            path = write_piece(piece, folder, opset)
+            if piece.precision == "int8":
+                progress(f"quantising {piece.name}")
+                quantised[piece.name] = quantise(path, inputs)
         progress("joining the pieces of a query")
         write_query(pieces, folder)
         progress("running the reference")
@@ -100,7 +111,7 @@ def export_bundle(
                 fingerprint=fingerprint(model),
                 preprocess=Preprocess(size=model.config.image_size),
                 opset=opset,
-                pieces=_entries(pieces),
+                pieces=_entries(pieces, quantised),
                 limits=limits,
                 reference=REFERENCE,
                 provenance=Provenance(
@@ -116,7 +127,9 @@ def export_bundle(
     return Bundle.open(output, verify=False)
 
 
-def _entries(pieces: tuple[Piece, ...]) -> dict[str, PieceEntry]:
+def _entries(
+    pieces: tuple[Piece, ...], quantised: Mapping[str, Quantisation]
+) -> dict[str, PieceEntry]:
     entries = {
         piece.name: PieceEntry(
             name=piece.name,
@@ -124,6 +137,7 @@ def _entries(pieces: tuple[Piece, ...]) -> dict[str, PieceEntry]:
             precision=piece.precision,
             inputs=list(piece.inputs),
             outputs=list(piece.outputs),
+            quantisation=quantised.get(piece.name),
         )
         for piece in pieces
     }

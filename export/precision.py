@@ -21,7 +21,10 @@ PRECISIONS: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
+    "int8": torch.float32,  # what is exported first, and quantised then
 }
+# The other pieces' linear layers take too little of the time for int8 to be worth its error.
+QUANTISED = ("encoder",)
 # ONNX gives Conv and ConvTranspose a bfloat16 type from opset 22 on.
 _BFLOAT16_CONVOLUTION_OPSET = 22
 
@@ -43,6 +46,11 @@ def parse_precision(values: Sequence[str]) -> dict[str, Precision]:
             raise InputError(
                 f"--precision {value}: unknown precision {precision!r}",
                 f"choose from {', '.join(PRECISIONS)}",
+            )
+        if precision == "int8" and piece not in QUANTISED:
+            raise InputError(
+                f"--precision {value}: int8 is for the {' and the '.join(QUANTISED)} only",
+                "for example --precision bf16 --precision encoder=int8",
             )
         if not piece and "=" not in value:
             default = precision

@@ -25,7 +25,7 @@ SCHEMA = "1.0"
 MANIFEST = "manifest.json"
 
 DType = Literal["float32", "float16"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +36,20 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     dtype: DType
 
 
+class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
+    """How an int8 piece was made.
+
+    Attributes:
+        layers: how many layers compute in int8.
+        left_out: the names of the layers that stayed float32, because int8 hurts them most.
+        images: how many calibration images set the scales.
+    """
+
+    layers: int
+    left_out: list[str]
+    images: int
+
+
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """One exported graph: its file in the bundle, its inner precision and its edges."""
 
@@ -44,6 +58,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     inputs: list[Tensor]
     outputs: list[Tensor]
+    quantisation: Quantisation | None = None
 
 
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True):

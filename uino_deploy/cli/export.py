@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, force_option, output_options
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig, Variant
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @click.command()
@@ -27,8 +31,14 @@ from uino_deploy.config import PRESETS, VARIANTS, UinoConfig, Variant
     "--precision",
     "precisions",
     multiple=True,
-    metavar="[PIECE=]fp32|fp16|bf16",
-    help="Of all pieces, or of encoder, adapter, support, prompt or decoder; repeatable.",
+    metavar="[PIECE=]fp32|fp16|bf16|int8",
+    help="Of all pieces, or of encoder, adapter, support, prompt or decoder; repeatable. int8 is "
+    "for the encoder.",
+)
+@click.option(
+    "--calibrate",
+    type=FILE,
+    help="Folder of images that set the scales of int8; photographs and demo scenes by default.",
 )
 @click.option("--opset", type=int, default=18, show_default=True, help="Of the ONNX files.")
 @click.option("--max-shots", type=int, help="Refuse more support images than this.")
@@ -45,6 +55,7 @@ def export(
     variant: str | None,
     image_size: int | None,
     precisions: tuple[str, ...],
+    calibrate: Path | None,
     opset: int,
     max_shots: int | None,
     max_batch: int | None,
@@ -65,6 +76,8 @@ def export(
           --precision encoder=fp32 -o model.uino
       uino-deploy export --preset vitb14 --encoder-checkpoint dinov2_vitb14_pretrain.pth \\
           --sam-checkpoint sam_vit_b_01ec64.pth --seed 0 -o vitb14.uino
+      uino-deploy export --checkpoint model.safetensors --precision bf16 \\
+          --precision encoder=int8 --calibrate photographs -o model.uino
       uino-deploy export --preset tiny --seed 0 -o untrained.uino
     """
     from uino_deploy.dependencies import require
@@ -82,6 +95,9 @@ def export(
     from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
 
     precision = parse_precision(precisions)
+    if calibrate is not None and "int8" not in precision.values():
+        raise click.UsageError("--calibrate goes with --precision encoder=int8")
+    calibration = _calibration(calibrate) if "int8" in precision.values() else []
     begun = time.perf_counter()
     if checkpoint is not None:
         made = assemble_from_checkpoint(checkpoint, image_size)
@@ -101,6 +117,7 @@ def export(
         untrained=made.untrained,
         seed=made.seed,
         force=force,
+        calibration=calibration,
         progress=output.log,
     )
     size = sum(entry.size for entry in bundle.manifest.files.values())
@@ -119,6 +136,17 @@ def export(
             "seconds": round(seconds, 2),
         }
     )
+
+
+def _calibration(folder: Path | None) -> list[NDArray[np.uint8]]:
+    if folder is None:
+        from uino_deploy.data.calibration import calibration_images
+
+        return calibration_images()
+    from uino_deploy.images import load_image
+    from uino_deploy.runtime.outputs import find_images
+
+    return [load_image(path) for path in find_images([str(folder)])]
 
 
 def _check_sources(checkpoint: Path | None, preset: str | None, parts: list[str]) -> None:

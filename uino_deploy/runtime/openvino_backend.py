@@ -23,6 +23,13 @@ _DTYPES = {"f32": "float32", "f16": "float16"}
 # Layers that hold or convert numbers and compute nothing, and the types that others compute in.
 _PASSIVE = {"Const", "Input", "Output", "Reorder", "Convert"}
 _TYPES = {"f32", "bf16", "f16", "i8", "u8"}
+# For each precision the types that it may compute in; one of the first two must be among them.
+_COMPUTED = {
+    "fp32": ("f32", "f32"),
+    "fp16": ("f16", "f32"),
+    "bf16": ("bf16", "bf16", "f32"),
+    "int8": ("i8", "u8", "f32", "bf16"),
+}
 # Compiled pieces that a session keeps, one for each shape of its inputs.
 _KEPT_SHAPES = 4
 
@@ -58,6 +65,10 @@ class OpenVinoBackend(HostBackend):
     @property
     def _version(self) -> str:
         return str(self._openvino.__version__)
+
+    @property
+    def _capabilities(self) -> list[str]:
+        return list(self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
     def load(self, bundle: Bundle, piece: str) -> OpenVinoSession:
         """Load a piece; see `Backend.load`."""
@@ -116,9 +127,11 @@ class OpenVinoBackend(HostBackend):
         return compiled
 
     def _options(self, piece: Piece) -> dict[str, Any]:
-        # The file says each tensor's type: OpenVINO shall not lower any.
+        # The file says each tensor's type, and OpenVINO shall not lower any; but what is left of
+        # an int8 piece, whose file knows int8 and float32 only, is computed in bfloat16.
+        lowered = piece.precision == "int8" and "BF16" in self._capabilities
         options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if lowered else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if self._threads is not None:
@@ -132,8 +145,7 @@ class OpenVinoBackend(HostBackend):
                 "float32 on a processor",
                 "export with --precision bf16 or fp32, or run it with --backend onnxruntime",
             )
-        capable = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        if piece.precision == "bf16" and "BF16" not in capable:
+        if piece.precision == "bf16" and "BF16" not in self._capabilities:
             raise DependencyError(
                 f"{bundle.root}: piece {piece.name} is bfloat16, which this processor does not "
                 "compute",
@@ -143,12 +155,13 @@ class OpenVinoBackend(HostBackend):
     def _check_computed(self, bundle: Bundle, piece: Piece, compiled: Any) -> None:
         """Refuse a piece that OpenVINO computes in another type than its file says."""
         found = _computed_types(compiled)
-        wanted = {"fp32": {"f32"}, "bf16": {"bf16"}}[piece.precision]
-        lower = {"bf16", "f16", "i8", "u8"} - wanted
-        if lower & found or (found and not wanted & found):
+        asked = _precisions(bundle, piece)
+        allowed = {kind for precision in asked for kind in _COMPUTED[precision]}
+        missing = [p for p in asked if found and not found & set(_COMPUTED[p][:2])]
+        if found - allowed or missing:
             raise DependencyError(
                 f"{bundle.root}: openvino {self._version} computes piece {piece.name} in "
-                f"{', '.join(sorted(found))}, not in {piece.precision}",
+                f"{', '.join(sorted(found))}, not in {' and '.join(sorted(asked))}",
                 "export the bundle in another precision",
             )
 
@@ -229,6 +242,14 @@ class OpenVinoSession(HostSession):
             compiled = self._backend.compile(self._bundle, self.piece, self._files, shapes)
             self._requests[key] = compiled, compiled.model.create_infer_request()
         return self._requests[key][1]
+
+
+def _precisions(bundle: Bundle, piece: Piece) -> set[str]:
+    """Return a piece's precision; of the joined query, those of the pieces that it joins."""
+    if piece.name != "query":
+        return {piece.precision}
+    joined = ("encoder", "adapter", "prompt", "decoder")
+    return {bundle.piece(name).precision for name in joined}
 
 
 def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
