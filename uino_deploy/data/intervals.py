@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uino_deploy.data.metrics import Counts, foreground_background_iou, mean_iou
+from uino_deploy.data.metrics import (
+    Counts,
+    SegmentationScore,
+    foreground_background_iou,
+    mean_iou,
+)
 
 RESAMPLES = 2000
-_CONFIDENCE = 0.95
+_ENDS = (0.025, 0.975)
 _SEED = 0
 _CHUNK = 100  # resamples at a time: their weights take 8 bytes for each episode
 
@@ -25,7 +31,7 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Interval:
-    """The central 95 % of a bootstrap's values."""
+    """The 95 % of a bootstrap's values around what was measured."""
 
     low: float
     high: float
@@ -48,7 +54,7 @@ def bootstrap(classes: int, labels: Sequence[int], counts: Counts) -> Intervals:
         counts: [episodes, 4].
     """
     figures = np.concatenate([_figures(t) for t in _totals(classes, labels, counts)], axis=-1)
-    return _intervals(figures)
+    return _intervals(figures, _figures(_summed(classes, labels, counts)))
 
 
 def bootstrap_difference(
@@ -72,7 +78,13 @@ def bootstrap_difference(
         ],
         axis=-1,
     )
-    return _intervals(figures)
+    summed = [_figures(_summed(classes, labels, each)) for each in (counts, against)]
+    return _intervals(figures, summed[0] - summed[1])
+
+
+def _summed(classes: int, labels: Sequence[int], counts: Counts) -> Counts:
+    """Return the sums of all episodes, [1, classes, 4]."""
+    return SegmentationScore.of(classes, labels, counts).totals[None]
 
 
 def _totals(classes: int, labels: Sequence[int], counts: Counts) -> Iterator[Counts]:
@@ -94,7 +106,17 @@ def _figures(totals: Counts) -> NDArray[np.float64]:
     return np.stack([mean_iou(totals), foreground_background_iou(totals)])
 
 
-def _intervals(figures: NDArray[np.float64]) -> Intervals:
-    tail = 50 * (1 - _CONFIDENCE)
-    low, high = np.percentile(figures, [tail, 100 - tail], axis=1)
-    return Intervals(*(Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)))
+def _intervals(figures: NDArray[np.float64], measured: NDArray[np.float64]) -> Intervals:
+    """Return bias-corrected percentiles (Efron 1987) of [2, resamples] around [2, 1].
+
+    A ratio of sums is not centred on what was measured when few episodes are drawn again.
+    """
+    normal = NormalDist()
+    below = (figures < measured).mean(axis=1) + 0.5 * (figures == measured).mean(axis=1)
+    found = []
+    for values, share in zip(figures, below.clip(1 / RESAMPLES, 1 - 1 / RESAMPLES), strict=True):
+        shift = 2 * normal.inv_cdf(float(share))
+        ends = [normal.cdf(shift + normal.inv_cdf(end)) for end in _ENDS]
+        low, high = np.quantile(values, ends)
+        found.append(Interval(float(low), float(high)))
+    return Intervals(*found)
