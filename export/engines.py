@@ -352,7 +352,7 @@ def _install(
     target, arch = f"{infos[0].backend}-{infos[0].arch}", infos[0].arch
     with locked(root):
         # Another build may have added its plans since the bundle was opened.
-        bundle = Bundle.open(root, verify=False)
+        bundle = Bundle.open(root, verify=False, replacing="plans")
         gone = {info.piece for info in infos}
         kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
         bundle = bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -138,13 +139,15 @@ class Bundle:
     config: UinoConfig
 
     @classmethod
-    def open(cls, path: str | Path, verify: bool = True) -> Bundle:
+    def open(cls, path: str | Path, verify: bool = True, replacing: str | None = None) -> Bundle:
         """Open a bundle and check everything in it.
 
         Args:
             path: the bundle's folder.
             verify: hash every file (about a second for each gigabyte). Without it their paths,
                 presence and sizes are still checked.
+            replacing: a folder of the bundle that is not looked at, since it will be made anew:
+                a damaged plan must not stand in the way of the build that mends it.
 
         Raises:
             BundleError: not a bundle, another major schema, a path that leaves the folder, or a
@@ -158,7 +161,8 @@ class Bundle:
             raise BundleError(f"{root / MANIFEST}: {error}") from error
         _check_sections(root, manifest)
         for name, entry in manifest.files.items():
-            _check_file(root, name, entry, verify)
+            if replacing is None or not name.startswith(f"{replacing}/"):
+                _check_file(root, name, entry, verify)
         return cls(root, manifest, config)
 
     def path(self, relative: str) -> Path:
@@ -286,7 +290,7 @@ def _check_sections(root: Path, manifest: Manifest) -> None:
 
 def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
     path = _inside(root, name)
-    again = "copy or export the bundle again"
+    again = _how_to_mend(root, name)
     if not path.is_file():
         raise BundleError(f"{root}: {name} is missing", again)
     size = path.stat().st_size
@@ -294,6 +298,16 @@ def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
         raise BundleError(f"{root}: {name} has {size} bytes, its manifest says {entry.size}", again)
     if verify and sha256(path) != entry.sha256:
         raise BundleError(f"{root}: {name} was changed: its SHA-256 is not the manifest's", again)
+
+
+def _how_to_mend(root: Path, name: str) -> str:
+    """Say what to do about a damaged file: plans are built anew where they are used."""
+    folder, _, target = PurePosixPath(name).parent.as_posix().partition("/")
+    backend, _, arch = target.rpartition("-")
+    if folder == "plans" and backend:
+        place = shlex.quote(str(root))
+        return f"uino-deploy build {place} --backend {backend} --arch {arch} --force"
+    return "copy or export the bundle again"
 
 
 def _inside(root: Path, name: str) -> Path:

@@ -300,15 +300,25 @@ def test_an_operator_without_body_or_plugin_is_refused(damaged):
         build_engines(changed, RTX, "sm_86", pieces=["prompt"], force=True)
 
 
-@pytest.mark.usefixtures("rtx")
-def test_a_changed_byte_is_refused(damaged):
-    build_engines(Bundle.open(damaged), RTX, "sm_89", pieces=["support"], force=True)
-    plan = damaged / "plans/tensorrt-rtx-sm_89/support.plan"
-    data = bytearray(plan.read_bytes())
-    data[len(data) // 2] ^= 1
-    plan.write_bytes(data)
-    with pytest.raises(BundleError, match=r"support\.plan was changed: its SHA-256"):
+@pytest.mark.parametrize("harm", ["changed", "cut", "removed"])
+def test_a_damaged_plan_is_refused_and_can_be_built_again(damaged, monkeypatch, harm):
+    from uino_deploy.cli import main
+
+    fake_run(monkeypatch, outcome())
+    build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["encoder"])
+    plan = damaged / "plans/tensorrt-sm_87/encoder.plan"
+    whole = plan.read_bytes()
+    if harm == "removed":
+        plan.unlink()
+    else:
+        plan.write_bytes(whole[:-1] + b"x" * (harm == "changed"))
+    with pytest.raises(BundleError, match=r"encoder\.plan .*; uino-deploy build") as refused:
         Bundle.open(damaged)
+    command = str(refused.value).partition("; uino-deploy ")[2].split()
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--piece", "encoder"])
+    assert not left.value.code
+    assert Bundle.open(damaged).path("plans/tensorrt-sm_87/encoder.plan").read_bytes() == whole
 
 
 @pytest.mark.parametrize(

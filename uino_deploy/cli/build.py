@@ -73,10 +73,11 @@ def build(
     from uino_deploy.bundle import Bundle
     from uino_deploy.errors import CheckFailed
     from uino_deploy.export.engines import build_engines, parse_shapes
+    from uino_deploy.plans import plan_folder
 
     try:
         infos = build_engines(
-            Bundle.open(bundle),
+            Bundle.open(bundle, replacing=plan_folder(backend, arch)),
             backend,
             arch,
             pieces=pieces,
@@ -92,7 +93,7 @@ def build(
         output.document({"bundle": str(bundle), "passed": False, "reason": str(error)})
         output.verdict([str(error)])
         raise
-    _show(Bundle.open(bundle, verify=False), infos, output)
+    _show(Bundle.open(bundle, verify=False, replacing="plans"), infos, output)
 
 
 def _bytes(text: str) -> int:
