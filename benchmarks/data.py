@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from uino_deploy.benchmarks.record import CaseResult, Entry, Record
+from uino_deploy.benchmarks.tables import DISTURBED
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
 
@@ -198,6 +199,8 @@ def table_of(rows: Sequence[Row]) -> str:
                 f"threads of {row['processor']}" + (f", {row['gpu']}" if row["gpu"] else "")
             )
             groups.setdefault(title, {})[row["entry"]] = row
+    if not groups:
+        return "No run on a quiet machine is in the file yet.\n"
     return "\n".join(_group(title, list(found.values())) for title, found in groups.items())
 
 
@@ -210,8 +213,9 @@ def _group(title: str, rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> list[str]:
     if row["status"] != "passed":
         return [row["entry"], row["status"].upper(), *[""] * (len(_HEADER) - 2)]
+    disturbed = float(row["others_cpu"] or 0) > DISTURBED
     return [
-        row["entry"],
+        row["entry"] + (" (disturbed)" if disturbed else ""),
         row["median_ms"],
         f"{row['low_ms']} to {row['high_ms']}",
         row["logits_relative_l2"],
