@@ -129,6 +129,11 @@ def _export(
         raise InputError(
             f"no bundle here is {precision}", "give one, or the checkpoint to export it from"
         )
+    if "int8" in precision:
+        raise InputError(
+            f"{precision} needs images to calibrate it",
+            "export it with --precision bf16 --precision encoder=int8 and name both bundles",
+        )
     require("export", "torch", "onnx", "onnxscript")
     from uino_deploy.export import export_bundle
     from uino_deploy.export.precision import parse_precision

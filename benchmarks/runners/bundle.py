@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,15 @@ from uino_deploy.bundle import Bundle, Piece
 from uino_deploy.images import Float32, load_image, preprocess_image, upsample_logits
 from uino_deploy.runtime import Predictor, Support
 from uino_deploy.runtime.backends import BACKENDS, BackendOptions, open_backend
-from uino_deploy.runtime.session import Array, Backend, DeviceMemory, Session, Value
+from uino_deploy.runtime.session import (
+    Array,
+    Backend,
+    DeviceMemory,
+    Done,
+    Item,
+    Session,
+    Value,
+)
 
 
 class BundleRunner:
@@ -133,6 +141,10 @@ class StageClock:
     def synchronise(self) -> None:
         """Wait for the backend."""
         self.backend.synchronise()
+
+    def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
+        """Do the work for each item; one after the other while pieces are timed."""
+        return [work(item) for item in items] if self.running else self.backend.each(work, items)
 
     def memory(self) -> DeviceMemory | None:
         """Return the backend's memory of a device."""
