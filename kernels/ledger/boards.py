@@ -14,7 +14,7 @@ class Board:
         half_tflops: tensor cores, float16 inputs and float32 sums, without sparsity.
         float32_tflops: the ordinary units, two operations for each multiply-add.
         source: the maker's document that states the figures, and how a stated one is converted.
-        checked: where the figures were read when this table was last gone through.
+        checked: a page that repeats the maker's figures, where they were last read.
     """
 
     name: str
