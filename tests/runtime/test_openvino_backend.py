@@ -63,7 +63,33 @@ def test_only_some_shapes_stay_compiled(fake_bundle):
     session = backend().load(Bundle.open(fake_bundle), "encoder")
     for batch in range(1, 8):
         assert session.run({"image": image(batch)})["early"].shape[0] == batch
-    assert len(session._requests) == openvino_backend._KEPT_SHAPES
+    assert len(session._compiled) == openvino_backend._KEPT_SHAPES
+
+
+def test_several_items_at_once_give_what_one_after_the_other_gives(fake_bundle):
+    made = OpenVinoBackend(threads=2, cache=False)
+    session = made.load(Bundle.open(fake_bundle), "encoder")
+    threads = set()
+
+    def work(shift):
+        threads.add(made.lane)
+        return session.run({"image": image() + np.float32(shift)})["early"]
+
+    results = made.each(work, range(12))
+    assert threads <= {0, 1}
+    for shift, got in enumerate(results):
+        np.testing.assert_array_equal(
+            got, session.run({"image": image() + np.float32(shift)})["early"]
+        )
+    assert made.lane is None
+    assert made.each(lambda _item: made.lane, [1]) == [None]  # one alone may use all threads
+
+
+def test_an_error_in_one_of_several_items_is_raised(fake_bundle):
+    made = OpenVinoBackend(threads=2, cache=False)
+    session = made.load(Bundle.open(fake_bundle), "encoder")
+    with pytest.raises(InputError, match="takes"):
+        made.each(session.run, [{"image": image()}, {}, {"image": image()}])
 
 
 def test_a_kept_piece_is_used_again_and_the_bundle_stays_whole(copy, monkeypatch):

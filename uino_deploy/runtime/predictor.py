@@ -193,7 +193,9 @@ class Predictor:
         for one in supports:
             one.check(self.bundle.manifest)
         query = image if isinstance(image, Encoded) else self.encode(image)
-        results = [self._segment(query, one, threshold) for one in supports]
+        for one in supports:
+            self._class(one)  # loads the pieces too: below, several threads may want them at once
+        results = self.backend.each(lambda one: self._segment(query, one, threshold), supports)
         return results[0] if isinstance(support, Support) else results
 
     def _segment(self, query: Encoded, support: Support, threshold: float) -> Result:

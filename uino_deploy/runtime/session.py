@@ -7,9 +7,9 @@ that one query's features serve any number of classes without a copy to the host
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.errors import InputError
 
 Array = npt.NDArray[Any]
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 
 class Resident(Protocol):
@@ -113,6 +115,14 @@ class Backend(Protocol):
     def synchronise(self) -> None:
         """Wait until everything that was started is done."""
 
+    def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
+        """Run pieces for each item, such as each class in an image; several at once if faster.
+
+        Args:
+            work: runs loaded pieces for one item; it may be called from several threads.
+            items: what to do it for.
+        """
+
     def memory(self) -> DeviceMemory | None:
         """Return what is used of the device; None where the host's memory is the only one."""
 
@@ -122,6 +132,10 @@ class HostBackend:
 
     def synchronise(self) -> None:
         """Return at once: `run` waits already."""
+
+    def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
+        """Do the work for one item after the other; see `Backend.each`."""
+        return [work(item) for item in items]
 
     def memory(self) -> DeviceMemory | None:
         """Return None: the host's memory is the only one that is managed here."""

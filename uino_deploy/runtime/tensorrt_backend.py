@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from uino_deploy.runtime.cuda_memory import Device, DeviceArray, Graph
 from uino_deploy.runtime.session import (
     Array,
     DeviceMemory,
+    Done,
+    Item,
     Value,
     check_complete,
     check_shape,
@@ -80,6 +82,10 @@ class TensorRtBackend:
             "device": f"{self._device.name} ({self._device.architecture})",
             "cuda_graphs": "yes" if self._cuda_graphs else "no",
         }
+
+    def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
+        """Do the work for one item after the other: the GPU is one; see `Backend.each`."""
+        return [work(item) for item in items]
 
     def synchronise(self) -> None:
         """Wait until everything that was started is done."""
