@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uino_deploy.benchmarks.statistics import percentile, summarise
@@ -35,6 +35,7 @@ def test_percentiles_of_a_hundred():
     assert (timing.p90, timing.p95, timing.p99) == (90.0, 95.0, 99.0)
 
 
+@settings(deadline=None)
 @given(st.lists(SECONDS, min_size=1, max_size=60), st.floats(0.1, 100))
 def test_nearest_rank_by_its_definition(samples, percent):
     ordered = sorted(samples)
@@ -45,6 +46,7 @@ def test_nearest_rank_by_its_definition(samples, percent):
     assert sum(sample < found for sample in ordered) < max(needed, 1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(SECONDS, min_size=1, max_size=5), min_size=1, max_size=5))
 def test_the_median_lies_within_the_samples(rounds):
     timing = summarise(rounds)
