@@ -68,7 +68,7 @@ def roughened(pool: Pool, share: float) -> Pool:
             return drawn
         cells = int(rng.integers(*_ROUGH, endpoint=True))
         coarse = Image.fromarray(drawn).resize((cells, cells), Image.Resampling.BOX)
-        return enlarge(np.asarray(coarse, dtype=np.float32) / 255)
+        return enlarge(np.asarray(coarse, dtype=np.float32) / np.float32(255))
 
     return replace(pool, sprite=sprite)
 
