@@ -46,7 +46,16 @@ ALLOWED["__main__"] = {"cli"}
 
 # May be imported only inside functions there, so that a device without them runs a bundle.
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "torch", "triton"}
-TORCH_FREE = LEAVES | {"cli", "doctor", "data", "evaluation", "inspection", "report", "runtime", "selftest"}
+TORCH_FREE = LEAVES | {
+    "cli",
+    "doctor",
+    "data",
+    "evaluation",
+    "inspection",
+    "report",
+    "runtime",
+    "selftest",
+}
 
 
 def components() -> list[str]:
