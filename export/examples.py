@@ -14,24 +14,6 @@ from uino_deploy.images import preprocess_image, preprocess_mask
 from uino_deploy.model.segmenter import UinoFSS
 
 Image = npt.NDArray[np.uint8]
-_SIDE = 160
-
-
-def generated_shot(seed: int) -> tuple[Image, Image]:
-    """Draw a smooth random image with a brighter disc, and the disc's mask.
-
-    Returns:
-        image uint8 [160, 160, 3] and mask uint8 [160, 160], 0 or 1; the same for the same seed.
-    """
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:_SIDE, 0:_SIDE] / _SIDE
-    frequency, phase = random.uniform(1, 6, (2, 3)), random.uniform(0, 2 * np.pi, 3)
-    waves = np.sin(2 * np.pi * (frequency[0] * x[..., None] + frequency[1] * y[..., None]) + phase)
-    centre, radius = random.uniform(0.3, 0.7, 2), random.uniform(0.15, 0.3)
-    disc = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
-    noise = random.normal(0, 0.05, (_SIDE, _SIDE, 3))
-    image = 0.4 + 0.2 * waves + 0.3 * disc[..., None] * random.uniform(0.3, 1, 3) + noise
-    return (image.clip(0, 1) * 255).astype(np.uint8), disc.astype(np.uint8)
 
 
 def example_of(

@@ -27,13 +27,14 @@ from uino_deploy.bundle import (
 from uino_deploy.bundle import Piece as PieceEntry
 from uino_deploy.errors import InputError
 from uino_deploy.export.compose import query_edges, query_precision, write_query
-from uino_deploy.export.examples import Image, example_of, generated_shot
+from uino_deploy.export.examples import Image, example_of
 from uino_deploy.export.onnx_writer import DEFAULT_OPSET, OPSETS, write_piece
 from uino_deploy.export.pieces import BATCH, SHOTS, Piece, pieces_of
 from uino_deploy.export.precision import parse_precision
 from uino_deploy.export.quantise import quantise
 from uino_deploy.files import atomic_directory
 from uino_deploy.images import preprocess_image
+from uino_deploy.letters import draw_letter
 from uino_deploy.model.segmenter import UinoFSS
 
 REFERENCE = "reference.safetensors"
@@ -100,8 +101,8 @@ def export_bundle(
         progress("joining the pieces of a query")
         write_query(pieces, folder)
         progress("running the reference")
-        query, _ = generated_shot(REFERENCE_SEED)
-        example = example_of(model, query, [generated_shot(REFERENCE_SEED + 1)])
+        query, _ = draw_letter(REFERENCE_SEED)
+        example = example_of(model, query, [draw_letter(REFERENCE_SEED + 1)])
         save_file(example, folder / REFERENCE)
         progress("hashing the files")
         write_manifest(

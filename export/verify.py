@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import CheckFailed
+from uino_deploy.letters import draw_letter
 from uino_deploy.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
 
@@ -172,10 +173,10 @@ def _examples(
 ) -> list[Example]:
     if model is None:
         return [load_example(bundle)]
-    from uino_deploy.export.examples import example_of, generated_shot
+    from uino_deploy.export.examples import example_of
 
     seeds = range(100, 100 + 2 * GENERATED_EXAMPLES, 2)
-    generated = [(generated_shot(seed)[0], [generated_shot(seed + 1)]) for seed in seeds]
+    generated = [(draw_letter(seed)[0], [draw_letter(seed + 1)]) for seed in seeds]
     examples = (example_of(model, query, shots) for query, shots in given or generated)
     return [{name: tensor.numpy() for name, tensor in e.items()} for e in examples]
 

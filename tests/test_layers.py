@@ -18,6 +18,7 @@ LEAVES = {
     "errors",
     "files",
     "images",
+    "letters",
     "plans",
     "reference",
     "support",

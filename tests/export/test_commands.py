@@ -9,7 +9,7 @@ from PIL import Image
 
 from uino_deploy import cli
 from uino_deploy.cli import cli as group
-from uino_deploy.export.examples import generated_shot
+from uino_deploy.letters import draw_letter
 from uino_deploy.model import save_checkpoint
 
 
@@ -83,7 +83,7 @@ def test_export_writes_what_it_says(capsys, tmp_path, checkpoint, model):
 
 def test_verify_on_given_images(capsys, bundle, checkpoint, tmp_path):
     for name, seed in (("query", 1), ("shot", 2)):
-        image, mask = generated_shot(seed)
+        image, mask = draw_letter(seed)
         Image.fromarray(image).save(tmp_path / f"{name}.png")
         Image.fromarray(255 * mask).save(tmp_path / f"{name}_mask.png")
     shot = f"{tmp_path / 'shot.png'}:{tmp_path / 'shot_mask.png'}"

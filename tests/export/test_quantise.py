@@ -10,9 +10,9 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.data.calibration import SCENES, calibration_images
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.export import export_bundle, quantise, verify_bundle
-from uino_deploy.export.examples import generated_shot
 from uino_deploy.export.precision import PIECES, parse_precision
 from uino_deploy.images import preprocess_image
+from uino_deploy.letters import draw_letter
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 
 MIXED = {**dict.fromkeys(PIECES, "fp32"), "encoder": "int8"}
@@ -20,7 +20,7 @@ MIXED = {**dict.fromkeys(PIECES, "fp32"), "encoder": "int8"}
 
 @pytest.fixture(scope="module")
 def calibration():
-    return [generated_shot(seed)[0] for seed in range(50, 54)]
+    return [draw_letter(seed)[0] for seed in range(50, 54)]
 
 
 @pytest.fixture(scope="module")

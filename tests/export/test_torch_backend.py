@@ -9,8 +9,8 @@ import pytest
 from uino_deploy.cli import main
 from uino_deploy.errors import InputError
 from uino_deploy.export import verify_bundle
-from uino_deploy.export.examples import generated_shot
 from uino_deploy.export.torch_backend import TorchBackend
+from uino_deploy.letters import draw_letter
 from uino_deploy.model.checkpoint import save_checkpoint
 from uino_deploy.runtime import Predictor
 
@@ -34,7 +34,7 @@ def test_it_predicts_what_onnxruntime_predicts(bundle, checkpoint):
         Predictor(bundle, TorchBackend(checkpoint)),
         Predictor.load(bundle.root, threads=1),
     ]
-    shot, query = generated_shot(1), generated_shot(2)[0]
+    shot, query = draw_letter(1), draw_letter(2)[0]
     one, other = (each.predict(query, each.enroll([shot], "disc")) for each in predictors)
     np.testing.assert_allclose(one.logits, other.logits, atol=1e-3 * np.abs(other.logits).max())
 

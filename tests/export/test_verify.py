@@ -9,9 +9,9 @@ from tests.export.conftest import random_model
 from uino_deploy.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from uino_deploy.errors import CheckFailed
 from uino_deploy.export import export_bundle, verify_bundle
-from uino_deploy.export.examples import generated_shot
 from uino_deploy.export.precision import PIECES, parse_precision
 from uino_deploy.export.verify import mask_iou, relative_l2
+from uino_deploy.letters import draw_letter
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from uino_deploy.tolerances import piece_tolerance
 
@@ -42,8 +42,8 @@ def test_the_export_equals_the_model(bundle, model, backend):
 
 
 def test_given_images_and_several_shots(bundle, model, backend):
-    shots = [generated_shot(seed) for seed in (1, 2, 3)]
-    report = verify_bundle(bundle, backend, model, [(generated_shot(4)[0], shots)])
+    shots = [draw_letter(seed) for seed in (1, 2, 3)]
+    report = verify_bundle(bundle, backend, model, [(draw_letter(4)[0], shots)])
     assert report.passed, report.reason
     assert report.examples == 1
 

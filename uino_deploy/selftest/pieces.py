@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.dependencies import is_importable
-from uino_deploy.images import UInt8
+from uino_deploy.letters import draw_letter
 from uino_deploy.runtime import Predictor, Result, Support
 from uino_deploy.runtime.session import Backend, Session, Value
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
@@ -22,7 +21,6 @@ from uino_deploy.selftest.setting import CHECKPOINT, PRECISIONS, Setting
 
 Open = Callable[[], tuple[Bundle, Backend]]
 
-_SIDE = 160
 _WARM, _TIMED, _SECONDS = 3, 20, 5.0
 _ROUNDS = 10
 # By how much a device may fill up while nothing shall grow: other programs use it too.
@@ -69,26 +67,6 @@ def claims(setting: Setting, open_: Open) -> list[Claim]:
     ]
 
 
-def scene(seed: int, letter: str = "A") -> tuple[UInt8, UInt8]:
-    """Draw a light letter on a dark ground of smooth colours: what the bundled checkpoint knows.
-
-    Returns:
-        image uint8 [160, 160, 3] and the letter's mask uint8 [160, 160], 0 or 1; the same for the
-        same seed and letter.
-    """
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:_SIDE, 0:_SIDE] / _SIDE
-    ground = 0.2 + 0.1 * np.sin(random.uniform(1, 6, 3) * 2 * np.pi * (x + y)[..., None])
-    plane = Image.new("L", (_SIDE, _SIDE))
-    font = ImageFont.load_default(int(random.integers(90, 120)))
-    middle = tuple(random.uniform(0.42, 0.58, 2) * _SIDE)
-    ImageDraw.Draw(plane).text(middle, letter, fill=255, font=font, anchor="mm")
-    shares = np.asarray(plane)[..., None] / 255
-    colours = ground + shares * (random.uniform(0.75, 1, 3) - ground)
-    mask = (shares[..., 0] > 0.5).astype(np.uint8)
-    return (colours.clip(0, 1) * 255).astype(np.uint8), mask
-
-
 def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Measured]:
     from uino_deploy.export import verify_bundle
 
@@ -97,9 +75,7 @@ def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Me
         from uino_deploy.model.assembly import assemble_from_checkpoint
 
         model = assemble_from_checkpoint(CHECKPOINT).model
-    # A mask of a few pixels would say little: letters are what the bundled checkpoint finds.
-    letters = [(scene(i, letter)[0], [scene(i + 10, letter)]) for i, letter in enumerate("AR")]
-    report = verify_bundle(bundle, backend, model, letters if model is not None else ())
+    report = verify_bundle(bundle, backend, model)
     for c in report.pieces:
         what = f"{c.piece}.{c.output}"
         yield Measured(c.relative_l2, "relative L2", c.allowed, what=what)
@@ -113,18 +89,18 @@ def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Me
 
 def _enrolled(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
     predictor = Predictor(bundle, backend)
-    support = predictor.enroll([scene(1)], "letter")  # plans are built for one shot
+    support = predictor.enroll([draw_letter(1)], "letter")  # plans are built for one shot
     with tempfile.TemporaryDirectory() as folder:
         support.save(Path(folder, "letter.safetensors"))
         again = Support.load(Path(folder, "letter.safetensors"))
-    query = scene(3)[0]
+    query = draw_letter(3)[0]
     yield _same(predictor.predict(query, support), predictor.predict(query, again))
 
 
 def _several(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
     predictor = Predictor(bundle, backend)
-    supports = [predictor.enroll([scene(1, letter)], letter) for letter in "ARE"]
-    query = scene(4)[0]
+    supports = [predictor.enroll([draw_letter(1, letter)], letter) for letter in "ARE"]
+    query = draw_letter(4)[0]
     together = predictor.predict(query, supports)
     for support, one in zip(supports, together, strict=True):
         yield _same(one, predictor.predict(query, support), support.name)
@@ -148,7 +124,7 @@ def _latency(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
         feeds = session.upload(inputs_of(session.piece, example))
         yield Measured(median_ms(partial(_run, backend, session, feeds)), "ms", what=name)
     predictor = Predictor(bundle, backend)
-    support, query = predictor.enroll([scene(1)], "letter"), scene(2)[0]
+    support, query = predictor.enroll([draw_letter(1)], "letter"), draw_letter(2)[0]
     yield Measured(
         median_ms(lambda: predictor.predict(query, support)), "ms", what="pixels to mask"
     )
@@ -176,8 +152,8 @@ def _memory(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
     import resource  # Windows has none
 
     predictor = Predictor(bundle, backend)
-    support = predictor.enroll([scene(1)], "letter")
-    queries = [scene(seed)[0] for seed in (2, 3, 4)]
+    support = predictor.enroll([draw_letter(1)], "letter")
+    queries = [draw_letter(seed)[0] for seed in (2, 3, 4)]
     for query in queries:
         predictor.predict(query, support)
     before = backend.memory()
