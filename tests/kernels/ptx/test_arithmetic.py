@@ -329,7 +329,7 @@ def test_f16_and_tf32_rounding():
     "instruction",
     [
         "frob.f32 {d}, {0};",
-        "add.rz.f32 {d}, {0}, {0};",
+        "add.rm.f32 {d}, {0}, {0};",
         "mul.f32.whatever {d}, {0}, {0};",
         "mul.s32 {d}, {0}, {0};",
         "add {d}, {0}, {0};",
