@@ -18,7 +18,7 @@ class Stage:
     """One stage of training; the learning rates are those before the decay.
 
     Attributes:
-        task: the encoder alone classifying glyphs, or all the rest segmenting on it.
+        task: the encoder alone classifying glyphs, or the whole model segmenting.
         steps: optimiser steps.
         muon: learning rate of the matrices in transformer blocks.
         adam: learning rate of everything else.
@@ -79,7 +79,7 @@ RECIPES = {
         drawn_from={"base": 0.25, "invented": 0.4},
         stages=(
             Stage("classification", steps=6000, muon=0.02, adam=3e-3),
-            Stage("episodic", steps=3500, muon=0.01, adam=2e-3),
+            Stage("episodic", steps=5000, muon=0.01, adam=1e-3),
         ),
         required_miou={"held-out": 72.0, "digits": 53.0},
     )

@@ -1,4 +1,4 @@
-"""Trains a model from nothing: the encoder as a classifier, then, frozen, the rest on it."""
+"""Trains a model from nothing: the encoder as a classifier, then everything as a segmenter."""
 
 from __future__ import annotations
 
@@ -79,8 +79,7 @@ class Trainer:
         modules = {"encoder": self.model.encoder, "classifier": self.classifier}
         loss_of = self.classification_loss
         if stage.task == "episodic":
-            modules = dict(self.model.named_children()) | {"readout": self.readout}
-            del modules["encoder"]
+            modules |= dict(self.model.named_children()) | {"readout": self.readout}
             loss_of = self.episodic_loss
         optimiser = Optimiser(modules, stage)
         began = time.monotonic()
@@ -100,12 +99,11 @@ class Trainer:
         return self.classifier.loss(deep[:, -1], batch)
 
     def episodic_loss(self, batch: Batch) -> torch.Tensor:
-        """Stage 2's loss: mask, predicted IoU and prototype map; the encoder is not trained."""
+        """Stage 2's loss: mask, predicted IoU, prototype map, and a share of stage 1's."""
         prompts = self.model.prompt_generator
         target = batch.shares[:, 0]
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                early, deep = self.model.encoder(batch.images)
+            early, deep = self.model.encoder(batch.images)
             (_, query_early), (support_deep, query_deep) = early.chunk(2), deep.chunk(2)
             support_target, query_target = target.chunk(2)
             support = prompts.support_features(support_deep[:, None], support_target[:, None])
@@ -113,5 +111,8 @@ class Trainer:
             embedding = self.model.adapter(query_early)
             logits, iou = self.model.decoder(embedding, support.sparse, dense)
             similarity = prompts.similarity_map(query_deep, support.prototypes)
-        of_prototypes = self.readout.loss(similarity, query_target)
-        return mask_loss(logits, iou, batch.truth) + 0.5 * of_prototypes
+        return (
+            mask_loss(logits, iou, batch.truth)
+            + 0.5 * self.readout.loss(similarity, query_target)
+            + 0.3 * self.classifier.loss(deep[:, -1], batch)
+        )
