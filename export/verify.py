@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
 Shot = tuple[Image, Image]
 
-GENERATED_EXAMPLES = 2
+GENERATED_LETTERS = "AR"
 _WHOLE = "query"
 _SUPPORT_PATH = ("encoder", "support")
 
@@ -175,8 +175,9 @@ def _examples(
         return [load_example(bundle)]
     from uino_deploy.export.examples import example_of
 
-    seeds = range(100, 100 + 2 * GENERATED_EXAMPLES, 2)
-    generated = [(draw_letter(seed)[0], [draw_letter(seed + 1)]) for seed in seeds]
+    # Of several classes: what is kept of one from the one before must show.
+    drawn = enumerate(GENERATED_LETTERS)
+    generated = [(draw_letter(2 * i, each)[0], [draw_letter(2 * i + 1, each)]) for i, each in drawn]
     examples = (example_of(model, query, shots) for query, shots in given or generated)
     return [{name: tensor.numpy() for name, tensor in e.items()} for e in examples]
 
