@@ -45,6 +45,7 @@ from uino_deploy.plans import (
     plan_folder,
     plan_path,
 )
+from uino_deploy.runtime.external_weights import external_weights
 
 # What TensorRT-RTX 1.7 can build for without the GPU; TensorRT builds for the GPU at hand.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
@@ -298,7 +299,7 @@ def _finish(
     if engine is not None:
         check_engine(piece, precisions, outcome.layers, engine, operators if job.plugins else [])
     files = bundle.manifest.files
-    weights = [name for name in sorted(summary.weights) if name in files]
+    weights = sorted(external_weights(bundle.path(piece.model)) & set(files))
     info = PlanInfo(
         piece=piece.name,
         backend=job.backend,
