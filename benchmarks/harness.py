@@ -160,7 +160,6 @@ def _time(
         for index, subject in enumerate(group):
             try:
                 workers[index] = stack.enter_context(WorkerProcess(subject.task))
-                workers[index].ask("load_classes")
             except WorkerFailed as error:
                 subject.stop(error, folder)
         for turn in range(plan.rounds):
@@ -246,10 +245,10 @@ def _seconds_to_first_mask(task: Task) -> float:
 
 
 def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) -> list[Profile]:
-    """Profile every backend that ONNX Runtime runs, each in a fresh process."""
+    """Profile every bundle on every backend, each in a fresh process."""
     found = []
     for subject in subjects:
-        if not subject.alive or not subject.task.runner.startswith("onnxruntime"):
+        if not subject.alive or subject.bundle is None:
             continue
         try:
             with WorkerProcess(subject.task) as worker:

@@ -1,6 +1,8 @@
-"""Where a bundle's time goes, layer by layer, from ONNX Runtime's own profiler.
+"""Where a bundle's time goes, layer by layer, from each backend's own profiler.
 
-A layer inside another's body (a step of a Scan) counts there, and not in the outer one too.
+A layer inside another's body (a step of a Scan) counts there, and not in the outer one too, where
+the profiler shows it: ONNX Runtime's does. OpenVINO and TensorRT tell how long a layer took and not
+when; in the trace each begins where the last one ended.
 """
 
 from __future__ import annotations
@@ -8,16 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uino_deploy.benchmarks.runners.bundle import BundleRunner
 from uino_deploy.benchmarks.runners.runner import Task
 from uino_deploy.bundle import Bundle
 from uino_deploy.reference import inputs_of, load_example
 from uino_deploy.runtime.onnxruntime_providers import PROVIDERS
+from uino_deploy.runtime.session import LayerTime
+
+if TYPE_CHECKING:
+    from uino_deploy.runtime.openvino_backend import OpenVinoBackend
+    from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
 PIECES = ("encoder", "adapter", "prompt", "decoder")
-ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention")
+# In names of operators, and of TensorRT's layers, that are a whole attention.
+_ATTENTION = ("attention", "mha", "sdpa")
 _WARMUP = 2
 _RUNS = 5
 _ERRORS_ONLY = 3
@@ -72,7 +80,7 @@ def summarise_nodes(piece: str, nodes: Sequence[Event], runs: int) -> list[dict[
             "calls": calls[operator] / runs,
             "seconds": seconds[operator] / runs,
             "share": 0.0,
-            "attention": operator in ATTENTION,
+            "attention": any(word in operator.lower() for word in _ATTENTION),
         }
         for operator in seconds
     ]
@@ -118,6 +126,45 @@ def trace_events(number: int, piece: str, nodes: Sequence[Event]) -> list[Event]
 
 def _profile(bundle: Bundle, piece: str, feeds: dict[str, Any], task: Task) -> list[Event]:
     """Run a piece with the profiler on; return the events of the runs after the warm-up."""
+    backend = task.runner.partition(":")[0]
+    if backend == "onnxruntime":
+        return _in_onnxruntime(bundle, piece, feeds, task)
+    session = _profiled(backend, task.threads).load(bundle, piece)
+    events: list[Event] = []
+    for run in range(_WARMUP + _RUNS):
+        session.run(feeds)
+        if run >= _WARMUP:
+            events += one_after_the_other(session.layers(), events)
+    return events
+
+
+def _profiled(backend: str, threads: int) -> OpenVinoBackend | TensorRtBackend:
+    """Return a backend that times its layers."""
+    if backend == "openvino":
+        from uino_deploy.runtime.openvino_backend import OpenVinoBackend
+
+        # What is kept was compiled without the profiler.
+        return OpenVinoBackend(threads, cache=False, profile=True)
+    from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
+
+    return TensorRtBackend(
+        "tensorrt-rtx" if backend == "tensorrt-rtx" else "tensorrt", profile=True
+    )
+
+
+def one_after_the_other(layers: Sequence[LayerTime], before: Sequence[Event]) -> list[Event]:
+    """Return a run's layers as events that begin where the events before them end."""
+    begun = before[-1]["ts"] + before[-1]["dur"] if before else 0.0
+    events = []
+    for layer in layers:
+        span = 1e6 * layer.seconds
+        args = {"op_name": layer.operator}
+        events.append({"name": layer.name, "ts": begun, "dur": span, "tid": 0, "args": args})
+        begun += span
+    return events
+
+
+def _in_onnxruntime(bundle: Bundle, piece: str, feeds: dict[str, Any], task: Task) -> list[Event]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

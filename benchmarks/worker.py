@@ -106,13 +106,6 @@ class Worker:
                 write_example(self.runner.model, query, shots, self.folder / name)
         return {}
 
-    def load_classes(self) -> Answer:
-        """Read the classes that `judge` saved."""
-        for path in sorted(self.scratch.glob("class-*")):
-            _, number, shots = path.stem.split("-")
-            self._classes[int(number), int(shots)] = self.runner.load(path)
-        return {}
-
     def first(self) -> Answer:
         """Segment the first query with the first class: the end of a cold start."""
         enrolled = self.runner.load(self.scratch / "class-0-1")
@@ -154,7 +147,7 @@ class Worker:
         return {"resident": resident, "peak": peak, "device": _device_bytes(self.runner)}
 
     def profile(self) -> Answer:
-        """Profile the pieces of a bundle in ONNX Runtime, layer by layer."""
+        """Profile the pieces of a bundle, layer by layer."""
         from uino_deploy.benchmarks.profile import profile_pieces
         from uino_deploy.benchmarks.runners.bundle import BundleRunner
 
@@ -187,6 +180,11 @@ class Worker:
                 self.runner.save(enrolled, self.scratch / f"class-{number}-{case.shots}")
 
     def _of(self, case: Case) -> list[Any]:
+        """Return a case's classes, those that `judge` saved read when they are first needed."""
+        for key in ((number, case.shots) for number in range(case.classes)):
+            if key not in self._classes:
+                name = f"class-{key[0]}-{key[1]}"
+                self._classes[key] = self.runner.load(self.scratch / name)
         return [self._classes[number, case.shots] for number in range(case.classes)]
 
     def _episodes(self) -> np.ndarray[Any, Any]:

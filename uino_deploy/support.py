@@ -83,6 +83,13 @@ class Support:
         found = {name: getattr(self, name) for name in _TENSORS}
         return {name: array for name, array in found.items() if array is not None}
 
+    @property
+    def features(self) -> dict[str, Array]:
+        """What the pieces of a query take of this class, by their inputs' names."""
+        names = {"deep": "support_deep"}
+        found = {names.get(name, name): array[None] for name, array in self.tensors.items()}
+        return {**found, "prototypes": self.prototypes}
+
     def save(self, path: str | Path, force: bool = False) -> None:
         """Write the class as one `.safetensors` file, whole or not at all.
 

@@ -22,6 +22,7 @@ from uino_deploy.runtime.session import (
     Item,
     Session,
     Value,
+    feeds_of,
 )
 
 
@@ -97,9 +98,9 @@ class BundleRunner:
         known |= sessions["adapter"].run_resident({"early": tokens["early"]})
         results: list[list[Found]] = [[] for _ in images]
         for support in classes:
-            inputs = known | _class_inputs(support)
-            inputs |= sessions["prompt"].run_resident(_taken(sessions["prompt"], inputs))
-            logits: Float32 = decoder.run(_taken(decoder, inputs))["logits"]
+            inputs: dict[str, Value] = {**known, **support.features}
+            inputs |= sessions["prompt"].run_resident(feeds_of(sessions["prompt"], inputs))
+            logits: Float32 = decoder.run(feeds_of(decoder, inputs))["logits"]
             for image, plane, found in zip(images, logits[:, 0], results, strict=True):
                 mask = upsample_logits(plane, *image.shape[:2]) > 0
                 found.append(Found(mask.astype(np.uint8), plane))
@@ -187,21 +188,3 @@ class _ClockedSession:
         if self._clock.running:
             name = self.piece.name
             self._clock.seconds[name] = self._clock.seconds.get(name, 0.0) + seconds
-
-
-def _class_inputs(support: Support) -> dict[str, Value]:
-    """Return what an enrolled class feeds to the pieces of a query."""
-    known: dict[str, Value] = {"prototypes": support.prototypes}
-    for name, array in (
-        ("support_deep", support.deep),
-        ("weight", support.weight),
-        ("sparse", support.sparse),
-    ):
-        if array is not None:
-            known[name] = array[None]
-    return known
-
-
-def _taken(session: Session, known: Mapping[str, Value]) -> dict[str, Value]:
-    names = {tensor.name for tensor in session.piece.inputs}
-    return {name: known[name] for name in names & known.keys()}

@@ -116,7 +116,6 @@ def test_every_case_is_judged_or_noted(made_up, task):
 
 def test_turns_go_round_the_photographs(made_up):
     made_up.judge()
-    made_up.load_classes()
     answer = measure(made_up, iterations=5)
     assert len(answer["samples"]) == 5
     assert answer["stages"] == {"all": [0.001] * 5}
@@ -125,7 +124,6 @@ def test_turns_go_round_the_photographs(made_up):
 
 def test_a_speed_of_something_else_is_refused(made_up):
     made_up.judge()
-    made_up.load_classes()
     made_up.runner.hurry = True
     with pytest.raises(CheckFailed, match="what was timed differs"):
         measure(made_up)

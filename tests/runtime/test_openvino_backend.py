@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 
 import msgspec
 import numpy as np
@@ -229,3 +230,19 @@ def test_a_bundle_that_cannot_be_written_is_run_all_the_same(copy, monkeypatch):
     session = backend(cache=True).load(Bundle.open(copy), "encoder")
     assert session.run({"image": image()})["early"].shape == (1, 16, 3)
     assert not blobs(copy)
+
+
+def test_layers_are_those_of_the_last_run(fake_bundle):
+    bundle = Bundle.open(fake_bundle)
+    session, plain = (
+        backend(profile=True).load(bundle, "encoder"),
+        backend().load(bundle, "encoder"),
+    )
+    begun = time.perf_counter()
+    found = session.run({"image": image()})
+    elapsed = time.perf_counter() - begun
+    for name, array in plain.run({"image": image()}).items():
+        np.testing.assert_array_equal(found[name], array)
+    layers = session.layers()
+    assert 0 < sum(layer.seconds for layer in layers) < elapsed
+    assert all(layer.name and layer.operator for layer in layers)

@@ -337,3 +337,16 @@ def test_without_tensorrt_the_extra_is_named(monkeypatch, cudart):
         DependencyError, match=r"tensorrt cannot be imported.*uino-deploy\[tensorrt"
     ):
         TensorRtBackend()
+
+
+def test_layers_are_those_of_the_last_run(planned, trt):
+    session = TensorRtBackend(profile=True).load(planned, "encoder")
+    plain = TensorRtBackend().load(planned, "encoder")
+    for seed in (0, 1):
+        found = session.run({"image": image(seed=seed)})
+        for name, array in plain.run({"image": image(seed=seed)}).items():
+            np.testing.assert_array_equal(found[name], array)
+    assert session.layers() == [
+        ("[MUL]-[node_mul]", "[MUL]-[node_mul]", 0.0005),
+        ("_gemm_mha_v2", "_gemm_mha_v2", 0.0015),
+    ]

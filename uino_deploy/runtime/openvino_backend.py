@@ -17,7 +17,7 @@ from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.runtime import openvino_operators
 from uino_deploy.runtime.external_weights import external_weights
-from uino_deploy.runtime.session import Array, Done, HostBackend, HostSession, Item
+from uino_deploy.runtime.session import Array, Done, HostBackend, HostSession, Item, LayerTime
 
 CACHE = ".cache/openvino"
 _DEVICE = "CPU"
@@ -47,17 +47,21 @@ class OpenVinoBackend(HostBackend):
     Args:
         threads: of the processor; one a core when None.
         cache: keep compiled pieces.
+        profile: time the layers of every run, at some cost; see `OpenVinoSession.layers`.
 
     Raises:
         InputError: fewer than one thread.
         DependencyError: OpenVINO is not installed, or cannot run on this processor.
     """
 
-    def __init__(self, threads: int | None = None, cache: bool = True) -> None:
+    def __init__(
+        self, threads: int | None = None, cache: bool = True, profile: bool = False
+    ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads cannot run anything", "use 1 or more")
         self._threads = threads
         self._cache = cache
+        self._profile = profile
         self._thread = threading.local()
         self._openvino = _import_openvino()
         self._core = self._openvino.Core()
@@ -163,6 +167,8 @@ class OpenVinoBackend(HostBackend):
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if lowered else "f32",
         }
+        if self._profile:
+            options["PERF_COUNT"] = True
         if self.lane is None:
             options["PERFORMANCE_HINT"] = "LATENCY"
         else:
@@ -254,6 +260,7 @@ class OpenVinoSession(HostSession):
         self._files = files
         self._compiled: dict[Any, tuple[Compiled, dict[int | None, Any]]] = {}
         self._lock = threading.Lock()
+        self._last: Any = None
         self._request_for(_smallest(piece))
 
     def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -267,7 +274,16 @@ class OpenVinoSession(HostSession):
         for name, array in (*feeds.items(), *results.items()):
             request.set_tensor(name, self._backend.shared(array))
         request.infer()
+        self._last = request
         return results
+
+    def layers(self) -> list[LayerTime]:
+        """Return the layers of the last run, in their order; the backend was made to profile."""
+        return [
+            LayerTime(node.node_name, node.node_type, node.real_time.total_seconds())
+            for node in self._last.profiling_info
+            if node.real_time
+        ]
 
     def _request_for(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Compiled, Any]:
         lane = self._backend.lane

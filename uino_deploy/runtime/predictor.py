@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,7 +22,7 @@ from uino_deploy.images import (
     upsample_logits,
 )
 from uino_deploy.runtime.backends import BackendOptions, open_backend
-from uino_deploy.runtime.session import Array, Backend, Session, Value
+from uino_deploy.runtime.session import Array, Backend, Session, Value, feeds_of
 from uino_deploy.support import Support, check_class_name, describe_model
 
 ImageSource = UInt8 | str | Path
@@ -201,8 +201,8 @@ class Predictor:
     def _segment(self, query: Encoded, support: Support, threshold: float) -> Result:
         known = {"query_deep": query.deep, "embedding": query.embedding, **self._class(support)}
         prompt, decoder = self._session("prompt"), self._session("decoder")
-        known |= prompt.run_resident(_feeds(prompt, known))
-        made = decoder.run(_feeds(decoder, known))
+        known |= prompt.run_resident(feeds_of(prompt, known))
+        made = decoder.run(feeds_of(decoder, known))
         _check_finite(made, f"class {support.name!r}")
         logits: Float32 = made["logits"][0, 0]
         mask = upsample_logits(logits, query.height, query.width) > threshold
@@ -247,17 +247,9 @@ class Predictor:
     def _class(self, support: Support) -> dict[str, Value]:
         """Return a class's tensors, put where the backend keeps them on their first use."""
         if support not in self._classes:
-            known = {"prototypes": support.prototypes}
-            for name, array in (
-                ("support_deep", support.deep),
-                ("weight", support.weight),
-                ("sparse", support.sparse),
-            ):
-                if array is not None:
-                    known[name] = array[None]
             uploaded: dict[str, Value] = {}
             for session in (self._session("prompt"), self._session("decoder")):
-                uploaded |= session.upload(_feeds(session, known))
+                uploaded |= session.upload(feeds_of(session, support.features))
             self._classes[support] = uploaded
         return self._classes[support]
 
@@ -265,15 +257,6 @@ class Predictor:
         if piece not in self._sessions:
             self._sessions[piece] = self.backend.load(self.bundle, piece)
         return self._sessions[piece]
-
-
-_AnyValue = TypeVar("_AnyValue", bound=Value)
-
-
-def _feeds(session: Session, known: Mapping[str, _AnyValue]) -> dict[str, _AnyValue]:
-    """Return those of the known values that a piece takes, as its variant does."""
-    names = {tensor.name for tensor in session.piece.inputs}
-    return {name: known[name] for name in names & known.keys()}
 
 
 def label_map(results: Sequence[Result]) -> UInt8:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ class Resident(Protocol):
 
 # What a session takes: an array of the host, or what a session of the same backend left resident.
 Value: TypeAlias = Array | Resident
+AnyValue = TypeVar("AnyValue", bound=Value)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,20 @@ class DeviceMemory:
     buffers: int
     used: int
     total: int
+
+
+class LayerTime(NamedTuple):
+    """What one layer of a piece took in one run, as the backend's own profiler tells.
+
+    Attributes:
+        name: the layer's.
+        operator: what it computes; its name where the profiler tells no more.
+        seconds: that it took.
+    """
+
+    name: str
+    operator: str
+    seconds: float
 
 
 class Session(Protocol):
@@ -95,6 +110,12 @@ class Session(Protocol):
         Raises:
             InputError: an input is unknown, or of a shape that the piece does not take.
         """
+
+
+def feeds_of(session: Session, known: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
+    """Return those of the known values that a piece takes, as its variant does."""
+    names = {tensor.name for tensor in session.piece.inputs}
+    return {name: known[name] for name in names & known.keys()}
 
 
 class Backend(Protocol):

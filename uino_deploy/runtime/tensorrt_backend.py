@@ -18,6 +18,7 @@ from uino_deploy.runtime.session import (
     DeviceMemory,
     Done,
     Item,
+    LayerTime,
     Value,
     check_complete,
     check_shape,
@@ -35,18 +36,22 @@ class TensorRtBackend:
         name: which of the two libraries.
         cuda_graphs: record a piece once for each set of shapes and replay it: fewer launches, for
             one copy of inputs and outputs inside the GPU.
+        profile: time the layers of every run, which waits for each; see `TensorRtSession.layers`.
 
     Raises:
         DependencyError: the library or cuda-python is not installed, or there is no GPU.
     """
 
-    def __init__(self, name: EngineBackend = "tensorrt", cuda_graphs: bool = False) -> None:
+    def __init__(
+        self, name: EngineBackend = "tensorrt", cuda_graphs: bool = False, profile: bool = False
+    ) -> None:
         self._name = name
         self._trt = _import_tensorrt(name)
         self._device = Device()
         self._log = _logger(self._trt)
         self._runtime = self._trt.Runtime(self._log)
         self._cuda_graphs = cuda_graphs
+        self._profile = profile
         self._engines = 0
 
     def load(self, bundle: Bundle, piece: str) -> TensorRtSession:
@@ -72,7 +77,10 @@ class TensorRtBackend:
             raise DependencyError(f"{path} cannot be made ready: {self._log.last_error}")
         after, _ = self._device.memory()
         self._engines += max(0, before - after)
-        return TensorRtSession(self, described, info, context)
+        times = _layer_times(self._trt) if self._profile else None
+        if times is not None:
+            context.profiler = times
+        return TensorRtSession(self, described, info, context, times)
 
     def describe(self) -> dict[str, str]:
         """Return the backend, its version, the GPU, and whether CUDA graphs are used."""
@@ -119,12 +127,13 @@ class TensorRtSession:
     """A piece's engine and its one execution context."""
 
     def __init__(
-        self, backend: TensorRtBackend, piece: Piece, info: PlanInfo, context: Any
+        self, backend: TensorRtBackend, piece: Piece, info: PlanInfo, context: Any, times: Any
     ) -> None:
         self._backend = backend
         self._piece = piece
         self._info = info
         self._context = context
+        self._times = times  # TensorRT does not keep it
         self._inputs = {tensor.name: tensor for tensor in piece.inputs}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._recorded: _Recorded | None = None
@@ -146,6 +155,11 @@ class TensorRtSession:
         """Put inputs into the GPU's memory; see `Session.upload`."""
         device = self._backend.device
         return {name: device.upload(array) for name, array in convert(self._piece, feeds).items()}
+
+    def layers(self) -> list[LayerTime]:
+        """Return the layers of the last run, in their order; the backend was made to profile."""
+        self._backend.synchronise()
+        return list(self._times.layers)
 
     def _start(self, feeds: Mapping[str, Value]) -> dict[str, DeviceArray]:
         check_complete(self._piece, feeds)
@@ -214,6 +228,8 @@ class TensorRtSession:
                 raise self._failed(f"the address of {name} was refused")
 
     def _enqueue(self) -> None:
+        if self._times is not None:
+            self._times.layers.clear()
         if not self._context.execute_async_v3(self._backend.device.stream):
             raise self._failed("it did not run")
 
@@ -313,3 +329,17 @@ def _logger(trt: Any) -> Any:
                 self.last_error = message
 
     return Logger()
+
+
+def _layer_times(trt: Any) -> Any:
+    class LayerTimes(trt.IProfiler):  # type: ignore[misc]  # the base class is imported at run time
+        """Collects what TensorRT says of each layer; it names layers and not their operators."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.layers: list[LayerTime] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.layers.append(LayerTime(layer_name, layer_name, ms / 1000))
+
+    return LayerTimes()
