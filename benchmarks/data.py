@@ -12,10 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from uino_deploy.benchmarks.record import CaseResult, Entry, Record
-from uino_deploy.benchmarks.tables import DISTURBED
+from uino_deploy import markdown
+from uino_deploy.benchmarks.record import CaseResult, Entry, Record, Timing
+from uino_deploy.benchmarks.runners.table import PEERS
+from uino_deploy.benchmarks.tables import BASELINE, DISTURBED
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
+from uino_deploy.markdown import table
 
 FILE = "latency.csv"
 
@@ -58,6 +61,7 @@ VALUES = (
     "device_mb",
     "joules",
     "cold_start_s",
+    "cold_start_uncached_s",
 )
 COLUMNS = (*KEY, *VALUES)
 
@@ -148,7 +152,8 @@ def _entry(entry: Entry) -> Row:
         "peak_mb": _number(None if peak is None else peak / 1e6),
         "device_mb": _number(None if device is None else device / 1e6),
         "joules": _number(entry.joules),
-        "cold_start_s": _number(None if entry.cold_start is None else entry.cold_start.median),
+        "cold_start_s": _median(entry.cold_start),
+        "cold_start_uncached_s": _median(entry.cold_start_uncached),
     }
 
 
@@ -176,41 +181,54 @@ def _case(result: CaseResult | None) -> Row:
 _SHAPE = ("classes", "shots", "batch")
 
 
+def _median(timing: Timing | None) -> str:
+    return _number(None if timing is None else timing.median)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
 # The README's tables.
 
-_BEGIN, _END = "<!-- benchmark begins -->\n", "<!-- benchmark ends -->\n"
-_HEADER = ("", "median ms", "spread", "logits L2", "steady MB", "cold start s")
+_HEADER = (
+    *("", "median ms", "spread", "x PyTorch", "logits L2", "steady MB", "peak MB"),
+    *("cold start s", "without cache s"),
+)
+_MAIN = ("1", "1", "1")
 
 
 def table_of(rows: Sequence[Row]) -> str:
-    """Return Markdown: for each machine, model and image size, its main case's entries.
+    """Return Markdown: for each machine, model and image size, the entries of its main case.
 
-    Of several measurements of one entry the latest counts, whatever its commit.
+    Of several measurements of one entry the latest counts, whatever its commit. A second table has
+    the other cases; "of the main" is the time of one class, one shot, one query.
     """
-    groups: dict[str, dict[str, Row]] = {}
+    groups: dict[str, dict[tuple[str, ...], Row]] = {}
     for row in sorted(rows, key=lambda row: row["created"]):
-        if (row["classes"], row["shots"], row["batch"]) in {("1", "1", "1"), ("", "", "")}:
-            title = (
-                f"{row['model']} {row['variant']} at {row['image_size']} px, {row['threads']} "
-                f"threads of {row['processor']}" + (f", {row['gpu']}" if row["gpu"] else "")
-            )
-            groups.setdefault(title, {})[row["entry"]] = row
+        title = (
+            f"{row['model']} {row['variant']} at {row['image_size']} px, {row['threads']} "
+            f"threads of {row['processor']}" + (f", {row['gpu']}" if row["gpu"] else "")
+        )
+        case = tuple(row[name] for name in _SHAPE)
+        key = (row["entry"], *(case if any(case) else _MAIN))
+        groups.setdefault(title, {})[key] = row
     if not groups:
         return "No run on a quiet machine is in the file yet.\n"
-    return "\n".join(_group(title, list(found.values())) for title, found in groups.items())
+    return "\n".join(_group(title, found) for title, found in groups.items())
 
 
-def _group(title: str, rows: Sequence[Row]) -> str:
-    lines = [f"{title}:\n", _line(_HEADER), _line(["---", *["---:"] * (len(_HEADER) - 1)])]
-    lines += [_line(_cells(row)) for row in rows]
-    return "\n".join(lines) + "\n"
+def _group(title: str, found: Mapping[tuple[str, ...], Row]) -> str:
+    main = {name: row for (name, *case), row in found.items() if tuple(case) == _MAIN}
+    others = {key: row for key, row in found.items() if key[1:] != _MAIN and row["median_ms"]}
+    text = f"{title}:\n\n" + table(_HEADER, [_cells(row, main) for row in main.values()], True)
+    if others:
+        header = ["classes", "shots", "batch", "", "median ms", "of the main", "logits L2"]
+        text += "\n" + table(header, [_other(key, row, main) for key, row in others.items()])
+    return text
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, main: Mapping[str, Row]) -> list[str]:
     if row["status"] != "passed":
         return [row["entry"], row["status"].upper(), *[""] * (len(_HEADER) - 2)]
     disturbed = float(row["others_cpu"] or 0) > DISTURBED
@@ -218,14 +236,27 @@ def _cells(row: Row) -> list[str]:
         row["entry"] + (" (disturbed)" if disturbed else ""),
         row["median_ms"],
         f"{row['low_ms']} to {row['high_ms']}",
+        _ratio(main.get(PEERS[BASELINE].title), row),
         row["logits_relative_l2"],
         row["steady_mb"],
+        row["peak_mb"],
         row["cold_start_s"],
+        row["cold_start_uncached_s"],
     ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _other(key: tuple[str, ...], row: Row, main: Mapping[str, Row]) -> list[str]:
+    ratio = _ratio(row, main.get(key[0]))
+    return [*key[1:], key[0], row["median_ms"], ratio, row["logits_relative_l2"]]
+
+
+def _ratio(above: Row | None, below: Row | None) -> str:
+    """Return one median over another of the same run; nothing where one of them is missing."""
+    if above is None or below is None or above["created"] != below["created"]:
+        return ""
+    if not above["median_ms"] or not below["median_ms"]:
+        return ""
+    return f"{float(above['median_ms']) / float(below['median_ms']):.2f}"
 
 
 def renew(text: str, rows: Sequence[Row]) -> str:
@@ -234,10 +265,7 @@ def renew(text: str, rows: Sequence[Row]) -> str:
     Raises:
         InputError: the text has no marks.
     """
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise InputError("the file has no place for the tables", f"mark it with {_BEGIN.strip()}")
-    before, _, rest = text.partition(_BEGIN)
-    return before + _BEGIN + table_of(rows) + _END + rest.partition(_END)[2]
+    return markdown.renew(text, "benchmark", table_of(rows))
 
 
 def main() -> None:

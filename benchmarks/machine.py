@@ -11,20 +11,8 @@ from pathlib import Path
 from uino_deploy import __version__
 from uino_deploy.benchmarks import nvml
 from uino_deploy.benchmarks.record import Machine
-from uino_deploy.dependencies import installed_version
+from uino_deploy.dependencies import library_versions
 
-_PACKAGES = (
-    "numpy",
-    "Pillow",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx",
-    "triton",
-)
 _TIMEOUT = 20
 
 
@@ -49,12 +37,8 @@ def describe_machine(root: Path = Path("/")) -> Machine:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this package and of what is installed beside it."""
-    found = {"python": platform.python_version(), "uino-deploy": __version__}
-    for name in _PACKAGES:
-        version = installed_version(name)
-        if version is not None:
-            found[name] = version
-    return found
+    ours = {"python": platform.python_version(), "uino-deploy": __version__}
+    return ours | library_versions()
 
 
 def commit(folder: Path | None = None) -> str | None:

@@ -7,6 +7,25 @@ from importlib.util import find_spec
 
 from uino_deploy.errors import DependencyError
 
+_LIBRARIES = (
+    "numpy",
+    "Pillow",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "triton",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of those libraries that results depend on and that are installed."""
+    found = {name: installed_version(name) for name in _LIBRARIES}
+    return {name: version for name, version in found.items() if version is not None}
+
 
 def installed_version(distribution: str) -> str | None:
     """Return a distribution's version from its metadata, None when it is not installed."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from uino_deploy.errors import InputError
+from uino_deploy import markdown
 from uino_deploy.kernels.ledger.rows import Record, kernel_name, megabytes, shape_text, unique
 
-_BEGIN, _END = "<!-- ledger begins -->\n", "<!-- ledger ends -->\n"
 # The architecture whose traffic the README prints, and the model.
 _ARCH, _PRESET = "sm_87", "vitb14"
 
@@ -19,11 +17,7 @@ def renew(text: str, records: list[Record]) -> str:
     Raises:
         InputError: the text has no marks.
     """
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise InputError("the Markdown file has no place for the ledger", f"mark it with {_BEGIN}")
-    before, _, rest = text.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    return before + _BEGIN + tables(records) + _END + after
+    return markdown.renew(text, "ledger", tables(records))
 
 
 def tables(records: list[Record]) -> str:
@@ -42,15 +36,10 @@ def tables(records: list[Record]) -> str:
     return "\n" + "\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
-
-
 def _traffic(records: list[Record]) -> str:
     header = ["kernel", "type", "shape", "programs", "serial steps", "must", "asked"]
     header += ["asked / must", "mamba-ssm", "unfused"]
-    return _table(header, [_traffic_row(r) for r in records])
+    return markdown.table(header, [_traffic_row(r) for r in records])
 
 
 def _traffic_row(r: Record) -> list[str]:
@@ -74,7 +63,7 @@ def _resources(records: list[Record]) -> str:
         found = [held.get((name, dtype, arch)) for arch in archs]
         cells = [f"{r['registers']} ({r['occupancy']:.0%})" if r else "-" for r in found]
         lines.append([name, dtype, *(cell.replace("%", "") for cell in cells)])
-    return _table(["kernel", "type", *archs], lines)
+    return markdown.table(["kernel", "type", *archs], lines)
 
 
 def _floors(records: list[Record]) -> str:
@@ -85,7 +74,7 @@ def _floors(records: list[Record]) -> str:
     lines = [
         [name, *(f"{f[b]:.3g}" if b in f else "-" for b in boards)] for name, f in floors.items()
     ]
-    return _table(["kernel", *boards], lines)
+    return markdown.table(["kernel", *boards], lines)
 
 
 def _executed(records: list[Record]) -> str:
@@ -105,7 +94,7 @@ def _executed(records: list[Record]) -> str:
                 *(_worst(held, dtype) for dtype in dtypes),
             ]
         )
-    return _table([*header, *dtypes], lines)
+    return markdown.table([*header, *dtypes], lines)
 
 
 def _worst(records: list[dict[str, Any]], dtype: str) -> str:

@@ -37,19 +37,6 @@ COMMANDS = {
     "doctor": "uino_deploy.cli.doctor:doctor",
 }
 
-# What `--version` looks up: only the metadata is read, nothing is imported.
-VERSIONED = (
-    "numpy",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx",
-    "triton",
-)
-
 
 class LazyGroup(click.Group):
     """A group that imports a subcommand's module when the subcommand is looked up."""
@@ -73,14 +60,12 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     if not wanted or ctx.resilient_parsing:
         return
     from uino_deploy import __version__
-    from uino_deploy.dependencies import installed_version
+    from uino_deploy.dependencies import library_versions
 
     python = ".".join(map(str, sys.version_info[:3]))
     click.echo(f"uino-deploy {__version__} (Python {python})")
-    for name in VERSIONED:
-        version = installed_version(name)
-        if version is not None:
-            click.echo(f"{name} {version}")
+    for name, version in library_versions().items():
+        click.echo(f"{name} {version}")
     ctx.exit()
 
 
