@@ -1,21 +1,19 @@
-"""The deployment guide and its Dockerfiles: tables from the code, commands parse, files exist."""
+"""The deployment guide and its Dockerfiles: tables from the code, commands parse."""
 
 import re
 import shlex
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from uino_deploy import cli
+from tests.pages import ROOT, check_command, shell_lines
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "deployment.md"
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
@@ -28,23 +26,6 @@ def instructions(path: Path) -> list[tuple[str, str]]:
     text = path.read_text("utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
-
-
-def shell_lines() -> list[list[str]]:
-    """Return the commands of the guide's `sh` blocks."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    text = "\n".join(blocks).replace("\\\n", " ")
-    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
-
-
-def check_command(words: list[str]) -> None:
-    """Parse a `uino-deploy` command: raises on an unknown command, option or argument."""
-    command = cli.cli.get_command(click.Context(cli.cli), words[1]) if words[1:] else cli.cli
-    assert command is not None, words
-    arguments = words[2:]
-    if isinstance(command, click.Group) and command is not cli.cli:
-        command, arguments = command.commands[arguments[0]], arguments[1:]
-    command.make_context(words[1], arguments)
 
 
 def requested_extras(text: str) -> set[str]:
@@ -60,7 +41,9 @@ def test_the_tensor_tables_are_the_codes():
 
 
 def test_commands_of_the_guide_parse():
-    commands = [words for words in shell_lines() if words[0] == "uino-deploy"]
+    commands = [
+        words for words in shell_lines(GUIDE.read_text("utf-8")) if words[0] == "uino-deploy"
+    ]
     assert len(commands) > 15
     for words in commands:
         check_command(words)
@@ -70,21 +53,6 @@ def test_extras_of_the_guide_exist():
     wanted = requested_extras(GUIDE.read_text("utf-8"))
     assert wanted
     assert wanted <= set(EXTRAS)
-
-
-@pytest.mark.parametrize("page", [GUIDE, ROOT / "docs" / "tensors.md"], ids=lambda p: p.name)
-def test_links_resolve(page):
-    text = page.read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
-        if not target.startswith("https://"):
-            assert (page.parent / target).exists(), target
-    headings = {
-        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).strip().replace(" ", "-")
-        for line in text.splitlines()
-        if line.startswith("#")
-    }
-    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
-        assert anchor in headings, anchor
 
 
 def test_there_is_an_image_for_each_target():

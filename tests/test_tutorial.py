@@ -1,14 +1,9 @@
-"""The tutorial keeps its word: commands with `$` run as printed, others parse, links resolve."""
+"""The tutorial keeps its word: commands with `$` run as printed, others parse."""
 
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import click
 import pytest
 
 pytest.importorskip("torch")
@@ -16,29 +11,19 @@ pytest.importorskip("matplotlib")
 
 from PIL import Image
 
-from tests.test_readme import without_numbers
-from uino_deploy import cli
+from tests.pages import (
+    ROOT,
+    check_command,
+    console_commands,
+    environment_with_command,
+    run,
+    shell_lines,
+    without_numbers,
+)
 from uino_deploy.data.procedural import Procedural
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 IMAGES = 50
-
-
-def blocks(language: str) -> str:
-    """Return the page's fenced blocks of one language, joined."""
-    return "".join(re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
-
-
-def console_commands() -> list[tuple[str, list[str]]]:
-    """Return (command, expected output lines) in their order."""
-    found: list[tuple[str, list[str]]] = []
-    for line in blocks("console").splitlines():
-        if line.startswith("$ "):
-            found.append((line[2:], []))
-        else:
-            found[-1][1].append(line)
-    return found
 
 
 def words(line: str) -> str:
@@ -63,41 +48,17 @@ def draw_mugs(folder: Path) -> None:
 def test_commands_run_as_printed(tmp_path):
     draw_mugs(tmp_path / "mugs")
     shutil.copy(ROOT / "uino_deploy/assets/tiny.safetensors", tmp_path / "base.safetensors")
-    command = tmp_path / "bin" / "uino-deploy"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m uino_deploy "$@"\n')
-    command.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-    }
-    commands = console_commands()
+    environment = environment_with_command(tmp_path)
+    commands = console_commands(PAGE)
     assert len(commands) == 8
     for line, expected in commands:
-        done = subprocess.run(
-            ["bash", "-c", line],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        assert [words(each) for each in done.stdout.splitlines()] == [*map(words, expected)], line
+        printed = run(["bash", "-c", line], tmp_path, environment)
+        assert [words(each) for each in printed.splitlines()] == [*map(words, expected)], line
     assert (tmp_path / "found/masks/mug/0005.png").is_file()
 
 
 def test_other_commands_parse():
-    lines = [shlex.split(line) for line in blocks("sh").replace("\\\n", " ").splitlines()]
+    lines = shell_lines(PAGE)
     assert len(lines) == 7
-    for program, name, *arguments in lines:
-        assert program == "uino-deploy"
-        command = cli.cli.get_command(click.Context(cli.cli), name)
-        assert command is not None, name
-        command.make_context(name, arguments)
-
-
-def test_links_resolve():
-    for target in re.findall(r"\]\(([^)#\s]+)\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target
+    for line in lines:
+        check_command(line)
