@@ -14,7 +14,10 @@ from uino_deploy.cli._options import FILE, output_options
 if TYPE_CHECKING:
     from uino_deploy.evaluation.runs import Run
 
-_ROWS = ("ba-pcs", "svp", "mhcm", "ce", "cp4d", "undistilled", "frozen")
+_ROWS = (
+    "ba-pcs", "svp", "mhcm", "ce", "cp4d", "undistilled", "frozen",
+    "encoder-64", "encoder-128", "encoder-192",
+)  # fmt: skip
 
 
 @click.command()
@@ -29,6 +32,8 @@ _ROWS = ("ba-pcs", "svp", "mhcm", "ce", "cp4d", "undistilled", "frozen")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True)
 @click.option("--episodes", type=click.IntRange(min=1), default=400, show_default=True,
               help="Held-out episodes that judge each row.")  # fmt: skip
+@click.option("--encoder-steps", type=click.IntRange(min=1), default=3000, show_default=True,
+              help="Of an encoder that a row trains first.")  # fmt: skip
 @click.option("-o", "--output", "path", type=FILE, required=True, metavar="DIR",
               help="A folder for each row; rows that are finished there are read.")  # fmt: skip
 @output_options
@@ -40,25 +45,28 @@ def ablate(
     batch: int,
     lr: float,
     episodes: int,
+    encoder_steps: int,
     path: Path,
     output: Output,
 ) -> None:
     """Train and judge the rows of the paper's ablation tables on drawn characters.
 
-    Every row has the same encoder, the same steps and the same held-out episodes; the paper's
-    figures (COCO-20i) stand beside ours to compare directions, not heights. The same command goes
-    on where it was stopped, row by row and step by step.
+    Every row has the same steps and the same held-out episodes, and but for the last three the same
+    encoder; those train one of their own width first. The paper's figures (COCO-20i) stand beside
+    ours to compare directions, not heights. The same command goes on where it was stopped, row by
+    row and step by step.
 
     \b
     Example:
       uino-deploy ablate --checkpoint uino_deploy/assets/tiny.safetensors -o build/ablation
     """
-    from uino_deploy.dependencies import require
+    from uino_deploy.dependencies import library_versions, require
+    from uino_deploy.files import sha256
 
     require("train", "torch", "matplotlib")
     from uino_deploy.evaluation.ablation import Budget, run_row, table
 
-    budget = Budget(steps, batch, lr, episodes)
+    budget = Budget(steps, batch, lr, episodes, encoder_steps)
     chosen = [key for key in _ROWS if not rows or key in rows]
     runs: dict[str, dict[int, Run]] = {key: {} for key in chosen}
     for seed in range(seeds):
@@ -71,6 +79,8 @@ def ablate(
     output.table(columns, lines)
     output.document(
         {
+            "checkpoint_sha256": sha256(checkpoint),
+            "versions": library_versions(),
             "budget": vars(budget),
             "seeds": seeds,
             "rows": {

@@ -2,8 +2,9 @@
 
 Stand-ins, since nothing here is pre-trained on photographs: the demo model's encoder for DINOv2,
 its adapter for one distilled from SAM, its decoder for SAM's. Only the prompt generator of each row
-is new, and the adapter where the row asks for one that was not distilled. The decoder has learnt to
-follow the demo model's own prompts, which may favour the rows that are most like it.
+is new, and the adapter where a row asks for one that was not distilled. The decoder has learnt to
+follow the demo model's own prompts, which may favour the rows that are most like it. Rows with an
+encoder of their own size train it first, as the demo's recipe begins, and a new adapter besides.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uino_deploy import markdown
 from uino_deploy.config import Hypercorrelation, UinoConfig
 from uino_deploy.evaluation.runs import Run, compare, detail, read_runs, run_episodes
 from uino_deploy.files import atomic_file, sha256
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from uino_deploy.model.segmenter import UinoFSS
     from uino_deploy.training.engine import Position
 
 RESULTS = "results.json"
+ENCODER = "encoder.safetensors"
 EPISODE_SEED = 2
 
 
@@ -38,6 +43,7 @@ class Row:
         contrastive: CE is there.
         learning: the parts that learn.
         fresh_adapter: the adapter was not distilled, and learns with the rest.
+        encoder_width: of an encoder that is trained for this row; None for the base's.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Row:
     contrastive: bool = False
     learning: tuple[str, ...] = ("prompt_generator", "decoder")
     fresh_adapter: bool = False
+    encoder_width: int | None = None
 
     def config(self, base: UinoConfig) -> UinoConfig:
         """Return the row's model, of the base's sizes."""
@@ -57,8 +64,20 @@ class Row:
             hypercorrelation=self.hypercorrelation,
             contrastive=self.contrastive,
         )
+        encoder = base.encoder
+        if self.encoder_width is not None:
+            heads = self.encoder_width * encoder.heads // encoder.width
+            encoder = replace(encoder, width=self.encoder_width, heads=heads)
         variant = {"none": "comp", "mhcm": "full", "cp4d": "cp4d"}[self.hypercorrelation]
-        return UinoConfig.from_dict({**replace(base, prompt=prompt).to_dict(), "variant": variant})
+        sized = replace(base, encoder=encoder, prompt=prompt)
+        return UinoConfig.from_dict({**sized.to_dict(), "variant": variant})
+
+
+def _with_encoder(width: int, against: str, paper: float) -> Row:
+    """Return the compact model on an encoder of a width; the paper's are ViT-S, ViT-B and ViT-L."""
+    learning = ("prompt_generator", "decoder", "adapter")
+    name = f"compact, encoder {width} wide"
+    return Row(name, against, paper, learning=learning, fresh_adapter=True, encoder_width=width)
 
 
 ROWS = {
@@ -75,6 +94,9 @@ ROWS = {
         fresh_adapter=True,
     ),
     "frozen": Row("compact, decoder frozen", "svp", 57.2, learning=("prompt_generator",)),
+    "encoder-64": _with_encoder(64, "", 54.3),
+    "encoder-128": _with_encoder(128, "encoder-64", 59.6),
+    "encoder-192": _with_encoder(192, "encoder-128", 60.7),
 }
 """By the names of their folders, in the order in which they are run."""
 
@@ -88,16 +110,18 @@ class Budget:
         batch: episodes of a step.
         learning_rate: the highest.
         episodes: held-out ones that judge it.
+        encoder_steps: of an encoder that is trained for a row, as the demo's recipe begins.
     """
 
     steps: int = 1500
     batch: int = 8
     learning_rate: float = 1e-3
     episodes: int = 400
+    encoder_steps: int = 3000
 
 
 def new_model(base: UinoFSS, row: Row, seed: int) -> UinoFSS:
-    """Return a row's model before its training: new prompts, the base's other parts.
+    """Return a row's model before any training: new prompts, the base's other parts.
 
     Args:
         base: the stand-in for everything pre-trained.
@@ -111,8 +135,8 @@ def new_model(base: UinoFSS, row: Row, seed: int) -> UinoFSS:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UinoFSS(row.config(base.config))
-    kept = ["encoder", "decoder"] + ([] if row.fresh_adapter else ["adapter"])
-    for part in kept:
+    new = {"encoder": row.encoder_width is not None, "adapter": row.fresh_adapter, "decoder": False}
+    for part in (name for name, fresh in new.items() if not fresh):
         model.get_submodule(part).load_state_dict(base.get_submodule(part).state_dict())
     return model.eval()
 
@@ -160,6 +184,9 @@ def run_row(
         return read_runs(own / RESULTS)[None]
     row = ROWS[key]
     model = new_model(load_checkpoint(checkpoint), row, seed)
+    if row.encoder_width is not None:
+        state = _trained_encoder(own / ENCODER, model.config, seed, budget.encoder_steps, observe)
+        model.encoder.load_state_dict(state)
     # A character's mirror image is another character.
     task = EpisodicTraining(
         model,
@@ -180,27 +207,70 @@ def run_row(
     return run
 
 
+def _trained_encoder(
+    path: Path, config: UinoConfig, seed: int, steps: int, observe: Callable[[Position], None]
+) -> dict[str, Tensor]:
+    """Return an encoder's weights after the demo recipe's first stage; kept in a file."""
+    import safetensors.torch
+
+    from uino_deploy.training.engine import Position
+    from uino_deploy.training.recipe import RECIPES
+    from uino_deploy.training.trainer import Progress, Trainer
+
+    if path.exists():
+        return safetensors.torch.load_file(path)
+    recipe = RECIPES["demo"]
+    recipe = replace(recipe, stages=(replace(recipe.stages[0], steps=steps),))
+
+    def tell(done: Progress, _model: UinoFSS) -> None:
+        left = done.seconds / done.step * (done.steps - done.step)
+        observe(Position(0, done.step, done.steps, done.loss, left))
+
+    state = Trainer(recipe, seed, tell, config).run().encoder.state_dict()
+    with atomic_file(path, force=True) as temporary:
+        safetensors.torch.save_file(state, temporary)
+    return state
+
+
 def table(runs: dict[str, dict[int, Run]]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows: ours, the difference to the row compared with, and the paper's.
 
     Args:
-        runs: by row and seed. Over several seeds the figure is their mean, and the interval that of
-            the first seed: what episodes alone leave open, not what another seed would change.
+        runs: by row and seed. The figure is the mean over the seeds. The first seed's difference
+            has its interval: what the episodes leave open, not what another seed would change; the
+            other seeds' differences stand beside it.
     """
     rows = []
     for key, seeds in runs.items():
         row = ROWS[key]
         mean = sum(run.score.miou for run in seeds.values()) / len(seeds)
-        first = next(iter(seeds))
-        difference = paper = "-"
-        if row.against in runs and first in runs[row.against]:
-            compared = compare(seeds[first], runs[row.against][first])
-            low, high = compared["difference_interval"]
-            difference = f"{compared['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        differences, paper = "-", "-"
+        others = runs.get(row.against)
+        if others is not None:
+            compared = [compare(run, others[seed]) for seed, run in seeds.items()]
+            low, high = compared[0]["difference_interval"]
+            told = [f"{each['difference']:+.1f}" for each in compared]
+            differences = ", ".join([f"{told[0]} [{low:+.1f}, {high:+.1f}]", *told[1:]])
             paper = f"{row.paper - ROWS[row.against].paper:+.1f}"
         versus = ROWS[row.against].name if row.against else "-"
-        rows.append([row.name, f"{mean:.1f}", versus, difference, paper, f"{row.paper:.1f}"])
+        rows.append([row.name, f"{mean:.1f}", versus, differences, paper, f"{row.paper:.1f}"])
     return ["row", "mIoU", "against", "difference", "paper's", "paper"], rows
+
+
+def renew(page: str, document: dict[str, Any]) -> str:
+    """Return a Markdown text with the table of an ablation's document between its two marks.
+
+    Args:
+        page: the text.
+        document: what `uino-deploy ablate --json` printed.
+
+    Raises:
+        InputError: the text has no marks.
+    """
+    header, *_ = rows = document["table"]
+    return markdown.renew(
+        page, "ablation", markdown.table(list(header), [list(row.values()) for row in rows])
+    )
 
 
 def _write(run: Run, path: Path) -> None:
@@ -209,3 +279,18 @@ def _write(run: Run, path: Path) -> None:
     with atomic_file(path, force=True) as temporary:
         kept = {**run.document(), **detail({None: run})}
         temporary.write_text(json.dumps(kept, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Renew the table in a Markdown file: `ablation.py DOCUMENT PAGE`."""
+    import json
+    import sys
+
+    document, page = map(Path, sys.argv[1:])
+    text = renew(page.read_text("utf-8"), json.loads(document.read_text("utf-8")))
+    with atomic_file(page, force=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -47,12 +47,15 @@ class Trainer:
         recipe: the numbers.
         seed: of the initial weights and of the episodes.
         observe: called after every step.
+        config: of the model; the recipe's preset and variant by default.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, observe: Observer) -> None:
+    def __init__(
+        self, recipe: Recipe, seed: int, observe: Observer, config: UinoConfig | None = None
+    ) -> None:
         keep_freed_memory()
         torch.manual_seed(seed)
-        self.config = UinoConfig.from_preset(recipe.preset, recipe.variant)
+        self.config = config or UinoConfig.from_preset(recipe.preset, recipe.variant)
         self.model = UinoFSS(self.config)
         self.batches = Batches(self.config, recipe, seed)
         classes = sum(len(pool.labels) for pool in self.batches.pools)
