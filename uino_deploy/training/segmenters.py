@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uino_deploy.config import UinoConfig
 from uino_deploy.data.episodes import Episode, draw_episode
 from uino_deploy.data.evaluation import Segment
 from uino_deploy.data.metrics import SegmentationScore
 from uino_deploy.data.pools import Pool
-from uino_deploy.images import preprocess_image, preprocess_mask, upsample_logits
+from uino_deploy.images import (
+    Float32,
+    UInt8,
+    preprocess_image,
+    preprocess_mask,
+    upsample_logits,
+)
 from uino_deploy.model.segmenter import UinoFSS
+
+Shots = Sequence[tuple[UInt8, NDArray[Any]]]
 
 
 def model_segmenter(model: UinoFSS, threshold: float = 0.0) -> Segment:
     """Return the model as a segmenter: logits above `threshold` at the query's own size."""
+    return lambda episode: query_logits(model, *_arrays(episode)) > threshold
 
-    @torch.inference_mode()
-    def segment(episode: Episode) -> NDArray[np.bool_]:
-        query, support, masks = _tensors(episode, model.config)
-        logits, _ = model(query, support, masks)
-        return _at_own_size(logits[0, 0], episode) > threshold
 
-    return segment
+@torch.inference_mode()
+def query_logits(model: UinoFSS, shots: Shots, query: UInt8) -> Float32:
+    """Segment one query.
+
+    Args:
+        model: in evaluation mode, on any device.
+        shots: images (uint8 RGB [H, W, 3]) and their masks ([H, W], non-zero is foreground).
+        query: uint8 RGB [H, W, 3].
+
+    Returns:
+        [H, W] of the query's own size.
+    """
+    images, support, masks = _tensors(model, shots, query)
+    logits, _ = model(images, support, masks)
+    return _at_own_size(logits[0, 0], query)
 
 
 def prototype_segmenter(model: UinoFSS, threshold: float) -> Segment:
@@ -57,28 +75,34 @@ def best_prototype_threshold(model: UinoFSS, pool: Pool, episodes: int, seed: in
     return thresholds[best]
 
 
-def _prototype_similarity(model: UinoFSS) -> Callable[[Episode], NDArray[np.float32]]:
+def _prototype_similarity(model: UinoFSS) -> Callable[[Episode], Float32]:
     @torch.inference_mode()
-    def similarity(episode: Episode) -> NDArray[np.float32]:
-        query, support, masks = _tensors(episode, model.config)
+    def similarity(episode: Episode) -> Float32:
+        shots, image = _arrays(episode)
+        query, support, masks = _tensors(model, shots, image)
         features = model.enroll(support, masks)
         _, deep = model.encoder(query)
         found = model.prompt_generator.similarity_map(deep, features.prototypes)
         grid = model.config.grid
-        return _at_own_size(found[0].reshape(grid, grid), episode)
+        return _at_own_size(found[0].reshape(grid, grid), image)
 
     return similarity
 
 
-def _tensors(episode: Episode, config: UinoConfig) -> tuple[Tensor, Tensor, Tensor]:
+def _arrays(episode: Episode) -> tuple[Shots, UInt8]:
+    return [(scene.image, scene.mask) for scene in episode.support], episode.query.image
+
+
+def _tensors(model: UinoFSS, shots: Shots, query: UInt8) -> tuple[Tensor, Tensor, Tensor]:
     """Return query [1, 3, S, S], support [1, K, 3, S, S] and its masks [1, K, N]."""
-    size, patch = config.image_size, config.encoder.patch
-    query = preprocess_image(episode.query.image, size)[None]
-    support = np.stack([preprocess_image(scene.image, size) for scene in episode.support])[None]
-    masks = np.stack([preprocess_mask(scene.mask, size, patch) for scene in episode.support])[None]
-    return torch.from_numpy(query), torch.from_numpy(support), torch.from_numpy(masks)
+    size, patch = model.config.image_size, model.config.encoder.patch
+    images = np.stack([preprocess_image(image, size) for image, _ in shots])
+    masks = np.stack([preprocess_mask(mask, size, patch) for _, mask in shots])
+    device = next(model.parameters()).device
+    arrays = preprocess_image(query, size), images, masks
+    made, support, shares = (torch.from_numpy(array)[None].to(device) for array in arrays)
+    return made, support, shares
 
 
-def _at_own_size(plane: Tensor, episode: Episode) -> NDArray[np.float32]:
-    height, width = episode.query.mask.shape
-    return upsample_logits(plane.float().numpy(), height, width)
+def _at_own_size(plane: Tensor, image: UInt8) -> Float32:
+    return upsample_logits(plane.float().cpu().numpy(), *image.shape[:2])
