@@ -195,6 +195,10 @@ _HEADER = (
     *("", "median ms", "spread", "x PyTorch", "logits L2", "steady MB", "peak MB"),
     *("cold start s", "without cache s"),
 )
+_OTHERS = (
+    *("classes", "shots", "batch", "", "median ms", "of the main"),
+    *("each further ms", "logits L2"),
+)
 _MAIN = ("1", "1", "1")
 
 
@@ -202,7 +206,8 @@ def table_of(rows: Sequence[Row]) -> str:
     """Return Markdown: for each machine, model and image size, the entries of its main case.
 
     Of several measurements of one entry the latest counts, whatever its commit. A second table has
-    the other cases; "of the main" is the time of one class, one shot, one query.
+    the other cases; the main one is one class, one shot and one query, "each further" what every
+    one more adds.
     """
     groups: dict[str, dict[tuple[str, ...], Row]] = {}
     for row in sorted(rows, key=lambda row: row["created"]):
@@ -223,8 +228,7 @@ def _group(title: str, found: Mapping[tuple[str, ...], Row]) -> str:
     others = {key: row for key, row in found.items() if key[1:] != _MAIN and row["median_ms"]}
     text = f"{title}:\n\n" + table(_HEADER, [_cells(row, main) for row in main.values()], True)
     if others:
-        header = ["classes", "shots", "batch", "", "median ms", "of the main", "logits L2"]
-        text += "\n" + table(header, [_other(key, row, main) for key, row in others.items()])
+        text += "\n" + table(_OTHERS, [_other(key, row, main) for key, row in others.items()])
     return text
 
 
@@ -246,8 +250,12 @@ def _cells(row: Row, main: Mapping[str, Row]) -> list[str]:
 
 
 def _other(key: tuple[str, ...], row: Row, main: Mapping[str, Row]) -> list[str]:
-    ratio = _ratio(row, main.get(key[0]))
-    return [*key[1:], key[0], row["median_ms"], ratio, row["logits_relative_l2"]]
+    single = main.get(key[0])
+    ratio, further = _ratio(row, single), ""
+    if single is not None and ratio:
+        added = float(row["median_ms"]) - float(single["median_ms"])
+        further = f"{added / (max(map(int, key[1:])) - 1):.4g}"
+    return [*key[1:], key[0], row["median_ms"], ratio, further, row["logits_relative_l2"]]
 
 
 def _ratio(above: Row | None, below: Row | None) -> str:

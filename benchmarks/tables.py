@@ -119,9 +119,12 @@ def _footprint(entry: Entry) -> list[str]:
 
 
 def scaling_rows(record: Record) -> Table:
-    """Return the cases beside the main one: milliseconds of each entry that passed."""
+    """Return the cases beside the main one: milliseconds of each entry that passed.
+
+    "each further" is what every class, shot or query more than one adds.
+    """
     others = [case for case in record.method.cases if case != MAIN]
-    header = ["case", "", "ms", "of the main", "queries/s", "logits L2"]
+    header = ["case", "", "ms", "of the main", "each further", "queries/s", "logits L2"]
     rows = []
     for case in others:
         for entry in record.entries:
@@ -129,12 +132,14 @@ def scaling_rows(record: Record) -> Table:
             for result in entry.cases:
                 if result.case == case and main is not None and result.timing is not None:
                     median = result.timing.median
+                    further = max(case.classes, case.shots, case.batch) - 1
                     rows.append(
                         [
                             str(case),
                             entry.name,
                             milliseconds(median),
                             f"{median / main.median:.2f}",
+                            milliseconds((median - main.median) / further),
                             f"{result.queries_per_second:.2f}",
                             NOTHING
                             if result.logits_relative_l2 is None

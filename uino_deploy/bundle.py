@@ -11,6 +11,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -160,9 +161,13 @@ class Bundle:
         except InputError as error:
             raise BundleError(f"{root / MANIFEST}: {error}") from error
         _check_sections(root, manifest)
-        for name, entry in manifest.files.items():
-            if replacing is None or not name.startswith(f"{replacing}/"):
-                _check_file(root, name, entry, verify)
+        checked = {
+            name: entry
+            for name, entry in manifest.files.items()
+            if replacing is None or not name.startswith(f"{replacing}/")
+        }
+        with ThreadPoolExecutor() as pool:  # while one thread hashes, others run
+            list(pool.map(lambda n: _check_file(root, n, checked[n], verify), checked))
         return cls(root, manifest, config)
 
     def path(self, relative: str) -> Path:

@@ -131,9 +131,14 @@ class StageClock:
 
     def load(self, bundle: Bundle, piece: str) -> Session:
         """Load a piece once."""
-        if piece not in self._sessions:
-            self._sessions[piece] = _ClockedSession(self, self.backend.load(bundle, piece))
-        return self._sessions[piece]
+        return self.load_all(bundle, [piece])[piece]
+
+    def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
+        """Load pieces once."""
+        missing = [piece for piece in pieces if piece not in self._sessions]
+        for piece, session in self.backend.load_all(bundle, missing).items():
+            self._sessions[piece] = _ClockedSession(self, session)
+        return {piece: self._sessions[piece] for piece in pieces}
 
     def describe(self) -> dict[str, str]:
         """Return what runs here."""

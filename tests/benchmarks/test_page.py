@@ -143,7 +143,7 @@ def test_tables_show_the_latest_of_each_entry(record, record_of, entry_of, tmp_p
     main, _, others = text.partition("| classes |")
     assert main.count("onnxruntime fp32 (disturbed)") == main.count("onnxruntime fp32") == 1
     assert "| 300 |" in main
-    assert "| 10 | 1 | 1 | onnxruntime fp32 | 750 | 2.50 |" in others
+    assert "| 10 | 1 | 1 | onnxruntime fp32 | 750 | 2.50 | 50 |" in others
     page = "before\n<!-- benchmark begins -->\nobsolete\n<!-- benchmark ends -->\nafter\n"
     renewed = renew(page, read_rows(tmp_path / "latency.csv"))
     assert "obsolete" not in renewed

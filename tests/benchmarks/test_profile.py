@@ -75,6 +75,10 @@ def test_a_real_profile_adds_up(bundle_path, tmp_path, backend):
     assert sum(layer["share"] for layer in layers) == pytest.approx(1)
     events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
     assert {event["pid"] for event in events} == {0, 1, 2, 3}
+    known = {each["operator"]: each for each in layers if each["piece"] == "encoder"}
+    attentions = [each["calls"] for each in known.values() if each["attention"]]
+    alone = known["Softmax"]["calls"] if "Softmax" in known else 0
+    assert sum(attentions) + alone == 6, "the depth of tiny's encoder"
     if backend == "openvino":  # its layers do not overlap, nor hold each other
         told = sum(event["dur"] for event in events) / 5
         assert sum(layer["seconds"] for layer in layers) == pytest.approx(told / 1e6)

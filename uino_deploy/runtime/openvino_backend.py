@@ -17,6 +17,7 @@ from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.runtime import openvino_operators
 from uino_deploy.runtime.external_weights import external_weights
+from uino_deploy.runtime.mapped_file import give_back, map_file
 from uino_deploy.runtime.session import Array, Done, HostBackend, HostSession, Item, LayerTime
 
 CACHE = ".cache/openvino"
@@ -225,8 +226,9 @@ class OpenVinoBackend(HostBackend):
         """Return a kept piece; None where there is none, or it is not as it was written."""
         if not path.is_file() or path.stat().st_size <= _DIGEST:
             return None
-        # Private pages: OpenVINO asks for memory that it may write, and the file stays as it is.
-        data = np.memmap(path, np.uint8, mode="c")
+        # OpenVINO asks for memory that it may write.
+        file = map_file(path)
+        data = np.frombuffer(file, np.uint8)
         blob, digest = data[:-_DIGEST], data[-_DIGEST:]
         if hashlib.sha256(blob.data).digest() != digest.tobytes():
             return None
@@ -235,6 +237,7 @@ class OpenVinoBackend(HostBackend):
             model = self._core.import_model(memory, _DEVICE, self._options(piece))
         except Exception:  # a blob is only a shortcut: what it cannot give is compiled anew
             return None
+        give_back(file)  # the model has the weights in a form of its own
         return Compiled(memory, model)
 
 
@@ -279,8 +282,9 @@ class OpenVinoSession(HostSession):
 
     def layers(self) -> list[LayerTime]:
         """Return the layers of the last run, in their order; the backend was made to profile."""
+        of = _originals(self._last.get_compiled_model())
         return [
-            LayerTime(node.node_name, node.node_type, node.real_time.total_seconds())
+            LayerTime(node.node_name, _kind(node, of), node.real_time.total_seconds())
             for node in self._last.profiling_info
             if node.real_time
         ]
@@ -346,6 +350,23 @@ def _keep(compiled: Any, path: Path) -> None:
             file.write(hashlib.sha256(blob).digest())
     except OSError:
         return
+
+
+def _originals(compiled: Any) -> dict[str, str]:
+    """Return which of the graph's nodes each layer of a compiled piece is made of."""
+    layers = compiled.get_runtime_model().get_ops()
+    return {
+        layer.get_friendly_name(): str(layer.get_rt_info()["originalLayersNames"].value).lower()
+        for layer in layers
+    }
+
+
+def _kind(node: Any, originals: Mapping[str, str]) -> str:
+    """Return a layer's kind; of a fused subgraph, whether it is a whole attention."""
+    of = originals.get(node.node_name, "")
+    if node.node_type == "Subgraph" and "softmax" in of and of.count("matmul") > 1:
+        return "Subgraph (attention)"
+    return str(node.node_type)
 
 
 def _computed_types(compiled: Any) -> set[str]:

@@ -28,6 +28,9 @@ from uino_deploy.support import Support, check_class_name, describe_model
 ImageSource = UInt8 | str | Path
 MaskSource = Array | str | Path
 
+_OF_A_QUERY = ("encoder", "adapter")
+_OF_A_CLASS = ("prompt", "decoder")
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -124,12 +127,12 @@ class Predictor:
         """
         check_class_name(name)
         self._check_count(name, len(shots))
-        masks, deep = [], []
-        for number, (image, mask) in enumerate(shots, 1):
-            pixels, shares = self._shot(number, image, mask)
-            masks.append(shares)
-            deep.append(self._session("encoder").run(self._pixels(pixels))["deep"])
-        tokens = np.concatenate(deep)
+        images, masks = zip(
+            *(self._shot(number, *shot) for number, shot in enumerate(shots, 1)), strict=True
+        )
+        self._load(("encoder", "support"))
+        encoder = self._session("encoder")
+        tokens = np.concatenate([encoder.run({"image": image})["deep"] for image in images])
         made = self._session("support").run({"deep": tokens, "mask": np.stack(masks)})
         _check_finite(made, f"class {name!r}")
         manifest = self.bundle.manifest
@@ -155,9 +158,8 @@ class Predictor:
             InputError: the image is unreadable, or an array of another kind.
         """
         pixels = _image(image, "the image")
-        tokens = self._session("encoder").run_resident(self._pixels(pixels))
-        adapted = self._session("adapter").run_resident({"early": tokens["early"]})
-        return Encoded(tokens["deep"], adapted["embedding"], *pixels.shape[:2])
+        self._load(_OF_A_QUERY)
+        return self._encode(pixels)
 
     @overload
     def predict(
@@ -192,11 +194,19 @@ class Predictor:
         supports = [support] if isinstance(support, Support) else list(support)
         for one in supports:
             one.check(self.bundle.manifest)
-        query = image if isinstance(image, Encoded) else self.encode(image)
+        pixels = image if isinstance(image, Encoded) else _image(image, "the image")
+        self._load(_OF_A_CLASS if isinstance(image, Encoded) else (*_OF_A_QUERY, *_OF_A_CLASS))
+        query = pixels if isinstance(pixels, Encoded) else self._encode(pixels)
         for one in supports:
-            self._class(one)  # loads the pieces too: below, several threads may want them at once
+            self._class(one)  # below, several threads may want them at once
         results = self.backend.each(lambda one: self._segment(query, one, threshold), supports)
         return results[0] if isinstance(support, Support) else results
+
+    def _encode(self, pixels: UInt8) -> Encoded:
+        known = {"image": self._preprocessed(pixels)}
+        tokens = self._session("encoder").run_resident(known)
+        adapted = self._session("adapter").run_resident({"early": tokens["early"]})
+        return Encoded(tokens["deep"], adapted["embedding"], *pixels.shape[:2])
 
     def _segment(self, query: Encoded, support: Support, threshold: float) -> Result:
         known = {"query_deep": query.deep, "embedding": query.embedding, **self._class(support)}
@@ -208,8 +218,8 @@ class Predictor:
         mask = upsample_logits(logits, query.height, query.width) > threshold
         return Result(support.name, mask.astype(np.uint8), float(made["iou"][0, 0]), logits)
 
-    def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[UInt8, Float32]:
-        """Return a support image and its mask's share of each patch."""
+    def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[Float32, Float32]:
+        """Return a preprocessed support image and its mask's share of each patch."""
         where = f"shot {number}"
         if isinstance(image, (str, Path)):
             where += f" ({Path(image).name})"
@@ -225,7 +235,7 @@ class Predictor:
             raise InputError(f"{where}: the mask is empty", "mark the object with non-zero pixels")
         if shares.min() == 1:
             raise InputError(f"{where}: the mask covers the whole image", "leave the rest at zero")
-        return pixels, shares
+        return self._preprocessed(pixels), shares
 
     def _check_count(self, name: str, shots: int) -> None:
         if not shots:
@@ -241,8 +251,8 @@ class Predictor:
     def _patch(self) -> int:
         return self.bundle.config.encoder.patch
 
-    def _pixels(self, image: UInt8) -> dict[str, Array]:
-        return {"image": preprocess_image(image, self.bundle.config.image_size)[None]}
+    def _preprocessed(self, image: UInt8) -> Float32:
+        return preprocess_image(image, self.bundle.config.image_size)[None]
 
     def _class(self, support: Support) -> dict[str, Value]:
         """Return a class's tensors, put where the backend keeps them on their first use."""
@@ -253,9 +263,13 @@ class Predictor:
             self._classes[support] = uploaded
         return self._classes[support]
 
+    def _load(self, pieces: Sequence[str]) -> None:
+        """Load those pieces that are not loaded yet."""
+        missing = [piece for piece in pieces if piece not in self._sessions]
+        self._sessions |= self.backend.load_all(self.bundle, missing)
+
     def _session(self, piece: str) -> Session:
-        if piece not in self._sessions:
-            self._sessions[piece] = self.backend.load(self.bundle, piece)
+        self._load((piece,))
         return self._sessions[piece]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -130,6 +131,9 @@ class Backend(Protocol):
             DependencyError: what the backend or the piece's precision needs is not there.
         """
 
+    def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
+        """Load several pieces, at once where that is faster; errors are those of `load`."""
+
     def describe(self) -> dict[str, str]:
         """Return what runs here: the backend, its version, its device, its threads."""
 
@@ -148,8 +152,14 @@ class Backend(Protocol):
         """Return what is used of the device; None where the host's memory is the only one."""
 
 
-class HostBackend:
+class HostBackend(Backend):
     """What the backends have in common whose arrays are numpy's."""
+
+    def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
+        """Load several pieces at once; see `Backend.load_all`."""
+        with ThreadPoolExecutor() as pool:
+            loaded = pool.map(lambda piece: self.load(bundle, piece), pieces)
+            return dict(zip(pieces, loaded, strict=True))
 
     def synchronise(self) -> None:
         """Return at once: `run` waits already."""

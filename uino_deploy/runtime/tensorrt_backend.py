@@ -19,6 +19,7 @@ from uino_deploy.runtime.session import (
     Done,
     Item,
     LayerTime,
+    Session,
     Value,
     check_complete,
     check_shape,
@@ -81,6 +82,10 @@ class TensorRtBackend:
         if times is not None:
             context.profiler = times
         return TensorRtSession(self, described, info, context, times)
+
+    def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
+        """Load the plans one after the other: each is measured by the memory that it takes."""
+        return {piece: self.load(bundle, piece) for piece in pieces}
 
     def describe(self) -> dict[str, str]:
         """Return the backend, its version, the GPU, and whether CUDA graphs are used."""
