@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class OnnxRuntimeBackend(HostBackend):
         self._threads = threads
         self._runtime = _import_onnxruntime()
         self._selection = select(self._runtime, asked)
+        _share_arena()
 
     def load(self, bundle: Bundle, piece: str) -> OnnxRuntimeSession:
         """Load a piece; see `Backend.load`."""
@@ -75,6 +77,7 @@ class OnnxRuntimeBackend(HostBackend):
         options.log_severity_level = _FATAL_ONLY
         # Each piece has its own threads: those of the last one must not spin beside the next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
             options.inter_op_num_threads = 1
@@ -123,6 +126,23 @@ def _import_onnxruntime() -> Any:
             f"onnxruntime cannot be imported: {error}", "pip install 'uino-deploy[cpu]'"
         ) from error
     return onnxruntime
+
+
+@cache
+def _share_arena() -> None:
+    """Let all sessions take their scratch memory from one place, once for the process.
+
+    The pieces run one after the other: with a place for each, what one has left no other can use,
+    and a query took 1.6 GB where it takes 1.0 (vitb14 in float32, 518 px).
+    """
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    default = {"max_mem": 0, "arena_extend_strategy": -1}
+    default |= {"initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(default))
 
 
 def _check_edges(bundle: Bundle, piece: Piece, session: onnxruntime.InferenceSession) -> None:
