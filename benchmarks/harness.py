@@ -96,9 +96,10 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
         with progress("rounds", plan.rounds * len(groups)) as step:
             for group in groups:
                 _time(group, plan, folder, others, step)
-        log("starting cold")
-        for group in groups:
-            _start_cold(group, plan, folder)
+        if plan.cold_starts:
+            log("starting cold")
+            for group in groups:
+                _start_cold(group, plan, folder)
         profiles = _profiles(subjects, folder, traces) if plan.profile else []
         for subject in subjects:
             _finish(subject, plan, references.get(subject.task.image_size))

@@ -138,12 +138,13 @@ def _export(
     from uino_deploy.export import export_bundle
     from uino_deploy.export.precision import parse_precision
 
+    pieces = parse_precision([precision])
     log(f"exporting {precision}")
     made = origin.assemble(bundle, bundle.config.image_size)
     return export_bundle(
         made.model,
         folder / f"{precision}.uino",
-        precision=parse_precision([precision]),
+        precision=pieces,
         opset=bundle.manifest.opset,
         sources=made.sources,
         untrained=made.untrained,

@@ -305,9 +305,12 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def failures(self) -> list[str]:
-        """Every entry that failed, with its reason."""
+        """Every entry that failed, and every backend that ran no bundle, with the reason."""
+        ran = {entry.runner for entry in self.entries if entry.status != "refused"}
         return [
-            f"{entry.name}: {entry.reason}" for entry in self.entries if entry.status == "failed"
+            f"{entry.name}: {entry.reason}"
+            for entry in self.entries
+            if entry.status == "failed" or not (entry.peer or entry.runner in ran)
         ]
 
 

@@ -226,3 +226,28 @@ def test_a_reader_that_leaves_is_no_error():
     )
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_sigterm_leaves_nothing_behind(tmp_path):
+    code = f"""
+import sys, tempfile, time
+import click
+from uino_deploy import cli
+
+@click.command()
+def nap():
+    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):
+        print("ready", flush=True)
+        time.sleep(60)
+
+cli.COMMANDS["nap"] = "__main__:nap"
+cli.main(["nap"])
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert list(tmp_path.iterdir())
+        process.terminate()
+        assert process.wait(20) == 143
+    assert not list(tmp_path.iterdir())

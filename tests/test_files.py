@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load
 
-from uino_deploy.errors import OutputExists
+from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.files import atomic_directory, atomic_file, safetensors_bytes, sha256
 
 
@@ -150,3 +150,12 @@ def test_outputs_are_as_readable_as_any_new_file(tmp_path):
         (folder / "inner" / "file").touch(mode=0o600)
     modes = {p.stat().st_mode for p in (tmp_path / "file", tmp_path / "folder" / "inner" / "file")}
     assert modes == {plain.stat().st_mode}
+
+
+@pytest.mark.parametrize("make", [atomic_directory, atomic_file])
+def test_a_place_that_cannot_be_is_named(tmp_path, make):
+    (tmp_path / "file").write_text("here")
+    said = pytest.raises(InputError, match=r"output .*file/out: .*; choose another output")
+    with said, make(tmp_path / "file" / "out"):
+        pytest.fail("it went on")
+    assert names(tmp_path) == ["file"]

@@ -262,7 +262,7 @@ def _digest(value: Any) -> str:
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     if not path.is_file():
-        what = "is not a bundle" if root.is_dir() else "is not there"
+        what = "is not a bundle" if root.exists() else "is not there"
         raise BundleError(f"{root} {what}", f"a bundle is a folder that holds {MANIFEST}")
     data = path.read_bytes()
     try:

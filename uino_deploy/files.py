@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -17,9 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from uino_deploy.errors import OutputExists
+from uino_deploy.errors import InputError, OutputExists
 
 _CHUNK = 1 << 20
+_NOT_HERE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
 
 
 def sha256(path: str | Path) -> str:
@@ -86,9 +91,9 @@ def atomic_directory(
         OutputExists: see `refuse_existing`.
     """
     target = refuse_existing(path, force, marker)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target, "tmp")
-    temporary.mkdir()
+    with _writable(path):
+        temporary.mkdir(parents=True)
     try:
         yield temporary
         refuse_existing(path, force, marker)
@@ -111,7 +116,8 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     target = refuse_existing(path, force)
     if target.is_dir():
         raise OutputExists(f"{path} is a folder", "name a file")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with _writable(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target, "tmp")
     try:
         yield temporary
@@ -120,6 +126,17 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(path: str | Path) -> Iterator[None]:
+    """Turn the system's refusal to make an output's folder into the user's error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
+        raise InputError(f"output {path}: {error.strerror}", "choose another output") from error
 
 
 @contextmanager

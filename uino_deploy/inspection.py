@@ -184,8 +184,8 @@ def describe_pth(path: Path) -> Description:
         loaded = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ...
         raise CheckpointError(
-            f"{path} cannot be read as tensors alone: {str(error).splitlines()[0]}",
-            "give a state dictionary; files with code in them are refused",
+            f"{path} cannot be read as tensors alone",
+            "give a state dictionary; a file that pickles more than tensors is never loaded",
         ) from error
     tensors = {
         str(name): value

@@ -196,7 +196,9 @@ def _read(path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
     except FileNotFoundError as error:
         raise InputError(f"support {path} is not there") from error
     except (OSError, SafetensorError, msgspec.ValidationError) as error:
-        raise InputError(f"support {path} cannot be read: {error}") from error
+        raise InputError(
+            f"support {path} cannot be read: {error}", "make one with `uino-deploy enroll`"
+        ) from error
 
 
 def _check_format(path: str | Path, strings: Mapping[str, str]) -> None:

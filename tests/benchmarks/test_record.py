@@ -57,3 +57,13 @@ def test_an_entry_that_failed_has_no_headline(entry_of):
     assert entry.main is not None
     entry.status = "failed"
     assert entry.main is None
+
+
+def test_a_backend_that_ran_nothing_is_a_failure_and_a_peer_is_not(record_of, entry_of):
+    entries = [entry_of(), entry_of("onnxruntime bf16"), entry_of("openvino fp32"), entry_of("p")]
+    for entry, runner in zip(entries, ("onnxruntime", "onnxruntime", "openvino", "p"), strict=True):
+        entry.runner = runner
+        if entry is not entries[0]:
+            entry.status, entry.reason = "refused", "not here"
+    entries[3].peer = True
+    assert record_of(entries).failures == ["openvino fp32: not here"]

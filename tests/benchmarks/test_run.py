@@ -204,3 +204,12 @@ def test_two_bundles_that_look_alike_are_refused(bundle_path, capsys):
 def test_peers_need_the_model(bundle_path, capsys):
     assert run("benchmark", bundle_path, *QUICK, "--peers", "torch", "--quiet") == 2
     assert "peers need the PyTorch model" in capsys.readouterr().err
+
+
+def test_the_help_names_the_peers(capsys):
+    from uino_deploy.benchmarks.runners.table import PEERS
+
+    assert run("benchmark", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    names = said.partition("all, or of ")[2].partition(", with commas")[0]
+    assert names.replace(" and ", ", ").replace("- ", "-").split(", ") == list(PEERS)

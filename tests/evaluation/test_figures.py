@@ -20,7 +20,7 @@ from uino_deploy.evaluation.similarity import (
     propose_early_layer,
     self_similarity,
 )
-from uino_deploy.evaluation.tiles import TILE, heat, mark, montage
+from uino_deploy.evaluation.tiles import TILE, _drawable, heat, mark, montage
 from uino_deploy.images import load_image, preprocess_image
 from uino_deploy.model import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
@@ -101,7 +101,8 @@ def test_the_command_draws_and_proposes(place):
     assert "proposed early_layer: " in result.stdout
     assert load_image(path).shape[1] > 6 * TILE  # the image, SAM and six layers in two rows
     outside = run(
-        "similarity", place / "photo.jpg", "--point", "2,0", "--preset", "tiny", "-o", place / "x",
+        "similarity", place / "photo.jpg", "--point", "2,0", "--preset", "tiny",
+        "-o", place / "x.png",
     )  # fmt: skip
     assert isinstance(outside.exception, InputError)
 
@@ -141,3 +142,7 @@ def test_a_grid_has_a_row_for_each_episode_and_a_column_for_each_model(place):
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert load_image(path).shape[1] > 5 * TILE
+
+
+def test_labels_are_drawn_with_characters_that_every_font_has():
+    assert _drawable("support: \u0541 A") == "support: U+0541 A"

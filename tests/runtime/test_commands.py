@@ -351,7 +351,7 @@ def test_a_damaged_bundle(run, fake_bundle, supports, red_files, tmp_path, spoil
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--backend", "tensorflow"], 2, "unknown backend 'tensorflow'"),
+        (["--backend", "tensorflow"], 2, "'--backend': 'tensorflow' is not one of 'onnxruntime'"),
         (["--provider", "gpu"], 2, "unknown provider 'gpu'"),
         (["--provider", "cuda"], 3, "has no CUDAExecutionProvider"),
         (["--threads", "0"], 2, "--threads"),
@@ -427,3 +427,10 @@ def test_predict_replaces_only_its_own_output_and_only_by_force(
     assert code == 2
     one_line(err, "not this command's output")
     assert (tmp_path / "photos" / "me.jpg").read_text() == "dear"
+
+
+def test_the_backends_offered_are_the_runtimes_and_the_model_itself():
+    from uino_deploy.cli._backend import NAMES
+    from uino_deploy.runtime.backends import BACKENDS
+
+    assert (*BACKENDS, "torch") == NAMES

@@ -6,6 +6,7 @@ inside its function, so that `--help` and `--version` work where none of them is
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -101,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: what follows the program's name; `sys.argv` when None.
     """
     settings = Settings()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         result = cli.main(
             list(arguments) if arguments is not None else None,
@@ -116,6 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_report(error))
     # Outside standalone mode click returns the code of `ctx.exit(code)`.
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _terminated(number: int, _frame: object) -> NoReturn:
+    """Leave as Ctrl-C would, so that nothing half-written stays behind."""
+    sys.exit(128 + number)
 
 
 def _report(error: BaseException) -> int:

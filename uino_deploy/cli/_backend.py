@@ -12,6 +12,9 @@ import click
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
 
+# The runtime's, and the model itself: `--help` must not import the runtime.
+NAMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch")
+
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--backend` and the backends' own options.
@@ -21,9 +24,10 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option(
         "--backend",
+        type=click.Choice(NAMES),
         default="onnxruntime",
         show_default=True,
-        help="What runs it: onnxruntime, openvino, tensorrt, tensorrt-rtx or torch.",
+        help="What runs it.",
     )
     @click.option(
         "--provider",

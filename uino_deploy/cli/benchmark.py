@@ -26,7 +26,9 @@ _COUNT = click.IntRange(min=1)
 @click.argument("bundles", type=FILE, nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--backend", "backends", multiple=True, default=("onnxruntime",), show_default=True)
 @click.option("--precision", "precisions", multiple=True, help="Export those not given.  [repeat]")
-@click.option("--peers", default="none", show_default=True, help="Names with commas, or all.")
+@click.option("--peers", default="none", show_default=True,
+              help="all, or of torch, torch-bf16, compile, compile-bf16, onnx, onnx-openvino and "
+              "onnx-openvino-bf16, with commas.")  # fmt: skip
 @click.option("--checkpoint", type=FILE, help="What was exported: the PyTorch model to compare.")
 @click.option("--encoder-checkpoint", type=FILE, help="DINOv2's, if the export used it.")
 @click.option("--sam-checkpoint", type=FILE, help="Segment Anything's, if the export used it.")

@@ -25,7 +25,7 @@ from uino_deploy.cli._options import FILE, force_option, output_options
 def demo(target: Path, force: bool, output: Output) -> None:
     """Export the bundled model, verify it, and segment classes it never saw with the bundle.
 
-    Takes about half a minute on two cores and no download. Leaves the bundle, the enrolled
+    Takes a minute or less on two cores and no download. Leaves the bundle, the enrolled
     classes, the queries, the masks and a report (report.html, report.json).
 
     \b

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 _DATASETS = ("demo", "digits", "pascal", "coco", "fss1000", "folder")
 
 
+def _png(_context: click.Context, _option: click.Parameter, path: Path) -> Path:
+    if path.suffix.lower() != ".png":
+        raise click.BadParameter(f"{path} is to hold a PNG: name it .png")
+    return path
+
+
 @click.group()
 def figure() -> None:
     """Draw what an encoder's layers see, and what models find."""
@@ -28,7 +34,8 @@ def figure() -> None:
 @click.option("--point", default="0.5,0.5", show_default=True, metavar="X,Y",
               help="Of the first image, as shares of its width and height.")  # fmt: skip
 @click.option("--sam-checkpoint", type=FILE, help="The teacher to compare with.")
-@click.option("-o", "--output", "path", type=FILE, required=True, help="The picture (.png).")
+@click.option("-o", "--output", "path", type=FILE, required=True, callback=_png,
+              help="The picture (.png).")  # fmt: skip
 @start_options
 @force_option
 @output_options
@@ -99,7 +106,8 @@ def similarity(
 @click.option("--seed", type=click.IntRange(min=0), default=2, show_default=True)
 @click.option("--ablate", is_flag=True,
               help="Show a single checkpoint with MHCM, and CE, switched off too.")  # fmt: skip
-@click.option("-o", "--output", "path", type=FILE, required=True, help="The picture (.png).")
+@click.option("-o", "--output", "path", type=FILE, required=True, callback=_png,
+              help="The picture (.png).")  # fmt: skip
 @force_option
 @output_options
 def grid(

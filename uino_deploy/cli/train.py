@@ -131,6 +131,7 @@ def train_by_recipe(
     output.document({"checkpoint": str(path), **document, "passed": passed})
     if judged:
         output.verdict(failures)
+    output.log("not judged: it was not trained to the end")
 
 
 def _train(

@@ -61,11 +61,16 @@ def montage(rows: Sequence[Sequence[tuple[str, UInt8]]]) -> UInt8:
     for j, row in enumerate(rows):
         for i, (label, picture) in enumerate(row):
             left, top = _GAP + i * step, _GAP + j * down
-            draw.text((left, top), label[:26], "black", font)
+            draw.text((left, top), _drawable(label)[:26], "black", font)
             tile = _fitted(picture)
             inset = ((TILE - tile.width) // 2, (TILE - tile.height) // 2)
             canvas.paste(tile, (left + inset[0], top + _LABEL + inset[1]))
     return np.asarray(canvas)
+
+
+def _drawable(label: str) -> str:
+    """Spell out the characters that Pillow's own font may lack."""
+    return "".join(c if c.isascii() else f"U+{ord(c):04X}" for c in label)
 
 
 def _fitted(picture: UInt8) -> Image.Image:

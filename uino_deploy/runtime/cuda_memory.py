@@ -42,7 +42,8 @@ def import_cudart() -> Any:
         except ImportError:
             continue
     raise DependencyError(
-        "cuda-python is not installed", "pip install cuda-python of your driver's CUDA version"
+        "cuda-python is not installed",
+        "pip install cuda-python, of the CUDA version that nvidia-smi shows, for an NVIDIA GPU",
     )
 
 

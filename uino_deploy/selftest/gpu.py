@@ -63,7 +63,7 @@ def kernel_claims(setting: Setting) -> list[Claim]:
     arch = setting.architecture
     return [
         Claim(
-            f"the kernels compile for {arch}",
+            f"the kernels compile for {arch or 'this GPU'}",
             "with Triton, for the model at hand",
             lambda: _compiled(setting),
         ),

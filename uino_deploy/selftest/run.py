@@ -24,6 +24,7 @@ Say = Callable[[str], None]
 
 _COMMAND = [sys.executable, "-m", "uino_deploy.selftest.groups"]
 _LAST_WORDS = 2
+_NO_GPU = "no GPU can be used here"
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -79,11 +80,11 @@ def run_selftest(
         for name, make in groups(setting, gpu).items():
             claims = make()
             if reason:
-                judged = iter(_skip(name, claims, "no GPU can be used here"))
-            else:
-                request = Request(setting=setting, group=name, gpu=gpu)
-                judged = _run_group(request, claims, begun + 60 * minutes)
-            for finding in judged:
+                findings += _skip(name, claims, _NO_GPU)
+                say(f"skipped {name}: {len(claims)} claims - {_NO_GPU}")
+                continue
+            request = Request(setting=setting, group=name, gpu=gpu)
+            for finding in _run_group(request, claims, begun + 60 * minutes):
                 findings.append(finding)
                 say(line_of(finding))
     return Report(
