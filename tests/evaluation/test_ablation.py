@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from tests.pages import ROOT
 from uino_deploy.cli._options import Settings
 from uino_deploy.cli.ablate import _ROWS, ablate
 from uino_deploy.config import UinoConfig
@@ -24,6 +25,7 @@ from uino_deploy.evaluation.ablation import (
     table,
 )
 from uino_deploy.evaluation.runs import Run
+from uino_deploy.files import sha256
 from uino_deploy.model import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.trainer import Trainer
@@ -132,3 +134,18 @@ def test_several_seeds_stand_beside_each_other():
     renewed = renew(page, {"table": [dict(zip(header, row, strict=True)) for row in rows]})
     assert "old" not in renewed
     assert "| + SVP (compact) |" in renewed
+
+
+def test_the_page_shows_the_data():
+    document = json.loads((ROOT / "benchmarks/data/ablation.json").read_text("utf-8"))
+    page = (ROOT / "docs/ablation.md").read_text("utf-8")
+    assert renew(page, document) == page
+    assert set(document["rows"]) == set(ROWS)
+    assert document["budget"] == vars(Budget())
+    assert document["checkpoint_sha256"] == sha256(ROOT / "uino_deploy/assets/tiny.safetensors")
+    for row, (key, about) in zip(document["table"], ROWS.items(), strict=True):
+        seeds = document["rows"][key].values()
+        assert row["row"] == about.name
+        assert float(row["mIoU"]) == pytest.approx(
+            sum(run["miou"] for run in seeds) / len(seeds), abs=0.051
+        )
