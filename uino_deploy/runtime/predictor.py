@@ -194,9 +194,13 @@ class Predictor:
         supports = [support] if isinstance(support, Support) else list(support)
         for one in supports:
             one.check(self.bundle.manifest)
-        pixels = image if isinstance(image, Encoded) else _image(image, "the image")
-        self._load(_OF_A_CLASS if isinstance(image, Encoded) else (*_OF_A_QUERY, *_OF_A_CLASS))
-        query = pixels if isinstance(pixels, Encoded) else self._encode(pixels)
+        if isinstance(image, Encoded):
+            self._load(_OF_A_CLASS)
+            query = image
+        else:
+            pixels = _image(image, "the image")
+            self._load((*_OF_A_QUERY, *_OF_A_CLASS))
+            query = self._encode(pixels)
         for one in supports:
             self._class(one)  # below, several threads may want them at once
         results = self.backend.each(lambda one: self._segment(query, one, threshold), supports)
@@ -266,7 +270,8 @@ class Predictor:
     def _load(self, pieces: Sequence[str]) -> None:
         """Load those pieces that are not loaded yet."""
         missing = [piece for piece in pieces if piece not in self._sessions]
-        self._sessions |= self.backend.load_all(self.bundle, missing)
+        if missing:
+            self._sessions |= self.backend.load_all(self.bundle, missing)
 
     def _session(self, piece: str) -> Session:
         self._load((piece,))
