@@ -186,7 +186,9 @@ def _median(timing: Timing | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 # The README's tables.
