@@ -141,12 +141,14 @@ def test_a_backend_that_is_not_here_is_refused(bundle_path, photographs, tmp_pat
     code = run(
         "benchmark", bundle_path, *QUICK, *backends, "--images", photographs, "-o", out, "--quiet"
     )
-    assert code == 0
+    assert code == 1
     first, second = load_record(out / "record.json").entries
     assert first.main is not None
     assert (second.status, second.main) == ("refused", None)
     assert "CUDAExecutionProvider" in second.reason
-    assert "REFUSED" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "REFUSED" in said
+    assert said.splitlines()[-1].startswith("FAILED: onnxruntime:cuda fp32: ")
 
 
 @pytest.mark.usefixtures("without_torch")
