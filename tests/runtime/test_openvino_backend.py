@@ -1,6 +1,7 @@
 """OpenVINO runs what a bundle says, keeps what it compiled, refuses what it would not compute."""
 
 import shutil
+import subprocess
 import sys
 import time
 
@@ -246,3 +247,21 @@ def test_layers_are_those_of_the_last_run(fake_bundle):
     layers = session.layers()
     assert 0 < sum(layer.seconds for layer in layers) < elapsed
     assert all(layer.name and layer.operator for layer in layers)
+
+
+def test_a_backend_that_is_let_go_leaves_signals_alone(copy):
+    code = f"""
+import gc, signal
+from uino_deploy.bundle import Bundle
+from uino_deploy.runtime.openvino_backend import OpenVinoBackend
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+for _ in range(3):
+    made = [OpenVinoBackend(threads=1) for _ in range(2)]
+    loaded = [each.load(Bundle.open({str(copy)!r}), "adapter") for each in made]
+    del made, loaded
+    gc.collect()
+    signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n" * 3), done.stderr

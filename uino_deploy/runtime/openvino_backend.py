@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class OpenVinoBackend(HostBackend):
         self._profile = profile
         self._thread = threading.local()
         self._openvino = _import_openvino()
-        self._core = self._openvino.Core()
+        self._core = _core(self._openvino)
         if _DEVICE not in self._core.available_devices:
             raise DependencyError(
                 f"openvino {self._version} has no CPU device here", "reinstall openvino"
@@ -265,13 +266,13 @@ class OpenVinoSession(HostSession):
         self._files = files
         self._compiled: dict[Any, tuple[Compiled, dict[int | None, Any]]] = {}
         self._lock = threading.Lock()
-        self._last: Any = None
+        self._last: tuple[Compiled | None, Any] = None, None
         self._request_for(_smallest(piece))
 
     def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run the piece on arrays that `prepare` made; neither they nor the results are copied."""
         # Held while it runs: another thread's shapes may take this one's place.
-        _compiled, request = self._request_for({name: array.shape for name, array in feeds.items()})
+        compiled, request = self._request_for({name: array.shape for name, array in feeds.items()})
         results = {
             tensor.name: np.empty(request.get_tensor(tensor.name).shape, tensor.dtype)
             for tensor in self.piece.outputs
@@ -279,15 +280,17 @@ class OpenVinoSession(HostSession):
         for name, array in (*feeds.items(), *results.items()):
             request.set_tensor(name, self._backend.shared(array))
         request.infer()
-        self._last = request
+        # In this order: a request that outlives the memory of its model's weights ends the process.
+        self._last = compiled, request
         return results
 
     def layers(self) -> list[LayerTime]:
         """Return the layers of the last run, in their order; the backend was made to profile."""
-        of = _originals(self._last.get_compiled_model())
+        _compiled, request = self._last
+        of = _originals(request.get_compiled_model())
         return [
             LayerTime(node.node_name, _kind(node, of), node.real_time.total_seconds())
-            for node in self._last.profiling_info
+            for node in request.profiling_info
             if node.real_time
         ]
 
@@ -415,6 +418,16 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """Return the process's one OpenVINO core.
+
+    It is never let go: OpenVINO gives the thread that makes it a stack for signals, and frees that
+    with the core; the next signal that Python handles would then end the process.
+    """
+    return openvino.Core()
 
 
 def _import_openvino() -> Any:
