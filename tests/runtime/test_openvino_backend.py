@@ -1,7 +1,7 @@
 """OpenVINO runs what a bundle says, keeps what it compiled, refuses what it would not compute."""
 
+import gc
 import shutil
-import subprocess
 import sys
 import time
 
@@ -249,19 +249,9 @@ def test_layers_are_those_of_the_last_run(fake_bundle):
     assert all(layer.name and layer.operator for layer in layers)
 
 
-def test_a_backend_that_is_let_go_leaves_signals_alone(copy):
-    code = f"""
-import gc, signal
-from uino_deploy.bundle import Bundle
-from uino_deploy.runtime.openvino_backend import OpenVinoBackend
-
-signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
-for _ in range(3):
-    made = [OpenVinoBackend(threads=1) for _ in range(2)]
-    loaded = [each.load(Bundle.open({str(copy)!r}), "adapter") for each in made]
-    del made, loaded
+def test_the_process_has_one_core_and_keeps_it():
+    first = backend()._core
+    number = id(first)
+    del first
     gc.collect()
-    signal.raise_signal(signal.SIGUSR1)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "handled\n" * 3), done.stderr
+    assert id(backend()._core) == id(backend(profile=True)._core) == number
