@@ -18,7 +18,6 @@ from uino_deploy.benchmarks.runners.table import PEERS
 from uino_deploy.benchmarks.tables import BASELINE, DISTURBED
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
-from uino_deploy.markdown import table
 
 FILE = "latency.csv"
 
@@ -228,9 +227,13 @@ def table_of(rows: Sequence[Row]) -> str:
 def _group(title: str, found: Mapping[tuple[str, ...], Row]) -> str:
     main = {name: row for (name, *case), row in found.items() if tuple(case) == _MAIN}
     others = {key: row for key, row in found.items() if key[1:] != _MAIN and row["median_ms"]}
-    text = f"{title}:\n\n" + table(_HEADER, [_cells(row, main) for row in main.values()], True)
+    text = f"{title}:\n\n" + markdown.table(
+        _HEADER, [_cells(row, main) for row in main.values()], True
+    )
     if others:
-        text += "\n" + table(_OTHERS, [_other(key, row, main) for key, row in others.items()])
+        text += "\n" + markdown.table(
+            _OTHERS, [_other(key, row, main) for key, row in others.items()]
+        )
     return text
 
 
@@ -282,10 +285,7 @@ def main() -> None:
     """Renew the tables in the Markdown files named on the command line."""
     rows = read_rows(Path(__file__).resolve().parent / "data" / FILE)
     for name in sys.argv[1:]:
-        page = Path(name)
-        text = renew(page.read_text(encoding="utf-8"), rows)
-        with atomic_file(page, force=True) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        markdown.rewrite(Path(name), lambda text: renew(text, rows))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from uino_deploy.errors import InputError
+from uino_deploy.files import atomic_file
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
@@ -17,6 +19,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = 
     """
     rule = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
     return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *rows))
+
+
+def rewrite(path: Path, change: Callable[[str], str]) -> None:
+    """Change a Markdown file, whole or not at all."""
+    text = change(path.read_text(encoding="utf-8"))
+    with atomic_file(path, force=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def renew(page: str, name: str, content: str) -> str:

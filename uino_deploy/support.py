@@ -86,9 +86,9 @@ class Support:
     @property
     def features(self) -> dict[str, Array]:
         """What the pieces of a query take of this class, by their inputs' names."""
-        names = {"deep": "support_deep"}
-        found = {names.get(name, name): array[None] for name, array in self.tensors.items()}
-        return {**found, "prototypes": self.prototypes}
+        batched = {"support_deep": self.deep, "weight": self.weight, "sparse": self.sparse}
+        found = {name: array[None] for name, array in batched.items() if array is not None}
+        return {"prototypes": self.prototypes, **found}
 
     def save(self, path: str | Path, force: bool = False) -> None:
         """Write the class as one `.safetensors` file, whole or not at all.

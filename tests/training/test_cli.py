@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -35,6 +36,7 @@ def test_a_smoke_training_writes_a_checkpoint_that_loads(tmp_path):
     assert document["checkpoint"] == str(path)
     assert document["passed"] is None  # it was not judged
     assert "PASSED" not in result.output
+    assert "not judged" in result.output
     model = load_checkpoint(path)
     assert model.config.preset == "tiny"
     provenance = read_checkpoint_metadata(path).provenance
@@ -52,6 +54,15 @@ def test_a_model_below_the_gate_is_kept_and_fails(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].startswith("FAILED: mIoU of held-out is ")
     assert set(read_checkpoint_metadata(path).provenance["measured"]) == {"held-out", "digits"}
+
+
+def test_a_model_that_passes_was_judged(tmp_path, monkeypatch):
+    short = replace(recipes.RECIPES["demo"].shortened(1), required_miou={"held-out": 0.0})
+    monkeypatch.setitem(recipes.RECIPES, "demo", replace(short, judged_on=80))
+    result = run("--recipe", "demo", "-o", str(tmp_path / "judged.safetensors"))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "PASSED"
+    assert "not judged" not in result.output
 
 
 def test_an_existing_output_is_refused_before_the_training(tmp_path, monkeypatch):

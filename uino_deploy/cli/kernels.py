@@ -162,6 +162,7 @@ def report(
     from uino_deploy.kernels.ledger.rows import HEADER, rows
     from uino_deploy.kernels.ledger.store import load as read_records
     from uino_deploy.kernels.ledger.store import select, text_of
+    from uino_deploy.markdown import rewrite
 
     _known(presets)
     _known_types(dtypes)
@@ -181,9 +182,7 @@ def report(
         with atomic_file(html, force) as temporary:
             temporary.write_text(page(records), encoding="utf-8")
     if readme is not None:
-        text = renew(readme.read_text(encoding="utf-8"), records)
-        with atomic_file(readme, True) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        rewrite(readme, lambda text: renew(text, records))
     output.document({"kernels": records})
 
 

@@ -131,7 +131,8 @@ def train_by_recipe(
     output.document({"checkpoint": str(path), **document, "passed": passed})
     if judged:
         output.verdict(failures)
-    output.log("not judged: it was not trained to the end")
+    else:
+        output.log("not judged: it was not trained to the end")
 
 
 def _train(

@@ -135,8 +135,10 @@ def new_model(base: UinoFSS, row: Row, seed: int) -> UinoFSS:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UinoFSS(row.config(base.config))
-    new = {"encoder": row.encoder_width is not None, "adapter": row.fresh_adapter, "decoder": False}
-    for part in (name for name, fresh in new.items() if not fresh):
+    kept = ["decoder"]
+    kept += [] if row.fresh_adapter else ["adapter"]
+    kept += [] if row.encoder_width is not None else ["encoder"]
+    for part in kept:
         model.get_submodule(part).load_state_dict(base.get_submodule(part).state_dict())
     return model.eval()
 
@@ -287,9 +289,8 @@ def main() -> None:
     import sys
 
     document, page = map(Path, sys.argv[1:])
-    text = renew(page.read_text("utf-8"), json.loads(document.read_text("utf-8")))
-    with atomic_file(page, force=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    found = json.loads(document.read_text("utf-8"))
+    markdown.rewrite(page, lambda text: renew(text, found))
 
 
 if __name__ == "__main__":

@@ -280,7 +280,6 @@ class OpenVinoSession(HostSession):
         for name, array in (*feeds.items(), *results.items()):
             request.set_tensor(name, self._backend.shared(array))
         request.infer()
-        # In this order: a request that outlives the memory of its model's weights ends the process.
         self._last = compiled, request
         return results
 
