@@ -89,8 +89,8 @@ $(RUNTIME_VENV)/.ready: pyproject.toml
 
 # onnx writes the small bundle that the runtime's tests run.
 test-lowest: $(LOWEST_VENV)/.ready
-	OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -q tests/runtime tests/test_bundle.py \
-		tests/test_files.py tests/test_images.py tests/test_support.py tests/test_doctor.py
+	OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest -q tests/runtime tests/bundle tests/images \
+		tests/test_files.py tests/test_doctor.py
 
 $(LOWEST_VENV)/.ready: pyproject.toml tests/lowest.txt
 	@echo "making an environment with the lowest supported versions"

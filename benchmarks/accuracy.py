@@ -121,8 +121,9 @@ def mask_similarity(got: Outputs, wanted: Outputs, key: str) -> float:
 
 def _miou(masks: npt.NDArray[Any]) -> float:
     """Score the held-out episodes' masks, one row of bits each, against the truth."""
-    from uino_deploy.data import SegmentationScore, draw_episode, load_pool
-    from uino_deploy.data.evaluation import EVALUATION_SEED
+    from uino_deploy.data import draw_episode, load_pool
+    from uino_deploy.evaluation.metrics import SegmentationScore
+    from uino_deploy.evaluation.pools import EVALUATION_SEED
 
     pool = load_pool("held-out")
     score = SegmentationScore(len(pool.labels))

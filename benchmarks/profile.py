@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uino_deploy.benchmarks.runners.bundle import BundleRunner
 from uino_deploy.benchmarks.runners.runner import Task
 from uino_deploy.bundle import Bundle
-from uino_deploy.reference import inputs_of, load_example
+from uino_deploy.bundle.reference import inputs_of, load_example
 from uino_deploy.runtime.onnxruntime_providers import PROVIDERS
 from uino_deploy.runtime.session import LayerTime
 

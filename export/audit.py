@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 
 from uino_deploy.bundle import Bundle, Piece
+from uino_deploy.bundle.plans import EngineLayers
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError, CheckFailed
-from uino_deploy.export.graph_reader import DOMAIN, Call, GraphSummary, read_graph
-from uino_deploy.plans import EngineLayers
+from uino_deploy.export.graph_reader import Call, GraphSummary, read_graph
+from uino_deploy.kernels.identity import DOMAIN
 
 # What asks for a plugin, on every call; `uino_deploy.kernels.onnx_domain` says why.
 PLUGIN_ATTRIBUTES: Mapping[str, int | str] = {

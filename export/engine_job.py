@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from uino_deploy.bundle.plans import Gpu, PluginRoute, Profile, compute_capability
 from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
 from uino_deploy.export.graph_reader import without_bodies
 from uino_deploy.files import atomic_file
-from uino_deploy.plans import Gpu, PluginRoute, Profile, compute_capability
 
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -18,6 +18,14 @@ import msgspec
 
 import uino_deploy
 from uino_deploy.bundle import Bundle, Piece
+from uino_deploy.bundle.external_weights import external_weights
+from uino_deploy.bundle.plans import (
+    EngineBackend,
+    PlanInfo,
+    compute_capability,
+    plan_folder,
+    plan_path,
+)
 from uino_deploy.dependencies import is_importable, require
 from uino_deploy.doctor import JETSON_TENSORRT, TEGRA_RELEASE, read_jetpack
 from uino_deploy.errors import (
@@ -38,14 +46,6 @@ from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
 from uino_deploy.files import locked, sha256
-from uino_deploy.plans import (
-    EngineBackend,
-    PlanInfo,
-    compute_capability,
-    plan_folder,
-    plan_path,
-)
-from uino_deploy.runtime.external_weights import external_weights
 
 # What TensorRT-RTX 1.7 can build for without the GPU; TensorRT builds for the GPU at hand.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")

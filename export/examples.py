@@ -27,7 +27,7 @@ def example_of(
         shots: images uint8 [H, W, 3] with masks uint8 [H, W], 0 or 1.
 
     Returns:
-        float32 tensors under the names of `uino_deploy.reference`.
+        float32 tensors under the names of `uino_deploy.bundle.reference`.
     """
     config = model.config
     images = torch.stack([_image(image, config) for image, _ in shots])

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from uino_deploy.bundle.protobuf import fields, submessage, text
 from uino_deploy.errors import BuildError
-from uino_deploy.protobuf import fields, submessage, text
+from uino_deploy.kernels.identity import DOMAIN
 
-DOMAIN = "uino"
 _DOUBLE = 11  # TensorProto.DataType
 
 # Field numbers of onnx.proto.

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from uino_deploy.bundle.plans import EngineLayers
 from uino_deploy.errors import BuildError
-from uino_deploy.plans import EngineLayers
 
 # Written in front of and between kernels; they compute nothing.
 _MOVES = ("constant", "noop", "reformat", "shapehostto", "shapedeviceto", "signal", "wait")

@@ -20,7 +20,8 @@ from uino_deploy.bundle import Tensor as Edge
 from uino_deploy.errors import BuildError
 from uino_deploy.export.pieces import BATCH, SHOTS, Piece
 from uino_deploy.kernels.correlation import onnx as correlation
-from uino_deploy.kernels.onnx_domain import DOMAIN, PLUGIN, VERSION
+from uino_deploy.kernels.identity import DOMAIN, VERSION
+from uino_deploy.kernels.onnx_domain import PLUGIN
 from uino_deploy.kernels.selective_scan import onnx as selective_scan
 
 DEFAULT_OPSET = 18

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.errors import CheckFailed
 from uino_deploy.letters import draw_letter
-from uino_deploy.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the operators' ONNX nodes have in common: domain, types, and how a plugin is asked for."""
+"""What the operators' ONNX nodes have in common: types, and how a plugin is asked for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from uino_deploy.kernels.plugins import names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DOMAIN = "uino"
-VERSION = 1
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
 # TensorRT 10.15+ takes a plugin in a function's place only where the node names a namespace;

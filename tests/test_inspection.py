@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+from uino_deploy.bundle.support import Support
 from uino_deploy.cli import cli
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import BundleError, CheckpointError, InputError
 from uino_deploy.inspection import describe_layout, inspect
-from uino_deploy.support import Support
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")

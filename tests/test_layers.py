@@ -20,10 +20,6 @@ LEAVES = {
     "images",
     "letters",
     "markdown",
-    "plans",
-    "protobuf",
-    "reference",
-    "support",
     "tolerances",
 }
 
@@ -31,18 +27,20 @@ LEAVES = {
 ALLOWED = {
     **dict.fromkeys(LEAVES, LEAVES),
     "kernels": LEAVES,
+    "ptx": LEAVES,
     "model": LEAVES | {"kernels"},
     "data": LEAVES,
-    "training": LEAVES | {"kernels", "model", "data"},
     "runtime": LEAVES | {"kernels"},
+    "evaluation": LEAVES | {"model", "data", "runtime"},
+    "training": LEAVES | {"kernels", "model", "data", "evaluation"},
     "doctor": LEAVES | {"runtime"},
-    "selftest": LEAVES | {"kernels", "model", "runtime", "export"},
+    "selftest": LEAVES | {"kernels", "ptx", "model", "runtime", "export"},
     "export": LEAVES | {"kernels", "model", "runtime", "doctor"},
     "inspection": LEAVES | {"kernels", "model", "runtime"},
-    "benchmarks": LEAVES | {"kernels", "model", "data", "training", "runtime", "export"},
-    "report": LEAVES,
-    "evaluation": LEAVES | {"kernels", "model", "data", "training", "runtime"},
-    "demo": LEAVES | {"kernels", "model", "data", "runtime", "export", "report"},
+    "benchmarks": LEAVES
+    | {"kernels", "ptx", "model", "data", "evaluation", "training", "runtime", "export"},
+    "studies": LEAVES | {"kernels", "model", "data", "evaluation", "training"},
+    "demo": LEAVES | {"kernels", "model", "data", "evaluation", "runtime", "export"},
 }
 ALLOWED["cli"] = set(ALLOWED)
 ALLOWED["__main__"] = {"cli"}
@@ -55,9 +53,10 @@ TORCH_FREE = LEAVES | {
     "data",
     "evaluation",
     "inspection",
-    "report",
+    "ptx",
     "runtime",
     "selftest",
+    "studies",
 }
 
 

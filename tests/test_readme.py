@@ -20,7 +20,7 @@ from tests.pages import (
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-PAGES += [*sorted(ROOT.glob("kernels/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+PAGES += [*sorted(ROOT.glob("kernels/**/README.md")), *sorted(ROOT.glob("docs/*.md"))]
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.support import FORMAT, Support
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
 from uino_deploy.dependencies import require
 from uino_deploy.errors import CheckpointError, InputError
-from uino_deploy.support import FORMAT, Support
 
 Description = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from uino_deploy.kernels.identity import EPS
+
 # Elements of a block of decays, 1 MB of float32: the fastest of 0.5 to 16 MB on one AVX-512 core.
 _BLOCK = 1 << 18
-_EPS = 1e-6
 
 
 def correlation4d(
@@ -33,7 +34,7 @@ def correlation4d(
 
 def _unit(tokens: Tensor) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True, dtype=torch.float32)
-    return (tokens / norms.clamp(min=_EPS)).to(tokens.dtype)
+    return (tokens / norms.clamp(min=EPS)).to(tokens.dtype)
 
 
 def scan_in_blocks(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-EPS = 1e-6
+from uino_deploy.kernels.identity import EPS
 
 
 def correlation4d(

@@ -3,8 +3,8 @@
 import onnx
 from onnx.defs import OpSchema
 
-from uino_deploy.kernels.correlation.naive import EPS
-from uino_deploy.kernels.onnx_domain import DOMAIN, FLOATS, PLUGIN_ATTRIBUTES, VERSION
+from uino_deploy.kernels.identity import DOMAIN, EPS, VERSION
+from uino_deploy.kernels.onnx_domain import FLOATS, PLUGIN_ATTRIBUTES
 
 SCHEMA = OpSchema(
     "Correlation4d",

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.correlation.naive import EPS
 from uino_deploy.kernels.correlation.plugin import LARGEST_POOL
+from uino_deploy.kernels.identity import EPS
 
 _GROUP_Q = 4
 

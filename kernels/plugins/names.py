@@ -1,4 +1,6 @@
 """The names under which TensorRT knows the plugins; ONNX nodes carry them."""
 
-NAMESPACE = "uino"
+from uino_deploy.kernels.identity import DOMAIN
+
+NAMESPACE = DOMAIN
 VERSION = "1"  # the only one that quick-deployable plugins can have

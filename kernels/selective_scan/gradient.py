@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.selective_scan.naive import (
     in_order,
     in_place,
     visiting_order,
 )
-from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS
 
 
 class _Recurrence(torch.autograd.Function):

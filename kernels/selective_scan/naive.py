@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS
+from uino_deploy.kernels.identity import DIRECTIONS
 
 
 def selective_scan2d(

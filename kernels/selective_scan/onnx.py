@@ -3,7 +3,8 @@
 import onnx
 from onnx.defs import OpSchema
 
-from uino_deploy.kernels.onnx_domain import DOMAIN, FLOATS, PLUGIN_ATTRIBUTES, VERSION
+from uino_deploy.kernels.identity import DIRECTIONS, DOMAIN, VERSION
+from uino_deploy.kernels.onnx_domain import FLOATS, PLUGIN_ATTRIBUTES
 
 SCHEMA = OpSchema(
     "SelectiveScan2d",
@@ -45,7 +46,7 @@ def body(dtype: int, opset: int) -> onnx.FunctionProto:
         minus_one = Constant <value = int64[1] {{-1}}> ()
         zero = Constant <value = int64[1] {{0}}> ()
         one = Constant <value = int64[1] {{1}}> ()
-        directions = Constant <value = int64[1] {{4}}> ()
+        directions = Constant <value = int64[1] {{{DIRECTIONS}}}> ()
         sequences = Shape <start = 0, end = 1> (x)
         height = Shape <start = 1, end = 2> (x)
         width = Shape <start = 2, end = 3> (x)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from uino_deploy.kernels.dispatch import runs_on_triton
+from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.selective_scan import naive
 from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as differentiable_scan
-from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS
 
 
 @torch.library.custom_op("uino::selective_scan2d", mutates_args=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.plugins.expressions import Dimension, Expression, ceil_div
 from uino_deploy.kernels.plugins.operator import (
     Attributes,
@@ -11,7 +12,7 @@ from uino_deploy.kernels.plugins.operator import (
     Shapes,
     Tensor,
 )
-from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS, tilings
+from uino_deploy.kernels.selective_scan.tiling import tilings
 
 _SEQUENCES, _HEIGHT = Dimension("x", 0), Dimension("x", 1)
 _WIDTH, _CHANNELS = Dimension("x", 2), Dimension("x", 3)

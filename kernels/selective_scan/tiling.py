@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-DIRECTIONS = 4
+from uino_deploy.kernels.identity import DIRECTIONS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS, Tiling, tiling_for
+from uino_deploy.kernels.identity import DIRECTIONS
+from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from uino_deploy.benchmarks import charts, tables
-from uino_deploy.benchmarks.data import append_rows, read_rows, renew, rows_of, table_of
+from uino_deploy.benchmarks.latency_csv import append_rows, read_rows, renew, rows_of, table_of
 from uino_deploy.benchmarks.page import render, write_outputs
 from uino_deploy.benchmarks.record import MAIN, Layer, Profile, load_record
 from uino_deploy.errors import InputError, OutputExists

@@ -8,7 +8,7 @@ import pytest
 import tensorrt as trt
 
 from tests.contract.fakes import Builder, Dims, Registry, Symbol, described, symbolic
-from tests.plugins.folders import (
+from tests.kernels.plugins.folders import (
     CORRELATION,
     SCAN,
     correlation_shapes,

@@ -9,7 +9,7 @@ import pytest
 import tensorrt as trt
 
 from tests.contract.fakes import Builder, Dims, Registry, described, fixed, symbolic
-from tests.plugins.folders import (
+from tests.kernels.plugins.folders import (
     CORRELATION,
     SCAN,
     correlation_shapes,

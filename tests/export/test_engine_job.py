@@ -6,9 +6,9 @@ import types
 import pytest
 
 from tests.export.fake_tensorrt import FakeTensorrt, Status, fake_cuda
+from uino_deploy.bundle.plans import Gpu
 from uino_deploy.errors import DependencyError
 from uino_deploy.export.engine_job import Job, run
-from uino_deploy.plans import Gpu
 
 SHAPES = {"early": ([1, 4], [2, 4], [3, 4])}
 

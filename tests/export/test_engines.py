@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from tests.export.conftest import random_model
 from tests.export.test_verify import rewrite
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.plans import PlanInfo, compute_capability, equivalent_commands, load_plan
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import (
     BuildError,
@@ -28,7 +29,6 @@ from uino_deploy.export.engine_job import Job, Outcome
 from uino_deploy.export.engines import build_engines, parse_shapes, profile_of, run_job
 from uino_deploy.export.precision import parse_precision
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.plans import PlanInfo, compute_capability, equivalent_commands, load_plan
 
 RTX = "tensorrt-rtx"
 

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.reference import inputs_of, load_example, outputs_of
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.export import exporter
-from uino_deploy.reference import inputs_of, load_example, outputs_of
 
 EXPORT = [sys.executable, "-m", "uino_deploy", "export", "--preset", "tiny", "--seed", "0"]
 

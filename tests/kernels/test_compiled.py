@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from uino_deploy import ptx
+from uino_deploy.benchmarks.ledger import numerics, traffic, unfused
+from uino_deploy.benchmarks.ledger.disassembly import instruction_mix
+from uino_deploy.benchmarks.ledger.report import executable, preset_shapes, variant_for
 from uino_deploy.config import PRESETS
 from uino_deploy.errors import BuildError, InputError
-from uino_deploy.kernels import ptx
 from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES, compile_target, read, write
 from uino_deploy.kernels.compiler.targets import (
     ARCHITECTURES,
@@ -24,10 +27,7 @@ from uino_deploy.kernels.compiler.targets import (
     target,
 )
 from uino_deploy.kernels.compiler.variants import preset_variants, scan_tiling
-from uino_deploy.kernels.ledger import numerics, traffic, unfused
-from uino_deploy.kernels.ledger.disassembly import instruction_mix
-from uino_deploy.kernels.ledger.report import executable, preset_shapes, variant_for
-from uino_deploy.kernels.ptx.dataflow import basic_blocks, maybe_unwritten
+from uino_deploy.ptx.dataflow import basic_blocks, maybe_unwritten
 
 CORRELATION, *SCANS = preset_shapes("vitb14")
 EXECUTABLE = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_120"]

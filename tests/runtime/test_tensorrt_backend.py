@@ -10,9 +10,9 @@ import pytest
 
 from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.plans import PlanInfo, plan_folder
 from uino_deploy.errors import BundleError, CheckFailed, DependencyError, InputError
 from uino_deploy.files import sha256
-from uino_deploy.plans import PlanInfo, plan_folder
 from uino_deploy.runtime import Predictor, cuda_memory, tensorrt_backend
 from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 

@@ -6,6 +6,7 @@ import torch
 
 from uino_deploy.config import UinoConfig
 from uino_deploy.kernels.correlation import naive as correlation
+from uino_deploy.kernels.correlation import reference
 from uino_deploy.kernels.plugins.library import Launch
 from uino_deploy.kernels.selective_scan import naive as scan
 from uino_deploy.selftest import operators
@@ -35,7 +36,7 @@ def test_a_support_shared_by_the_batch_and_ragged_windows(pool):
     grid = {"height": 4, "width": 5, "pool": pool}
     tensors = [torch.from_numpy(array) for array in (query, support, weight)]
     wanted = correlation.correlation4d(*tensors, **grid).numpy()
-    found = operators.references.correlation4d(query, support, weight, **grid)
+    found = reference.correlation4d(query, support, weight, **grid)
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 

@@ -5,14 +5,14 @@ from importlib.resources import files
 import pytest
 
 from uino_deploy.data import load_pool
-from uino_deploy.data.evaluation import evaluate_episodes
-from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata
-from uino_deploy.training.recipe import RECIPES
-from uino_deploy.training.segmenters import (
+from uino_deploy.evaluation.pools import evaluate_episodes
+from uino_deploy.evaluation.segmenters import (
     best_prototype_threshold,
-    model_segmenter,
+    episode_segmenter,
     prototype_segmenter,
 )
+from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata
+from uino_deploy.training.recipe import RECIPES
 
 PATH = files("uino_deploy.assets").joinpath("tiny.safetensors")
 
@@ -50,11 +50,11 @@ def test_it_passes_the_gate_of_its_recipe(provenance):
 # Measured over 1,000 episodes: 67.0 and 37.7; a hundred have a standard deviation of 3 points.
 @pytest.mark.parametrize(("pool", "least"), [("held-out", 59), ("digits", 29)])
 def test_it_segments_classes_it_never_saw(model, pool, least):
-    assert evaluate_episodes(model_segmenter(model), load_pool(pool), 100).miou > least
+    assert evaluate_episodes(episode_segmenter(model), load_pool(pool), 100).miou > least
 
 
 def test_it_beats_its_own_prototypes_by_far(model):
     threshold = best_prototype_threshold(model, load_pool("base"), episodes=40, seed=1)
     baseline = evaluate_episodes(prototype_segmenter(model, threshold), load_pool("held-out"), 40)
-    whole = evaluate_episodes(model_segmenter(model), load_pool("held-out"), 40)
+    whole = evaluate_episodes(episode_segmenter(model), load_pool("held-out"), 40)
     assert whole.miou > baseline.miou + 10

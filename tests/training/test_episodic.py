@@ -93,7 +93,7 @@ def test_the_loss_falls_and_resuming_equals_not_stopping(place, tmp_path):
     assert len(losses) == 12
     assert sum(losses[-3:]) < 0.98 * sum(losses[:3])  # the decoder is random, and frozen
 
-    from uino_deploy.training.engine import Engine
+    from uino_deploy.training.loop import Engine
 
     steps = []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._engine import Pace, Start, identity, narrator
+from uino_deploy.cli._training import Pace, Start, identity, narrator
 
 if TYPE_CHECKING:
     from uino_deploy.data.open import DatasetName
@@ -44,8 +44,8 @@ def train_on_dataset(
     """
     from uino_deploy.data.open import open_dataset
     from uino_deploy.model.segmenter import parameter_counts
-    from uino_deploy.training.engine import Engine, Schedule, last_losses, prepare_folder
     from uino_deploy.training.episodic import LEARNING, EpisodicTraining
+    from uino_deploy.training.loop import Engine, Schedule, last_losses, prepare_folder
     from uino_deploy.training.processes import join_processes
     from uino_deploy.training.runs import check_frozen, frozen_digest, save_result
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._engine import narrator
 from uino_deploy.cli._options import FILE, output_options
+from uino_deploy.cli._training import narrator
 
 if TYPE_CHECKING:
     from uino_deploy.evaluation.runs import Run
@@ -64,7 +64,7 @@ def ablate(
     from uino_deploy.files import sha256
 
     require("train", "torch", "matplotlib")
-    from uino_deploy.evaluation.ablation import Budget, run_row, table
+    from uino_deploy.studies.ablation import Budget, run_row, table
 
     budget = Budget(steps, batch, lr, episodes, encoder_steps)
     chosen = [key for key in _ROWS if not rows or key in rows]

@@ -88,8 +88,8 @@ def benchmark(
           --precision bf16 --peers all --checkpoint model.safetensors -o build/benchmark
       uino-deploy benchmark model.uino --classes 1 --classes 10 --batch 1 --batch 4 --profile
     """
-    from uino_deploy.benchmarks.data import append_rows
     from uino_deploy.benchmarks.harness import run_benchmark
+    from uino_deploy.benchmarks.latency_csv import append_rows
     from uino_deploy.benchmarks.models import Origin, in_precisions, saver
     from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
     from uino_deploy.benchmarks.plan import Plan

@@ -12,8 +12,8 @@ from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.bundle import Bundle
+    from uino_deploy.bundle.plans import EngineBackend, EngineLayers, PlanInfo
     from uino_deploy.export.engines import Plugins
-    from uino_deploy.plans import EngineBackend, EngineLayers, PlanInfo
 
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -71,9 +71,9 @@ def build(
       uino-deploy build model.uino --backend tensorrt --arch sm_87 --kernels build/kernels
     """
     from uino_deploy.bundle import Bundle
+    from uino_deploy.bundle.plans import plan_folder
     from uino_deploy.errors import CheckFailed
     from uino_deploy.export.engines import build_engines, parse_shapes
-    from uino_deploy.plans import plan_folder
 
     try:
         infos = build_engines(
@@ -107,7 +107,7 @@ def _bytes(text: str) -> int:
 def _show(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None:
     import msgspec
 
-    from uino_deploy.plans import equivalent_commands, plan_path
+    from uino_deploy.bundle.plans import equivalent_commands, plan_path
 
     rows = []
     for info in infos:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._engine import (
+from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._training import (
     Pace,
     Start,
     identity,
@@ -17,7 +18,6 @@ from uino_deploy.cli._engine import (
     pace_options,
     start_options,
 )
-from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.training.processes import Processes
@@ -77,7 +77,7 @@ def distill(
         names_digest,
         stage_sizes,
     )
-    from uino_deploy.training.engine import Engine, Schedule, last_losses, prepare_folder
+    from uino_deploy.training.loop import Engine, Schedule, last_losses, prepare_folder
     from uino_deploy.training.processes import join_processes
     from uino_deploy.training.runs import check_frozen, frozen_digest, save_result
     from uino_deploy.training.teacher import Teacher

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._engine import Start, start_options
 from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._training import Start, start_options
 from uino_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ def similarity(
     from uino_deploy.files import refuse_existing
 
     require("export", "torch")
-    from uino_deploy.evaluation.similarity import (
+    from uino_deploy.images import load_image
+    from uino_deploy.model.checkpoint import load_sam_image_encoder
+    from uino_deploy.studies.similarity import (
         propose_early_layer,
         self_similarity,
         similarity_figure,
         write_picture,
     )
-    from uino_deploy.images import load_image
-    from uino_deploy.model.checkpoint import load_sam_image_encoder
 
     refuse_existing(path, force)
     place = _shares(point)
@@ -133,10 +133,10 @@ def grid(
     from uino_deploy.cli.evaluate import loader, segmenter_of
     from uino_deploy.data.episode_list import draw_list
     from uino_deploy.data.open import open_dataset
-    from uino_deploy.evaluation.grid import ablations, qualitative_grid
     from uino_deploy.evaluation.segmenters import model_segmenter
-    from uino_deploy.evaluation.similarity import write_picture
     from uino_deploy.files import refuse_existing
+    from uino_deploy.studies.grid import ablations, qualitative_grid
+    from uino_deploy.studies.similarity import write_picture
 
     refuse_existing(path, force)
     if ablate and (len(sources) > 1 or sources[0].is_dir()):

@@ -154,14 +154,14 @@ def report(
       uino-deploy kernels report --json
       uino-deploy kernels report --arch sm_87 --arch sm_89 --html ledger.html
       uino-deploy kernels report --all --journal ledger.journal --save ledger.json
-      uino-deploy kernels report --load kernels/ledger/ledger.json --html ledger.html
+      uino-deploy kernels report --load benchmarks/ledger/ledger.json --html ledger.html
     """
+    from uino_deploy.benchmarks.ledger.markdown import renew
+    from uino_deploy.benchmarks.ledger.page import page
+    from uino_deploy.benchmarks.ledger.rows import HEADER, rows
+    from uino_deploy.benchmarks.ledger.store import load as read_records
+    from uino_deploy.benchmarks.ledger.store import select, text_of
     from uino_deploy.files import atomic_file
-    from uino_deploy.kernels.ledger.markdown import renew
-    from uino_deploy.kernels.ledger.page import page
-    from uino_deploy.kernels.ledger.rows import HEADER, rows
-    from uino_deploy.kernels.ledger.store import load as read_records
-    from uino_deploy.kernels.ledger.store import select, text_of
     from uino_deploy.markdown import rewrite
 
     _known(presets)
@@ -201,10 +201,10 @@ def _count(
     journal: Path | None,
     output: Output,
 ) -> list[dict[str, Any]]:
+    from uino_deploy.benchmarks.ledger.journal import Journal
+    from uino_deploy.benchmarks.ledger.report import Bench
+    from uino_deploy.benchmarks.ledger.report import report as assemble
     from uino_deploy.kernels.compiler.build import read
-    from uino_deploy.kernels.ledger.journal import Journal
-    from uino_deploy.kernels.ledger.report import Bench
-    from uino_deploy.kernels.ledger.report import report as assemble
 
     presets, archs, dtypes = chosen
     kernels = [] if built is None else read(built)

@@ -11,13 +11,13 @@ import click
 from click.core import ParameterSource
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._engine import Pace, Start, pace_options, start_options
 from uino_deploy.cli._episodic import Lesson, train_on_dataset
 from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._training import Pace, Start, pace_options, start_options
 
 if TYPE_CHECKING:
-    from uino_deploy.data.evaluation import Evaluation
     from uino_deploy.data.open import DatasetName
+    from uino_deploy.evaluation.pools import Evaluation
     from uino_deploy.model.segmenter import UinoFSS
     from uino_deploy.training.recipe import Recipe
     from uino_deploy.training.trainer import Progress

@@ -1,7 +1,6 @@
 """Procedural few-shot segmentation data: no download, the same pixels from the same seed."""
 
 from uino_deploy.data.episodes import Episode, draw_episode
-from uino_deploy.data.metrics import SegmentationScore
 from uino_deploy.data.pools import Pool, load_pool
 from uino_deploy.data.scenes import Scene, compose_scene
 
@@ -9,7 +8,6 @@ __all__ = [
     "Episode",
     "Pool",
     "Scene",
-    "SegmentationScore",
     "compose_scene",
     "draw_episode",
     "load_pool",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uino_deploy.demo.report import Bar, Example, Headline, Report, Table
 from uino_deploy.demo.results import Results, spread
 from uino_deploy.demo.segmentation import Outcome
-from uino_deploy.report import Bar, Example, Headline, Report, Table
 
 WORST = 6
 SPREAD = 18

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from uino_deploy.data import Pool, load_pool
-from uino_deploy.data.evaluation import EVALUATION_SEED
 from uino_deploy.demo.page import page
+from uino_deploy.demo.report import render
 from uino_deploy.demo.results import Accuracy, Results
 from uino_deploy.demo.segmentation import (
     Outcome,
@@ -28,8 +28,8 @@ from uino_deploy.demo.segmentation import (
     score,
     segment,
 )
+from uino_deploy.evaluation.pools import EVALUATION_SEED
 from uino_deploy.files import atomic_directory, sha256
-from uino_deploy.report import render
 from uino_deploy.runtime import Predictor
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 

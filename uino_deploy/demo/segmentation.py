@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.data import Episode, Pool, SegmentationScore, draw_episode
-from uino_deploy.data.evaluation import EVALUATION_SEED
+from uino_deploy.data import Episode, Pool, draw_episode
+from uino_deploy.evaluation.metrics import SegmentationScore
+from uino_deploy.evaluation.pools import EVALUATION_SEED
 from uino_deploy.images import preprocess_image, preprocess_mask, upsample_logits
 from uino_deploy.runtime import Encoded, Predictor, Result, Support
 from uino_deploy.runtime.session import to_host

@@ -1,1 +1,1 @@
-"""Judge checkpoints and bundles on a data set's episodes; compare two runs on the same ones."""
+"""Judge checkpoints and bundles on episodes; compare two runs on the same ones."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from uino_deploy.data.dataset import Dataset, ListedEpisode
 from uino_deploy.data.episode_list import fingerprint
-from uino_deploy.data.intervals import Interval, bootstrap, bootstrap_difference
-from uino_deploy.data.metrics import Counts, SegmentationScore, count_pixels
 from uino_deploy.errors import InputError
+from uino_deploy.evaluation.intervals import Interval, bootstrap, bootstrap_difference
+from uino_deploy.evaluation.metrics import Counts, SegmentationScore, count_pixels
 from uino_deploy.images import UInt8
 
 SCHEMA = "1.0"

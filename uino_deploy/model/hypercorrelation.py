@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from uino_deploy.config import PromptConfig
 from uino_deploy.kernels import correlation4d, selective_scan2d
-from uino_deploy.kernels.selective_scan.tiling import DIRECTIONS
+from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.model.layers import Mlp
 
 NORM_GROUPS = 8

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.errors import BundleError, DependencyError, InputError, UinoDeployError
-from uino_deploy.runtime.external_weights import external_weights
 from uino_deploy.runtime.onnxruntime_providers import CPU, PROVIDERS, parse_provider, select
 from uino_deploy.runtime.session import Array, HostBackend, HostSession
 

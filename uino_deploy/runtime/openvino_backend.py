@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
-from uino_deploy.runtime import openvino_operators
-from uino_deploy.runtime.external_weights import external_weights
+from uino_deploy.kernels import identity, openvino_nodes
+from uino_deploy.kernels.correlation import openvino as correlation
+from uino_deploy.kernels.selective_scan import openvino as selective_scan
 from uino_deploy.runtime.mapped_file import give_back, map_file
 from uino_deploy.runtime.session import Array, Done, HostBackend, HostSession, Item, LayerTime
 
@@ -37,6 +39,13 @@ _COMPUTED = {
 }
 # Compiled pieces that a session keeps, one for each shape of its inputs.
 _KEPT_SHAPES = 4
+# The sources of our operators as OpenVINO runs them.
+_CONVERTERS = (
+    identity.__file__,
+    openvino_nodes.__file__,
+    correlation.__file__,
+    selective_scan.__file__,
+)
 
 
 class OpenVinoBackend(HostBackend):
@@ -217,7 +226,7 @@ class OpenVinoBackend(HostBackend):
         told = [
             self._version,
             self.describe()["device"],
-            sha256(Path(openvino_operators.__file__)),
+            [sha256(Path(source)) for source in _CONVERTERS],
             sorted(self._options(piece).items()),
             sorted(shapes.items()),
             [bundle.manifest.files[name].sha256 for name in files],
@@ -328,11 +337,14 @@ def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """Read an ONNX file for known shapes, our operators converted."""
     from openvino import PartialShape
     from openvino.frontend import FrontEndManager
+    from openvino.frontend.onnx import ConversionExtension
 
     reader = FrontEndManager().load_by_framework("onnx")
-    converters = openvino_operators.Converters()
-    for extension in converters.extensions():
-        reader.add_extension(extension)
+    scans = selective_scan.Scans()
+    reader.add_extension(
+        ConversionExtension("Correlation4d", identity.DOMAIN, correlation.correlation4d)
+    )
+    reader.add_extension(ConversionExtension("SelectiveScan2d", identity.DOMAIN, scans.convert))
     loaded = reader.load(str(graph))
     for name, shape in shapes.items():
         place = loaded.get_place_by_tensor_name(name)
@@ -340,7 +352,7 @@ def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
             raise ValueError(f"the graph has no input {name!r}")
         loaded.set_partial_shape(place, PartialShape(list(shape)))
     model = reader.convert(loaded)
-    converters.finish()
+    scans.finish()
     return model
 
 

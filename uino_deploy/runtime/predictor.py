@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Preprocess
+from uino_deploy.bundle.support import Support, check_class_name, describe_model
 from uino_deploy.errors import BundleError, CheckFailed, InputError
 from uino_deploy.images import (
     Float32,
@@ -23,7 +24,6 @@ from uino_deploy.images import (
 )
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.runtime.session import Array, Backend, Session, Value, feeds_of
-from uino_deploy.support import Support, check_class_name, describe_model
 
 ImageSource = UInt8 | str | Path
 MaskSource = Array | str | Path

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.bundle.plans import EngineBackend, PlanInfo, load_plan, rebuild_command
 from uino_deploy.errors import BundleError, CheckFailed, DependencyError, InputError
-from uino_deploy.plans import EngineBackend, PlanInfo, load_plan, rebuild_command
 from uino_deploy.runtime.cuda_memory import Device, DeviceArray, Graph
 from uino_deploy.runtime.session import (
     Array,

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.plans import EngineBackend, PlanInfo, plan_folder
+from uino_deploy.bundle.reference import inputs_of, load_example
 from uino_deploy.dependencies import is_importable
 from uino_deploy.kernels.plugins.library import Launch, Library
-from uino_deploy.plans import EngineBackend, PlanInfo, plan_folder
-from uino_deploy.reference import inputs_of, load_example
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.runtime.cuda_memory import Device
 from uino_deploy.runtime.session import Array, Backend

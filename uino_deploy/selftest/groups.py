@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.plans import EngineBackend
 from uino_deploy.errors import DependencyError
-from uino_deploy.plans import EngineBackend
 from uino_deploy.runtime.backends import BACKENDS, BackendOptions, open_backend
 from uino_deploy.runtime.session import Backend
 from uino_deploy.selftest import gpu, operators, pieces

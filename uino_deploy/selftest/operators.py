@@ -13,10 +13,11 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.dependencies import is_importable
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.shapes import ScanShape, correlation_shape, scan_shapes
+from uino_deploy.kernels.correlation.reference import correlation4d
 from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
-from uino_deploy.kernels.ptx.floats import round_bf16, widen_bf16
-from uino_deploy.selftest import references
+from uino_deploy.kernels.selective_scan.reference import selective_scan2d
+from uino_deploy.ptx.floats import round_bf16, widen_bf16
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
 from uino_deploy.selftest.setting import Setting
 from uino_deploy.tolerances import OPERATOR
@@ -27,8 +28,8 @@ Run = Callable[[Launch, list[Array], Array], Array]
 
 CORRELATION, SCAN = OPERATORS["Correlation4d"], OPERATORS["SelectiveScan2d"]
 _REFERENCES: dict[str, Callable[..., Array]] = {
-    CORRELATION.name: references.correlation4d,
-    SCAN.name: references.selective_scan2d,
+    CORRELATION.name: correlation4d,
+    SCAN.name: selective_scan2d,
 }
 DTYPES = ("float32", "float16", "bfloat16")
 # The architecture whose PTX is executed on the CPU: Jetson Orin's.
@@ -224,7 +225,7 @@ def judged(found: Array, exact: Array, dtype: str, case: Case) -> Measured:
 
 def execute_ptx(launch: Launch, inputs: list[Array], like: Array) -> Array:
     """Execute a kernel's PTX on the CPU."""
-    from uino_deploy.kernels import ptx
+    from uino_deploy import ptx
 
     out = ptx.poisoned(like.shape, like.dtype)
     ptx.launch(

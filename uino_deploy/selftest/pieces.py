@@ -114,7 +114,7 @@ def _same(one: Result, other: Result, what: str = "") -> Measured:
 
 
 def _latency(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
-    from uino_deploy.reference import inputs_of, load_example
+    from uino_deploy.bundle.reference import inputs_of, load_example
 
     example = load_example(bundle)
     for name in bundle.manifest.pieces:

@@ -24,7 +24,7 @@ from uino_deploy.errors import InputError
 from uino_deploy.images import load_image, preprocess_image
 from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.training.engine import Task, shuffled
+from uino_deploy.training.loop import Task, shuffled
 from uino_deploy.training.processes import Processes
 from uino_deploy.training.teacher import Teacher
 

@@ -19,7 +19,7 @@ from uino_deploy.data.dataset import IGNORED, Dataset
 from uino_deploy.data.episode_list import draw_listed
 from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.training.engine import Task
+from uino_deploy.training.loop import Task
 from uino_deploy.training.losses import mask_loss
 from uino_deploy.training.processes import Processes
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from uino_deploy.data.evaluation import Evaluation, evaluate_episodes
 from uino_deploy.data.pools import load_pool
+from uino_deploy.evaluation.pools import Evaluation, evaluate_episodes
+from uino_deploy.evaluation.segmenters import episode_segmenter
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.recipe import Recipe
-from uino_deploy.training.segmenters import model_segmenter
 
 
 def measure(
@@ -21,7 +21,7 @@ def measure(
         recipe: its `required_miou` names the pools.
         done: called after each episode.
     """
-    segment = model_segmenter(model)
+    segment = episode_segmenter(model)
     size = model.config.image_size
     return {
         name: evaluate_episodes(segment, load_pool(name), recipe.judged_on, size=size, done=done)

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from uino_deploy import __version__
-from uino_deploy.data.evaluation import EVALUATION_SEED, Evaluation
 from uino_deploy.dependencies import installed_version
+from uino_deploy.evaluation.pools import EVALUATION_SEED, Evaluation
 from uino_deploy.training.recipe import Recipe
 
 _LIBRARIES = ("torch", "numpy", "Pillow", "matplotlib", "scikit-learn")

@@ -1,0 +1,106 @@
+"""What TensorRT's own ONNX parser makes of our nodes where a plugin is registered.
+
+TensorRT-RTX brings the parser and runs without a GPU. It cannot build plugins: each question is
+asked in a process that ends when the parser has asked for the plugin.
+"""
+
+import json
+import subprocess
+import sys
+
+import onnx
+import pytest
+
+from tests.kernels.plugins.folders import CORRELATION, SCAN, correlation_shapes, scan_shapes
+from uino_deploy.kernels.correlation import onnx as correlation
+from uino_deploy.kernels.identity import DOMAIN
+from uino_deploy.kernels.onnx_domain import PLUGIN
+from uino_deploy.kernels.selective_scan import onnx as scan
+
+pytest.importorskip("tensorrt_rtx")
+
+FLOAT = onnx.TensorProto.FLOAT
+GRID = {"height": 7, "width": 8, "pool": 3}
+CASES = {
+    "Correlation4d": (CORRELATION, GRID, correlation_shapes(1, 1, 2, 14, 16, (7, 8))),
+    "SelectiveScan2d": (SCAN, {}, scan_shapes()),
+}
+BODIES = {
+    "Correlation4d": lambda: correlation.body(7, 8, 3, FLOAT, 18),
+    "SelectiveScan2d": lambda: scan.body(FLOAT, 18),
+}
+
+
+def model(name, body, **changes):
+    operator, attributes, shapes = CASES[name]
+    inputs = [onnx.helper.make_tensor_value_info(k, FLOAT, v) for k, v in shapes.items()]
+    output = onnx.helper.make_tensor_value_info("out", FLOAT, None)
+    # The attributes in another order than the plugin's: the parser must sort them out.
+    given = dict(reversed((attributes | PLUGIN | changes).items()))
+    node = onnx.helper.make_node(
+        operator.name, list(shapes), ["out"], name="node", domain=DOMAIN, **given
+    )
+    return onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", inputs, [output]),
+        opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, 1)],
+        functions=[BODIES[name]()] if body else [],
+        ir_version=10,
+    )
+
+
+_PROGRAM = """
+import json, os, sys
+import tensorrt_rtx as trt
+
+sys.modules["tensorrt"] = trt
+from uino_deploy.kernels.plugins import ipluginv3
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+    os._exit(0)
+
+def asked(creator, name, fields, phase):
+    plugin = create(creator, name, fields, phase)
+    say(plugin=plugin.plugin_name, node=name, attributes=plugin.attributes)
+
+create = ipluginv3.Creator.create_plugin
+ipluginv3.Creator.create_plugin = asked
+ipluginv3.register(None)
+log = trt.Logger(trt.Logger.ERROR)
+network = trt.Builder(log).create_network(0)
+parser = trt.OnnxParser(network, log)
+parsed = parser.parse(sys.stdin.buffer.read())
+errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+say(parsed=parsed, layers=network.num_layers, errors=errors)
+"""
+
+
+def ask(made):
+    """Return what the parser did: it asked for a plugin, expanded the body, or gave up."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM],
+        input=made.SerializeToString(),
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("body", [True, False], ids=["with-body", "without-body"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_parser_asks_for_the_plugin_with_its_attributes(name, body):
+    assert ask(model(name, body)) == {
+        "plugin": name,
+        "node": "node",
+        "attributes": CASES[name][1],
+    }
+
+
+def test_another_namespace_is_expanded_in_silence():
+    """Why a build that asked for plugins looks for them in the engine."""
+    answer = ask(model("Correlation4d", body=True, plugin_namespace="uin0"))
+    assert answer["parsed"]
+    assert answer["layers"] > 10
+    assert answer["errors"] == []

@@ -1,0 +1,179 @@
+"""The engine: killed and resumed equals not stopped; what is frozen stays; folders are apart."""
+
+import csv
+
+import pytest
+import torch
+from torch import nn
+
+from uino_deploy.errors import CheckFailed, InputError, OutputExists
+from uino_deploy.training.loop import (
+    LOG,
+    STATE,
+    Engine,
+    Schedule,
+    Task,
+    last_losses,
+    prepare_folder,
+    shuffled,
+)
+from uino_deploy.training.processes import Processes
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+SCHEDULE = Schedule((7, 6), learning_rate=0.05, warmup=2)
+
+
+class Regression(Task):
+    """A frozen and a learning layer with a BatchNorm, on data drawn by the step's number."""
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 1, 1))
+        super().__init__({"body": body})
+        self.frozen = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).requires_grad_(False)
+        self.blow_up_at = None
+
+    def forward(self, stage, step):
+        generator = torch.Generator().manual_seed(100 * stage + step)
+        image = torch.randn(4, 3, 5, 5, generator=generator)
+        if (stage, step) == self.blow_up_at:
+            image = image * float("inf")
+        return (
+            (self.trained["body"](self.frozen(image)) - image.mean(dim=1, keepdim=True))
+            .square()
+            .mean()
+        )
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def weights(task):
+    return {name: tensor.clone() for name, tensor in task.trained.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nobody stopped: its weights and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    task = Regression()
+    Engine(task, SCHEDULE, folder, ALONE, save_every=3).run()
+    return weights(task), folder
+
+
+def test_the_loss_falls_and_the_log_has_every_step(whole):
+    _, folder = whole
+    rows = list(csv.DictReader((folder / LOG).read_text().splitlines()))
+    assert [(int(row["stage"]), int(row["step"])) for row in rows] == [
+        *((0, step) for step in range(1, 8)), *((1, step) for step in range(1, 7)),
+    ]  # fmt: skip
+    rates = [float(row["learning_rate"]) for row in rows[:7]]
+    assert rates[0] == 0.025
+    assert max(rates) == 0.05
+    assert 0 < rates[-1] < 0.01
+    first, last = float(rows[0]["loss"]), last_losses(folder, 2)[1]
+    assert last < 0.8 * first
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 7, 8, 12])
+def test_killed_anywhere_and_resumed_equals_not_stopped(whole, tmp_path, after):
+    expected, folder = whole
+    steps = []
+
+    def kill(position):
+        steps.append(position)
+        if len(steps) == after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Engine(Regression(), SCHEDULE, tmp_path, ALONE, save_every=3).run(kill)
+    # The process that goes on starts from other weights: only the saved state may count. Where
+    # nothing was saved yet it starts as the first one did.
+    task = Regression(seed=1 if (tmp_path / STATE).exists() else 0)
+    task.frozen.load_state_dict(Regression().frozen.state_dict())
+    Engine(task, SCHEDULE, tmp_path, ALONE, save_every=3).run(steps.append)
+    for name, tensor in weights(task).items():
+        assert torch.equal(tensor, expected[name]), name
+    assert (tmp_path / LOG).read_text() == (folder / LOG).read_text()
+
+
+def test_a_finished_training_has_nothing_left_to_do(whole):
+    expected, folder = whole
+    task = Regression(seed=1)
+    steps = []
+    Engine(task, SCHEDULE, folder, ALONE).run(steps.append)
+    assert steps == []
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(task).items())
+
+
+def test_what_is_frozen_stays_in_evaluation_mode_and_unchanged(tmp_path):
+    task = Regression()
+    before = {name: tensor.clone() for name, tensor in task.frozen.state_dict().items()}
+    Engine(task, SCHEDULE, tmp_path, ALONE).run()
+    assert all(torch.equal(tensor, before[n]) for n, tensor in task.frozen.state_dict().items())
+    assert task.trained.training
+    assert not task.frozen.training
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_does_harm(tmp_path):
+    task = Regression()
+    task.blow_up_at = (0, 4)
+    with pytest.raises(CheckFailed, match="stage 1, step 5 is not finite"):
+        Engine(task, SCHEDULE, tmp_path, ALONE, save_every=2).run()
+    assert all(parameter.isfinite().all() for parameter in task.trained.parameters())
+    task = Regression()
+    steps = []
+    Engine(task, SCHEDULE, tmp_path, ALONE, save_every=2).run(steps.append)
+    assert len(steps) == 13 - 4
+
+
+def test_time_left_covers_the_stages_to_come(tmp_path):
+    seen = []
+    Engine(Regression(), SCHEDULE, tmp_path, ALONE).run(seen.append)
+    assert [(p.stage, p.step, p.steps) for p in seen][6:8] == [(0, 7, 7), (1, 1, 6)]
+    assert seen[0].seconds_left > 0
+    assert seen[-1].seconds_left == 0
+
+
+def test_damaged_states_are_refused(whole, tmp_path):
+    (tmp_path / STATE).write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="is damaged"):
+        Engine(Regression(), SCHEDULE, tmp_path, ALONE).run()
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / STATE)
+    with pytest.raises(InputError, match="no state of this version"):
+        Engine(Regression(), SCHEDULE, tmp_path, ALONE).run()
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    folder = tmp_path / "run"
+    settings = {"lr": 0.1, "sizes": (1, 2)}
+    prepare_folder(folder, settings, False, False, ALONE)
+    with pytest.raises(OutputExists, match="--resume"):
+        prepare_folder(folder, settings, False, False, ALONE)
+    prepare_folder(folder, settings, True, False, ALONE)
+    with pytest.raises(InputError, match=r"begun with lr 0\.1, not 0\.2"):
+        prepare_folder(folder, {**settings, "lr": 0.2}, True, False, ALONE)
+    (folder / STATE).write_bytes(b"old")
+    prepare_folder(folder, {**settings, "lr": 0.2}, False, True, ALONE)
+    assert not (folder / STATE).exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"x")
+    with pytest.raises(OutputExists, match="not a training's folder"):
+        prepare_folder(tmp_path / "photos", settings, False, True, ALONE)
+
+
+def test_every_pass_shows_everything_once():
+    seen = list(shuffled(3, 10, 0, 30))
+    assert [sorted(seen[i : i + 10]) for i in (0, 10, 20)] == [list(range(10))] * 3
+    assert seen[:10] != seen[10:20]
+    assert list(shuffled(3, 10, 7, 9)) == seen[7:16]
+
+
+def test_a_batch_must_divide_among_the_processes():
+    processes = Processes(1, 2, torch.device("cpu"))
+    assert processes.share([4, 5, 6, 7]) == [5, 7]
+    with pytest.raises(InputError, match="cannot be shared by 2"):
+        processes.share([1, 2, 3])

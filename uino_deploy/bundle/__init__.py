@@ -1,0 +1,37 @@
+"""A bundle and its files: manifest, plans, supports, reference values, weights."""
+
+from uino_deploy.bundle.manifest import (
+    MANIFEST,
+    SCHEMA,
+    Bundle,
+    DType,
+    FileEntry,
+    Manifest,
+    Piece,
+    Precision,
+    Preprocess,
+    Provenance,
+    Quantisation,
+    Source,
+    Tensor,
+    model_fingerprint,
+    write_manifest,
+)
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "Bundle",
+    "DType",
+    "FileEntry",
+    "Manifest",
+    "Piece",
+    "Precision",
+    "Preprocess",
+    "Provenance",
+    "Quantisation",
+    "Source",
+    "Tensor",
+    "model_fingerprint",
+    "write_manifest",
+]

@@ -1,0 +1,221 @@
+"""What a built engine says of itself: the JSON beside a plan, and its place in the bundle.
+
+The plan itself is plain: trtexec and Triton Inference Server load it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from uino_deploy.bundle.manifest import Bundle, Precision
+from uino_deploy.errors import BundleError
+
+EngineBackend = Literal["tensorrt", "tensorrt-rtx"]
+PluginRoute = Literal["aot", "ipluginv3", "function", "none"]
+Profile = dict[str, tuple[list[int], list[int], list[int]]]
+
+_MIB = 1 << 20
+
+
+class EngineLayers(msgspec.Struct, kw_only=True):
+    """What TensorRT's inspector found in the engine.
+
+    Attributes:
+        layers: how many there are, fused ones counted once.
+        types: number of layers by the float type of their first output, moves left out.
+        untyped: layers of which the inspector gives the name alone.
+        plugins: the plugin layers, each by all that names it.
+        tensors: the engine's inputs and outputs.
+    """
+
+    layers: int
+    types: dict[str, int]
+    untyped: int
+    plugins: list[str]
+    tensors: list[str]
+
+
+class Gpu(msgspec.Struct, kw_only=True):
+    """The GPU that an engine was built on; versions as CUDA writes them, 12060 for 12.6."""
+
+    name: str
+    capability: str
+    driver: int
+    runtime: int
+
+
+class PlanInfo(msgspec.Struct, kw_only=True):
+    """The side JSON of one plan.
+
+    Attributes:
+        piece: the piece that was built.
+        backend: which TensorRT built it.
+        version: the library's version; no other runs the plan.
+        arch: the GPU architecture, such as "sm_89".
+        compute_capability: the same as CUDA writes it, "8.9".
+        gpu: what it was built on; None where TensorRT-RTX built it without one.
+        precision: of the piece's ONNX file.
+        shapes: least, usual and largest shape of each input with dynamic dimensions.
+        workspace: bytes of scratch memory that the builder was given; None for its own limit.
+        layers: number of network layers by float type as parsed, constants and casts left out.
+        matrix_layers: the same of matrix products and convolutions alone.
+        engine: what the inspector found; None where no GPU of the architecture is at hand.
+        route: "aot" and "ipluginv3" where the operators are plugins (the kinds are explained in
+            `uino_deploy.kernels.plugins`), "function" where their bodies were built in, "none"
+            without operators.
+        operators: the calls of our operators in the ONNX file, in its order.
+        sources: file -> SHA-256 of the ONNX file and its weights, so that a stale plan is noticed.
+        plan_sha256: of the plan.
+        built_by: the program.
+        seconds: how long parser and builder took.
+        host_memory: bytes of the host that they took at most; None where it cannot be asked.
+    """
+
+    piece: str
+    backend: EngineBackend
+    version: str
+    arch: str
+    compute_capability: str
+    gpu: Gpu | None
+    precision: Precision
+    shapes: Profile
+    workspace: int | None
+    layers: dict[str, int]
+    matrix_layers: dict[str, int]
+    engine: EngineLayers | None
+    route: PluginRoute
+    operators: list[str]
+    sources: dict[str, str]
+    plan_sha256: str
+    built_by: str
+    seconds: float
+    host_memory: int | None = None
+
+
+def plan_folder(backend: EngineBackend, arch: str) -> str:
+    """Return the folder of a target's plans, relative to the bundle."""
+    return f"plans/{backend}-{arch}"
+
+
+def plan_path(info: PlanInfo) -> str:
+    """Return where a plan lies, relative to the bundle."""
+    return f"{plan_folder(info.backend, info.arch)}/{info.piece}.plan"
+
+
+def compute_capability(arch: str) -> str:
+    """Return "8.9" for "sm_89" and "12.0" for "sm_120"."""
+    digits = arch.removeprefix("sm_")
+    return f"{digits[:-1]}.{digits[-1:]}"
+
+
+def equivalent_commands(bundle: Bundle, infos: list[PlanInfo]) -> list[str]:
+    """Return the trtexec and Polygraphy lines that build the same plans.
+
+    They write beside the bundle, never into it: a plan that it lists may not change. Neither can
+    make our plugins: for a plan with plugins there is a line that loads it instead.
+    Sources: `trtexec --help` of 10.16, `tensorrt_rtx --help` of 1.7, `polygraphy convert --help`.
+    """
+    lines = []
+    for info in infos:
+        plan = f"{info.piece}-{info.arch}.plan"
+        if info.route == "aot":
+            lines.append(shlex.join(["trtexec", f"--loadEngine={bundle.root / plan_path(info)}"]))
+        elif info.route != "ipluginv3":
+            model = str(bundle.root / bundle.piece(info.piece).model)
+            lines.append(shlex.join(_trtexec(info, model, plan)))
+            lines.append(_polygraphy(info, model, plan))
+    return lines
+
+
+def _trtexec(info: PlanInfo, model: str, plan: str) -> list[str]:
+    rtx = info.backend == "tensorrt-rtx"
+    line = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={model}", f"--saveEngine={plan}"]
+    line.append("--skipInference")
+    # 11.x is always strongly typed and takes the flag for the sake of 10.x.
+    line.append(f"--computeCapabilities={info.arch[3:]}" if rtx else "--stronglyTyped")
+    for index, kind in enumerate(("min", "opt", "max")):
+        shapes = [f"{name}:{'x'.join(map(str, s[index]))}" for name, s in info.shapes.items()]
+        if shapes:
+            line.append(f"--{kind}Shapes={','.join(shapes)}")
+    if info.workspace is not None:
+        line.append(f"--memPoolSize=workspace:{info.workspace // _MIB}M")
+    return line
+
+
+def _polygraphy(info: PlanInfo, model: str, plan: str) -> str:
+    line = ["polygraphy", "convert", model, "--strongly-typed", "-o", plan]
+    for index, kind in enumerate(("min", "opt", "max")):
+        shapes = [f"{name}:[{','.join(map(str, s[index]))}]" for name, s in info.shapes.items()]
+        if shapes:
+            line += [f"--trt-{kind}-shapes", *shapes]
+    if info.workspace is not None:
+        line += ["--pool-limit", f"workspace:{info.workspace // _MIB}M"]
+    if info.backend == "tensorrt":
+        return shlex.join(line)
+    target = ["--compute-capabilities", info.compute_capability]
+    return f"POLYGRAPHY_USE_TENSORRT_RTX=1 {shlex.join(line + target)}"
+
+
+def rebuild_command(bundle: Bundle, backend: EngineBackend, arch: str) -> str:
+    """Return the command that makes a target's plans anew."""
+    root = shlex.quote(str(bundle.root))
+    return f"uino-deploy build {root} --backend {backend} --arch {arch} --force"
+
+
+def load_plan(
+    bundle: Bundle, piece: str, backend: EngineBackend, arch: str, version: str
+) -> tuple[Path, PlanInfo]:
+    """Find the plan of a piece for this machine.
+
+    Args:
+        bundle: opened, so its files are those of the manifest.
+        piece: the piece's name.
+        backend: the library that shall run it.
+        arch: architecture of the GPU at hand.
+        version: the library's version.
+
+    Returns:
+        The plan's path and what is known of it.
+
+    Raises:
+        BundleError: there is none, it is of another GPU or library version, or the ONNX file or
+            its weights have changed since; the hint is the command that builds it.
+    """
+    hint = rebuild_command(bundle, backend, arch)
+    name = f"{plan_folder(backend, arch)}/{piece}"
+    if f"{name}.json" not in bundle.manifest.files:
+        built = sorted(target for target, plans in bundle.manifest.plans.items() if plans)
+        have = f"it has {', '.join(built)}" if built else "it has none"
+        raise BundleError(f"{bundle.root} has no plan {name}: {have}", hint)
+    try:
+        info = msgspec.json.decode(bundle.path(f"{name}.json").read_bytes(), type=PlanInfo)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{bundle.root}: {name}.json describes no plan: {error}", hint) from error
+    wrong = _mismatch(bundle, info, piece, backend, arch, version)
+    if wrong:
+        raise BundleError(f"{bundle.root}: plan {name} {wrong}", hint)
+    return bundle.path(f"{name}.plan"), info
+
+
+def _mismatch(
+    bundle: Bundle, info: PlanInfo, piece: str, backend: EngineBackend, arch: str, version: str
+) -> str:
+    """Return what the plan is and what is needed, empty when it fits."""
+    if (info.piece, info.backend, info.arch) != (piece, backend, arch):
+        return (
+            f"is {info.piece} for {info.backend} on {info.arch}, "
+            f"needed is {piece} for {backend} on {arch}"
+        )
+    if info.version != version:
+        return f"was built by {backend} {info.version}, here is {version}"
+    files = bundle.manifest.files
+    if info.plan_sha256 != files[f"{plan_folder(backend, arch)}/{piece}.plan"].sha256:
+        return "is not the one that its side JSON describes"
+    for name, digest in info.sources.items():
+        if name not in files or files[name].sha256 != digest:
+            return f"was built from another {name} than the bundle's"
+    return ""

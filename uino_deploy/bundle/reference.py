@@ -1,0 +1,62 @@
+"""The tensors that pass between the pieces on one example, as PyTorch computes them.
+
+A bundle carries one such set, so that a device without torch can check itself. Each tensor is
+stored once, under its name on the way from image to logits, float32:
+
+    support_image [K,3,H,H]  mask [K,N]  support_deep [1,K,L,N,D]  weight [1,K,N]
+    prototypes [2,D]  sparse [1,2,E]  image [B,3,H,H]  early [B,N,D]  query_deep [B,L,N,D]
+    embedding [B,E,h,w]  dense [B,E,h,w]  logits [B,1,4h,4w]  iou [B,1]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from uino_deploy.bundle.manifest import Bundle, Piece
+from uino_deploy.errors import BundleError
+
+Array = npt.NDArray[Any]
+Example = Mapping[str, Array]
+
+# Where a piece calls a tensor otherwise than the example does; [0] takes its first batch.
+_NAMES: dict[str, dict[str, str]] = {
+    "encoder": {"deep": "query_deep"},
+    "support": {"deep": "support_deep"},
+}
+_UNBATCHED = {"support": {"deep", "weight", "sparse"}}
+
+
+def load_example(bundle: Bundle) -> dict[str, Array]:
+    """Read the example that a bundle carries.
+
+    Raises:
+        BundleError: it is not a safetensors file.
+    """
+    path: Path = bundle.path(bundle.manifest.reference)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BundleError(f"{path} cannot be read: {error}", "export the bundle again") from error
+
+
+def inputs_of(piece: Piece, example: Example) -> dict[str, Array]:
+    """Return what an example feeds to a piece, by the piece's own names."""
+    return {edge.name: _tensor(piece.name, edge.name, example) for edge in piece.inputs}
+
+
+def outputs_of(piece: Piece, example: Example) -> dict[str, Array]:
+    """Return what a piece shall answer to `inputs_of`, by the piece's own names."""
+    return {edge.name: _tensor(piece.name, edge.name, example) for edge in piece.outputs}
+
+
+def _tensor(piece: str, edge: str, example: Example) -> Array:
+    name = _NAMES.get(piece, {}).get(edge, edge)
+    if name not in example:
+        raise BundleError(f"the reference has no tensor {name!r}", "export the bundle again")
+    return example[name][0] if edge in _UNBATCHED.get(piece, ()) else example[name]

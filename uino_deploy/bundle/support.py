@@ -1,0 +1,221 @@
+"""An enrolled class: what its support images left behind, as arrays and as one checked file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from uino_deploy.bundle.manifest import Manifest, Precision
+from uino_deploy.errors import InputError
+from uino_deploy.files import atomic_file, safetensors_bytes
+
+Array = npt.NDArray[Any]
+
+FORMAT = "uino-support"
+FORMAT_VERSION = "1.0"
+
+_TENSORS = ("deep", "weight", "prototypes", "sparse")
+_RANKS = {"deep": 4, "weight": 2, "prototypes": 2, "sparse": 2}
+_MAX_NAME = 100
+
+
+class _Metadata(msgspec.Struct, kw_only=True):
+    """The file's metadata; safetensors holds strings only."""
+
+    format: str
+    format_version: str
+    name: str
+    shots: int
+    precision: Precision
+    model: str
+    fingerprint: str
+    preprocess: str
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """One class as `Predictor.enroll` leaves it; the arrays are float32 or float16.
+
+    Attributes:
+        name: the class's name; it also names output folders.
+        shots: how many images it was enrolled from, K.
+        precision: inner precision of the encoder that made it.
+        model: preset, variant and image size of that model, for people.
+        fingerprint: that model's identity, `Manifest.fingerprint`.
+        preprocess: its preprocessing's identity, `Preprocess.fingerprint`.
+        prototypes: [2, D], foreground and background.
+        deep: [K, L, N, D]; None for a variant without hypercorrelation.
+        weight: [K, N]; None for a variant without hypercorrelation.
+        sparse: [2, E]; None for a variant without semantic prompt.
+    """
+
+    name: str
+    shots: int
+    precision: Precision
+    model: str
+    fingerprint: str
+    preprocess: str
+    prototypes: Array
+    deep: Array | None = None
+    weight: Array | None = None
+    sparse: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name that cannot name a folder.
+
+        Raises:
+            InputError: the name.
+        """
+        check_class_name(self.name)
+
+    @property
+    def tensors(self) -> dict[str, Array]:
+        """The arrays that this model's variant has, by name."""
+        found = {name: getattr(self, name) for name in _TENSORS}
+        return {name: array for name, array in found.items() if array is not None}
+
+    @property
+    def features(self) -> dict[str, Array]:
+        """What the pieces of a query take of this class, by their inputs' names."""
+        batched = {"support_deep": self.deep, "weight": self.weight, "sparse": self.sparse}
+        found = {name: array[None] for name, array in batched.items() if array is not None}
+        return {"prototypes": self.prototypes, **found}
+
+    def save(self, path: str | Path, force: bool = False) -> None:
+        """Write the class as one `.safetensors` file, whole or not at all.
+
+        Args:
+            path: the file.
+            force: replace it if it is there.
+
+        Raises:
+            OutputExists: it is there and `force` is not given.
+        """
+        metadata = _Metadata(
+            format=FORMAT,
+            format_version=FORMAT_VERSION,
+            name=self.name,
+            shots=self.shots,
+            precision=self.precision,
+            model=self.model,
+            fingerprint=self.fingerprint,
+            preprocess=self.preprocess,
+            digest=_digest(self.tensors),
+        )
+        strings = {key: str(value) for key, value in msgspec.structs.asdict(metadata).items()}
+        with atomic_file(path, force) as temporary:
+            temporary.write_bytes(safetensors_bytes(self.tensors, strings))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Support:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, no support file, of another major format version, or
+                its contents are not what was saved.
+        """
+        metadata, tensors = _read(path)
+        damaged = InputError(f"support {path} is damaged", "enroll the class again")
+        if not {"prototypes"} <= tensors.keys() <= set(_TENSORS):
+            raise damaged
+        if any(array.ndim != _RANKS[name] for name, array in tensors.items()):
+            raise damaged
+        if _digest(tensors) != metadata.digest:
+            raise damaged
+        return cls(
+            name=metadata.name,
+            shots=metadata.shots,
+            precision=metadata.precision,
+            model=metadata.model,
+            fingerprint=metadata.fingerprint,
+            preprocess=metadata.preprocess,
+            **tensors,
+        )
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse a support that another model or another preprocessing made.
+
+        Args:
+            manifest: of the bundle that shall use the support.
+
+        Raises:
+            InputError: it was made by another model.
+        """
+        again = "enroll the class again with this bundle"
+        if self.fingerprint != manifest.fingerprint:
+            here = describe_model(manifest)
+            other = "the same kind with other weights" if here == self.model else self.model
+            raise InputError(
+                f"support {self.name!r} was made by another model ({other}; the bundle is {here})",
+                again,
+            )
+        if self.preprocess != manifest.preprocess.fingerprint:
+            raise InputError(f"support {self.name!r} was made by another preprocessing", again)
+
+
+def describe_model(manifest: Manifest) -> str:
+    """Return preset, variant and image size, such as `vitb14 full 518 px`."""
+    model = manifest.model
+    return f"{model['preset']} {model['variant']} {model['image_size']} px"
+
+
+def check_class_name(name: str) -> None:
+    """Refuse a class name that cannot name a folder on every system.
+
+    Raises:
+        InputError: the name is empty, too long, starts with a dot, or holds a separator, a control
+            character or one of `<>:"|?*`.
+    """
+    forbidden = sorted({c for c in name if c in '/\\<>:"|?*' or not c.isprintable()})
+    if forbidden:
+        shown = " ".join(ascii(character) for character in forbidden)
+        raise InputError(f"class name {name!r} holds {shown}", "it names folders: leave that out")
+    if not name.strip() or name.startswith(".") or name != name.strip() or len(name) > _MAX_NAME:
+        raise InputError(
+            f"{name!r} is no class name",
+            f"it needs 1 to {_MAX_NAME} characters, no dot first and no space at either end",
+        )
+
+
+def _read(path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            strings = file.metadata() or {}
+            _check_format(path, strings)
+            metadata = msgspec.convert(strings, _Metadata, strict=False)
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise InputError(f"support {path} is not there") from error
+    except (OSError, SafetensorError, msgspec.ValidationError) as error:
+        raise InputError(
+            f"support {path} cannot be read: {error}", "make one with `uino-deploy enroll`"
+        ) from error
+
+
+def _check_format(path: str | Path, strings: Mapping[str, str]) -> None:
+    if strings.get("format") != FORMAT:
+        raise InputError(f"{path} is not a support file", "make one with `uino-deploy enroll`")
+    version = strings.get("format_version", "")
+    if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
+        raise InputError(
+            f"support {path} has format version {version!r}; this program reads {FORMAT_VERSION}",
+            "enroll the class again",
+        )
+
+
+def _digest(tensors: Mapping[str, Array]) -> str:
+    """Return SHA-256 over names, types, shapes and bytes: safetensors has no checksum."""
+    digest = hashlib.sha256()
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""The threads that run together: several blocks side by side, one lane for each thread."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from uino_deploy.ptx.errors import PtxFault
+from uino_deploy.ptx.floats import Array
+from uino_deploy.ptx.parser import Instruction
+
+WARP = 32
+
+
+class Lanes:
+    """`slots` blocks of `threads` threads; a lane's block is lane // threads.
+
+    `active` (bool, [lanes]) marks the lanes that execute the current instruction where not all
+    do; `blocks` (int64, [slots]) names the block in each slot.
+    """
+
+    def __init__(self, threads: int, slots: int) -> None:
+        self.threads = threads
+        self.slots = slots
+        self.count = threads * slots
+        self.active = np.ones(self.count, dtype=np.bool_)
+        self.blocks = np.zeros(slots, dtype=np.int64)
+
+    @property
+    def warps(self) -> int:
+        """Warps in all slots."""
+        return self.count // WARP
+
+    def fault(self, instruction: Instruction, reason: str, lane: int) -> PtxFault:
+        """Return the fault of one lane."""
+        return PtxFault(
+            reason,
+            instruction.line,
+            instruction.text,
+            int(self.blocks[lane // self.threads]),
+            lane % self.threads,
+        )
+
+    def selected(self, where: Array | None) -> Array | None:
+        """Return the indices of the lanes in `where`; None where that is all of them."""
+        if where is None or where.all():
+            return None
+        return np.flatnonzero(where)
+
+    def whole_warps(self, instruction: Instruction, where: Array | None) -> Array | None:
+        """Return `selected`, having checked that no warp takes part only partly."""
+        if where is None:
+            return None
+        counts = np.count_nonzero(where.reshape(-1, WARP), axis=1)
+        partial = np.flatnonzero((counts != 0) & (counts != WARP))
+        if partial.size:
+            warp = int(partial[0])
+            lane = warp * WARP + int(np.argmin(where[warp * WARP : (warp + 1) * WARP]))
+            raise self.fault(instruction, "a warp's threads do not all arrive here", lane)
+        return self.selected(where)
+
+
+def by_warp(values: Array, lanes: Array | None, total: int, filler: int) -> Array:
+    """Arrange one value for each lane as [warps, 32], `filler` where a lane is not in `lanes`."""
+    if lanes is not None:
+        everyone = np.full(total, filler, dtype=values.dtype)
+        everyone[lanes] = values
+        values = everyone
+    return values.reshape(-1, WARP)

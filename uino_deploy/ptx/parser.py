@@ -1,0 +1,377 @@
+"""Text of one PTX entry to instructions: labels resolved, operands typed, nothing interpreted.
+
+Comments, `.loc` and debug sections are dropped. Registers of nested scopes (Triton's inline
+assembly) are renamed, so that a name means one register in the whole program.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from uino_deploy.ptx.errors import UnsupportedPtx
+
+
+class Register(NamedTuple):
+    """A register of `width` bytes; predicates have width 1."""
+
+    name: str
+    width: int
+
+
+class Immediate(NamedTuple):
+    """A literal: an integer, or the bits of a float; `real` holds a decimal float."""
+
+    bits: int
+    real: float | None = None
+
+
+class Special(NamedTuple):
+    """A special register such as `%tid.x`."""
+
+    name: str
+
+
+class Symbol(NamedTuple):
+    """A name of a variable or parameter."""
+
+    name: str
+
+
+class Vector(NamedTuple):
+    """`{a, b, ...}`; None is the sink `_`."""
+
+    items: tuple[Register | Immediate | None, ...]
+
+
+class Address(NamedTuple):
+    """`[base + offset]`."""
+
+    base: Register | Symbol | None
+    offset: int
+
+
+class Pair(NamedTuple):
+    """`d|p`: a result and the predicate beside it."""
+
+    first: Register
+    second: Register
+
+
+Operand: TypeAlias = Register | Immediate | Special | Symbol | Vector | Address | Pair
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One statement.
+
+    `opcode` is the part before the first dot, `modifiers` the parts after it; `text` is the
+    statement as written, with spaces collapsed, and `line` its line in the PTX text, from 1.
+    """
+
+    opcode: str
+    modifiers: tuple[str, ...]
+    operands: tuple[Operand, ...]
+    guard: Register | None
+    negated: bool
+    text: str
+    line: int
+
+    @property
+    def name(self) -> str:
+        """The full mnemonic, such as `add.f32`."""
+        return ".".join((self.opcode, *self.modifiers))
+
+
+class Parameter(NamedTuple):
+    """A kernel parameter: `size` bytes, an array of bytes (a struct) where `struct` is set."""
+
+    name: str
+    size: int
+    struct: bool
+
+
+@dataclass
+class Program:
+    """A parsed entry: what `launch` executes."""
+
+    name: str
+    target: str
+    version: str
+    parameters: list[Parameter]
+    threads: int | None
+    shared: dict[str, int]
+    static_shared: int
+    dynamic_shared: str | None
+    registers: dict[str, Register]
+    instructions: list[Instruction]
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+_WIDTHS = {"pred": 1, "b8": 1, "u8": 1, "s8": 1, "f16": 2, "bf16": 2, "b128": 16}
+_IDENTIFIER = r"[A-Za-z_$%][\w$]*"
+_LABEL = re.compile(rf"({_IDENTIFIER})\s*:(?!:)")
+_ENTRY = re.compile(rf"\.entry\s+({_IDENTIFIER})\s*\(")
+_SHARED = re.compile(
+    rf"\.shared\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+({_IDENTIFIER})\s*(?:\[(\d*)\])?\s*;"
+)
+_LINE_DIRECTIVE = re.compile(r"\.(?:loc|file|pragma)\b")
+
+
+def width_of(kind: str) -> int:
+    """Return the bytes of a type such as `f32`, `b16x2` or `pred`.
+
+    Raises:
+        KeyError: The name is no type.
+    """
+    if kind in _WIDTHS:
+        return _WIDTHS[kind]
+    found = re.fullmatch(r"(?:[bsuf]|bf|f)(16|32|64)(x2)?", kind)
+    if found is None:
+        raise KeyError(kind)
+    return int(found[1]) // 8 * (2 if found[2] else 1)
+
+
+def parse(text: str) -> Program:
+    """Parse the PTX of a module with exactly one entry.
+
+    Raises:
+        UnsupportedPtx: No or several entries, device functions, or text that is not understood.
+    """
+    text = _strip_comments(text)
+    entries = list(_ENTRY.finditer(text))
+    if len(entries) != 1:
+        raise UnsupportedPtx(f"{len(entries)} entries where one is expected", 1)
+    if found := re.search(r"\.func\b", text):
+        raise UnsupportedPtx("device functions are not supported", _line(text, found.start()))
+    parameters_end = text.index(")", entries[0].end())
+    body = text.index("{", parameters_end)
+    program = Program(
+        name=entries[0][1],
+        target=_directive(text, r"\.target\s+(\w+)"),
+        version=_directive(text, r"\.version\s+([\d.]+)"),
+        parameters=_parameters(text[entries[0].end() : parameters_end], _line(text, body)),
+        threads=_threads(text[parameters_end:body]),
+        shared={},
+        static_shared=0,
+        dynamic_shared=None,
+        registers={},
+        instructions=[],
+    )
+    _declare_shared(program, text)
+    _Body(program, text, body).parse()
+    return program
+
+
+def _strip_comments(text: str) -> str:
+    """Blank out comments, keeping every line where it was."""
+    text = re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.DOTALL)
+    return re.sub(r"//[^\n]*", "", text)
+
+
+def _line(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
+
+
+def _directive(text: str, pattern: str) -> str:
+    found = re.search(pattern, text)
+    if found is None:
+        raise UnsupportedPtx(f"no {pattern.split(chr(92))[1].strip('.')} directive", 1)
+    return found[1]
+
+
+def _parameters(text: str, line: int) -> list[Parameter]:
+    parameters = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        found = re.fullmatch(
+            rf"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(?:\.ptr\s+)?(?:\.(?:global|shared)\s+)?"
+            rf"(?:\.align\s+\d+\s+)?({_IDENTIFIER})(?:\[(\d+)\])?",
+            item,
+        )
+        if found is None:
+            raise UnsupportedPtx("a parameter that is not understood", line, item)
+        size = int(found[3]) if found[3] else width_of(found[1])
+        parameters.append(Parameter(found[2], size, found[3] is not None))
+    return parameters
+
+
+def _threads(text: str) -> int | None:
+    found = re.search(r"\.reqntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", text)
+    if found is None:
+        return None
+    return int(found[1]) * int(found[2] or 1) * int(found[3] or 1)
+
+
+def _declare_shared(program: Program, text: str) -> None:
+    """Lay out static shared variables; the dynamic array (of no size) follows them."""
+    for found in _SHARED.finditer(text):
+        align, kind, name, count = int(found[1] or 16), found[2], found[3], found[4]
+        if count == "":
+            program.dynamic_shared = name
+            continue
+        program.static_shared = -(-program.static_shared // align) * align
+        program.shared[name] = program.static_shared
+        program.static_shared += width_of(kind) * int(count or 1)
+    if program.dynamic_shared is not None:
+        program.static_shared = -(-program.static_shared // 16) * 16
+        program.shared[program.dynamic_shared] = program.static_shared
+
+
+class _Body:
+    """The statements between the braces of an entry."""
+
+    def __init__(self, program: Program, text: str, start: int) -> None:
+        self.program = program
+        self.text = text
+        self.position = start + 1
+        self.line = _line(text, self.position)
+        self.scopes: list[dict[str, Register]] = [{}]
+        self.scope_count = 0
+
+    def parse(self) -> None:
+        """Read statements until the closing brace."""
+        while self.scopes:
+            self._skip_space()
+            if self.position >= len(self.text):
+                raise UnsupportedPtx("the entry has no closing brace", self.line)
+            character = self.text[self.position]
+            if character == "{":
+                self.scope_count += 1
+                self.scopes.append({})
+                self._advance(self.position + 1)
+            elif character == "}":
+                self.scopes.pop()
+                self._advance(self.position + 1)
+            elif found := _LABEL.match(self.text, self.position):
+                if found[1] in self.program.labels:
+                    raise UnsupportedPtx(f"label {found[1]} stands twice", self.line)
+                self.program.labels[found[1]] = len(self.program.instructions)
+                self._advance(found.end())
+            elif _LINE_DIRECTIVE.match(self.text, self.position):
+                end = self.text.find("\n", self.position)
+                self._advance(end if end >= 0 else len(self.text))
+            else:
+                self._statement()
+
+    def _skip_space(self) -> None:
+        found = re.compile(r"\s*").match(self.text, self.position)
+        self._advance(found.end() if found else self.position)
+
+    def _advance(self, position: int) -> None:
+        self.line += self.text.count("\n", self.position, position)
+        self.position = position
+
+    def _statement(self) -> None:
+        line = self.line
+        end = self.text.find(";", self.position)
+        if end < 0:
+            raise UnsupportedPtx("a statement has no end", line)
+        statement = re.sub(r"\s+", " ", self.text[self.position : end]).strip()
+        self._advance(end + 1)
+        if statement.startswith(".reg"):
+            self._declare(statement, line)
+        elif statement.startswith((".shared", ".extern")):
+            return  # laid out by _declare_shared
+        elif statement.startswith("."):
+            raise UnsupportedPtx("a directive that is not supported", line, statement)
+        elif statement:
+            self.program.instructions.append(self._instruction(statement, line))
+
+    def _declare(self, statement: str, line: int) -> None:
+        found = re.fullmatch(r"\.reg\s+\.(\w+)\s+(.+)", statement)
+        if found is None:
+            raise UnsupportedPtx("a register declaration that is not understood", line, statement)
+        width = width_of(found[1])
+        for item in (part.strip() for part in found[2].split(",")):
+            ranged = re.fullmatch(rf"({_IDENTIFIER})<(\d+)>", item)
+            names = [f"{ranged[1]}{i}" for i in range(int(ranged[2]))] if ranged else [item]
+            for name in names:
+                suffix = f"@{self.scope_count}" if len(self.scopes) > 1 else ""
+                register = Register(name + suffix, width)
+                self.scopes[-1][name] = register
+                self.program.registers[register.name] = register
+
+    def _instruction(self, statement: str, line: int) -> Instruction:
+        guard, negated, rest = None, False, statement
+        if found := re.match(rf"@(!?)({_IDENTIFIER})\s+", statement):
+            negated = found[1] == "!"
+            guard = self._register(found[2], line, statement)
+            rest = statement[found.end() :]
+        mnemonic, _, arguments = rest.partition(" ")
+        opcode, *modifiers = mnemonic.split(".")
+        operands = tuple(self._operand(item, line, statement) for item in _split(arguments))
+        return Instruction(opcode, tuple(modifiers), operands, guard, negated, statement, line)
+
+    def _find(self, name: str) -> Register | None:
+        for scope in reversed(self.scopes):
+            if name in scope:
+                return scope[name]
+        return None
+
+    def _register(self, name: str, line: int, statement: str) -> Register:
+        register = self._find(name)
+        if register is None:
+            raise UnsupportedPtx(f"{name} is not declared", line, statement)
+        return register
+
+    def _operand(self, item: str, line: int, statement: str) -> Operand:
+        if item.startswith("{"):
+            return Vector(
+                tuple(
+                    None if part == "_" else self._scalar(part, line, statement)
+                    for part in _split(item[1:-1])
+                )
+            )
+        if item.startswith("["):
+            return self._address(item[1:-1].strip(), line, statement)
+        if "|" in item:
+            first, second = (part.strip() for part in item.split("|", 1))
+            return Pair(
+                self._register(first, line, statement), self._register(second, line, statement)
+            )
+        if (value := _immediate(item) or self._find(item)) is not None:
+            return value
+        if item.startswith("%"):
+            return Special(item)
+        if re.fullmatch(_IDENTIFIER, item):
+            return Symbol(item)
+        raise UnsupportedPtx(f"operand {item} is not understood", line, statement)
+
+    def _scalar(self, item: str, line: int, statement: str) -> Register | Immediate:
+        value = _immediate(item)
+        return value if value is not None else self._register(item, line, statement)
+
+    def _address(self, item: str, line: int, statement: str) -> Address:
+        found = re.fullmatch(rf"({_IDENTIFIER})\s*(?:\+\s*(-?\w+))?", item)
+        if found is None:
+            value = _immediate(item)
+            if value is None:
+                raise UnsupportedPtx(f"address {item} is not understood", line, statement)
+            return Address(None, value.bits)
+        base = self._find(found[1]) or Symbol(found[1])
+        return Address(base, int(found[2], 0) if found[2] else 0)
+
+
+def _split(arguments: str) -> list[str]:
+    """Split at commas outside braces and brackets."""
+    items, depth, start = [], 0, 0
+    for position, character in enumerate(arguments):
+        depth += character in "{["
+        depth -= character in "}]"
+        if character == "," and depth == 0:
+            items.append(arguments[start:position].strip())
+            start = position + 1
+    last = arguments[start:].strip()
+    return [*items, last] if last else items
+
+
+def _immediate(item: str) -> Immediate | None:
+    """Read a literal: integers, `0f`/`0d` bit patterns, decimal floats; None where it is none."""
+    if re.fullmatch(r"0[fFdD][0-9a-fA-F]+", item):
+        return Immediate(int(item[2:], 16))
+    if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", item):
+        return Immediate(int(item.rstrip("U"), 0))
+    if re.fullmatch(r"-?\d+\.\d*", item):
+        return Immediate(0, float(item))
+    return None

@@ -1,0 +1,157 @@
+"""How alike the places of an image look to each layer of an encoder, and to SAM.
+
+Source: UINO-FSS (arXiv 2504.15669), figure 2: the adapter reads the layer whose self-similarity is
+closest to that of SAM's image embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from uino_deploy.images import Float32, UInt8, preprocess_image
+from uino_deploy.studies.tiles import heat, mark, montage
+
+if TYPE_CHECKING:
+    from uino_deploy.model.encoder import DinoVisionTransformer
+    from uino_deploy.model.sam_encoder import SamImageEncoder
+
+_ACROSS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class SelfSimilarity:
+    """Of one image: cosines between all its places.
+
+    Attributes:
+        layers: [depth, N, N], after each block and the final LayerNorm.
+        teacher: [N, N] of SAM's embedding on the same grid; None without a teacher.
+    """
+
+    layers: Float32
+    teacher: Float32 | None
+
+    @property
+    def grid(self) -> int:
+        """Places along one side."""
+        return math.isqrt(self.layers.shape[1])
+
+    @property
+    def closeness(self) -> list[float]:
+        """Pearson correlation of each layer's cosines with the teacher's, all pairs of places.
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError("closeness needs a teacher")
+        above = np.triu_indices(len(self.teacher), 1)
+        truth = self.teacher[above]
+        return [float(np.corrcoef(layer[above], truth)[0, 1]) for layer in self.layers]
+
+
+def self_similarity(
+    image: UInt8,
+    size: int,
+    encoder: DinoVisionTransformer,
+    teacher: SamImageEncoder | None = None,
+) -> SelfSimilarity:
+    """Encode an image and compare all of its places with each other.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: side of the encoder's input in pixels.
+        encoder: in evaluation mode.
+        teacher: SAM's image encoder, likewise.
+    """
+    import copy
+
+    import torch
+    from torch.nn import functional
+
+    from uino_deploy.model.layers import to_tokens
+    from uino_deploy.training.teacher import prepare, spread
+
+    every = copy.copy(encoder)
+    depth = encoder.config.depth
+    every.config = replace(encoder.config, correlation_layers=tuple(range(1, depth + 1)))
+    with torch.inference_mode():
+        _, deep = every(torch.from_numpy(preprocess_image(image, size))[None])
+        layers = _cosines(deep[0].numpy())
+        if teacher is None:
+            return SelfSimilarity(layers, None)
+        prepared = prepare(image, teacher.config.image_size)
+        embedding = spread(teacher(torch.from_numpy(prepared.pixels)[None]), prepared.covered)
+        grid = round(layers.shape[1] ** 0.5)
+        resized = functional.interpolate(
+            embedding, size=(grid, grid), mode="bilinear", antialias=True
+        )
+        return SelfSimilarity(layers, _cosines(to_tokens(resized).numpy())[0])
+
+
+def propose_early_layer(maps: Sequence[SelfSimilarity]) -> tuple[int, list[float]]:
+    """Return the block (from 1) closest to the teacher on average, and every block's closeness."""
+    closeness = np.mean([each.closeness for each in maps], axis=0)
+    return int(closeness.argmax()) + 1, [float(value) for value in closeness]
+
+
+def similarity_figure(
+    image: UInt8, maps: SelfSimilarity, point: tuple[float, float], early: int | None = None
+) -> UInt8:
+    """Draw how alike a point is to all others, through all layers and for the teacher.
+
+    Args:
+        image: uint8 [H, W, 3].
+        maps: the image's.
+        point: its x and y as shares of the image's width and height.
+        early: the layer to point out.
+
+    Returns:
+        uint8 [H', W', 3].
+    """
+    grid = maps.grid
+    column, row = (min(grid - 1, int(share * grid)) for share in point)
+    place = row * grid + column
+    tiles = [("image", mark(image, *point))]
+    if maps.teacher is not None:
+        tiles.append(("SAM", _tile(maps.teacher[place], grid, image)))
+    tiles += [
+        (f"layer {number}{' *' if number == early else ''}", _tile(layer[place], grid, image))
+        for number, layer in enumerate(maps.layers, 1)
+    ]
+    return montage([tiles[first : first + _ACROSS] for first in range(0, len(tiles), _ACROSS)])
+
+
+def write_picture(picture: UInt8, path: Path, force: bool = False) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        OutputExists: the file is there and `force` is not given.
+    """
+    from PIL import Image
+
+    from uino_deploy.files import atomic_file
+
+    with atomic_file(path, force) as temporary:
+        Image.fromarray(picture).save(temporary, "png")
+
+
+def _tile(cosines: Float32, grid: int, image: UInt8) -> UInt8:
+    """Colour a map and give it the image's proportions back."""
+    from PIL import Image
+
+    coloured = Image.fromarray(heat(cosines.reshape(grid, grid)))
+    height, width = image.shape[:2]
+    return np.asarray(coloured.resize((width, height), Image.Resampling.NEAREST))
+
+
+def _cosines(tokens: Float32) -> Float32:
+    """[M, N, D] -> [M, N, N]."""
+    unit = tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
+    cosines: Float32 = (unit @ unit.transpose(0, 2, 1)).astype(np.float32)
+    return cosines
