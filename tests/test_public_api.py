@@ -55,6 +55,8 @@ LIGHT = [
     "uino_deploy.inspection",
     "uino_deploy.kernels",
     "uino_deploy.runtime",
+    "uino_deploy.runtime.openvino_backend",
+    "uino_deploy.selftest.operators",
     "uino_deploy.tolerances",
 ]
 
