@@ -162,6 +162,7 @@ def correlation4d_kernel(
         s32 = tl.reshape(s.to(tl.float32), (BLOCK_S, BLOCK_D // VECTOR, VECTOR))
         q_squares += tl.sum(q32 * q32, 2)
         s_squares += tl.sum(s32 * s32, 2)
+        dots = tl.inline_asm_elementwise("", "=f,0", [dots], tl.float32, True, 1)
         q_ptrs += BLOCK_D
         s_ptrs += BLOCK_D
 

@@ -60,6 +60,32 @@ def product(
 
 
 @triton.jit
+def plain_product(
+    q,
+    s,
+    depth,
+    out,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    STAGES: tl.constexpr,
+    TURNED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """q times s, its tiles used by the product alone; s is [depth, N], or [N, depth] turned."""
+    row, column, step = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K)
+    total = tl.zeros((M, N), tl.float32)
+    for k in tl.range(0, depth, K, num_stages=STAGES):
+        a = tl.load(q + row[:, None] * depth + (k + step)[None, :])
+        if TURNED:
+            b = tl.trans(tl.load(s + column[:, None] * depth + (k + step)[None, :]))
+        else:
+            b = tl.load(s + (k + step)[:, None] * N + column[None, :])
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    tl.store(out + row[:, None] * N + column[None, :], total)
+
+
+@triton.jit
 def _then(first_decay, first, decay, state):
     return first_decay * decay, decay * first + state
 
@@ -124,6 +150,21 @@ def products(types: list[tuple[str, str]]) -> list:
     ]  # fmt: skip
 
 
+def plain_products() -> list:
+    """Products of warp groups: tiles of every swizzling, either order of s, each type."""
+    found = []
+    for kind, n, k, turned in (
+        ("fp16", 64, 64, True), ("fp16", 128, 64, False), ("bf16", 32, 32, True),
+        ("bf16", 32, 32, False), ("fp16", 16, 16, True), ("fp16", 16, 16, False),
+        ("fp32", 64, 32, True),
+    ):  # fmt: skip
+        signature = {"q": f"*{kind}", "s": f"*{kind}", "depth": "i32", "out": "*fp32"}
+        constants = {"M": 128, "N": n, "K": k, "STAGES": 3, "TURNED": turned, "PRECISION": "tf32"}
+        name = f"plain {kind} {n} {k} {'turned' if turned else 'straight'}"
+        found.append((name, plain_product, signature, constants, 8))
+    return found
+
+
 def scans(kinds: list[str]) -> list:
     """The scan and the assorted functions for each type: the first in two tilings."""
     found = []
@@ -146,11 +187,14 @@ def main(capability: int) -> None:
         types += [("bf16", "ieee"), ("fp32", "ieee"), ("fp32", "tf32"), ("fp32", "tf32x3")]
     kinds = ["fp16", "fp32", "bf16"] if capability in (80, 120) else ["fp16"]
     compiled = {}
-    for name, function, signature, constants, warps in products(types) + scans(kinds):
+    wanted = products(types) + scans(kinds)
+    if capability == 90:
+        wanted = products([("fp16", "ieee")]) + plain_products()
+    for name, function, signature, constants, warps in wanted:
         hints = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values())
                  if kind.startswith("*")}  # fmt: skip
         if "depth" in signature:
-            hints[(4,)] = [["tt.divisibility", 16]]
+            hints[(list(signature).index("depth"),)] = [["tt.divisibility", 16]]
         source = ASTSource(
             function, signature | dict.fromkeys(constants, "constexpr"), constants, hints
         )

@@ -1,7 +1,7 @@
 """Executes the PTX that Triton writes, on a CPU with numpy, and counts what it asks of memory.
 
-What it does not prove: timing; memory ordering between blocks; wgmma and tcgen05 (refused); the
-rounding of a GPU's approximate units and tensor-core sums; what ptxas makes of the text.
+What it does not prove: timing; memory ordering between blocks; tcgen05 (refused); the rounding
+of a GPU's approximate units and tensor-core sums; what ptxas makes of the text.
 
     program = parse(ptx)
     out = poisoned((rows, columns), np.float16)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from uino_deploy.ptx.errors import UnsupportedPtx
 from uino_deploy.ptx.parser import (
     Address,
+    Immediate,
     Instruction,
     Operand,
     Pair,
@@ -25,6 +26,7 @@ _NO_RESULT = frozenset(
     {"st", "bra", "ret", "exit", "bar", "barrier", "cp", "red", "stmatrix", "membar", "fence"}
     | {"prefetch", "trap"}
 )
+_ADDS_TO_RESULT = frozenset({"wgmma"})
 _ENDS_BLOCK = frozenset({"bra", "ret", "exit"})
 
 
@@ -54,8 +56,15 @@ def reads(instruction: Instruction) -> Iterator[Register]:
         if isinstance(operand, Address):
             if isinstance(operand.base, Register):
                 yield operand.base
-        elif position > 0 or instruction.opcode in _NO_RESULT:
+        elif position > 0 or instruction.opcode in _NO_RESULT or _accumulates(instruction):
             yield from _registers(operand)
+
+
+def _accumulates(instruction: Instruction) -> bool:
+    """Tell whether the result's registers are read: by a product whose scale-d is not zero."""
+    if instruction.opcode not in _ADDS_TO_RESULT or len(instruction.operands) < 4:
+        return False
+    return instruction.operands[3] != Immediate(0)
 
 
 def writes(instruction: Instruction) -> Iterator[Register]:

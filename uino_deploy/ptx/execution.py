@@ -2,8 +2,8 @@
 
 This executes PTX on a CPU with numpy. It proves that the instructions compute the right values
 from the right addresses, for the arguments and grid given. It does not prove: timing; the order
-of memory accesses between blocks, or between threads that a barrier does not order; wgmma,
-tcgen05, bulk copies and other sm_90 and sm_100 instructions (refused); the rounding of a GPU's
+of memory accesses between blocks, or between threads that a barrier does not order; tcgen05,
+bulk copies and other sm_90 and sm_100 instructions (refused); the rounding of a GPU's
 approximate units (ex2, lg2, rsqrt, div.full) and of the tensor cores' sums; what ptxas makes of
 the text.
 """

@@ -31,6 +31,7 @@ from uino_deploy.ptx.registers import Action, Registers
 from uino_deploy.ptx.shared import SharedMemory
 from uino_deploy.ptx.transfer import TRANSFERS, access_width
 from uino_deploy.ptx.warp import WARP_WIDE
+from uino_deploy.ptx.warpgroup import WARPGROUPS
 
 _HANDLERS: dict[str, Handler] = {
     **ELEMENTWISE,
@@ -39,6 +40,7 @@ _HANDLERS: dict[str, Handler] = {
     **MATRICES,
     **TRANSFERS,
     **WARP_WIDE,
+    **WARPGROUPS,
 }
 _AXES = "xyz"
 

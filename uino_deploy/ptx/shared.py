@@ -1,4 +1,4 @@
-"""Shared memory: what was written, by whom and since which barrier; pending copies; banks.
+"""Shared memory: what was written, by whom and since which barrier; what is in flight; banks.
 
 Time is counted in barriers. A granule (the smallest access of the program, at most 16 bytes)
 remembers when and by which lane it was last written and last read, so that a read of another
@@ -16,6 +16,7 @@ from uino_deploy.ptx.floats import Array
 from uino_deploy.ptx.lanes import WARP, Lanes, by_warp
 from uino_deploy.ptx.memory import UNSIGNED
 from uino_deploy.ptx.parser import Instruction
+from uino_deploy.ptx.products import Products
 from uino_deploy.ptx.trace import SharedTrace
 
 _UNWRITTEN = 0xFFFF_FFFF
@@ -50,6 +51,7 @@ class SharedMemory:
         self.warp_time = np.empty(lanes.count, dtype=np.uint32)
         self.committed = np.zeros(lanes.count, dtype=np.int64)
         self.copies: list[_Copy] = []
+        self.products = Products(lanes.count, total // granule)
         self.now = 1
         self.loads, self.stores = SharedTrace(), SharedTrace()
         self._wavefronts: dict[tuple[int, bytes], tuple[int, int, int]] = {}
@@ -63,6 +65,7 @@ class SharedMemory:
         self.warp_time.fill(0)
         self.committed.fill(0)
         self.copies.clear()
+        self.products.reset()
         self.now = 1
 
     def barrier(self, lanes: Array | None) -> None:
@@ -92,6 +95,29 @@ class SharedMemory:
         index = offsets // size
         view = self.views[size]
         return [view[index + step] for step in range(count)]
+
+    def read_in_flight(
+        self, instruction: Instruction, addresses: Array, lanes: Array, size: int
+    ) -> tuple[Array, Array]:
+        """Read one value of `size` bytes from each address for a product that starts now.
+
+        Returns:
+            The values, and the granules that must stay as they are until the product is done.
+
+        Raises:
+            PtxFault: As `read`.
+        """
+        offsets = self._offsets(instruction, addresses, lanes, size)
+        granule = offsets // self.granule
+        once, index = np.unique(granule, return_index=True)
+        self._check_read(instruction, once * self.granule, lanes[index], self.granule)
+        return self.views[size][offsets // size], once
+
+    def finish(self, lanes: Array, allowed: int) -> None:
+        """Complete products in flight; what they read counts as read now, by the first lane."""
+        for granules in self.products.finish(lanes, allowed):
+            self.read_time[granules] = self.now
+            self.reader[granules] = lanes[0]
 
     def peek(self, addresses: Array, lanes: Array, size: int) -> Array:
         """Return values without checks or counting; the caller has read those bytes already."""
@@ -234,6 +260,10 @@ class SharedMemory:
         size = values[0].dtype.itemsize
         index, view = offsets // size, self.views[size]
         granules = self._granules(offsets, size * len(values))
+        if self.products and self.products.readers[granules].any():
+            row = int(np.argmax(self.products.readers[granules].any(axis=1)))
+            reason = "overwrites shared memory that a wgmma in flight reads"
+            raise self.lanes.fault(instruction, reason, int(self._lanes(lanes)[row]))
         since = (self.block_time if lanes is None else self.block_time[lanes])[:, None]
         written, read = self.write_time[granules], self.read_time[granules]
         suspect = ((written > since) & (written != _UNWRITTEN)) | (read > since)
