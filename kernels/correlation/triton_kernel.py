@@ -32,6 +32,7 @@ class Tile:
     stages: int
     precision: str = "tf32x3"
     serial: bool = False
+    settle: bool = False
 
     def constants(self, pool: int) -> dict[str, Any]:
         """Return the kernel's compile-time arguments for windows of pool x pool cells."""
@@ -47,6 +48,7 @@ class Tile:
             "EPSILON": EPS,
             "PRECISION": self.precision,
             "SERIAL": self.serial,
+            "SETTLE": self.settle,
             "WIDEN": False,
         }
 
@@ -70,7 +72,7 @@ def tile_for(element_bytes: int, capability: int) -> Tile:
     if capability in (100, 103, 110):  # tcgen05: the accumulator is in tensor memory
         return Tile(128, 128, 32, 8, 2) if element_bytes == 2 else Tile(64, 64, 16, 4, 2, "ieee")
     if element_bytes == 2 and capability == 90:  # wgmma
-        return Tile(128, 128, 32, 8, 4)
+        return Tile(128, 128, 32, 8, 4, settle=True)
     if element_bytes == 2:  # 16 deep: ldmatrix then has half the bank conflicts
         return Tile(128, 128, 16, 8, 7, serial=capability != 80)
     return Tile(128, 64, 16, 8, 3 if capability == 90 else 4)
@@ -108,6 +110,7 @@ def correlation4d_kernel(
     EPSILON: tl.constexpr,
     PRECISION: tl.constexpr,
     SERIAL: tl.constexpr,
+    SETTLE: tl.constexpr,
     WIDEN: tl.constexpr,  # multiply as float32: the interpreter would multiply bfloat16's bits
 ):
     """One tile: BLOCK_Q query tokens against the support tokens of BLOCK_S // POOL**2 windows."""
@@ -162,7 +165,10 @@ def correlation4d_kernel(
         s32 = tl.reshape(s.to(tl.float32), (BLOCK_S, BLOCK_D // VECTOR, VECTOR))
         q_squares += tl.sum(q32 * q32, 2)
         s_squares += tl.sum(s32 * s32, 2)
-        dots = tl.inline_asm_elementwise("", "=f,0", [dots], tl.float32, True, 1)
+        if SETTLE:
+            # No instruction, but a use of the sums: Triton waits for the product here, instead of
+            # copying the next tile over the one that the product still reads.
+            dots = tl.inline_asm_elementwise("", "=f,0", [dots], tl.float32, True, 1)
         q_ptrs += BLOCK_D
         s_ptrs += BLOCK_D
 

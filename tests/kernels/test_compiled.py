@@ -30,7 +30,7 @@ from uino_deploy.kernels.compiler.variants import preset_variants, scan_tiling
 from uino_deploy.ptx.dataflow import basic_blocks, maybe_unwritten
 
 CORRELATION, *SCANS = preset_shapes("vitb14")
-EXECUTABLE = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_120"]
+EXECUTABLE = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120"]
 
 
 def compiled(arch, names=None, presets=("vitb14",)):
@@ -172,6 +172,18 @@ def test_the_shipped_ptx_computes_the_operators(orin):
         kernel = executable(orin[variant.name], variant)
         error = numerics.relative_error(kernel, numerics.small_shape(variant), 87)
         assert error <= numerics.tolerance(variant), variant.name
+
+
+def test_the_correlation_for_hopper_computes_the_operator():
+    """Its products run in flight: executed, a tile that is overwritten too early is a fault."""
+    wanted = {v.name: v for v in preset_variants(90, ["vitb14"]) if v.op == "correlation4d"}
+    for name, kernel in compiled("sm_90", list(wanted)).items():
+        assert "wgmma.mma_async" in kernel.ptx
+        variant = wanted[name]
+        error = numerics.relative_error(
+            executable(kernel, variant), numerics.small_shape(variant), 90
+        )
+        assert error <= numerics.tolerance(variant), name
 
 
 def test_no_register_is_read_that_was_never_written(orin):
