@@ -28,7 +28,7 @@ from uino_deploy.studies.ablation import (
     run_row,
     table,
 )
-from uino_deploy.training.trainer import Trainer
+from uino_deploy.training import from_scratch
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +105,16 @@ def test_an_encoder_of_its_own_is_trained_once(base, tmp_path, monkeypatch):
     budget = Budget(steps=1, batch=2, episodes=2, encoder_steps=2)
     seen = []
     run = run_row("encoder-64", 0, checkpoint, tmp_path / "rows", budget, seen.append)
-    assert [(position.step, position.steps) for position in seen] == [(1, 2), (2, 2), (1, 1)]
+    assert [(progress.step, progress.steps) for progress in seen] == [(1, 2), (2, 2), (1, 1)]
     kept = load_file(tmp_path / "rows" / "encoder-64-0" / ENCODER)
     torch.manual_seed(0)
     fresh = UinoFSS(ROWS["encoder-64"].config(base.config)).encoder.state_dict()
     assert {name: t.shape for name, t in kept.items()} == {n: t.shape for n, t in fresh.items()}
     assert not all(torch.equal(kept[name], fresh[name]) for name in fresh)
     (tmp_path / "rows" / "encoder-64-0" / RESULTS).unlink()
-    monkeypatch.setattr(Trainer, "run", lambda _: pytest.fail("it trained the encoder again"))
+    monkeypatch.setattr(
+        from_scratch, "train_from_scratch", lambda *_: pytest.fail("it trained the encoder again")
+    )
     again = run_row("encoder-64", 0, checkpoint, tmp_path / "rows", budget)
     assert again.document()["miou"] == run.document()["miou"]
 

@@ -13,7 +13,7 @@ from uino_deploy.cli.train import train
 from uino_deploy.errors import OutputExists
 from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata
 from uino_deploy.training import recipe as recipes
-from uino_deploy.training.trainer import Trainer
+from uino_deploy.training.loop import TrainingLoop
 
 
 @pytest.fixture(autouse=True)
@@ -68,17 +68,17 @@ def test_a_model_that_passes_was_judged(tmp_path, monkeypatch):
 def test_an_existing_output_is_refused_before_the_training(tmp_path, monkeypatch):
     path = tmp_path / "there.safetensors"
     path.write_bytes(b"precious")
-    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("it trained"))
+    monkeypatch.setattr(TrainingLoop, "run", lambda *_: pytest.fail("it trained"))
     result = run("--recipe", "demo", "-o", str(path))
     assert isinstance(result.exception, OutputExists)
     assert path.read_bytes() == b"precious"
 
 
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(self):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "run", interrupted)
+    monkeypatch.setattr(TrainingLoop, "run", interrupted)
     result = run("--recipe", "demo", "-o", str(tmp_path / "new.safetensors"))
     assert result.exit_code != 0
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from PIL import Image
 
 from tests.data.miniatures import write_jpeg
 from tests.model.test_sam_encoder import filled, official_file
+from uino_deploy.cli import distill as command
 from uino_deploy.cli._options import Settings
-from uino_deploy.cli.distill import distill
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.images import load_image
+from uino_deploy.model.assembly import assemble_from_checkpoint
 from uino_deploy.model.checkpoint import (
     load_checkpoint,
     read_checkpoint_metadata,
@@ -28,7 +30,9 @@ from uino_deploy.model.checkpoint import (
 )
 from uino_deploy.model.sam_encoder import SamEncoderConfig
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.training.distillation import list_images, stage_sizes
+from uino_deploy.training import distill
+from uino_deploy.training.distillation import list_images, shuffled, stage_sizes
+from uino_deploy.training.schedule import RunOptions
 from uino_deploy.training.teacher import Teacher, prepare, spread
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +56,21 @@ def place(tmp_path_factory):
     return folder
 
 
-def arguments(place, output, *more):
+def run(place, output, seed=0, sam="sam.pth", **more):
+    """Distil through the public function; `words` are the same for the command."""
+    return distill(
+        assemble_from_checkpoint(place / "tiny.safetensors"),
+        place / "photos",
+        place / sam,
+        output,
+        RunOptions(batch=4, lr=3e-3, warmup=2, save_every=2, seed=seed),
+        steps=6,
+        cache=place / "embeddings",
+        **more,
+    )
+
+
+def words(place, output, *more):
     return [
         "--images", str(place / "photos"), "--checkpoint", str(place / "tiny.safetensors"),
         "--sam-checkpoint", str(place / "sam.pth"), "--cache", str(place / "embeddings"),
@@ -61,17 +79,11 @@ def arguments(place, output, *more):
     ]  # fmt: skip
 
 
-def run(*words):
-    return CliRunner().invoke(distill, words, obj=Settings())
-
-
 @pytest.fixture(scope="module")
 def whole(place):
     """A distillation that nobody stopped."""
     output = place / "whole"
-    result = run(*arguments(place, output, "--json"))
-    assert result.exit_code == 0, result.output
-    return output, json.loads(result.stdout)
+    return output, run(place, output)
 
 
 def test_sizes_grow_from_coarse_to_fine():
@@ -80,10 +92,12 @@ def test_sizes_grow_from_coarse_to_fine():
 
 
 def test_the_loss_falls_and_only_the_adapter_changes(place, whole):
-    output, document = whole
+    output, result = whole
     rows = [row.split(",") for row in (output / "log.csv").read_text().splitlines()[1:]]
     assert len(rows) == 18
-    assert document["losses"][2] < 0.7 * float(rows[0][2])
+    assert result.checkpoint == output / "model.safetensors"
+    assert result.images == 10
+    assert result.losses[2] < 0.7 * float(rows[0][2])
     before = load_checkpoint(place / "tiny.safetensors").state_dict()
     after = load_checkpoint(output / "model.safetensors").state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -93,10 +107,20 @@ def test_the_loss_falls_and_only_the_adapter_changes(place, whole):
     assert provenance["settings"]["sizes"] == [28, 56, 112]
 
 
+def test_the_command_goes_on_and_prints_the_result(whole, place):
+    output, result = whole
+    invoked = CliRunner().invoke(
+        command.distill, words(place, output, "--resume", "--json"), obj=Settings()
+    )
+    assert invoked.exit_code == 0, invoked.output
+    document = json.loads(invoked.stdout)
+    assert document == json.loads(json.dumps(asdict(result), default=str))
+
+
 def test_a_killed_run_goes_on_to_the_same_result(place, whole, tmp_path):
     output = tmp_path / "killed"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "uino_deploy", "distill", *arguments(place, output)]
+    command = [sys.executable, "-m", "uino_deploy", "distill", *words(place, output)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (output / "state.safetensors").exists() and process.poll() is None:
@@ -105,8 +129,7 @@ def test_a_killed_run_goes_on_to_the_same_result(place, whole, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (output / "model.safetensors").exists() or process.returncode == 0
-    result = run(*arguments(place, output, "--resume"))
-    assert result.exit_code == 0, result.output
+    run(place, output, resume=True)
     expected = load_checkpoint(whole[0] / "model.safetensors").state_dict()
     found = load_checkpoint(output / "model.safetensors").state_dict()
     for name, tensor in expected.items():
@@ -119,7 +142,7 @@ def test_two_processes_equal_one(place, whole, tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-        "-m", "uino_deploy", "distill", *arguments(place, output),
+        "-m", "uino_deploy", "distill", *words(place, output),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -143,22 +166,18 @@ def test_two_processes_equal_one(place, whole, tmp_path):
 
 def test_resuming_with_other_options_or_without_asking_is_refused(place, whole):
     output, _ = whole
-    again = run(*arguments(place, output))
-    assert isinstance(again.exception, OutputExists)
-    other = run(*arguments(place, output, "--resume", "--seed", "9"))
-    assert isinstance(other.exception, InputError)
-    assert "seed" in str(other.exception)
+    with pytest.raises(OutputExists):
+        run(place, output)
+    with pytest.raises(InputError, match="seed"):
+        run(place, output, seed=9, resume=True)
 
 
 def test_a_teacher_of_other_channels_is_refused(place, tmp_path):
     wide = official_file(
         filled(SamEncoderConfig(32, 2, 2, (1,), 3, 128, embedding=32), 1), tmp_path / "wide.pth"
     )
-    words = arguments(place, tmp_path / "run")
-    words[words.index("--sam-checkpoint") + 1] = str(wide)
-    result = run(*words)
-    assert isinstance(result.exception, InputError)
-    assert "32 channels, the adapter's 64" in str(result.exception)
+    with pytest.raises(InputError, match="32 channels, the adapter's 64"):
+        run(place, tmp_path / "run", sam=wide)
 
 
 def test_sams_preprocessing_by_hand():
@@ -215,3 +234,10 @@ def test_images_are_listed_by_path_and_thinned_evenly(place, tmp_path):
     assert list_images(place / "photos", 5) == found[::2]
     with pytest.raises(InputError, match="holds no image"):
         list_images(tmp_path)
+
+
+def test_every_pass_shows_everything_once():
+    seen = list(shuffled(3, 10, 0, 30))
+    assert [sorted(seen[i : i + 10]) for i in (0, 10, 20)] == [list(range(10))] * 3
+    assert seen[:10] != seen[10:20]
+    assert list(shuffled(3, 10, 7, 9)) == seen[7:16]

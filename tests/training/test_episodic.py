@@ -12,22 +12,25 @@ import torch
 from click.testing import CliRunner
 
 from tests.data.miniatures import make_folder, make_voc
+from uino_deploy.cli import train as command
 from uino_deploy.cli._options import Settings
-from uino_deploy.cli.train import train
 from uino_deploy.config import VARIANTS, UinoConfig
 from uino_deploy.data.dataset import IGNORED
 from uino_deploy.data.folder import Folder
 from uino_deploy.data.pascal import Pascal
 from uino_deploy.errors import CheckFailed, InputError
 from uino_deploy.images import preprocess_image
+from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
 from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata, save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS, parameter_counts
+from uino_deploy.training import train
 from uino_deploy.training.episodic import LEARNING, EpisodicTraining
-from uino_deploy.training.processes import Processes
+from uino_deploy.training.loop import TrainingLoop
+from uino_deploy.training.processes import ALONE
 from uino_deploy.training.runs import check_frozen, frozen_digest
+from uino_deploy.training.schedule import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def write_model(path, variant):
@@ -46,7 +49,21 @@ def place(tmp_path_factory):
     return folder
 
 
-def arguments(place, variant, output, *more, steps=4):
+def run(place, variant, output, steps=4, **more):
+    """Train through the public function; `words` are the same for the command."""
+    return train(
+        assemble_from_checkpoint(place / f"{variant}.safetensors"),
+        "folder",
+        output,
+        RunOptions(batch=4, lr=3e-3, warmup=1, save_every=2),
+        data=place / "mug",
+        fold=1,
+        steps=steps,
+        **more,
+    )
+
+
+def words(place, variant, output, *more, steps=4):
     return [
         "--dataset", "folder", "--data", str(place / "mug"), "--fold", "1", "--batch", "4",
         "--checkpoint", str(place / f"{variant}.safetensors"), "--steps", str(steps),
@@ -54,8 +71,8 @@ def arguments(place, variant, output, *more, steps=4):
     ]  # fmt: skip
 
 
-def run(*words):
-    return CliRunner().invoke(train, [str(word) for word in words], obj=Settings())
+def invoke(*words):
+    return CliRunner().invoke(command.train, [str(word) for word in words], obj=Settings())
 
 
 def changed_parts(before, after):
@@ -66,16 +83,32 @@ def changed_parts(before, after):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_trains_its_parts_and_no_other(place, tmp_path, variant):
     output = tmp_path / "run"
-    result = run(*arguments(place, variant, output, "--json", steps=2))
-    assert result.exit_code == 0, result.output
-    document = json.loads(result.stdout)
+    result = run(place, variant, output, steps=2)
     before = place / f"{variant}.safetensors"
     assert changed_parts(before, output / "model.safetensors") == set(LEARNING[variant])
     counts = parameter_counts(load_checkpoint(before))
-    assert document["parameters"] == sum(counts[part] for part in LEARNING[variant])
+    assert result.parameters == sum(counts[part] for part in LEARNING[variant])
     provenance = read_checkpoint_metadata(output / "model.safetensors").provenance
     assert provenance["learned"] == list(LEARNING[variant])
     assert provenance["command"] == "uino-deploy train --dataset folder"
+
+
+def test_the_command_prints_the_result(place, tmp_path):
+    output = tmp_path / "run"
+    result = invoke(*words(place, "comp-star", output, "--json", steps=1))
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["checkpoint"] == str(output / "model.safetensors")
+    assert document["learned"] == list(LEARNING["comp-star"])
+    assert document["settings"] == json.loads((output / "run.json").read_text())
+    assert {"parameters", "loss"} < document.keys()
+
+
+def test_a_frozen_adapter_that_was_never_distilled_is_warned_of(place, tmp_path, caplog):
+    assembly = assemble_from_parts(UinoConfig.from_preset("tiny", "comp-star"))
+    options = RunOptions(batch=2, lr=1e-3)
+    train(assembly, "folder", tmp_path / "run", options, data=place / "mug", steps=1)
+    assert "the adapter is frozen without having been distilled" in caplog.text
 
 
 def test_comp_star_on_vit_b_learns_as_few_parameters_as_the_paper_says():
@@ -88,12 +121,10 @@ def test_comp_star_on_vit_b_learns_as_few_parameters_as_the_paper_says():
 
 def test_the_loss_falls_and_resuming_equals_not_stopping(place, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run(*arguments(place, "comp-star", whole, "--train-adapter", steps=12)).exit_code == 0
+    run(place, "comp-star", whole, steps=12, train_adapter=True)
     losses = [float(row.split(",")[2]) for row in (whole / "log.csv").read_text().splitlines()[1:]]
     assert len(losses) == 12
     assert sum(losses[-3:]) < 0.98 * sum(losses[:3])  # the decoder is random, and frozen
-
-    from uino_deploy.training.loop import Engine
 
     steps = []
 
@@ -103,14 +134,13 @@ def test_the_loss_falls_and_resuming_equals_not_stopping(place, tmp_path):
             raise KeyboardInterrupt
         return original(self, *_)
 
-    original = Engine._step
+    original = TrainingLoop._step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_step", stop_after_seven)
-        words = arguments(place, "comp-star", stopped, "--train-adapter", steps=12)
-        assert run(*words).exit_code != 0
+        patch.setattr(TrainingLoop, "_step", stop_after_seven)
+        with pytest.raises(KeyboardInterrupt):
+            run(place, "comp-star", stopped, steps=12, train_adapter=True)
     assert not (stopped / "model.safetensors").exists()
-    words = arguments(place, "comp-star", stopped, "--train-adapter", "--resume", steps=12)
-    assert run(*words).exit_code == 0
+    run(place, "comp-star", stopped, steps=12, train_adapter=True, resume=True)
     one, two = (
         load_checkpoint(folder / "model.safetensors").state_dict() for folder in (whole, stopped)
     )
@@ -119,14 +149,14 @@ def test_the_loss_falls_and_resuming_equals_not_stopping(place, tmp_path):
 
 def test_two_processes_equal_one(place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    assert run(*arguments(place, "comp", one, "--train-adapter", steps=3)).exit_code == 0
-    command = [
+    run(place, "comp", one, steps=3, train_adapter=True)
+    started = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "uino_deploy", "train",
-        *arguments(place, "comp", two, "--train-adapter", steps=3),
+        *words(place, "comp", two, "--train-adapter", steps=3),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(started, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     losses = [
         [float(row.split(",")[2]) for row in (folder / "log.csv").read_text().splitlines()[1:]]
@@ -180,15 +210,15 @@ def test_images_are_mirrored_with_their_masks(place):
 
 def test_what_does_not_go_together_is_refused(place, tmp_path):
     output = tmp_path / "x"
-    assert run("-o", output).exit_code == 2
-    assert run("--recipe", "demo", "--dataset", "folder", "-o", output).exit_code == 2
-    result = run("--recipe", "demo", "-o", output, "--lr", "1")
+    assert invoke("-o", output).exit_code == 2
+    assert invoke("--recipe", "demo", "--dataset", "folder", "-o", output).exit_code == 2
+    result = invoke("--recipe", "demo", "-o", output, "--lr", "1")
     assert result.exit_code == 2
     assert "--lr is not for recipes" in result.output
     no_start = ["--dataset", "folder", "--data", place / "mug", "-o", output]
-    assert "give --checkpoint, or --preset" in run(*no_start).output
+    assert "give --checkpoint, or --preset" in invoke(*no_start).output
     both = [*no_start, "--checkpoint", place / "comp.safetensors", "--variant", "full"]
-    assert run(*both).exit_code == 2
-    missing = run(*no_start[:3], tmp_path / "none", "-o", output, "--preset", "tiny")
+    assert invoke(*both).exit_code == 2
+    missing = invoke(*no_start[:3], tmp_path / "none", "-o", output, "--preset", "tiny")
     assert isinstance(missing.exception, InputError)
     assert not output.exists()

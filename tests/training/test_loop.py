@@ -1,4 +1,4 @@
-"""The engine: killed and resumed equals not stopped; what is frozen stays; folders are apart."""
+"""The loop: killed and resumed equals not stopped; what is frozen stays; folders are apart."""
 
 import csv
 
@@ -7,20 +7,12 @@ import torch
 from torch import nn
 
 from uino_deploy.errors import CheckFailed, InputError, OutputExists
-from uino_deploy.training.loop import (
-    LOG,
-    STATE,
-    Engine,
-    Schedule,
-    Task,
-    last_losses,
-    prepare_folder,
-    shuffled,
-)
-from uino_deploy.training.processes import Processes
+from uino_deploy.training.loop import Task, TrainingLoop
+from uino_deploy.training.processes import ALONE, Processes
+from uino_deploy.training.run_folder import LOG, STATE, last_losses, prepare_folder
+from uino_deploy.training.schedule import Schedule
 
-ALONE = Processes(0, 1, torch.device("cpu"))
-SCHEDULE = Schedule((7, 6), learning_rate=0.05, warmup=2)
+SCHEDULES = [Schedule(steps, learning_rate=0.05, warmup=2) for steps in (7, 6)]
 
 
 class Regression(Task):
@@ -58,7 +50,7 @@ def whole(tmp_path_factory):
     """A training that nobody stopped: its weights and its folder."""
     folder = tmp_path_factory.mktemp("whole")
     task = Regression()
-    Engine(task, SCHEDULE, folder, ALONE, save_every=3).run()
+    TrainingLoop(task, SCHEDULES, folder, ALONE, save_every=3).run()
     return weights(task), folder
 
 
@@ -81,18 +73,18 @@ def test_killed_anywhere_and_resumed_equals_not_stopped(whole, tmp_path, after):
     expected, folder = whole
     steps = []
 
-    def kill(position):
-        steps.append(position)
+    def kill(progress):
+        steps.append(progress)
         if len(steps) == after:
             raise Killed
 
     with pytest.raises(Killed):
-        Engine(Regression(), SCHEDULE, tmp_path, ALONE, save_every=3).run(kill)
+        TrainingLoop(Regression(), SCHEDULES, tmp_path, ALONE, save_every=3).run(kill)
     # The process that goes on starts from other weights: only the saved state may count. Where
     # nothing was saved yet it starts as the first one did.
     task = Regression(seed=1 if (tmp_path / STATE).exists() else 0)
     task.frozen.load_state_dict(Regression().frozen.state_dict())
-    Engine(task, SCHEDULE, tmp_path, ALONE, save_every=3).run(steps.append)
+    TrainingLoop(task, SCHEDULES, tmp_path, ALONE, save_every=3).run(steps.append)
     for name, tensor in weights(task).items():
         assert torch.equal(tensor, expected[name]), name
     assert (tmp_path / LOG).read_text() == (folder / LOG).read_text()
@@ -102,7 +94,7 @@ def test_a_finished_training_has_nothing_left_to_do(whole):
     expected, folder = whole
     task = Regression(seed=1)
     steps = []
-    Engine(task, SCHEDULE, folder, ALONE).run(steps.append)
+    TrainingLoop(task, SCHEDULES, folder, ALONE).run(steps.append)
     assert steps == []
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(task).items())
 
@@ -110,7 +102,7 @@ def test_a_finished_training_has_nothing_left_to_do(whole):
 def test_what_is_frozen_stays_in_evaluation_mode_and_unchanged(tmp_path):
     task = Regression()
     before = {name: tensor.clone() for name, tensor in task.frozen.state_dict().items()}
-    Engine(task, SCHEDULE, tmp_path, ALONE).run()
+    TrainingLoop(task, SCHEDULES, tmp_path, ALONE).run()
     assert all(torch.equal(tensor, before[n]) for n, tensor in task.frozen.state_dict().items())
     assert task.trained.training
     assert not task.frozen.training
@@ -120,17 +112,17 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(tmp_path):
     task = Regression()
     task.blow_up_at = (0, 4)
     with pytest.raises(CheckFailed, match="stage 1, step 5 is not finite"):
-        Engine(task, SCHEDULE, tmp_path, ALONE, save_every=2).run()
+        TrainingLoop(task, SCHEDULES, tmp_path, ALONE, save_every=2).run()
     assert all(parameter.isfinite().all() for parameter in task.trained.parameters())
     task = Regression()
     steps = []
-    Engine(task, SCHEDULE, tmp_path, ALONE, save_every=2).run(steps.append)
+    TrainingLoop(task, SCHEDULES, tmp_path, ALONE, save_every=2).run(steps.append)
     assert len(steps) == 13 - 4
 
 
 def test_time_left_covers_the_stages_to_come(tmp_path):
     seen = []
-    Engine(Regression(), SCHEDULE, tmp_path, ALONE).run(seen.append)
+    TrainingLoop(Regression(), SCHEDULES, tmp_path, ALONE).run(seen.append)
     assert [(p.stage, p.step, p.steps) for p in seen][6:8] == [(0, 7, 7), (1, 1, 6)]
     assert seen[0].seconds_left > 0
     assert seen[-1].seconds_left == 0
@@ -139,12 +131,12 @@ def test_time_left_covers_the_stages_to_come(tmp_path):
 def test_damaged_states_are_refused(whole, tmp_path):
     (tmp_path / STATE).write_bytes(b"nonsense")
     with pytest.raises(InputError, match="is damaged"):
-        Engine(Regression(), SCHEDULE, tmp_path, ALONE).run()
+        TrainingLoop(Regression(), SCHEDULES, tmp_path, ALONE).run()
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / STATE)
     with pytest.raises(InputError, match="no state of this version"):
-        Engine(Regression(), SCHEDULE, tmp_path, ALONE).run()
+        TrainingLoop(Regression(), SCHEDULES, tmp_path, ALONE).run()
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
@@ -163,13 +155,6 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     (tmp_path / "photos/a.jpg").write_bytes(b"x")
     with pytest.raises(OutputExists, match="not a training's folder"):
         prepare_folder(tmp_path / "photos", settings, False, True, ALONE)
-
-
-def test_every_pass_shows_everything_once():
-    seen = list(shuffled(3, 10, 0, 30))
-    assert [sorted(seen[i : i + 10]) for i in (0, 10, 20)] == [list(range(10))] * 3
-    assert seen[:10] != seen[10:20]
-    assert list(shuffled(3, 10, 7, 9)) == seen[7:16]
 
 
 def test_a_batch_must_divide_among_the_processes():

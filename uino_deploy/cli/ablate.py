@@ -9,7 +9,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, output_options
-from uino_deploy.cli._training import narrator
+from uino_deploy.training.progress import narrator
 
 if TYPE_CHECKING:
     from uino_deploy.evaluation.runs import Run
@@ -73,7 +73,7 @@ def ablate(
         for key in chosen:
             output.log(f"row {key}, seed {seed}")
             with output.progress("judging", episodes) as done:
-                told = narrator(output, 1)
+                told = narrator(output)
                 runs[key][seed] = run_row(key, seed, checkpoint, path, budget, told, done)
     columns, lines = table(runs)
     output.table(columns, lines)

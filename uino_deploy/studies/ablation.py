@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from uino_deploy.model.segmenter import UinoFSS
-    from uino_deploy.training.loop import Position
+    from uino_deploy.training.progress import Observer
 
 RESULTS = "results.json"
 ENCODER = "encoder.safetensors"
@@ -149,7 +149,7 @@ def run_row(
     checkpoint: Path,
     folder: Path,
     budget: Budget,
-    observe: Callable[[Position], None] = lambda position: None,
+    observe: Observer = lambda _progress: None,
     done: Callable[[], None] = lambda: None,
 ) -> Run:
     """Train and judge a row, or go on where an earlier call stopped; a finished row is read.
@@ -166,22 +166,21 @@ def run_row(
     Raises:
         InputError: the folder holds this row with another budget or checkpoint.
     """
-    import torch
-
     from uino_deploy.data.episode_list import draw_list
     from uino_deploy.data.open import open_dataset
     from uino_deploy.evaluation.segmenters import model_segmenter
     from uino_deploy.model.checkpoint import load_checkpoint
     from uino_deploy.training.episodic import EpisodicTraining
-    from uino_deploy.training.loop import Engine, Schedule, prepare_folder
-    from uino_deploy.training.processes import Processes
+    from uino_deploy.training.loop import TrainingLoop
+    from uino_deploy.training.processes import ALONE
+    from uino_deploy.training.run_folder import prepare_folder
+    from uino_deploy.training.schedule import Schedule
 
     own = folder / f"{key}-{seed}"
-    alone = Processes(0, 1, torch.device("cpu"))
     settings: dict[str, Any] = {
         "row": key, "seed": seed, "checkpoint": sha256(checkpoint), **vars(budget),
     }  # fmt: skip
-    prepare_folder(own, settings, resume=True, force=False, processes=alone)
+    prepare_folder(own, settings, resume=True, force=False, processes=ALONE)
     if (own / RESULTS).exists():
         return read_runs(own / RESULTS)[None]
     row = ROWS[key]
@@ -197,11 +196,11 @@ def run_row(
         1,
         budget.batch,
         seed,
-        alone,
+        ALONE,
         mirror=False,
     )
-    schedule = Schedule((budget.steps,), budget.learning_rate)
-    Engine(task, schedule, own, alone, save_every=100).run(observe)
+    schedule = Schedule(budget.steps, budget.learning_rate, warmup=100)
+    TrainingLoop(task, [schedule], own, ALONE, save_every=100).run(observe)
     held_out = open_dataset("demo")
     episodes = draw_list(held_out, budget.episodes, 1, EPISODE_SEED)
     run = run_episodes(row.name, model_segmenter(model.eval()), held_out, episodes, done)
@@ -210,25 +209,20 @@ def run_row(
 
 
 def _trained_encoder(
-    path: Path, config: UinoConfig, seed: int, steps: int, observe: Callable[[Position], None]
+    path: Path, config: UinoConfig, seed: int, steps: int, observe: Observer
 ) -> dict[str, Tensor]:
     """Return an encoder's weights after the demo recipe's first stage; kept in a file."""
     import safetensors.torch
 
-    from uino_deploy.training.loop import Position
+    from uino_deploy.training.from_scratch import train_from_scratch
     from uino_deploy.training.recipe import RECIPES
-    from uino_deploy.training.trainer import Progress, Trainer
 
     if path.exists():
         return safetensors.torch.load_file(path)
     recipe = RECIPES["demo"]
     recipe = replace(recipe, stages=(replace(recipe.stages[0], steps=steps),))
-
-    def tell(done: Progress, _model: UinoFSS) -> None:
-        left = done.seconds / done.step * (done.steps - done.step)
-        observe(Position(0, done.step, done.steps, done.loss, left))
-
-    state = Trainer(recipe, seed, tell, config).run().encoder.state_dict()
+    model = train_from_scratch(recipe, seed, path.with_suffix(""), config, observe)
+    state = model.encoder.state_dict()
     with atomic_file(path, force=True) as temporary:
         safetensors.torch.save_file(state, temporary)
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Batches(Dataset[Batch]):
-    """All batches of a training by their number, as its recipe and seed have them.
+    """All batches of a training by number, as determined by its recipe and seed.
 
     Args:
         config: the model's sizes.
@@ -61,6 +61,10 @@ class Batches(Dataset[Batch]):
         drawn_from = self._recipe.drawn_from.items()
         return tuple(roughened(load_pool(name), share) for name, share in drawn_from)
 
+    def __len__(self) -> int:
+        """Return the number of batches, one for each step of all stages."""
+        return len(self._deformations)
+
     def __getitem__(self, number: int) -> Batch:
         """Draw the batch of a step, counted from 0 through all stages."""
         return draw_batch(
@@ -72,23 +76,22 @@ class Batches(Dataset[Batch]):
             self._deformations[number],
         )
 
-    def of_stage(self, number: int) -> DataLoader[Batch]:
-        """Return a stage's batches, drawn ahead by a process of their own: a third of a step.
+    def drawn_ahead(self, first: int) -> Iterator[Batch]:
+        """Yield the batches from a number on, drawn by another process: a third of a step's time.
 
         Args:
-            number: the stage's, from 1.
+            first: the number of the first batch.
         """
-        steps = [stage.steps for stage in self._recipe.stages]
-        first = sum(steps[: number - 1])
-        fresh = Batches(self._config, self._recipe, self._seed)  # sprites cannot be sent
-        return DataLoader(
-            fresh,
+        loader = DataLoader(
+            Batches(self._config, self._recipe, self._seed),  # sprites cannot be sent
             batch_size=None,
-            sampler=range(first, first + steps[number - 1]),
+            sampler=range(first, len(self)),
             num_workers=1,
+            generator=torch.Generator(),  # leaves the global random state alone
             # A forked copy of a process with OpenMP's threads may hang.
             multiprocessing_context="spawn",
         )
+        yield from loader
 
 
 def draw_batch(
@@ -105,12 +108,12 @@ def draw_batch(
     target and written distractors the style would give the answer away.
 
     Args:
-        pools: their classes are numbered on from one pool to the next.
+        pools: the classes, numbered on from one pool to the next.
         config: the model's sizes.
-        seed: the sequence of episodes.
-        step: which batch of it.
-        episodes: in the batch, B.
-        deformation: of every glyph.
+        seed: selects the sequence of episodes.
+        step: the batch's number in that sequence.
+        episodes: episodes in the batch, B.
+        deformation: how each glyph is deformed.
     """
     size, patch = config.image_size, config.encoder.patch
     first = step * episodes
@@ -136,14 +139,14 @@ def draw_batch(
 
 
 def patch_shares(masks: NDArray[np.bool_], patch: int) -> NDArray[np.float32]:
-    """Return what `preprocess_mask` gives for masks that have the model's size already.
+    """Return what `preprocess_mask` returns for masks that already have the model's size.
 
     Args:
         masks: [G, S, S].
         patch: side of a patch in pixels; divides S.
 
     Returns:
-        [G, N]: one call for all glyphs of a scene takes a tenth of the time.
+        [G, N]. One call for all glyphs of a scene takes a tenth of the time of one for each.
     """
     glyphs, size, _ = masks.shape
     grid = size // patch

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -22,10 +25,15 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError
 from uino_deploy.images import load_image, preprocess_image
+from uino_deploy.model.assembly import Assembly
 from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.training.loop import Task, shuffled
-from uino_deploy.training.processes import Processes
+from uino_deploy.training.loop import Task
+from uino_deploy.training.processes import Processes, join_processes
+from uino_deploy.training.progress import LOGGING, Reporter, Silence
+from uino_deploy.training.run_folder import last_losses, prepare_folder
+from uino_deploy.training.runs import initial_settings, train_parts
+from uino_deploy.training.schedule import DISTILLATION, RunOptions
 from uino_deploy.training.teacher import Teacher
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -33,52 +41,157 @@ _READERS = 4  # threads that decode and resize images
 
 
 def stage_sizes(config: UinoConfig) -> tuple[int, ...]:
-    """Return the student's input sizes: about a quarter, a half, the whole (126, 252, 518)."""
+    """Return the student's input sizes: about a quarter, a half, and the whole (126, 252, 518)."""
     patch = config.encoder.patch
     size = config.image_size
     return tuple(max(patch, size // part // patch * patch) for part in (4, 2, 1))
 
 
 def list_images(folder: Path, most: int | None = None) -> list[Path]:
-    """Return all images below a folder, by path.
+    """Return the images in a folder and below it, sorted by path.
 
     Args:
-        folder: is searched with everything in it.
-        most: no more than so many, spread evenly.
+        folder: where to search.
+        most: keep no more than so many, spread evenly.
 
     Raises:
-        InputError: there is none.
+        InputError: the folder holds no image.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not found:
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not images:
         raise InputError(
-            f"{folder} holds no image", f"it is searched for {', '.join(sorted(_SUFFIXES))}"
+            f"{folder} holds no image",
+            f"an image is a file that ends in {', '.join(sorted(_SUFFIXES))}",
         )
-    if most is not None and most < len(found):
-        return [found[number * len(found) // most] for number in range(most)]
-    return found
+    if most is not None and most < len(images):
+        return [images[number * len(images) // most] for number in range(most)]
+    return images
 
 
 def names_digest(images: Sequence[Path], folder: Path) -> str:
-    """Return a SHA-256 of the images' paths below their folder: two runs' lists are compared."""
+    """Return a SHA-256 of the images' paths below their folder, to compare two runs' lists."""
     names = "\n".join(path.relative_to(folder).as_posix() for path in images)
     return hashlib.sha256(names.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class DistillationResult:
+    """The result of `distill`.
+
+    Attributes:
+        checkpoint: path of the trained model.
+        sizes: sides of the student's input in pixels, one for each stage.
+        images: number of images.
+        losses: mean loss over the last tenth of each stage's steps.
+        settings: everything that the result depends on.
+    """
+
+    checkpoint: Path
+    sizes: tuple[int, ...]
+    images: int
+    losses: list[float]
+    settings: dict[str, Any]
+
+
+def distill(
+    assembly: Assembly,
+    images: Path,
+    sam_checkpoint: Path,
+    folder: Path,
+    options: RunOptions = DISTILLATION,
+    *,
+    steps: int = 2000,
+    max_images: int | None = None,
+    cache: Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    reporter: Reporter = LOGGING,
+) -> DistillationResult:
+    """Distil SAM's image encoder into a model's adapter, as `uino-deploy distill` does.
+
+    Only the adapter learns. A killed run goes on with `resume` and ends as if it had not been
+    stopped. Under `torchrun` the processes share each batch, and the first one writes.
+
+    Args:
+        assembly: the model to begin with, from `model.assembly`; trained in place.
+        images: a folder of images, searched with everything below it.
+        sam_checkpoint: the teacher: Segment Anything's ViT-B, L or H.
+        folder: of the run; the result is `model.safetensors` in it.
+        options: batch, learning rate, seed and the like.
+        steps: of each of the three stages.
+        max_images: use no more images than this, spread evenly.
+        cache: where the teacher's embeddings are kept; `embeddings` in the run's folder when None.
+        resume: go on with the run that the folder holds.
+        force: start again over the run that the folder holds.
+        reporter: is told how far the work is; by default Python's logger `uino_deploy.training`.
+
+    Raises:
+        CheckpointError: SAM's checkpoint is unreadable or holds no image encoder.
+        InputError: there is no image, the teacher does not fit the model, or the folder holds a
+            run with other settings.
+        OutputExists: the folder holds something, and neither `resume` nor `force` is given.
+        CheckFailed: the loss is not finite, or a frozen part changed.
+    """
+    paths = list_images(images, max_images)
+    sizes = stage_sizes(assembly.model.config)
+    with join_processes() as processes:
+        if not processes.first:
+            reporter = Silence()
+        teacher = Teacher(sam_checkpoint, cache or folder / "embeddings", processes.device)
+        settings = {
+            **initial_settings(assembly),
+            **options.settings(),
+            "steps": steps,
+            "sizes": list(sizes),
+            "teacher": teacher.fingerprint,
+            "images": names_digest(paths, images),
+        }
+        prepare_folder(folder, settings, resume, force, processes)
+        _fill_cache(teacher, paths, processes, reporter)
+        task = Distillation(
+            assembly.model, teacher, paths, sizes, options.batch, options.seed, processes
+        )
+        checkpoint = train_parts(
+            assembly,
+            task,
+            [steps] * len(sizes),
+            folder,
+            options,
+            settings,
+            "uino-deploy distill",
+            processes,
+            reporter,
+        )
+    losses = last_losses(folder, len(sizes))
+    return DistillationResult(checkpoint, sizes, len(paths), losses, settings)
+
+
+def _fill_cache(
+    teacher: Teacher, images: Sequence[Path], processes: Processes, reporter: Reporter
+) -> None:
+    """Ask the teacher for every image, so that no step waits; each process for its share."""
+    share = images[processes.rank :: processes.count]
+    with reporter.progress("embedding", len(share)) as done:
+        for image in share:
+            teacher.embedding(image)
+            done()
+    processes.wait()
+
+
 class Distillation(Task):
-    """The adapter of a model learning from a teacher.
+    """The task of matching a teacher's embeddings with the adapter's output.
 
     Args:
         model: its encoder is frozen; its adapter learns.
         teacher: gives the embeddings.
         images: to learn from.
-        sizes: of the student's input, one for each stage.
+        sizes: sides of the student's input in pixels, one for each stage.
         batch: images of a step, over all processes.
         seed: of the images' order.
         processes: this process among all.
 
     Raises:
-        InputError: the teacher's embedding has other channels than the adapter's.
+        InputError: the teacher's embedding has another number of channels than the adapter's.
     """
 
     def __init__(
@@ -109,7 +222,7 @@ class Distillation(Task):
 
     def forward(self, stage: int, step: int) -> Tensor:
         """Return the mean squared error on this process's share of a step's images."""
-        chosen = self._processes.share(self._drawn(stage, step))
+        chosen = self._processes.share(self._image_numbers(stage, step))
         pixels, targets = zip(
             *self._readers.map(lambda index: self._read(index, self._sizes[stage]), chosen),
             strict=True,
@@ -117,12 +230,12 @@ class Distillation(Task):
         device = self._processes.device
         with torch.no_grad():
             early, _ = self.encoder(torch.from_numpy(np.stack(pixels)).to(device))
-        found = self.trained["adapter"](early).float()
+        learned = self.trained["adapter"](early).float()
         grid = self._teacher.grid
-        found = F.interpolate(found, size=(grid, grid), mode="bilinear", align_corners=False)
-        return F.mse_loss(found, torch.from_numpy(np.stack(targets)).to(device))
+        learned = F.interpolate(learned, size=(grid, grid), mode="bilinear", align_corners=False)
+        return F.mse_loss(learned, torch.from_numpy(np.stack(targets)).to(device))
 
-    def _drawn(self, stage: int, step: int) -> list[int]:
+    def _image_numbers(self, stage: int, step: int) -> list[int]:
         return list(
             shuffled(self._seed + stage, len(self._images), step * self._batch, self._batch)
         )
@@ -138,3 +251,22 @@ def _up_to_early(encoder: DinoVisionTransformer) -> DinoVisionTransformer:
     early = encoder.config.early_layer
     short.config = replace(encoder.config, correlation_layers=(early,))
     return short
+
+
+def shuffled(seed: int, count: int, first: int, size: int) -> Iterator[int]:
+    """Yield items `first` to `first + size` of an endless sequence of shuffled passes.
+
+    Args:
+        seed: of the sequence.
+        count: items in a pass.
+        first: where to begin.
+        size: how many to yield.
+    """
+    for position in range(first, first + size):
+        turn, place = divmod(position, count)
+        yield int(_order(seed, turn, count)[place])
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, turn: int, count: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, turn]).permutation(count)

@@ -6,7 +6,9 @@ Source: UINO-FSS (arXiv 2504.15669): episodes of the base classes, BCE and Dice 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +19,17 @@ from torch import Tensor
 from uino_deploy.config import Variant
 from uino_deploy.data.dataset import IGNORED, Dataset
 from uino_deploy.data.episode_list import draw_listed
+from uino_deploy.data.open import DatasetName, open_dataset
 from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask
-from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.model.assembly import Assembly
+from uino_deploy.model.segmenter import UinoFSS, parameter_counts
 from uino_deploy.training.loop import Task
 from uino_deploy.training.losses import mask_loss
-from uino_deploy.training.processes import Processes
+from uino_deploy.training.processes import Processes, join_processes
+from uino_deploy.training.progress import LOGGING, Reporter, Silence
+from uino_deploy.training.run_folder import last_losses, prepare_folder
+from uino_deploy.training.runs import initial_settings, train_parts
+from uino_deploy.training.schedule import EPISODIC, RunOptions
 
 _READERS = 4  # threads that decode and resize images
 
@@ -32,6 +40,114 @@ LEARNING: dict[Variant, tuple[str, ...]] = {
     "cp4d": ("prompt_generator", "decoder"),
 }
 """What the paper trains of each variant; the encoder and the distilled adapter are frozen."""
+
+
+@dataclass(frozen=True)
+class EpisodicResult:
+    """The result of `train`.
+
+    Attributes:
+        checkpoint: path of the trained model.
+        parameters: number of parameters that learned.
+        learned: names of the parts that learned.
+        loss: mean loss over the last tenth of the steps.
+        settings: everything that the result depends on.
+    """
+
+    checkpoint: Path
+    parameters: int
+    learned: tuple[str, ...]
+    loss: float
+    settings: dict[str, Any]
+
+
+def train(
+    assembly: Assembly,
+    dataset: DatasetName,
+    folder: Path,
+    options: RunOptions = EPISODIC,
+    *,
+    data: Path | None = None,
+    fold: int | None = None,
+    shots: int = 1,
+    steps: int = 10_000,
+    train_adapter: bool = False,
+    mirror: bool = True,
+    resume: bool = False,
+    force: bool = False,
+    reporter: Reporter = LOGGING,
+) -> EpisodicResult:
+    """Train a model on a data set's base classes, as `uino-deploy train --dataset` does.
+
+    The encoder and, unless asked for, the adapter are frozen, and of the variant comp-star the
+    decoder too. A killed run goes on with `resume` and ends as if it had not been stopped. Under
+    `torchrun` the processes share each batch, and the first one writes.
+
+    Args:
+        assembly: the model to begin with, from `model.assembly`; trained in place.
+        dataset: the data set's name.
+        folder: of the run; the result is `model.safetensors` in it.
+        options: batch, learning rate, seed and the like.
+        data: the data set's folder; None for the drawn one, "demo".
+        fold: the fold that is held out; None where the data set has no folds.
+        shots: support images of an episode.
+        steps: optimiser steps.
+        train_adapter: train the adapter too.
+        mirror: show half of the images mirrored; not for text.
+        resume: go on with the run that the folder holds.
+        force: start again over the run that the folder holds.
+        reporter: is told how far the work is; by default Python's logger `uino_deploy.training`.
+
+    Raises:
+        InputError: the data set's layout is wrong, or the folder holds a run with other settings.
+        OutputExists: the folder holds something, and neither `resume` nor `force` is given.
+        CheckFailed: the loss is not finite, or a frozen part changed.
+    """
+    model = assembly.model
+    learning = LEARNING[model.config.variant] + (("adapter",) if train_adapter else ())
+    opened = open_dataset(dataset, data, fold, "train")
+    settings = {
+        **initial_settings(assembly),
+        **options.settings(),
+        "dataset": dataset,
+        "fold": fold,
+        "classes": list(opened.classes),
+        "shots": shots,
+        "steps": steps,
+        "learning": list(learning),
+        "mirror": mirror,
+    }
+    counts = parameter_counts(model)
+    parameters = sum(counts[part] for part in learning)
+    with join_processes() as processes:
+        if not processes.first:
+            reporter = Silence()
+        prepare_folder(folder, settings, resume, force, processes)
+        reporter.log(
+            f"{model.config.variant}: {parameters:,} parameters ({parameters / 1e6:.2f} M) learn "
+            f"from {len(opened.classes)} of the data set's classes: {', '.join(learning)}"
+        )
+        if "adapter" in assembly.untrained and not train_adapter:
+            reporter.warn(
+                "the adapter is frozen without having been distilled; see --train-adapter, or "
+                "run `uino-deploy distill` first"
+            )
+        task = EpisodicTraining(
+            model, learning, opened, shots, options.batch, options.seed, processes, mirror
+        )
+        checkpoint = train_parts(
+            assembly,
+            task,
+            [steps],
+            folder,
+            options,
+            settings,
+            f"uino-deploy train --dataset {dataset}",
+            processes,
+            reporter,
+        )
+    (loss,) = last_losses(folder, 1)
+    return EpisodicResult(checkpoint, parameters, learning, loss, settings)
 
 
 class Sample(NamedTuple):
@@ -51,19 +167,19 @@ class Sample(NamedTuple):
 
 
 class EpisodicTraining(Task):
-    """A model learning to segment a data set's classes from a few shots.
+    """The task of segmenting a data set's classes from a few shots.
 
     What is drawn, and mirrored, depends on the seed and the episode's number alone.
 
     Args:
-        model: all but `learning` is frozen.
-        learning: names of the model's parts.
+        model: everything but `learning` is frozen.
+        learning: names of the parts that learn.
         dataset: the base classes.
         shots: support images of an episode.
         batch: episodes of a step, over all processes.
         seed: of the episodes.
         processes: this process among all.
-        mirror: show half of the images mirrored; not for what has a handedness, such as text.
+        mirror: show half of the images mirrored; not for text and other things with a handedness.
     """
 
     def __init__(

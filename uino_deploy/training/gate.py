@@ -1,4 +1,4 @@
-"""The gate of a recipe: what a trained model reaches on classes that no step has seen."""
+"""A recipe's gate: the mIoU that a trained model must reach on classes that no step has seen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def measure(
 
     Args:
         model: in evaluation mode.
-        recipe: its `required_miou` names the pools.
+        recipe: names the pools in `required_miou`.
         done: called after each episode.
     """
     segment = episode_segmenter(model)

@@ -1,4 +1,4 @@
-"""The losses of both stages of training."""
+"""Losses: glyph classification, the prototypes' similarity map, and the segmented mask."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from uino_deploy.training.batches import NO_GLYPH, Batch
 
-_COVERED = 0.25  # share of a patch from which on its token is taken for the glyph's
+_COVERED = 0.25  # least share of a patch at which its token counts as the glyph's
 
 
 class GlyphClassifier(nn.Module):
@@ -27,14 +27,14 @@ class GlyphClassifier(nn.Module):
         """
         total = batch.shares.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         pooled = self.linear(batch.shares / total @ tokens.float())  # [2B, G, classes + 1]
-        of_glyphs = F.cross_entropy(
+        glyph_loss = F.cross_entropy(
             pooled.flatten(0, 1), batch.labels.flatten(), ignore_index=NO_GLYPH
         )
         share, glyph = batch.shares.max(dim=1)  # [2B, N]
         label = batch.labels.gather(1, glyph)
         label = torch.where(share >= _COVERED, label, self.linear.out_features - 1)
-        of_tokens = F.cross_entropy(self.linear(tokens).flatten(0, 1).float(), label.flatten())
-        return of_glyphs + 0.5 * of_tokens
+        token_loss = F.cross_entropy(self.linear(tokens).flatten(0, 1).float(), label.flatten())
+        return glyph_loss + 0.5 * token_loss
 
 
 class SimilarityReadout(nn.Module):
@@ -59,7 +59,7 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, counted: Tensor | None
         iou: [B, 1], the decoder's estimate.
         truth: [B, S, S], 0 or 1.
         counted: bool [B, S, S], the pixels that count; all when None. The loss is a mean over
-            images, so that the mean over processes is that over their batches together.
+            images, so that its mean over processes equals the loss of their joint batch.
     """
     logits = F.interpolate(logits.float(), size=truth.shape[-2:], mode="bilinear")[:, 0]
     share = logits.sigmoid()
@@ -68,10 +68,10 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, counted: Tensor | None
     else:
         bce = F.binary_cross_entropy_with_logits(logits, truth, weight=counted, reduction="none")
         bce = (bce.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)).mean()
-        # Pixels that do not count are sure and right below.
+        # Below, pixels that do not count are predicted surely and correctly.
         logits, share, truth = (plane * counted for plane in (logits, share, truth))
     overlap = (share * truth).sum(dim=(1, 2))
     dice = 1 - (2 * overlap + 1) / (share.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 1)
-    found, real = logits.detach() > 0, truth > 0
-    actual = (found & real).sum(dim=(1, 2)) / (found | real).sum(dim=(1, 2)).clamp(min=1)
+    predicted, real = logits.detach() > 0, truth > 0
+    actual = (predicted & real).sum(dim=(1, 2)) / (predicted | real).sum(dim=(1, 2)).clamp(min=1)
     return 2 * bce + dice.mean() + F.mse_loss(iou[:, 0].float(), actual)

@@ -31,23 +31,27 @@ class Muon(torch.optim.Optimizer):
         self._by_shape: dict[torch.Size, list[Tensor]] = {}
         for matrix in self.param_groups[0]["params"]:
             self._by_shape.setdefault(matrix.shape, []).append(matrix)
-        self._momentum = {
-            shape: torch.zeros(len(alike), *shape) for shape, alike in self._by_shape.items()
-        }
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
-        """Move every matrix that has a gradient; all of one shape have one, or none has."""
+        """Move every matrix that has a gradient."""
         lr = self.param_groups[0]["lr"]
         for shape, alike in self._by_shape.items():
-            gradients = [matrix.grad for matrix in alike if matrix.grad is not None]
-            if not gradients:
+            moved = [matrix for matrix in alike if matrix.grad is not None]
+            if not moved:
                 continue
-            gradient, momentum = torch.stack(gradients), self._momentum[shape]
+            gradient = torch.stack([matrix.grad for matrix in moved if matrix.grad is not None])
+            momentum = torch.stack([self._momentum(matrix) for matrix in moved])
             momentum.lerp_(gradient, 1 - _MOMENTUM)
+            for matrix, own in zip(moved, momentum.unbind(), strict=True):
+                self.state[matrix]["momentum"] = own
             update = orthogonalise(gradient.lerp(momentum, _MOMENTUM))
             tall = max(1.0, shape[0] / shape[1]) ** 0.5
-            torch._foreach_add_(alike, list(update.unbind()), alpha=-lr * tall)
+            torch._foreach_add_(moved, list(update.unbind()), alpha=-lr * tall)
+
+    def _momentum(self, matrix: Tensor) -> Tensor:
+        kept: Tensor | None = self.state[matrix].get("momentum")
+        return torch.zeros_like(matrix) if kept is None else kept
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One process, or several that `torchrun` started: who they are, and what they exchange."""
+"""One process, or several started by `torchrun`: their numbers, and what they exchange."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Processes:
     """This process among all.
 
     Attributes:
-        rank: its number, from 0; process 0 alone writes.
-        count: how many there are.
-        device: what it computes on.
+        rank: this process's number, from 0; process 0 alone writes.
+        count: number of processes.
+        device: the device that this process computes on.
     """
 
     rank: int
@@ -48,7 +48,7 @@ class Processes:
         return items[self.rank :: self.count]
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have come this far."""
         if self.count > 1:
             dist.barrier()
 
@@ -58,6 +58,15 @@ class Processes:
         if self.count > 1:
             dist.all_reduce(value)
         return value / self.count
+
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+"""The only process, computing on the CPU."""
+
+
+def is_first_process() -> bool:
+    """Return whether this process writes and talks: the only one, or `torchrun`'s process 0."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
@@ -91,12 +100,12 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         mean = _sum_over_processes(values.sum(dim=(0, 2, 3))) / count
         centred = values - mean[:, None, None]
         variance = _sum_over_processes(centred.square().sum(dim=(0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        self._update_running(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
         scale = (variance + self.eps).rsqrt() * self.weight
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         momentum = 0.1 if self.momentum is None else self.momentum
         for running, now in ((self.running_mean, mean), (self.running_var, variance)):
             if running is not None:

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from uino_deploy.config import Variant
 from uino_deploy.data.pools import PoolName
 from uino_deploy.data.scenes import HANDWRITTEN, Deformation
+from uino_deploy.training.schedule import Schedule
 
-Task = Literal["classification", "episodic"]
+Objective = Literal["classification", "episodic"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training; the learning rates are those before the decay.
+    """One stage of a recipe; the learning rates are those before the decay.
 
     Attributes:
-        task: the encoder alone classifying glyphs, or the whole model segmenting.
+        task: what is learned: the encoder alone classifies glyphs, or the whole model segments.
         steps: optimiser steps.
         muon: learning rate of the matrices in transformer blocks.
         adam: learning rate of everything else.
-        deformation: of the glyphs.
+        deformation: how each glyph is deformed.
         constant: share of the steps before the learning rates start to fall.
     """
 
-    task: Task
+    task: Objective
     steps: int
     muon: float
     adam: float
     deformation: Deformation = HANDWRITTEN
     constant: float = 0.3
 
-    def factor(self, step: int) -> float:
-        """Return what the learning rates are multiplied by: constant, then half a cosine to 0."""
-        done = (step / self.steps - self.constant) / (1 - self.constant)
-        return 0.5 * (1 + math.cos(math.pi * max(0.0, done)))
+    @property
+    def schedule(self) -> Schedule:
+        """The stage's steps and learning rates, as the loop takes them."""
+        return Schedule(self.steps, self.adam, self.muon, constant=self.constant)
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Recipe:
         preset: the model.
         variant: the model's variant.
         episodes: episodes in a batch; each brings its support and its query scene.
-        drawn_from: the pools of classes to train on, which take turns, and of each the share of
+        drawn_from: the pools of classes to train on, which take turns, each with the share of its
             sprites that are drawn as coarsely as the digits.
-        stages: one after the other, each with optimisers of its own.
-        required_miou: the gate: least mIoU of every pool of classes that no step has seen.
-        judged_on: episodes of each pool that the gate draws.
+        stages: one after the other, each with an optimiser of its own.
+        required_miou: the gate: least mIoU on each pool of classes that no step has seen.
+        judged_on: episodes that the gate draws from each pool.
     """
 
     name: str

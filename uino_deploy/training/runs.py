@@ -1,25 +1,89 @@
-"""What distillation and episodic training share around the engine: proof, provenance, result."""
+"""A run that trains some parts of a model, proves the others unchanged, and saves the result."""
 
 from __future__ import annotations
 
 import hashlib
-import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from uino_deploy import __version__
-from uino_deploy.dependencies import installed_version
 from uino_deploy.errors import CheckFailed
 from uino_deploy.model.assembly import Assembly
 from uino_deploy.model.checkpoint import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.training.loop import Task, TrainingLoop
+from uino_deploy.training.processes import Processes
+from uino_deploy.training.progress import Reporter, narrator
+from uino_deploy.training.provenance import describe
+from uino_deploy.training.schedule import RunOptions
 
 MODEL = "model.safetensors"
-_LIBRARIES = ("torch", "numpy", "Pillow")
+
+
+def initial_settings(assembly: Assembly) -> dict[str, Any]:
+    """Return what tells the model that a run begins with from another's, for `prepare_folder`."""
+    return {
+        "model": assembly.model.config.to_dict(),
+        "sources": {source.role: source.sha256 for source in assembly.sources},
+    }
+
+
+def train_parts(
+    assembly: Assembly,
+    task: Task,
+    steps: Sequence[int],
+    folder: Path,
+    options: RunOptions,
+    settings: Mapping[str, Any],
+    command: str,
+    processes: Processes,
+    reporter: Reporter,
+) -> Path:
+    """Train a task's parts in a prepared folder and write the model there, with its provenance.
+
+    Args:
+        assembly: the model, and what it was put together from.
+        task: trains parts of that model, by their names.
+        steps: of each stage.
+        folder: of the run.
+        options: learning rate, precision and saves.
+        settings: everything that the result depends on.
+        command: what the checkpoint's provenance says was run.
+        processes: this process among all; the first one writes the result.
+        reporter: is told how far the training is.
+
+    Returns:
+        The checkpoint's path.
+
+    Raises:
+        CheckFailed: the loss is not finite, or a frozen part changed.
+    """
+    model, learned = assembly.model, tuple(task.trained)
+    before = frozen_digest(model, learned)
+    model.to(processes.device)
+    loop = TrainingLoop(
+        task,
+        [options.schedule(each) for each in steps],
+        folder,
+        processes,
+        options.save_every,
+        options.precision,
+    )
+    loop.run(narrator(reporter))
+    check_frozen(before, model, learned)
+    path = folder / MODEL
+    if processes.first:
+        facts = {
+            "learned": list(learned),
+            "untrained": [part for part in assembly.untrained if part not in learned],
+            "sources": [msgspec.to_builtins(source) for source in assembly.sources],
+            "settings": dict(settings),
+        }
+        save_checkpoint(model.eval().cpu(), path, describe(command, facts), force=True)
+    return path
 
 
 def frozen_digest(model: UinoFSS, learning: Iterable[str]) -> str:
@@ -34,48 +98,10 @@ def frozen_digest(model: UinoFSS, learning: Iterable[str]) -> str:
 
 
 def check_frozen(before: str, model: UinoFSS, learning: Iterable[str]) -> None:
-    """Compare with `frozen_digest` from before the training.
+    """Compare a model with its `frozen_digest` from before the training.
 
     Raises:
-        CheckFailed: a part that is frozen has changed.
+        CheckFailed: a frozen part has changed.
     """
     if frozen_digest(model, learning) != before:
         raise CheckFailed("a frozen part of the model changed in training", "this is a bug")
-
-
-def save_result(
-    folder: Path,
-    assembly: Assembly,
-    learned: Iterable[str],
-    command: str,
-    settings: Mapping[str, Any],
-) -> Path:
-    """Write the trained model into its run's folder, with how it came about.
-
-    Args:
-        folder: of the run.
-        assembly: the model, and what it was put together from.
-        learned: the parts that were trained.
-        command: what was run.
-        settings: all that the result depends on.
-
-    Returns:
-        The checkpoint's path.
-    """
-    path = folder / MODEL
-    learned = tuple(learned)
-    provenance = {
-        "created_by": f"uino-deploy {__version__}",
-        "trained": True,
-        "command": command,
-        "learned": list(learned),
-        "untrained": [part for part in assembly.untrained if part not in learned],
-        "sources": [msgspec.to_builtins(source) for source in assembly.sources],
-        "settings": dict(settings),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: installed_version(name) for name in _LIBRARIES},
-        },
-    }
-    save_checkpoint(assembly.model.eval().cpu(), path, provenance, force=True)
-    return path

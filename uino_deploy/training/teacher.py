@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,8 @@ from uino_deploy.model.sam_encoder import SamImageEncoder
 
 FORMAT = "uino-embedding"
 VERSION = "1"
+
+Float16 = npt.NDArray[np.float16]
 
 # What a cached embedding depends on beside the teacher's weights.
 _PREPROCESSING = (
@@ -58,8 +61,9 @@ def prepare(image: UInt8, size: int) -> Prepared:
 def spread(embedding: Tensor, covered: tuple[float, float]) -> Tensor:
     """Resize the covered part of an embedding [1, E, g, g] to the whole grid.
 
-    The student sees the image squashed to a square, the teacher sees it padded to one: afterwards
-    the same cell of both is the same place in the image. [ours; an identity for square images]
+    The student sees the image squashed to a square, the teacher sees it padded to one. Afterwards
+    a cell of either is the same place in the image. The paper does not say how it does this; for
+    square images nothing changes.
     """
     height, width = covered
     if covered == (1.0, 1.0):
@@ -70,20 +74,20 @@ def spread(embedding: Tensor, covered: tuple[float, float]) -> Tensor:
 
 
 class Teacher:
-    """SAM's image encoder, asked once for each image.
+    """SAM's image encoder with a cache, run once for each image.
 
     Args:
         checkpoint: Segment Anything's `.pth` (B, L or H).
-        cache: a folder; each teacher has its own inside.
-        device: what it computes on.
+        cache: a folder, inside which each teacher has its own.
+        device: the device that it computes on.
 
     Raises:
-        CheckpointError: the checkpoint is unreadable, or holds no image encoder of SAM's.
+        CheckpointError: the checkpoint is unreadable, or holds no SAM image encoder.
     """
 
     def __init__(self, checkpoint: Path, cache: Path, device: torch.device) -> None:
-        said = f"{FORMAT} {VERSION}\n{sha256(checkpoint)}\n{_PREPROCESSING}"
-        self.fingerprint = hashlib.sha256(said.encode()).hexdigest()
+        identity = f"{FORMAT} {VERSION}\n{sha256(checkpoint)}\n{_PREPROCESSING}"
+        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         self.folder = cache / self.fingerprint[:16]
         self._checkpoint = checkpoint
         self._device = device
@@ -91,20 +95,21 @@ class Teacher:
         self.grid, self.width = self._sizes()
 
     def embedding(self, image: Path) -> Float32:
-        """Return an image's embedding [E, g, g], from the cache where it is whole there.
+        """Return an image's embedding [E, g, g], from the cache where it holds an intact one.
 
-        A file that is damaged, or of another teacher, preprocessing or image, is made anew.
+        A cached file that is damaged, or belongs to another teacher, preprocessing or image, is
+        computed again.
 
         Raises:
             InputError: the image cannot be read.
         """
         identity = sha256(image)
         path = self.folder / f"{identity[:32]}.safetensors"
-        found = self._read(path, identity)
-        if found is None:
-            found = self._embed(load_image(image))
-            self._write(path, identity, found)
-        return found.astype(np.float32)
+        embedding = self._read(path, identity)
+        if embedding is None:
+            embedding = self._embed(load_image(image))
+            self._write(path, identity, embedding)
+        return embedding.astype(np.float32)
 
     def _sizes(self) -> tuple[int, int]:
         """Return the embedding's side and channels."""
@@ -117,7 +122,7 @@ class Teacher:
         return self._encoder
 
     @torch.inference_mode()
-    def _embed(self, image: UInt8) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+    def _embed(self, image: UInt8) -> Float16:
         encoder = self._loaded()
         prepared = prepare(image, encoder.config.image_size)
         pixels = torch.from_numpy(prepared.pixels)[None].to(self._device)
@@ -137,15 +142,13 @@ class Teacher:
         self,
         path: Path,
         identity: str,
-        embedding: np.ndarray[tuple[int, ...], np.dtype[np.float16]],
+        embedding: Float16,
     ) -> None:
         metadata = self._metadata(identity, embedding.tobytes())
         with atomic_file(path, force=True) as temporary:
             temporary.write_bytes(safetensors_bytes({"embedding": embedding}, metadata))
 
-    def _read(
-        self, path: Path, identity: str
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]] | None:
+    def _read(self, path: Path, identity: str) -> Float16 | None:
         if not path.is_file():
             return None
         try:
@@ -153,9 +156,9 @@ class Teacher:
                 metadata, embedding = file.metadata() or {}, file.get_tensor("embedding")
         except (SafetensorError, OSError):
             return None
-        right = (
+        intact = (
             metadata == self._metadata(identity, embedding.tobytes())
             and embedding.shape == (self.width, self.grid, self.grid)
             and np.isfinite(embedding).all()
         )
-        return embedding if right else None
+        return embedding if intact else None

@@ -1,0 +1,102 @@
+"""What a training tells while it runs: a step's numbers, and lines for people."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+_SECONDS_BETWEEN_LINES = 30.0
+_LOGGER = logging.getLogger("uino_deploy.training")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is after a step.
+
+    Attributes:
+        stage: the stage, counted from 0.
+        stages: number of stages.
+        step: steps of this stage that are done.
+        steps: steps of this stage in all.
+        loss: loss of the last step, the mean over all processes.
+        seconds_left: for all stages, at the speed of this stage so far.
+    """
+
+    stage: int
+    stages: int
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+
+Observer = Callable[[Progress], None]
+
+
+def ignore(_progress: Progress) -> None:
+    """Observe nothing."""
+
+
+class Reporter(Protocol):
+    """Where a training's messages go; the command line's `Output` is one."""
+
+    def log(self, message: str) -> None:
+        """Report a line about what is going on."""
+
+    def warn(self, message: str) -> None:
+        """Report a warning."""
+
+    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        """Report a long piece of work; the block calls what it is given after each of `total`."""
+
+
+class Silence:
+    """Drops all messages."""
+
+    def log(self, message: str) -> None:
+        """Drop a line."""
+
+    def warn(self, message: str) -> None:
+        """Drop a warning."""
+
+    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        """Count silently."""
+        return nullcontext(lambda: None)
+
+
+class Logging(Silence):
+    """Sends messages to Python's logger `uino_deploy.training`."""
+
+    def log(self, message: str) -> None:
+        """Log a line at level INFO."""
+        _LOGGER.info(message)
+
+    def warn(self, message: str) -> None:
+        """Log a warning."""
+        _LOGGER.warning(message)
+
+
+LOGGING = Logging()
+
+
+def narrator(reporter: Reporter) -> Observer:
+    """Return an observer that reports a line every 30 seconds and at the end of each stage."""
+    last_line = time.monotonic()
+
+    def observe(progress: Progress) -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if progress.step < progress.steps and now - last_line < _SECONDS_BETWEEN_LINES:
+            return
+        last_line = now
+        reporter.log(
+            f"stage {progress.stage + 1} of {progress.stages}: "
+            f"step {progress.step} of {progress.steps}, loss {progress.loss:.4g}, "
+            f"{progress.seconds_left / 60:.1f} min left"
+        )
+
+    return observe

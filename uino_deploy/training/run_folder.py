@@ -1,0 +1,172 @@
+"""A training run's folder: its settings, its state and its log."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from uino_deploy.errors import InputError, OutputExists
+from uino_deploy.files import atomic_file
+from uino_deploy.training.processes import Processes
+
+STATE, SETTINGS, LOG = "state.safetensors", "run.json", "log.csv"
+FORMAT = "uino-training-state"
+VERSION = "1"
+_COLUMNS = ["stage", "step", "loss", "learning_rate"]
+
+
+def prepare_folder(
+    folder: Path, settings: Mapping[str, Any], resume: bool, force: bool, processes: Processes
+) -> None:
+    """Make a run's folder, or check that it belongs to the same run.
+
+    Args:
+        folder: of the run.
+        settings: everything that the result depends on, as plain values for JSON.
+        resume: go on with the run that the folder holds, if it holds one.
+        force: start again over the run that the folder holds.
+        processes: this process among all; the first one writes.
+
+    Raises:
+        OutputExists: the folder holds something, and neither `resume` nor `force` is given.
+        InputError: the folder's run has other settings; the first difference is named.
+    """
+    path = folder / SETTINGS
+    occupied = folder.exists() and any(folder.iterdir())
+    if occupied and not resume and not force:
+        raise OutputExists(f"{folder} exists", "go on with --resume, or start again with --force")
+    if occupied and not path.is_file():
+        raise OutputExists(f"{folder} is not a training's folder", "choose another output")
+    if occupied and resume and not force:
+        _check_settings(path, settings)
+    processes.wait()
+    if processes.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        if force:
+            (folder / STATE).unlink(missing_ok=True)
+        with atomic_file(path, force=True) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    processes.wait()
+
+
+def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
+    now = json.loads(json.dumps(settings))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise InputError(
+                f"{path.parent} was begun with {name} {before.get(name)}, not {now.get(name)}",
+                "repeat the options it was begun with, or start again with --force",
+            )
+
+
+class State(NamedTuple):
+    """Where a training is, and everything it needs to go on.
+
+    Attributes:
+        stage: from 0.
+        step: the stage's next step, from 0.
+        model: the trained modules' tensors by name; empty before the first save.
+        optimiser: the optimiser's tensors by name; empty before a stage's first step.
+    """
+
+    stage: int
+    step: int
+    model: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write a run's state, whole or not at all."""
+    tensors = {f"model.{name}": tensor for name, tensor in state.model.items()}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in state.optimiser.items()}
+    metadata = {
+        "format": FORMAT, "version": VERSION, "stage": str(state.stage), "step": str(state.step),
+    }  # fmt: skip
+    with atomic_file(folder / STATE, force=True) as temporary:
+        save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, temporary, metadata)
+
+
+def load_state(folder: Path) -> State:
+    """Return a run's saved state, or that of its start where nothing is saved.
+
+    Raises:
+        InputError: the file is damaged, or holds no state of this version.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return State(0, 0, {}, {})
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
+    if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+        raise InputError(f"{path} holds no state of this version", "start again with --force")
+    stage, step = int(metadata["stage"]), int(metadata["step"])
+    return State(stage, step, _below(tensors, "model."), _below(tensors, "optimiser."))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def cut_log(folder: Path, stage: int, step: int) -> None:
+    """Drop the log's rows of steps that will be repeated; begin a log where there is none.
+
+    Args:
+        folder: of the run.
+        stage: the stage that goes on, from 0.
+        step: its next step, from 0.
+    """
+    path = folder / LOG
+    rows: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+    last = (stage, step) if step else (stage - 1, math.inf)
+    kept = [
+        row for row in rows[1:] if len(row) == len(_COLUMNS) and (int(row[0]), int(row[1])) <= last
+    ]
+    with atomic_file(path, force=True) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([_COLUMNS, *kept])
+
+
+@contextmanager
+def open_log(folder: Path | None) -> Iterator[Callable[[Sequence[object]], None]]:
+    """Yield a function that appends a row to a run's log and flushes it; None logs nothing."""
+    if folder is None:
+        yield lambda _row: None
+        return
+    with (folder / LOG).open("a", newline="") as file:
+
+        def write(row: Sequence[object]) -> None:
+            csv.writer(file).writerow(row)
+            file.flush()
+
+        yield write
+
+
+def last_losses(folder: Path, stages: int, share: float = 0.1) -> list[float]:
+    """Return the mean loss over the last tenth of each stage's steps, from a run's log."""
+    with (folder / LOG).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    means = []
+    for stage in range(stages):
+        losses = [float(row["loss"]) for row in rows if int(row["stage"]) == stage]
+        last = losses[-max(1, round(share * len(losses))) :]
+        means.append(sum(last) / len(last))
+    return means
