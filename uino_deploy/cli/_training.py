@@ -22,7 +22,7 @@ _VARIANTS = ("comp-star", "comp", "full", "cp4d")
 
 def run_options(defaults: RunOptions) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options of a run; the command receives `options: RunOptions` and `resume: bool`."""
-    about: dict[str, tuple[click.ParamType, str]] = {
+    about: dict[str, tuple[click.ParamType[Any], str]] = {
         "batch": (click.IntRange(min=1), "Images or episodes per step, over all processes."),
         "lr": (click.FloatRange(min=0, min_open=True), "Highest learning rate of AdamW."),
         "warmup": (click.IntRange(min=0), "Steps over which the learning rate rises from zero."),

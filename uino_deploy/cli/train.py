@@ -84,10 +84,10 @@ def train(
 
     if (recipe_name is None) == (dataset is None):
         raise click.UsageError("give --recipe, or --dataset")
-    if recipe_name is not None:
+    if dataset is None:
         _refuse_options_of_datasets()
         require("train", "torch", "matplotlib", "sklearn")
-        _train_by_recipe(recipe_name, path, options.seed, max_steps, force, output)
+        _train_by_recipe(str(recipe_name), path, options.seed, max_steps, force, output)
         return
     if max_steps is not None:
         raise click.UsageError("--max-steps is for recipes; give --steps")
@@ -151,9 +151,10 @@ def _train_by_recipe(
         output.table(
             ["classes", "episodes", "mIoU", "required", "FB-IoU"],
             [
-                [pool, each.episodes, f"{each.miou:.1f}",
-                 f"{recipe.required_miou[pool]:.1f}", f"{each.fb_iou:.1f}"]
-                for pool, each in result.measured.items()
+                [name, each.episodes, f"{each.miou:.1f}", f"{required:.1f}", f"{each.fb_iou:.1f}"]
+                for (name, required), each in zip(
+                    recipe.required_miou.items(), result.measured.values(), strict=True
+                )
             ],
         )  # fmt: skip
     output.text(f"wrote {path}")

@@ -46,7 +46,7 @@ class Batches(Dataset[Batch]):
     Args:
         config: the model's sizes.
         recipe: the pools, the episodes in a batch, and the stages.
-        seed: of the episodes.
+        seed: selects the sequence of episodes.
     """
 
     def __init__(self, config: UinoConfig, recipe: Recipe, seed: int) -> None:

@@ -116,14 +116,14 @@ def distill(
         assembly: the model to begin with, from `model.assembly`; trained in place.
         images: a folder of images, searched with everything below it.
         sam_checkpoint: the teacher: Segment Anything's ViT-B, L or H.
-        folder: of the run; the result is `model.safetensors` in it.
+        folder: the run's folder; the result is `model.safetensors` in it.
         options: batch, learning rate, seed and the like.
-        steps: of each of the three stages.
+        steps: steps of each of the three stages.
         max_images: use no more images than this, spread evenly.
         cache: where the teacher's embeddings are kept; `embeddings` in the run's folder when None.
         resume: go on with the run that the folder holds.
         force: start again over the run that the folder holds.
-        reporter: is told how far the work is; by default Python's logger `uino_deploy.training`.
+        reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
     Raises:
         CheckpointError: SAM's checkpoint is unreadable or holds no image encoder.
@@ -187,7 +187,7 @@ class Distillation(Task):
         images: to learn from.
         sizes: sides of the student's input in pixels, one for each stage.
         batch: images of a step, over all processes.
-        seed: of the images' order.
+        seed: selects the order of the images.
         processes: this process among all.
 
     Raises:
@@ -257,7 +257,7 @@ def shuffled(seed: int, count: int, first: int, size: int) -> Iterator[int]:
     """Yield items `first` to `first + size` of an endless sequence of shuffled passes.
 
     Args:
-        seed: of the sequence.
+        seed: selects the sequence.
         count: items in a pass.
         first: where to begin.
         size: how many to yield.

@@ -86,7 +86,7 @@ def train(
     Args:
         assembly: the model to begin with, from `model.assembly`; trained in place.
         dataset: the data set's name.
-        folder: of the run; the result is `model.safetensors` in it.
+        folder: the run's folder; the result is `model.safetensors` in it.
         options: batch, learning rate, seed and the like.
         data: the data set's folder; None for the drawn one, "demo".
         fold: the fold that is held out; None where the data set has no folds.
@@ -96,7 +96,7 @@ def train(
         mirror: show half of the images mirrored; not for text.
         resume: go on with the run that the folder holds.
         force: start again over the run that the folder holds.
-        reporter: is told how far the work is; by default Python's logger `uino_deploy.training`.
+        reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
     Raises:
         InputError: the data set's layout is wrong, or the folder holds a run with other settings.
@@ -177,7 +177,7 @@ class EpisodicTraining(Task):
         dataset: the base classes.
         shots: support images of an episode.
         batch: episodes of a step, over all processes.
-        seed: of the episodes.
+        seed: selects the sequence of episodes.
         processes: this process among all.
         mirror: show half of the images mirrored; not for text and other things with a handedness.
     """

@@ -35,7 +35,7 @@ class RecipeResult:
 
     Attributes:
         checkpoint: path of the trained model.
-        provenance: what the checkpoint says of how it was made.
+        provenance: how the checkpoint was made, as it says itself.
         measured: the evaluation on each of the gate's pools; empty when the model was not judged.
         shortfalls: a line for each pool below the required mIoU; None when it was not judged.
     """
@@ -62,10 +62,10 @@ def train_recipe(
     Args:
         recipe: the numbers, from `recipe.RECIPES`.
         path: the checkpoint to write, weights in float16.
-        seed: of the initial weights and of the episodes.
+        seed: selects the initial weights and the episodes.
         max_steps: steps of each stage at most; the model is not judged then.
         force: replace the checkpoint if it exists.
-        reporter: is told how far the work is; by default Python's logger `uino_deploy.training`.
+        reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
     Raises:
         OutputExists: the checkpoint exists, and `force` is not given; nothing was trained.
@@ -120,9 +120,9 @@ def train_from_scratch(
 
     Args:
         recipe: the numbers.
-        seed: of the initial weights and of the episodes.
-        folder: of the run; a killed run goes on from the state that it holds.
-        config: of the model; that of the recipe's preset and variant when None.
+        seed: selects the initial weights and the episodes.
+        folder: the run's folder; a killed run goes on from the state that it holds.
+        config: the model's sizes; those of the recipe's preset and variant when None.
         observe: called after every step.
 
     Raises:
@@ -140,8 +140,8 @@ class FromScratch(Task):
 
     Args:
         recipe: the numbers.
-        seed: of the initial weights and of the episodes.
-        config: of the model; that of the recipe's preset and variant when None.
+        seed: selects the initial weights and the episodes.
+        config: the model's sizes; those of the recipe's preset and variant when None.
     """
 
     def __init__(self, recipe: Recipe, seed: int, config: UinoConfig | None = None) -> None:

@@ -17,7 +17,7 @@ def measure(
     """Evaluate a model, 1-shot, on every pool of classes that the recipe is judged on.
 
     Args:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         recipe: names the pools in `required_miou`.
         done: called after each episode.
     """

@@ -53,7 +53,7 @@ class TrainingLoop:
     """Runs a task's stages in a folder, each with an optimiser of its own.
 
     Args:
-        task: what is trained; a module on the processes' device.
+        task: the task to train; a module on the processes' device.
         schedules: one for each stage.
         folder: exists; holds the state and the log.
         processes: this process among all.

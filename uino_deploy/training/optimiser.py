@@ -22,7 +22,7 @@ class Optimiser:
     its own, in PyTorch's fused form.
 
     Args:
-        parameters: what to train, by name.
+        parameters: the parameters to train, by name.
         schedule: the learning rates.
 
     Attributes:

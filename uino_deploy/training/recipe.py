@@ -18,7 +18,7 @@ class Stage:
     """One stage of a recipe; the learning rates are those before the decay.
 
     Attributes:
-        task: what is learned: the encoder alone classifies glyphs, or the whole model segments.
+        task: the objective: the encoder alone classifies glyphs, or the whole model segments.
         steps: optimiser steps.
         muon: learning rate of the matrices in transformer blocks.
         adam: learning rate of everything else.
@@ -44,7 +44,7 @@ class Recipe:
     """How a model is trained from nothing on procedural episodes.
 
     Attributes:
-        name: what `--recipe` calls it.
+        name: its name for `--recipe`.
         preset: the model.
         variant: the model's variant.
         episodes: episodes in a batch; each brings its support and its query scene.

@@ -30,7 +30,7 @@ def prepare_folder(
     """Make a run's folder, or check that it belongs to the same run.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         settings: everything that the result depends on, as plain values for JSON.
         resume: go on with the run that the folder holds, if it holds one.
         force: start again over the run that the folder holds.
@@ -76,7 +76,7 @@ class State(NamedTuple):
     """Where a training is, and everything it needs to go on.
 
     Attributes:
-        stage: from 0.
+        stage: the stage, from 0.
         step: the stage's next step, from 0.
         model: the trained modules' tensors by name; empty before the first save.
         optimiser: the optimiser's tensors by name; empty before a stage's first step.
@@ -128,7 +128,7 @@ def cut_log(folder: Path, stage: int, step: int) -> None:
     """Drop the log's rows of steps that will be repeated; begin a log where there is none.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         stage: the stage that goes on, from 0.
         step: its next step, from 0.
     """

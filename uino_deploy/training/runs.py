@@ -47,13 +47,13 @@ def train_parts(
     Args:
         assembly: the model, and what it was put together from.
         task: trains parts of that model, by their names.
-        steps: of each stage.
-        folder: of the run.
+        steps: steps of each stage.
+        folder: the run's folder.
         options: learning rate, precision and saves.
         settings: everything that the result depends on.
-        command: what the checkpoint's provenance says was run.
+        command: the command line to name in the checkpoint's provenance.
         processes: this process among all; the first one writes the result.
-        reporter: is told how far the training is.
+        reporter: where messages go.
 
     Returns:
         The checkpoint's path.

@@ -48,7 +48,7 @@ class RunOptions:
         warmup: steps over which it rises from zero; half a cosine brings it back.
         precision: "bf16" computes matrix products and convolutions in bfloat16.
         save_every: steps between two saves; a kill costs at most so many.
-        seed: of everything that is drawn.
+        seed: selects everything that is drawn.
     """
 
     batch: int
