@@ -16,7 +16,8 @@ PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean
+.PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean \
+	gpu-check gpu-wheelhouse
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +27,8 @@ help:
 	@echo "make test-contract the TensorRT code against the Python bindings of five versions"
 	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
 	@echo "make test-runtime  the runtime's tests where torch, onnx and triton are not installed"
+	@echo "make gpu-check     prove and time the operators and the model on this machine's card"
+	@echo "make gpu-wheelhouse ARCH=sm_90   pack build/gpu for a card on a machine without a network"
 	@echo "make format        rewrite the sources in the project's format"
 	@echo "make wheel         build dist/*.whl"
 	@echo "make clean         remove the environments and everything built"
@@ -44,6 +47,14 @@ check: $(VENV)/.dev
 # Downloads some 60 MB the first time: never TensorRT's libraries.
 test-contract: $(VENV)/.dev
 	$(BIN)/python -m tests.contract.environments
+
+# tests/gpu/README.md says what they prove. A machine's own card, at most 8 minutes:
+gpu-check: $(VENV)/.dev
+	$(BIN)/python tests/gpu/wheelhouse.py build/gpu --here
+	cd build/gpu && $(abspath $(BIN))/python -B first_light.py --minutes 7 --out results
+
+gpu-wheelhouse: $(VENV)/.dev
+	$(BIN)/python tests/gpu/wheelhouse.py build/gpu --arch $(ARCH)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

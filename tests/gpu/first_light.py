@@ -1,0 +1,309 @@
+"""The first minutes on a GPU: what proves most first, each step alone, every result kept at once.
+
+    python3 first_light.py --minutes 7 --out OUT            # on the card
+    python3 first_light.py --rehearse --out rehearsal       # anywhere: all but the card
+
+Steps of one wave run side by side, waves one after the other; a step's shards are processes of
+their own, so that a fault, a hang or a missing module costs one shard. README.md says what each
+step proves. The run passes if every finding of every step is right: what is missing, timed out or
+was not reached fails it. This file needs only the standard library; the steps need numpy, torch
+and cuda-python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+GOOD = ("PASSED", "REHEARSED")
+SEVERITY = (*GOOD, "SKIPPED", "MISSING", "TIMEOUT", "FAILED")
+KINDS = ("correlation4d-p", "scan2d-parallel", "scan2d-serial")
+DTYPES = ("float32", "float16", "bfloat16")
+KERNELS = tuple(f"{kind} {dtype}" for kind in KINDS for dtype in DTYPES)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Its module, its wave, the most seconds that it may take, its shards, and what must be right.
+
+    A speed is worth nothing where the steps of `after` are not right: the step is then skipped.
+    """
+
+    module: str
+    wave: int
+    limit: int
+    shards: tuple[str, ...] = ("",)
+    after: tuple[str, ...] = ()
+
+
+# What proves most comes first. Steps that measure have a wave to themselves.
+STEPS = {
+    "versions": Step("proofs", 0, 90),
+    "aot": Step("proofs", 1, 100, KERNELS),
+    "jit": Step("proofs", 1, 120, KERNELS),
+    "cubin": Step("proofs", 2, 60, DTYPES),
+    "sanitizer": Step("proofs", 2, 100, ("memcheck", "racecheck", "synccheck")),
+    "memory": Step("proofs", 2, 60),
+    "model": Step("proofs", 2, 120, ("vits14", "vitb14", "tiny", "training")),
+    "times": Step("timings", 3, 120, after=("aot", "jit")),
+    "modules": Step("timings", 4, 90, after=("model",)),
+    "ncu": Step("timings", 5, 90, after=("aot",)),
+    "sweep": Step("timings", 6, 120),
+}
+# A step is started only with this many seconds left: less would end in a timeout.
+LEAST = 20
+
+
+@dataclass
+class Shard:
+    """One process and what it has found so far."""
+
+    step: str
+    name: str
+    part: Path
+    log: IO[bytes]
+    process: subprocess.Popen[bytes]
+    began: float
+    limit: float
+    seconds: float | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def poll(self) -> bool:
+        """Collect the process if it has ended or must end; say whether it is done."""
+        code, now = self.process.poll(), time.monotonic()
+        if code is None and now - self.began < self.limit:
+            return False
+        if self.seconds is None:
+            self.seconds = round(now - self.began, 1)
+            if code is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                # Not for ever: a process that waits for a hung card cannot be ended.
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(10)
+            self._read(code)
+        return True
+
+    def _read(self, code: int | None) -> None:
+        lines = self.part.read_text().splitlines() if self.part.exists() else []
+        self.rows = [json.loads(line) for line in lines if line.endswith("}")]
+        self.log.seek(0)
+        tail = self.log.read().decode(errors="replace")[-3000:]
+        if code is None:
+            why = f"killed after {self.limit:.0f} s, {len(self.rows)} findings before"
+            self.rows.append({"case": self.name, "status": "TIMEOUT", "error": why, "log": tail})
+        elif code and all(row["status"] in GOOD for row in self.rows):
+            how = f"signal {-code}" if code < 0 else f"exit {code}"
+            self.rows.append({"case": self.name, "status": "FAILED", "error": how, "log": tail})
+        elif not self.rows:
+            self.rows.append({"case": self.name, "status": "FAILED", "error": "found nothing"})
+
+
+def worst(rows: list[dict[str, Any]]) -> str:
+    """Return the gravest status; what found nothing was skipped."""
+    return max((row["status"] for row in rows), key=SEVERITY.index, default="SKIPPED")
+
+
+class Report:
+    """Results so far, written after every change: the machine may go at any moment."""
+
+    def __init__(self, out: Path, rehearsal: bool) -> None:
+        self.out, self.began = out, time.monotonic()
+        self.results: dict[str, dict[str, Any]] = {}
+        self.rehearsal = rehearsal
+        out.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, rows: list[dict[str, Any]], seconds: float) -> None:
+        self.results[name] = {"status": worst(rows), "seconds": seconds, "rows": rows}
+        total = round(time.monotonic() - self.began)
+        found = {"rehearsal": self.rehearsal, "verdict": self.verdict(), "seconds": total}
+        found["steps"] = self.results
+        self._write("first_light.json", json.dumps(found, indent=1))
+        self._write("first_light.txt", self.text())
+
+    def _write(self, name: str, text: str) -> None:
+        place = self.out / f".{name}"
+        place.write_text(text + "\n")
+        place.replace(self.out / name)
+
+    def right(self, name: str) -> bool:
+        """Tell whether a step was right, or was not asked for."""
+        return name not in self.results or self.results[name]["status"] in GOOD
+
+    def verdict(self) -> str:
+        """Return PASSED, or FAILED and the steps that are not right."""
+        wrong = [name for name, result in self.results.items() if result["status"] not in GOOD]
+        if not self.results:
+            return "FAILED: no step ran"
+        passed = "REHEARSED: nothing ran on a card" if self.rehearsal else "PASSED"
+        return f"FAILED: {', '.join(wrong)}" if wrong else passed
+
+    def text(self) -> str:
+        """Return what is not right, the measurements, one line a step, and the verdict."""
+        lines = []
+        for name, result in self.results.items():
+            lines += ["", f"== {name}", *_details(name, result["rows"])]
+        lines += [""]
+        for name, result in self.results.items():
+            counts = Counter(row["status"] for row in result["rows"])
+            said = ", ".join(f"{counts[s]} {s.lower()}" for s in SEVERITY if counts[s])
+            lines.append(f"{name:10} {result['status']:9} {result['seconds']:6.1f} s  {said}")
+        lines.append(self.verdict())
+        return "\n".join(lines)
+
+
+def _details(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    odd = [row for row in rows if row["status"] not in GOOD]
+    lines = [_line(row, log=place < 3) for place, row in enumerate(odd[:20])]
+    lines += [f"   and {len(odd) - 20} more"] if len(odd) > 20 else []
+    if STEPS[name].module == "timings" or name == "versions":
+        return lines + [_line(row) for row in rows if row["status"] in GOOD]
+    for short in ("fp32", "fp16", "bf16"):
+        right = [r for r in rows if short in r["case"] and r["status"] in GOOD and "error" in r]
+        if right:
+            most = max(r["error"] for r in right)
+            lines.append(f"   {short}: {len(right)} right, worst error {most:.2e}")
+    return lines
+
+
+def _line(row: dict[str, Any], log: bool = False) -> str:
+    if "share" in row:
+        how = "" if row["how"] == "graph" else row["how"]
+        return f"{row['ms']:10.4f} ms {row['share']:7.1%} of {row['bound']:8} {row['case']} {how}"
+    values = {k: v for k, v in row.items() if k not in ("case", "status", "log", "counters")}
+    text = " ".join(f"{k}={_short(v)}" for k, v in values.items())
+    tail = str(row.get("log", "")).splitlines()[-6:] if log and row["status"] != "MISSING" else []
+    return f"   {row['status']:9} {row['case']}: {text}"[:700] + "".join(
+        f"\n      | {t}" for t in tail
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def start(name: str, shard: str, folder: Path, seconds: float, flags: list[str]) -> Shard:
+    """Start the process of one shard."""
+    stem = "-".join([name, *shard.split()])
+    part, log = folder / f"{stem}.jsonl", (folder / f"{stem}.log").open("w+b")
+    command = [sys.executable, str(HERE / "first_light.py"), "--child", name, "--shard", shard]
+    environment = os.environ | {
+        "FIRST_LIGHT_PART": str(part),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1" if flags else "4",
+    }
+    process = subprocess.Popen(
+        command + flags, stdin=subprocess.DEVNULL, stdout=log,
+        stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+    )  # fmt: skip
+    return Shard(name, shard, part, log, process, time.monotonic(), seconds)
+
+
+def run_wave(names: list[str], report: Report, folder: Path, end: float, arguments: Any) -> None:
+    """Run the steps of one wave; record each as soon as its last shard is done."""
+    flags = ["--rehearse"] if arguments.rehearse else []
+    ready = []
+    for name in names:
+        wrong = [gate for gate in STEPS[name].after if not report.right(gate)]
+        late = end - time.monotonic() < LEAST
+        if wrong or late:
+            why = "no time left" if late else f"{', '.join(wrong)} is not right"
+            report.put(name, [{"case": "", "status": "SKIPPED", "error": why}], 0)
+        else:
+            ready.append(name)
+    shards = {name: STEPS[name].shards[: 1 if arguments.brief else None] for name in ready}
+    waiting = [(name, shard) for name in ready for shard in shards[name]]
+    running: list[Shard] = []
+    done: list[Shard] = []
+    while waiting or running:
+        while waiting and len(running) < arguments.jobs:
+            name, shard = waiting.pop(0)
+            seconds = min(STEPS[name].limit, max(1.0, end - time.monotonic()))
+            running.append(start(name, shard, folder, seconds, flags))
+        for shard in [s for s in running if s.poll()]:
+            running.remove(shard)
+            done.append(shard)
+            mine = [s for s in done if s.step == shard.step]
+            rows = [row for s in mine for row in s.rows]
+            report.put(shard.step, rows, max(s.seconds or 0 for s in mine))
+            if len(mine) == len(shards[shard.step]):
+                print(f"{shard.step}: {report.results[shard.step]['status']}", flush=True)
+        time.sleep(0.05)
+
+
+def run_child(name: str, shard: str) -> int:
+    """Be the process of one shard."""
+    try:
+        import cases
+
+        if "FIRST_LIGHT_PLANT" in os.environ:
+            import rehearsal
+
+            rehearsal.plant()
+
+        __import__(STEPS[name].module if name in STEPS else "proofs")
+        cases.FUNCTIONS[name](shard)
+    except Exception as error:
+        traceback.print_exc()
+        missing = isinstance(error, ModuleNotFoundError) or type(error).__name__ == "Missing"
+        row = {"case": shard, "status": "MISSING" if missing else "FAILED"}
+        row |= {"error": f"{type(error).__name__}: {error}"[:600], "log": traceback.format_exc()}
+        with open(os.environ["FIRST_LIGHT_PART"], "a") as part:
+            part.write(json.dumps(row) + "\n")
+        return 1
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=7, help="stop starting and end by then")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "first_light")))
+    parser.add_argument("--only", action="append", choices=STEPS, help="repeatable")
+    parser.add_argument("--rehearse", action="store_true", help="without a card")
+    parser.add_argument("--plant", choices=("wrong", "fault", "hang", "missing"),
+                        help="rehearse with this fault in every step")  # fmt: skip
+    parser.add_argument("--brief", action="store_true", help="the first shard of a step alone")
+    parser.add_argument("--jobs", type=int, default=18, help="processes at a time")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--shard", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.plant and not arguments.rehearse:
+        parser.error("--plant needs --rehearse")
+    if arguments.plant:
+        os.environ["FIRST_LIGHT_PLANT"] = arguments.plant
+    if arguments.bare:
+        from proofs import run_bare
+
+        run_bare(arguments.bare)
+        return 0
+    if arguments.child:
+        return run_child(arguments.child, arguments.shard)
+    report = Report(arguments.out, arguments.rehearse)
+    end = report.began + 60 * arguments.minutes - 5
+    wanted = arguments.only or list(STEPS)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for wave in sorted({STEPS[name].wave for name in wanted}):
+            names = [name for name in wanted if STEPS[name].wave == wave]
+            run_wave(names, report, Path(folder), end, arguments)
+    print(report.text())
+    return 1 if report.verdict().startswith("FAILED") else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

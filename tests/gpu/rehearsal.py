@@ -1,0 +1,208 @@
+"""What stands in for the card in a rehearsal, and the faults that are planted in it.
+
+The driver goes under the name of cuda-python's own: functions, results and attributes are named as
+`cuda.bindings.driver` names them. Device memory is the host's; a launch decodes the argument block
+as the driver would and runs the kernel in the project's PTX executor, which faults on every access
+outside an array. So all that the card's first launch needs is rehearsed: module, parameters,
+packing, grid, shapes.
+
+A planted fault shows that a step would report it: `wrong` results, a CUDA `fault`, a `hang`, or a
+`missing` module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+_MOST_SHARED = 49152  # what a launch gets without an opt-in
+_FOR_EVER = 86_400
+
+
+def planted() -> str | None:
+    """Return the kind of fault that this rehearsal plants."""
+    return os.environ.get("FIRST_LIGHT_PLANT")
+
+
+class Result(enum.IntEnum):
+    """The few results that are looked at."""
+
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
+
+
+OK = Result.CUDA_SUCCESS
+
+
+class Driver:
+    """What `first_light` and the project's launcher use of `cuda.bindings.driver`."""
+
+    CUfunction_attribute = SimpleNamespace(
+        CU_FUNC_ATTRIBUTE_NUM_REGS=4,
+        CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES=3,
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
+    )
+
+    def __init__(self, folders: list[Path]) -> None:
+        # A cubin cannot be executed here: the PTX beside it stands for it.
+        self._cubins = {
+            path.read_bytes(): path.with_suffix(".ptx").read_bytes()
+            for folder in folders
+            for path in folder.glob("*.cubin")
+        }
+        self._sizes: dict[int, int] = {}
+        self._kept: dict[int, object] = {}
+
+    def show(self, address: int, nbytes: int) -> None:
+        """Say that an array lies there; a launch may touch nothing else."""
+        self._sizes[address] = nbytes
+
+    def cuInit(self, flags):
+        return (OK,)
+
+    def cuDeviceGet(self, ordinal):
+        return OK, 0
+
+    def cuDevicePrimaryCtxRetain(self, device):
+        return OK, 1
+
+    def cuCtxSetCurrent(self, context):
+        return (OK,)
+
+    def cuCtxGetCurrent(self):
+        return OK, 1
+
+    def cuCtxSynchronize(self):
+        return (Result.CUDA_ERROR_ILLEGAL_ADDRESS if planted() == "fault" else OK,)
+
+    def cuMemAlloc(self, size):
+        memory = ctypes.create_string_buffer(size + 256)
+        address = -(-ctypes.addressof(memory) // 256) * 256
+        self._kept[address] = memory
+        self.show(address, size)
+        return OK, address
+
+    def cuMemcpyHtoD(self, target, source, size):
+        ctypes.memmove(int(target), int(source), size)
+        return (OK,)
+
+    def cuMemcpyDtoH(self, target, source, size):
+        ctypes.memmove(int(target), int(source), size)
+        return (OK,)
+
+    def cuModuleLoadData(self, image):
+        from uino_deploy import ptx
+
+        text = self._cubins.get(bytes(image), bytes(image))
+        assert text.startswith(b"//"), "neither PTX nor a cubin of these folders"
+        return OK, ptx.parse(text.rstrip(b"\0").decode())
+
+    def cuModuleGetFunction(self, module, name):
+        return (OK, module) if module.name.encode() == name else (Result.CUDA_ERROR_NOT_FOUND, None)
+
+    def cuFuncSetAttribute(self, function, attribute, value):
+        return (OK,)
+
+    def cuFuncGetAttribute(self, attribute, function):
+        return OK, 0
+
+    def cuFuncGetParamInfo(self, function, index):
+        offset = 0
+        for position, parameter in enumerate(function.parameters):
+            offset = -(-offset // parameter.size) * parameter.size
+            if position == index:
+                return OK, offset, parameter.size
+            offset += parameter.size
+        return Result.CUDA_ERROR_INVALID_VALUE, 0, 0
+
+    def cuLaunchKernel(self, function, *numbers):
+        from uino_deploy import ptx
+
+        *grid_block, shared, _, block, _ = numbers
+        if shared > _MOST_SHARED:
+            return (Result.CUDA_ERROR_INVALID_VALUE,)
+        if planted() == "hang":
+            time.sleep(_FOR_EVER)
+        if planted() == "fault":
+            return (Result.CUDA_ERROR_ILLEGAL_ADDRESS,)
+        arguments: list[object] = []
+        for index, parameter in enumerate(function.parameters):
+            place = ctypes.c_uint64.from_address(int(block) + 8 * index).value
+            raw = ctypes.string_at(place, parameter.size)
+            value = int.from_bytes(raw, "little", signed=parameter.size == 4)
+            arguments.append(self._array(value) if parameter.size == 8 else value)
+        arguments[-1] = ptx.Output(arguments[-1], keep=True)
+        ptx.launch(function, tuple(grid_block[:3]), grid_block[3], shared, arguments)
+        if planted() == "wrong":
+            arguments[-1].array[:8] = 0
+        return (OK,)
+
+    def _array(self, address: int):
+        memory = (ctypes.c_uint8 * self._sizes[address]).from_address(address)
+        return np.frombuffer(memory, np.uint8)
+
+
+def install(folders: list[Path]) -> None:
+    """Put the stand-in in the place of cuda-python's driver module."""
+    sys.modules["cuda.bindings.driver"] = Driver(folders)  # type: ignore[assignment]
+
+
+def plant() -> None:
+    """Plant the fault in the operators, in the CUDA runtime, or among the modules."""
+    if planted() == "missing":
+        for name in ("cuda.bindings.driver", "msgspec", "torch", "triton"):
+            sys.modules[name] = None  # type: ignore[assignment]
+        return
+    from uino_deploy.kernels.correlation import naive as correlation
+    from uino_deploy.kernels.selective_scan import naive as scan
+
+    correlation.correlation4d = _faulty(correlation.correlation4d)
+    scan.selective_scan2d = _faulty(scan.selective_scan2d)
+
+
+def _faulty(operator: Any) -> Any:
+    """Return an operator whose half-precision results are planted: float32 is the reference."""
+
+    def run(first: Any, *rest: Any) -> Any:
+        out = operator(first, *rest)
+        if first.element_size() > 2:
+            return out
+        if planted() == "hang":
+            time.sleep(_FOR_EVER)
+        if planted() == "fault":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return out.flip(-1)
+
+    return run
+
+
+def cudart() -> Any:
+    """Return the CUDA runtime of the project's tests, with the fault planted."""
+    from fake_cuda import FakeCudart, cudaError_t
+
+    runtime = FakeCudart()
+    wait = runtime.cudaStreamSynchronize
+
+    def synchronise(stream: Any) -> Any:
+        if planted() == "hang":
+            time.sleep(_FOR_EVER)
+        if planted() == "fault":
+            return (cudaError_t.cudaErrorIllegalAddress,)
+        done = wait(stream)
+        if planted() == "wrong":
+            for data in runtime.pinned.values():
+                ctypes.memset(ctypes.addressof(data), 0, min(8, len(data)))
+        return done
+
+    runtime.cudaStreamSynchronize = synchronise
+    return runtime
