@@ -1,0 +1,146 @@
+"""Every part matters to the mask: with a part's output zeroed or shuffled the logits move.
+
+A model whose logits do not depend on a part proves nothing of that part's kernels or export.
+"""
+
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from uino_deploy import UinoConfig, UinoFSS
+from uino_deploy.config import PRESETS, VARIANTS
+from uino_deploy.model import hypercorrelation, load_checkpoint
+from uino_deploy.model.prompt_generator import PromptGenerator
+
+# Relative L2 of the logits: ten thousand times float32's rounding of a whole model.
+LEAST = 1e-2
+TRAINED_TINY = Path(__file__).parents[2] / "uino_deploy/assets/tiny.safetensors"
+# 9 x 9 tokens: pooled 3 x 3, then 2 x 2 and 1 x 1 support cells.
+SIZE = {"tiny": None}
+SMALL = 14 * 9
+QUICK = ("tiny", "vits14")
+
+
+def zeroed(output):
+    return torch.zeros_like(output)
+
+
+def shuffled(output):
+    """The elements in another order, drawn once for each shape."""
+    order = torch.randperm(output.numel(), generator=torch.Generator().manual_seed(5))
+    return output.flatten()[order].reshape(output.shape)
+
+
+@contextmanager
+def module_output(module, change):
+    handle = module.register_forward_hook(lambda _module, _inputs, output: change(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced(owner, name, function):
+    original = getattr(owner, name)
+    setattr(owner, name, function(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def parts_of(model):
+    """Return a context manager for each part of a model, by the part's name and a change."""
+    prompt = model.prompt_generator
+    parts = {
+        "adapter": lambda change: module_output(model.adapter, change),
+        "PCS": lambda change: module_output(prompt.similarity, change),
+        "SVP": lambda change: module_output(prompt.semantic, change),
+    }
+    if prompt.hypercorrelation is None:
+        return parts
+
+    def correlation(change):
+        return replaced(
+            hypercorrelation, "correlation4d", lambda f: lambda *a, **k: change(f(*a, **k))
+        )
+
+    parts["correlation"] = correlation
+    parts["hypercorrelation"] = lambda change: module_output(prompt.hypercorrelation, change)
+    for index, block in enumerate(prompt.hypercorrelation.blocks):
+        for plane in ("query", "support"):
+            scan = getattr(block.mixer, f"{plane}_scan", None)
+            module = scan or getattr(block.mixer, f"{plane}_conv")
+            parts[f"{plane} plane, block {index}"] = lambda change, m=module: module_output(
+                m, change
+            )
+    return parts
+
+
+@contextmanager
+def without_contrast(_change):
+    """CE switched off: w = m in place of 2m - 1, and the background left out of PCS."""
+
+    def features(original):
+        def run(self, deep, mask):
+            found = original(self, deep, mask)
+            return found._replace(weight=mask.to(deep.dtype))
+
+        return run
+
+    with replaced(PromptGenerator, "support_features", features):
+        yield
+
+
+def inputs_of(config):
+    generator = torch.Generator().manual_seed(3)
+    size, side = config.image_size, config.grid
+    images = torch.randn(3, 3, size, size, generator=generator)
+    masks = torch.zeros(1, 2, side, side)
+    masks[..., side // 4 : side // 2 + 1, side // 3 : side // 3 * 2 + 1] = 1.0
+    return images[:1], images[None, 1:], masks.flatten(2)
+
+
+def changes(model, inputs, parts):
+    """Return, for each part and change, the relative L2 change of the logits."""
+    with torch.inference_mode():
+        plain, _ = model(*inputs)
+        found = {}
+        for name, part in parts.items():
+            for change in (zeroed, shuffled):
+                with ExitStack() as stack:
+                    stack.enter_context(part(change))
+                    logits, _ = model(*inputs)
+                found[name, change.__name__] = ((logits - plain).norm() / plain.norm()).item()
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "preset",
+    [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in sorted(PRESETS)],
+)
+def test_every_part_of_a_seeded_model_moves_the_logits(preset, variant):
+    torch.manual_seed(7)
+    config = UinoConfig.from_preset(preset, variant, SIZE.get(preset, SMALL))
+    model = UinoFSS(config).eval()
+    parts = parts_of(model)
+    if config.prompt.contrastive:
+        parts["CE"] = without_contrast
+    found = changes(model, inputs_of(config), parts)
+    assert min(found.values()) > LEAST, found
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the bundled tiny's second plane norm sees two elements a group, so the correlation, "
+    "the first block's scans and CE move nothing (1e-6); a new shape must replace it",
+)
+def test_every_part_of_the_trained_model_moves_the_logits():
+    model = load_checkpoint(TRAINED_TINY).eval()
+    parts = parts_of(model) | {"CE": without_contrast}
+    found = changes(model, inputs_of(model.config), parts)
+    assert min(found.values()) > LEAST, found
