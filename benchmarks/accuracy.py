@@ -1,4 +1,4 @@
-"""Judge what a runner computed by what float32 PyTorch computed on the same work."""
+"""The verdict on a runner's outputs: their errors against float32 PyTorch on the same work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 
 
 def read_outputs(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return what a worker's `judge` wrote."""
+    """Read the outputs that a worker's `judge` wrote."""
     with np.load(path) as arrays:
         return dict(arrays)
 
@@ -33,10 +33,10 @@ def judge(
     """Compare a runner's outputs with the reference's.
 
     Args:
-        got: the runner's; a case that it cannot do is left out.
+        got: the runner's; a case that it cannot run is missing.
         wanted: the reference's.
         pieces: the errors of single pieces.
-        precisions: of its pieces; the coarsest sets the budget.
+        precisions: the precisions of its pieces; the coarsest sets the budget.
         trained: the weights are trained, so that masks mean something.
     """
     keys = [key for key in wanted if key.endswith(", logits") and key in got]
@@ -61,7 +61,7 @@ def judge(
 
 
 def judge_by_stored(pieces: Sequence[PieceError], precisions: Sequence[str]) -> Accuracy:
-    """Judge by the example that the bundle carries, where there is no PyTorch to compare with."""
+    """Judge by the example that the bundle carries, where PyTorch is not installed."""
     logits = [piece.relative_l2 for piece in pieces if piece.output == "logits"]
     accuracy = Accuracy(
         reference="stored",
@@ -81,27 +81,27 @@ def judge_by_stored(pieces: Sequence[PieceError], precisions: Sequence[str]) -> 
 
 
 def failures(accuracy: Accuracy) -> list[str]:
-    """Say what is over its budget, each time with the measurement and the budget."""
-    found = [
+    """Return a line for each error over its budget, with the measurement and the budget."""
+    reasons = [
         f"{piece.piece}.{piece.output} differs by {piece.relative_l2:.2e} relative L2, "
         f"allowed {piece.allowed:.0e}"
         for piece in accuracy.pieces
         if not piece.passed
     ]
-    # Written so that a value that is no number fails.
+    # Written so that NaN fails.
     if not accuracy.logits_relative_l2 <= accuracy.logits_allowed:
-        found.append(
+        reasons.append(
             f"the logits differ by {accuracy.logits_relative_l2:.2e} relative L2, "
             f"allowed {accuracy.logits_allowed:.0e}"
         )
     floor, iou = accuracy.mask_iou_floor, accuracy.mask_iou
     if floor is not None and iou is not None and not iou >= floor:
-        found.append(f"a mask's IoU with PyTorch's is {iou:.4f}, at least {floor} is asked")
+        reasons.append(f"a mask's IoU with PyTorch's is {iou:.4f}, below the required {floor}")
     if accuracy.miou is not None and accuracy.reference_miou is not None:
         drop, allowed = accuracy.reference_miou - accuracy.miou, accuracy.miou_drop_allowed
         if allowed is not None and not drop <= allowed:
-            found.append(f"the mIoU is {drop:.2f} points lower, allowed {allowed}")
-    return found
+            reasons.append(f"the mIoU is {drop:.2f} points lower, allowed {allowed}")
+    return reasons
 
 
 def case_accuracy(got: Outputs, wanted: Outputs, case: Case) -> tuple[float, float] | None:
@@ -120,16 +120,17 @@ def mask_similarity(got: Outputs, wanted: Outputs, key: str) -> float:
 
 
 def _miou(masks: npt.NDArray[Any]) -> float:
-    """Score the held-out episodes' masks, one row of bits each, against the truth."""
+    """Return the mIoU of the held-out episodes' masks, one row of bits each."""
     from uino_deploy.data import draw_episode, load_pool
-    from uino_deploy.evaluation.metrics import SegmentationScore
-    from uino_deploy.evaluation.pools import EVALUATION_SEED
+    from uino_deploy.evaluation.episodes import EVALUATION_SEED
+    from uino_deploy.evaluation.metrics import score_masks
 
     pool = load_pool("held-out")
-    score = SegmentationScore(len(pool.labels))
-    for index, bits in enumerate(masks):
-        episode = draw_episode(pool, EVALUATION_SEED, index)
-        truth = episode.query.mask
-        mask = np.unpackbits(bits, count=truth.size).reshape(truth.shape)
-        score.add(episode.label, mask, truth)
-    return score.miou
+    episodes = [draw_episode(pool, EVALUATION_SEED, index) for index in range(len(masks))]
+    truths = [episode.query.mask for episode in episodes]
+    predicted = [
+        np.unpackbits(bits, count=truth.size).reshape(truth.shape)
+        for bits, truth in zip(masks, truths, strict=True)
+    ]
+    labels = [episode.label for episode in episodes]
+    return score_masks(len(pool.labels), labels, predicted, truths).miou

@@ -190,7 +190,7 @@ class Worker:
     def _episodes(self) -> np.ndarray[Any, Any]:
         """Return the masks of the demo's held-out episodes, one bit a pixel."""
         from uino_deploy.data import draw_episode, load_pool
-        from uino_deploy.evaluation.pools import EVALUATION_SEED
+        from uino_deploy.evaluation.episodes import EVALUATION_SEED
 
         pool, masks = load_pool("held-out"), []
         for index in range(self.work.episodes):

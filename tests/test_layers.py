@@ -20,6 +20,7 @@ LEAVES = {
     "images",
     "letters",
     "markdown",
+    "progress",
     "tolerances",
 }
 

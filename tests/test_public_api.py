@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Package -> the names that users may rely on. A change here is a change of the public interface.
 PUBLIC = {
     "uino_deploy": ["UinoConfig", "UinoFSS", "__version__"],
+    "uino_deploy.evaluation": ["Report", "evaluate"],
     "uino_deploy.export": ["build_engines", "export_bundle", "verify_bundle"],
     "uino_deploy.kernels": ["correlation4d", "selective_scan2d", "selective_scan_fn"],
     "uino_deploy.model": [
@@ -27,6 +28,7 @@ PUBLIC = {
         "parameter_counts",
         "save_checkpoint",
     ],
+    "uino_deploy.studies": ["ablate", "draw_grid", "draw_similarity"],
     "uino_deploy.runtime": ["Encoded", "Predictor", "Result", "Support", "label_map"],
 }
 
@@ -49,6 +51,7 @@ LIGHT = [
     "uino_deploy.dependencies",
     "uino_deploy.doctor",
     "uino_deploy.errors",
+    "uino_deploy.evaluation",
     "uino_deploy.export.verify",
     "uino_deploy.files",
     "uino_deploy.images",

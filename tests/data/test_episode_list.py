@@ -14,7 +14,6 @@ from uino_deploy.data.episode_list import (
     draw_list,
     fingerprint,
     read_list,
-    shown_labels,
     write_list,
 )
 from uino_deploy.data.folder import Folder
@@ -80,7 +79,7 @@ def test_the_procedural_list_is_the_demos_own_episodes():
     assert dataset.mask(key, 3).any()
     with pytest.raises(InputError, match="another class"):
         dataset.mask(key, 4)
-    with pytest.raises(InputError, match="no scene"):
+    with pytest.raises(InputError, match="not a scene"):
         dataset.image("3/x")
 
 
@@ -101,7 +100,7 @@ def test_classes_without_images_are_left_out(tmp_path):
     kept = [name for name in listing.read_text().split() if "_val_02_" in name]
     listing.write_text("\n".join(kept))
     dataset = Pascal(root, 0)
-    assert shown_labels(dataset) == [1, 2]  # the class, and its neighbour in the same images
+    assert dataset.shown_labels() == [1, 2]  # the class, and its neighbour in the same images
     assert {each.label for each in draw_list(dataset, 8, 1, 0)} == {1, 2}
     listing.write_text("")
     with pytest.raises(InputError, match="no image of any of its classes"):
@@ -126,14 +125,14 @@ def test_a_file_gives_the_list_back_and_reads_as_plain_json(opened, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [
-        (0, "{}", "no list of episodes"),
+        (0, "{}", "not a list of episodes"),
         (0, '{"format":"x","version":1,"dataset":"folder","fold":null,"shots":1,"seed":0}',
          "format"),
         (0, '{"format":"uino-episodes","version":1,"dataset":"coco","fold":0,"shots":1,"seed":0}',
          "of 'coco', not of 'folder'"),
         (1, '{"class":"zebra","support":["a"],"query":"b"}', "line 2: .* no class 'zebra'"),
         (1, '{"class":"NAME","support":[],"query":"b"}', "line 2: not 1 support"),
-        (1, "garbage", "no list of episodes"),
+        (1, "garbage", "not a list of episodes"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_refused(folder, tmp_path, line, text, message):
@@ -165,7 +164,7 @@ def test_open_names_what_is_missing_or_superfluous(tmp_path, voc):
         (("digits", None, 1), "has no folds"),
         (("fss1000", tmp_path, 1), "has no folds"),
         (("coco",), "needs its folder"),
-        (("digits", None, None, "train"), "for evaluation alone"),
+        (("digits", None, None, "train"), "only for evaluation"),
     ]:
         with pytest.raises(InputError, match=message):
             open_dataset(*arguments)

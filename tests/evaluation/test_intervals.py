@@ -3,7 +3,7 @@
 import numpy as np
 
 from uino_deploy.evaluation.intervals import bootstrap, bootstrap_difference
-from uino_deploy.evaluation.metrics import SegmentationScore
+from uino_deploy.evaluation.metrics import score_counts
 
 
 def drawn(rng, episodes, classes=5, noise=0.0):
@@ -21,7 +21,7 @@ def drawn(rng, episodes, classes=5, noise=0.0):
 def test_the_interval_holds_the_true_figure_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     labels, large = drawn(rng, 200_000)
-    truth = SegmentationScore.of(5, labels, large).miou
+    truth = score_counts(5, labels, large).miou
     inside = 0
     for _ in range(60):
         interval = bootstrap(5, *drawn(rng, 200)).miou
@@ -36,7 +36,7 @@ def test_more_episodes_give_a_narrower_interval_around_the_figure():
         labels, counts = drawn(rng, episodes)
         intervals = bootstrap(5, labels, counts)
         assert intervals == bootstrap(5, labels, counts)  # the same each time
-        score = SegmentationScore.of(5, labels, counts)
+        score = score_counts(5, labels, counts)
         assert intervals.miou.low < score.miou < intervals.miou.high
         assert intervals.fb_iou.low < score.fb_iou < intervals.fb_iou.high
         widths.append(intervals.miou.high - intervals.miou.low)

@@ -6,12 +6,9 @@ import torch
 
 from uino_deploy.config import UinoConfig
 from uino_deploy.data import draw_episode, load_pool
-from uino_deploy.evaluation.segmenters import (
-    best_prototype_threshold,
-    episode_segmenter,
-    prototype_segmenter,
-)
+from uino_deploy.evaluation.segmenters import model_segmenter, open_segmenter, query_logits
 from uino_deploy.images import preprocess_image, preprocess_mask
+from uino_deploy.model import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
 
 
@@ -21,7 +18,7 @@ def model():
     return UinoFSS(UinoConfig.from_preset("tiny")).eval()
 
 
-def test_the_models_mask_is_its_logits_upsampled_and_cut(model):
+def test_the_models_logits_are_upsampled_and_cut(model, tmp_path):
     episode = draw_episode(load_pool("held-out"), 0, 0, shots=2)
     support = np.stack([preprocess_image(s.image, 112) for s in episode.support])
     masks = np.stack([preprocess_mask(s.mask, 112, 14) for s in episode.support])
@@ -29,20 +26,12 @@ def test_the_models_mask_is_its_logits_upsampled_and_cut(model):
     with torch.inference_mode():
         logits, _ = model(*(torch.from_numpy(a)[None] for a in (query, support, masks)))
         large = torch.nn.functional.interpolate(logits, size=(112, 112), mode="bilinear")[0, 0]
-    threshold = large.median().item()
-    found = episode_segmenter(model, threshold)(episode)
-    clear = (large - threshold).abs() > 1e-4
-    np.testing.assert_array_equal(found[clear], (large > threshold)[clear])
-
-
-def test_the_baselines_mask_shrinks_as_its_threshold_rises(model):
-    episode = draw_episode(load_pool("held-out"), 0, 1)
-    areas = [prototype_segmenter(model, t)(episode).sum() for t in (-3, 0, 3)]
-    assert areas[0] == 112 * 112
-    assert areas[0] > areas[1] > areas[2] == 0
-
-
-def test_the_best_threshold_is_at_least_as_good_as_marking_everything(model):
-    pool = load_pool("digits")
-    threshold = best_prototype_threshold(model, pool, episodes=10, seed=1)
-    assert -1 <= threshold <= 1
+    shots = [(scene.image, scene.mask) for scene in episode.support]
+    ours = query_logits(model, shots, episode.query.image)
+    np.testing.assert_allclose(ours, large.numpy(), atol=1e-4)
+    mask = model_segmenter(model)(shots, episode.query.image)
+    np.testing.assert_array_equal(mask, ours > 0)
+    assert mask.dtype == np.uint8
+    save_checkpoint(model, tmp_path / "tiny.safetensors", {})
+    opened = open_segmenter(tmp_path / "tiny.safetensors")
+    np.testing.assert_array_equal(opened(shots, episode.query.image), mask)

@@ -1,16 +1,12 @@
 """The number after the export is the number before it: `evaluate` on a bundle and on its model."""
 
-import json
-
 import pytest
-from click.testing import CliRunner
 
 from tests.data.miniatures import make_voc
-from uino_deploy.cli._options import Settings
-from uino_deploy.cli.evaluate import evaluate
 from uino_deploy.data.episode_list import draw_list
 from uino_deploy.data.procedural import Procedural
-from uino_deploy.evaluation.runs import run_episodes
+from uino_deploy.evaluation import evaluate
+from uino_deploy.evaluation.episodes import run_episodes
 from uino_deploy.evaluation.segmenters import bundle_segmenter, model_segmenter
 from uino_deploy.model import save_checkpoint
 from uino_deploy.runtime import Predictor
@@ -21,10 +17,6 @@ def checkpoint(model, tmp_path):
     path = tmp_path / "model.safetensors"
     save_checkpoint(model, path, {})
     return path
-
-
-def run(*arguments):
-    return CliRunner().invoke(evaluate, [str(each) for each in arguments], obj=Settings())
 
 
 def test_a_bundle_has_its_models_miou(model, bundle):
@@ -40,26 +32,24 @@ def test_a_bundle_has_its_models_miou(model, bundle):
         assert ours.score.miou > 0
 
 
-def test_the_command_compares_them_on_the_same_episodes(bundle, checkpoint, tmp_path):
+def test_they_are_compared_on_the_same_episodes(bundle, checkpoint, tmp_path):
     root = make_voc(tmp_path / "voc", per_class=2)
     path = tmp_path / "fold.json"
-    result = run(
-        bundle.root, "--dataset", "pascal", "--data", root, "--fold", "1", "--episodes", "6",
-        "--against", checkpoint, "--max-miou-drop", "0.1", "-o", path, "--json",
+    report = evaluate(
+        bundle.root, "pascal", data=root, fold=1, episodes=6, against=checkpoint,
+        max_miou_drop=0.1, output=path,
     )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    document = json.loads(result.stdout)
+    document = report.document
     assert document["passed"] is True
     assert abs(document["against"]["difference"]) < 0.1
     assert document["per_class"].keys() <= {"bus", "car", "cat", "chair", "bottle", "cow"}
     assert {key: document[key] for key in ("dataset", "fold", "shots", "episodes", "seed")} == {
         "dataset": "pascal", "fold": 1, "shots": 1, "episodes": 6, "seed": 2,
     }  # fmt: skip
-    again = run(
-        checkpoint, "--dataset", "pascal", "--data", root, "--fold", "1", "--episodes", "6",
-        "--against", path, "--max-miou-drop", "0.1",
-    )  # fmt: skip
-    assert again.exit_code == 0, again.output
-    assert again.stdout.splitlines()[-1] == "PASSED"
-    assert "UINO-FSS (paper)" in again.stdout
-    assert "80.6" in again.stdout
+    again = evaluate(
+        checkpoint, "pascal", data=root, fold=1, episodes=6, against=path, max_miou_drop=0.1
+    )
+    assert again.failures == []
+    (paper, *_ours) = again.paper_table[1]
+    assert paper[0] == "UINO-FSS (paper)"
+    assert "80.6" in paper

@@ -2,32 +2,27 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from click import Context
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from tests.pages import ROOT
-from uino_deploy.cli._options import Settings
-from uino_deploy.cli.ablate import _ROWS, ablate
+from uino_deploy.cli import cli
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError
-from uino_deploy.evaluation.runs import Run
+from uino_deploy.evaluation.episodes import Run
+from uino_deploy.evaluation.report import run_document
 from uino_deploy.files import sha256
 from uino_deploy.model import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.studies.ablation import (
-    ENCODER,
-    RESULTS,
-    ROWS,
-    Budget,
-    new_model,
-    renew,
-    run_row,
-    table,
-)
+from uino_deploy.studies import ablate
+from uino_deploy.studies.ablation import ENCODER, RESULTS, Budget, renew, run_row, table
+from uino_deploy.studies.rows import ROWS, new_model
 from uino_deploy.training import from_scratch
 
 
@@ -41,8 +36,12 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+def test_the_command_offers_the_rows():
+    (option,) = (p for p in cli.get_command(Context(cli), "ablate").params if p.name == "rows")
+    assert tuple(option.type.choices) == tuple(ROWS)
+
+
 def test_rows_differ_in_what_they_name(base):
-    assert tuple(ROWS) == _ROWS
     parts = {}
     for key, row in ROWS.items():
         model = new_model(base, row, seed=1)
@@ -68,7 +67,7 @@ def test_rows_differ_in_what_they_name(base):
 
 
 def test_the_papers_numbers_are_those_of_its_tables():
-    assert [ROWS[key].paper for key in _ROWS] == [
+    assert [ROWS[key].paper for key in ROWS] == [
         *(58.2, 59.6, 62.3, 64.5, 64.0, 52.8, 57.2),
         *(54.3, 59.6, 60.7),
     ]
@@ -78,24 +77,27 @@ def test_rows_are_run_once_and_compared_on_the_same_episodes(base, tmp_path):
     pytest.importorskip("matplotlib")
     checkpoint = tmp_path / "base.safetensors"
     save_checkpoint(base, checkpoint, {})
+    folder, keys = tmp_path / "rows", ("svp", "frozen")
+    budget = Budget(steps=1, batch=2, episodes=3)
+    told = []
+    made = ablate(checkpoint, folder, rows=keys, budget=budget, log=told.append)
+    assert told == ["row svp, seed 0", "row frozen, seed 0"]
+    assert set(made.document["rows"]) == {"svp", "frozen"}
+    assert made.document["table"][1]["against"] == "+ SVP (compact)"
+    assert made.document["table"][1]["paper's"] == "-2.4"
     words = [
-        "--checkpoint", str(checkpoint), "--row", "svp", "--row", "frozen", "--steps", "1",
-        "--batch", "2", "--episodes", "3", "-o", str(tmp_path / "rows"), "--json",
+        "ablate", "--checkpoint", str(checkpoint), "--row", "svp", "--row", "frozen", "--steps",
+        "1", "--batch", "2", "--episodes", "3", "-o", str(folder), "--json",
     ]  # fmt: skip
-    first = CliRunner().invoke(ablate, words, obj=Settings())
-    assert first.exit_code == 0, first.output
-    document = json.loads(first.stdout)
-    assert set(document["rows"]) == {"svp", "frozen"}
-    assert document["table"][1]["against"] == "+ SVP (compact)"
-    assert document["table"][1]["paper's"] == "-2.4"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("it trained again"))
-        again = CliRunner().invoke(ablate, words, obj=Settings())
-    assert json.loads(again.stdout) == document
-    other = [*words[:-1], "--lr", "0.5"]
-    refused = CliRunner().invoke(ablate, other, obj=Settings())
-    assert isinstance(refused.exception, InputError)
-    assert "learning_rate" in str(refused.exception)
+        again = CliRunner().invoke(cli, words)
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == made.document
+    with pytest.raises(InputError, match="learning_rate"):
+        ablate(checkpoint, folder, rows=keys, budget=replace(budget, learning_rate=0.5))
+    with pytest.raises(InputError, match="no row none"):
+        ablate(checkpoint, folder, rows=["none"])
 
 
 def test_an_encoder_of_its_own_is_trained_once(base, tmp_path, monkeypatch):
@@ -116,7 +118,7 @@ def test_an_encoder_of_its_own_is_trained_once(base, tmp_path, monkeypatch):
         from_scratch, "train_from_scratch", lambda *_: pytest.fail("it trained the encoder again")
     )
     again = run_row("encoder-64", 0, checkpoint, tmp_path / "rows", budget)
-    assert again.document()["miou"] == run.document()["miou"]
+    assert run_document(again)["miou"] == run_document(run)["miou"]
 
 
 def test_several_seeds_stand_beside_each_other():

@@ -7,17 +7,17 @@ from click.testing import CliRunner
 
 from tests.data.miniatures import make_folder, write_jpeg
 from tests.model.test_sam_encoder import SMALL, filled, official_file
-from uino_deploy.cli._options import Settings
-from uino_deploy.cli.figure import figure
+from uino_deploy.cli import cli
 from uino_deploy.config import UinoConfig
 from uino_deploy.data.episode_list import draw_list
 from uino_deploy.data.folder import Folder
-from uino_deploy.errors import InputError
+from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.evaluation.segmenters import model_segmenter
 from uino_deploy.images import load_image, preprocess_image
 from uino_deploy.model import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.studies.grid import ablations, qualitative_grid
+from uino_deploy.studies import draw_grid, draw_similarity
+from uino_deploy.studies.grid import qualitative_grid, switched_off
 from uino_deploy.studies.similarity import (
     SelfSimilarity,
     propose_early_layer,
@@ -43,7 +43,7 @@ def place(model, tmp_path_factory):
 
 
 def run(*words):
-    return CliRunner().invoke(figure, [str(word) for word in words], obj=Settings())
+    return CliRunner().invoke(cli, ["figure", *map(str, words)])
 
 
 def test_heat_runs_from_dark_to_light():
@@ -100,11 +100,21 @@ def test_the_command_draws_and_proposes(place):
     assert result.exit_code == 0, result.output
     assert "proposed early_layer: " in result.stdout
     assert load_image(path).shape[1] > 6 * TILE  # the image, SAM and six layers in two rows
-    outside = run(
-        "similarity", place / "photo.jpg", "--point", "2,0", "--preset", "tiny",
-        "-o", place / "x.png",
-    )  # fmt: skip
-    assert isinstance(outside.exception, InputError)
+
+
+def test_the_similarity_of_a_point_is_drawn(model, place):
+    path = place / "plain.png"
+    early = draw_similarity([place / "photo.jpg"], model, path, point=(0.2, 0.9))
+    assert (early.proposed, early.closeness) == (None, [])
+    assert load_image(path).shape[1] > 6 * TILE
+    early = draw_similarity(
+        [place / "photo.jpg"], model, path, sam_checkpoint=place / "sam.pth", force=True
+    )
+    assert early.closeness[early.proposed - 1] == max(early.closeness)
+    with pytest.raises(OutputExists):
+        draw_similarity([place / "photo.jpg"], model, path)
+    with pytest.raises(InputError, match="outside the image"):
+        draw_similarity([place / "photo.jpg"], model, place / "x.png", point=(2, 0))
 
 
 def test_switched_off_parts_change_the_mask_and_not_the_model(model, place):
@@ -113,12 +123,12 @@ def test_switched_off_parts_change_the_mask_and_not_the_model(model, place):
     shots = [(dataset.image(episode.support[0]), dataset.mask(episode.support[0], 0))]
     query = dataset.image(episode.query)
     before = model_segmenter(model)(shots, query)
-    altered = ablations(model)
+    altered = switched_off(model)
     assert list(altered) == ["no MHCM", "no CE"]
     for other in altered.values():
         assert not np.array_equal(model_segmenter(other)(shots, query), before)
     np.testing.assert_array_equal(model_segmenter(model)(shots, query), before)
-    assert ablations(UinoFSS(UinoConfig.from_preset("tiny", "comp-star"))) == {}
+    assert switched_off(UinoFSS(UinoConfig.from_preset("tiny", "comp-star"))) == {}
 
 
 def test_a_grid_has_a_row_for_each_episode_and_a_column_for_each_model(place):
@@ -135,13 +145,25 @@ def test_a_grid_has_a_row_for_each_episode_and_a_column_for_each_model(place):
     assert seen == 6 * [(2, (40, 60, 3))]
     assert sheet.shape[1] > 4 * TILE
     assert sheet.shape[0] > 3 * TILE
+
+
+def test_the_grid_command_draws_a_checkpoint_and_what_it_leans_on(place):
     path = place / "grid.png"
     result = run(
         "grid", place / "tiny.safetensors", "--ablate", "--dataset", "folder", "--data",
-        place / "mug", "--count", 2, "-o", path,
+        place / "mug", "--count", 2, "-o", path, "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert load_image(path).shape[1] > 5 * TILE
+    drawn = load_image(path)
+    assert drawn.shape[1] > 5 * TILE
+    columns = draw_grid(
+        [place / "tiny.safetensors"], "folder", path, data=place / "mug", count=2, ablate=True,
+        force=True,
+    )  # fmt: skip
+    assert columns == ["tiny.safetensors", "no MHCM", "no CE"]
+    np.testing.assert_array_equal(load_image(path), drawn)
+    with pytest.raises(InputError, match="single checkpoint"):
+        draw_grid(2 * [place / "tiny.safetensors"], "demo", place / "y.png", ablate=True)
 
 
 def test_labels_are_drawn_with_characters_that_every_font_has():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from uino_deploy.config import UinoConfig
-from uino_deploy.evaluation.pools import Evaluation
+from uino_deploy.evaluation.episodes import Evaluation
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.gate import measure, shortfalls
 from uino_deploy.training.recipe import RECIPES

@@ -15,6 +15,9 @@ from uino_deploy.cli._console import Output
 # A path that the library checks: its errors say more than click's would.
 FILE = click.Path(path_type=Path)
 
+# The data sets of `uino_deploy.data.open`: `--help` must not import it.
+DATASETS = ("demo", "digits", "pascal", "coco", "fss1000", "folder")
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -1,4 +1,4 @@
-"""Images that set the scales of int8 layers where the user gives none of his own."""
+"""Images that set the scales of int8 layers when the user gives none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEED = 20
 def calibration_images() -> list[NDArray[np.uint8]]:
     """Return scikit-learn's two photographs, each whole and its quarters, and six demo scenes.
 
-    The scenes are of the classes that the demo's model was trained on: none that it is judged by.
+    The scenes show classes that the demo's model was trained on, none that it is judged on.
 
     Returns:
         uint8 [H, W, 3], always the same.

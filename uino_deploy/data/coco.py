@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from uino_deploy.data.dataset import Split, check_fold, find_root
+from uino_deploy.data.dataset import Dataset, Split, check_fold, find_root
 from uino_deploy.dependencies import require
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8, load_image
@@ -42,7 +42,7 @@ class _Category(msgspec.Struct):
 class _Annotation(msgspec.Struct):
     image_id: int
     category_id: int
-    # Decoded only for the masks that are asked for: train2014 has 600,000 of them.
+    # Decoded only for the masks in use: train2014 has 600,000 of them.
     segmentation: msgspec.Raw
 
 
@@ -52,11 +52,11 @@ class _Instances(msgspec.Struct):
     annotations: list[_Annotation]
 
 
-class Coco:
+class Coco(Dataset):
     """One fold of COCO-20i; keys are paths such as `val2014/COCO_val2014_000000000042.jpg`.
 
     A class's mask is the union of all its annotations in an image, crowds included, as in the
-    masks that are in common use. Nothing is ignored.
+    masks in common use. No pixel is ignored.
 
     Args:
         root: the folder of COCO 2014, or one that holds it.
@@ -64,7 +64,7 @@ class Coco:
         split: "test" has the fold's classes in val2014, "train" the others in train2014.
 
     Raises:
-        InputError: the layout is not COCO's, or the annotations cannot be read.
+        InputError: the layout is not that of COCO 2014, or the annotations cannot be read.
         DependencyError: pycocotools is not installed.
     """
 
@@ -114,11 +114,12 @@ class Coco:
     def _segmentations(self) -> dict[tuple[int, int], list[msgspec.Raw]]:
         """Every image's and category's segmentations, undecoded."""
         wanted = set(self._categories)
-        found: dict[tuple[int, int], list[msgspec.Raw]] = {}
+        segmentations: dict[tuple[int, int], list[msgspec.Raw]] = {}
         for each in self._instances.annotations:
             if each.category_id in wanted:
-                found.setdefault((each.image_id, each.category_id), []).append(each.segmentation)
-        return found
+                key = each.image_id, each.category_id
+                segmentations.setdefault(key, []).append(each.segmentation)
+        return segmentations
 
     @cached_property
     def _showing(self) -> list[list[str]]:
@@ -128,7 +129,7 @@ class Coco:
             if image not in keys:
                 raise InputError(f"{self._path} annotates image {image}, which it does not list")
             showing[category].append(keys[image])
-        return [sorted(found) for found in showing.values()]
+        return [sorted(names) for names in showing.values()]
 
 
 def _read(path: Path) -> _Instances:
@@ -154,7 +155,7 @@ def _decode(raw: msgspec.Raw, image: _Image, path: Path) -> UInt8:
             _check_runs(value, size)
             compressed = isinstance(value["counts"], str)
             runs = value if compressed else tools.frPyObjects(value, *size)
-        with warnings.catch_warnings():  # its arrays lack a keyword that numpy 2 asks for
+        with warnings.catch_warnings():  # its arrays lack a keyword that numpy 2 needs
             warnings.simplefilter("ignore", DeprecationWarning)
             return np.asarray(tools.decode(runs), dtype=np.uint8)
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -165,16 +166,16 @@ def _decode(raw: msgspec.Raw, image: _Image, path: Path) -> UInt8:
 
 
 def _check_polygons(value: list[Any]) -> None:
-    """Raise ValueError where the library would take numbers for something else than polygons."""
+    """Raise ValueError where the library would not take the numbers for polygons."""
     for polygon in value:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers")
 
 
 def _check_runs(value: dict[str, Any], size: tuple[int, int]) -> None:
-    """Raise ValueError where run lengths are of another size: the library does not look."""
+    """Raise ValueError where run lengths have another size: the library does not check."""
     if tuple(value["size"]) != size:
-        raise ValueError(f"run lengths of size {value['size']}")
+        raise ValueError(f"run lengths for size {value['size']}")
     counts = value["counts"]
     if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
         raise ValueError(f"run lengths of {sum(counts)} pixels")

@@ -1,11 +1,12 @@
-"""What an evaluation or a training asks of a data set: classes, their images, images, masks."""
+"""Data sets as evaluation and training see them: classes, their images, masks and episodes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -13,39 +14,10 @@ from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8
 
 IGNORED = 255
-"""Value of the pixels of a mask that neither count for nor against a prediction."""
+"""Mask value of the pixels that count neither for nor against a prediction."""
 
 Split = Literal["train", "test"]
 """Classes (or images) to learn from, or those held out."""
-
-
-class Dataset(Protocol):
-    """Images in which classes are marked; one split, and one fold where there are folds."""
-
-    @property
-    def name(self) -> str:
-        """What the command line calls the data set."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the split's classes; an index into them is a label."""
-
-    def images(self, label: int) -> Sequence[str]:
-        """Return the keys of the images that show a class, in a fixed order."""
-
-    def image(self, key: str) -> UInt8:
-        """Return an image, uint8 RGB [H, W, 3].
-
-        Raises:
-            InputError: there is no such image, or it cannot be read.
-        """
-
-    def mask(self, key: str, label: int) -> UInt8:
-        """Return where a class is in an image, uint8 [H, W]: 0, 1, or `IGNORED`.
-
-        Raises:
-            InputError: there is no such mask, or it cannot be read.
-        """
 
 
 @dataclass(frozen=True)
@@ -55,7 +27,7 @@ class ListedEpisode:
     Attributes:
         label: the class, an index into the data set's classes.
         support: the K images that show the class.
-        query: the image to find it in, none of the support.
+        query: the image to find it in; not among the support.
     """
 
     label: int
@@ -63,8 +35,75 @@ class ListedEpisode:
     query: str
 
 
+class Dataset(ABC):
+    """Images in which classes are marked; one split, and one fold where there are folds.
+
+    Attributes:
+        name: the command line's name for the data set.
+        classes: names of the split's classes; an index into them is a label.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def images(self, label: int) -> Sequence[str]:
+        """Return the keys of the images that show a class, in a fixed order."""
+
+    @abstractmethod
+    def image(self, key: str) -> UInt8:
+        """Return an image, uint8 RGB [H, W, 3].
+
+        Raises:
+            InputError: the image does not exist or cannot be read.
+        """
+
+    @abstractmethod
+    def mask(self, key: str, label: int) -> UInt8:
+        """Return where a class is in an image, uint8 [H, W]: 0, 1, or `IGNORED`.
+
+        Raises:
+            InputError: the mask does not exist or cannot be read.
+        """
+
+    def shown_labels(self) -> list[int]:
+        """Return the labels of the classes that have images: all, except in parts of a data set."""
+        return [label for label in range(len(self.classes)) if self.images(label)]
+
+    def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
+        """Draw an episode of a seed's list; the same arguments give the same one.
+
+        Classes take turns, as `label_in_turn` says; those without any image are left out. The
+        images are distinct; the query shows the class, and each support shows both the class and
+        something else, without which there would be nothing to learn.
+
+        Raises:
+            InputError: the class has too few such images.
+        """
+        shown = self.shown_labels()
+        if not shown:
+            raise InputError(f"data set {self.name} has no image of any of its classes")
+        label = shown[label_in_turn(len(shown), seed, index)]
+        rng = np.random.default_rng([seed, *divmod(index, len(shown))])
+        keys = self.images(label)
+        query, support = "", list[str]()
+        for position in _distinct(rng, len(keys)):
+            mask = self.mask(keys[position], label)
+            present, other = bool((mask == 1).any()), bool((mask != 1).any())
+            if present and not query:
+                query = keys[position]
+            elif present and other:
+                support.append(keys[position])
+            if query and len(support) == shots:
+                return ListedEpisode(label, tuple(support), query)
+        raise InputError(
+            f"class {self.classes[label]!r} has too few images for {shots} shots and a query",
+            f"it has {len(keys)}, and a support needs both the object and something else",
+        )
+
+
 def label_in_turn(classes: int, seed: int, index: int) -> int:
-    """Return the class of an episode: every `classes` consecutive ones show each class once.
+    """Return the class of an episode; every `classes` consecutive episodes show each class once.
 
     The order within such a round is `numpy.random.default_rng([seed, round]).permutation`.
     """
@@ -72,17 +111,27 @@ def label_in_turn(classes: int, seed: int, index: int) -> int:
     return int(np.random.default_rng([seed, turn]).permutation(classes)[position])
 
 
+def _distinct(rng: np.random.Generator, count: int) -> Iterator[int]:
+    """Yield all of range(count) in a random order, drawn only as far as they are used."""
+    seen: set[int] = set()
+    while len(seen) < count:
+        index = int(rng.integers(count))
+        if index not in seen:
+            seen.add(index)
+            yield index
+
+
 def find_root(root: Path, nested: Sequence[str], needed: str, tree: str) -> Path:
-    """Return the folder that a data set lies in: the one given, or a usual one inside it.
+    """Return the folder that holds a data set: the one given, or a usual one inside it.
 
     Args:
-        root: what the user named.
+        root: the folder that the user named.
         nested: folders inside it where downloads often put the data.
         needed: a path that the data set's folder must hold.
         tree: the expected layout, for people.
 
     Raises:
-        InputError: no candidate holds what is needed; the hint is the expected layout.
+        InputError: no candidate holds that path; the hint is the expected layout.
     """
     if not root.is_dir():
         raise InputError(f"{root} is not a folder", f"expected: {tree}")
@@ -96,7 +145,7 @@ def check_fold(fold: int | None, folds: int, name: str) -> int:
     """Return the fold.
 
     Raises:
-        InputError: none was given, or one that the data set does not have.
+        InputError: no fold is given, or one that the data set does not have.
     """
     if fold is None or not 0 <= fold < folds:
         given = "needs a fold" if fold is None else f"has no fold {fold}"

@@ -1,6 +1,6 @@
-"""Lists of episodes: drawn from a seed, written to and read from a file for other projects.
+"""Lists of episodes, drawn from a seed or kept in a file that other projects can read.
 
-The file is JSON lines. The first line says what the list is; each of the others is an episode:
+The file is JSON lines. The first line describes the list; each of the others is an episode:
 
     {"format": "uino-episodes", "version": 1, "dataset": "pascal", "fold": 0, "shots": 1, "seed": 0}
     {"class": "bird", "support": ["JPEGImages/2007_000042.jpg"], "query": "JPEGImages/..."}
@@ -11,14 +11,12 @@ Images are named by their paths inside the data set.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from uino_deploy.data.dataset import Dataset, ListedEpisode, label_in_turn
-from uino_deploy.data.procedural import Procedural
+from uino_deploy.data.dataset import Dataset, ListedEpisode
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
 
@@ -27,15 +25,15 @@ VERSION = 1
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a list is.
+    """The first line of a list.
 
     Attributes:
         format: `FORMAT`.
-        version: of the format.
-        dataset: what the command line calls the data set.
-        fold: of the data set, where it has folds.
+        version: the format's version.
+        dataset: the command line's name for the data set.
+        fold: the data set's fold, where it has folds.
         shots: support images of each episode.
-        seed: that the list was drawn from; None where it was not.
+        seed: the seed that the list was drawn from; None where it was not drawn.
     """
 
     format: str
@@ -53,49 +51,12 @@ class _Line(msgspec.Struct):
 
 
 def draw_list(dataset: Dataset, episodes: int, shots: int, seed: int) -> list[ListedEpisode]:
-    """Draw episodes; the same arguments give the same list.
-
-    Classes come in rounds, as `label_in_turn` says; those without any image are left out. An
-    episode's images are distinct; its query shows the class, and its supports show both the class
-    and something else, without which there would be nothing to learn.
+    """Draw episodes as `Dataset.episode` does; the same arguments give the same list.
 
     Raises:
-        InputError: a class has too few such images.
+        InputError: a class has too few images.
     """
-    return [draw_listed(dataset, seed, index, shots) for index in range(episodes)]
-
-
-def draw_listed(dataset: Dataset, seed: int, index: int, shots: int) -> ListedEpisode:
-    """Draw one episode of the list of a seed; see `draw_list`."""
-    if isinstance(dataset, Procedural):
-        return dataset.episode(seed, index, shots)
-    shown = shown_labels(dataset)
-    if not shown:
-        raise InputError(f"data set {dataset.name} has no image of any of its classes")
-    label = shown[label_in_turn(len(shown), seed, index)]
-    rng = np.random.default_rng([seed, *divmod(index, len(shown))])
-    keys = dataset.images(label)
-    query, support = "", list[str]()
-    for position in _distinct(rng, len(keys)):
-        present, other = _shown(dataset, keys[position], label)
-        if present and not query:
-            query = keys[position]
-        elif present and other:
-            support.append(keys[position])
-        if query and len(support) == shots:
-            return ListedEpisode(label, tuple(support), query)
-    raise InputError(
-        f"class {dataset.classes[label]!r} has too few images for {shots} shots and a query",
-        f"it has {len(keys)}, and a support needs both the object and something else",
-    )
-
-
-def shown_labels(dataset: Dataset) -> list[int]:
-    """Return the labels of the classes that have images: all, but for parts of a data set."""
-    labels = range(len(dataset.classes))
-    if isinstance(dataset, Procedural):
-        return list(labels)
-    return [label for label in labels if dataset.images(label)]
+    return [dataset.episode(seed, index, shots) for index in range(episodes)]
 
 
 def write_list(
@@ -110,7 +71,7 @@ def write_list(
     """Write a list, whole or not at all.
 
     Raises:
-        OutputExists: the file is there and `force` is not given.
+        OutputExists: the file exists and `force` is not given.
     """
     with atomic_file(path, force) as temporary:
         temporary.write_bytes(_encode(dataset, fold, shots, seed, episodes))
@@ -120,15 +81,16 @@ def read_list(path: Path, dataset: Dataset) -> tuple[Header, list[ListedEpisode]
     """Read a list for a data set.
 
     Raises:
-        InputError: the file is unreadable, of another format or data set, holds no episode, names a
-            class that the split does not have, or an episode with another number of shots.
+        InputError: the file is unreadable, has another format, lists another data set or no
+            episode, names a class that the split does not have, or an episode has another number
+            of shots.
     """
     lines = _lines(path)
     try:
         header = msgspec.json.decode(lines[0], type=Header)
         episodes = [msgspec.json.decode(line, type=_Line) for line in lines[1:]]
     except msgspec.DecodeError as error:
-        raise InputError(f"{path} is no list of episodes: {error}") from error
+        raise InputError(f"{path} is not a list of episodes: {error}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
         raise InputError(f"{path} has format {header.format!r} {header.version}, not {VERSION}")
     if header.dataset != dataset.name:
@@ -174,19 +136,3 @@ def _lines(path: Path) -> list[bytes]:
     if len(lines) < 2:
         raise InputError(f"{path} holds no episode")
     return lines
-
-
-def _distinct(rng: np.random.Generator, count: int) -> Iterator[int]:
-    """Yield all of range(count) in a random order, drawn as far as it is asked for."""
-    seen: set[int] = set()
-    while len(seen) < count:
-        index = int(rng.integers(count))
-        if index not in seen:
-            seen.add(index)
-            yield index
-
-
-def _shown(dataset: Dataset, key: str, label: int) -> tuple[bool, bool]:
-    """Return whether an image shows the class, and whether it shows anything else."""
-    mask = dataset.mask(key, label)
-    return bool((mask == 1).any()), bool((mask != 1).any())

@@ -39,12 +39,12 @@ class LabelledScene:
 
 @dataclass(frozen=True)
 class Episode:
-    """A class shown in K support scenes, to be found in a query scene.
+    """A class shown in K support scenes, and a query scene to segment.
 
     Attributes:
         label: the target's class number within the pool.
         support: K scenes with the target and distractors.
-        query: one more such scene.
+        query: another such scene.
     """
 
     label: int
@@ -63,7 +63,7 @@ def draw_episode(
     """Draw one episode; the same arguments give the same pixels.
 
     Classes come in rounds of a shuffled order, so that every `len(pool.labels)` consecutive
-    episodes show each class once. Distractors are of the same pool and never of the target's
+    episodes show each class once. Distractors come from the same pool and never show the target's
     class.
 
     Args:
@@ -72,7 +72,7 @@ def draw_episode(
         index: position within the sequence.
         shots: support scenes K.
         size: the scenes' side in pixels.
-        deformation: of every glyph.
+        deformation: applied to every glyph.
     """
     classes = len(pool.labels)
     turn, position = divmod(index, classes)
@@ -85,7 +85,7 @@ def draw_episode(
 def draw_scene(
     pool: Pool, label: int, rng: np.random.Generator, size: int, deformation: Deformation
 ) -> LabelledScene:
-    """Draw a scene of the target's class and one to three distractors of other classes."""
+    """Draw a scene with the target's class and one to three distractors of other classes."""
     count = int(rng.integers(_GLYPHS[0], _GLYPHS[1], endpoint=True)) - 1
     others = rng.choice(np.delete(np.arange(len(pool.labels)), label), size=count, replace=False)
     labels = [label, *others.tolist()]

@@ -1,11 +1,11 @@
-"""A user's own data: folders of images and of masks of the same names, one pair for each class."""
+"""A user's own data: a folder of images and one of masks with the same names for each class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from uino_deploy.data.dataset import Split, check_fold, find_root
+from uino_deploy.data.dataset import Dataset, Split, check_fold, find_root
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8, load_image, load_mask
 
@@ -13,13 +13,13 @@ FOLDS = 5
 
 TREE = (
     "DIR/{images/NAME.jpg, masks/NAME.png} for one class, or DIR/CLASS/{images,masks} for several; "
-    "in a mask, what is not black is the object"
+    "in a mask, every pixel that is not black is the object"
 )
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-class Folder:
+class Folder(Dataset):
     """Images and masks in folders; keys are paths such as `mug/images/0001.jpg`.
 
     The folds split the images, not the classes: every fifth image of a class, by name, is held
@@ -31,7 +31,7 @@ class Folder:
         split: "test" has a fold's images, "train" the others.
 
     Raises:
-        InputError: another layout, an image without a mask or the other way round, or a class with
+        InputError: the layout is another one, an image or a mask has no partner, or a class has
             fewer than two images in the split.
     """
 
@@ -56,7 +56,7 @@ class Folder:
                 where = "" if fold is None else f" in the {split} images of fold {fold}"
                 raise InputError(
                     f"{home} has {len(chosen)} of its {len(pairs)} images{where}",
-                    "an episode needs two: one to learn the class from, one to find it in",
+                    "an episode needs two: a support and a query",
                 )
             keys = {image.relative_to(root).as_posix(): pairs[image] for image in chosen}
             self._keys.append(list(keys))
@@ -101,12 +101,13 @@ def _pairs(home: Path) -> dict[Path, Path]:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is not there", f"expected: {TREE}")
-    found: dict[str, Path] = {}
+        raise InputError(f"{folder} does not exist", f"expected: {TREE}")
+    by_stem: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in _IMAGES or path.name.startswith("."):
             continue
-        if path.stem in found:
-            raise InputError(f"{folder} has {found[path.stem].name} and {path.name}", "keep one")
-        found[path.stem] = path
-    return found
+        if path.stem in by_stem:
+            other = by_stem[path.stem].name
+            raise InputError(f"{folder} has {other} and {path.name}", "keep one")
+        by_stem[path.stem] = path
+    return by_stem

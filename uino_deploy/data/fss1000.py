@@ -1,8 +1,8 @@
 """FSS-1000: a thousand classes of ten images each.
 
 Source: Li et al., "FSS-1000: A 1000-Class Dataset for Few-Shot Segmentation" (CVPR 2020). The 240
-test classes are those that the authors published; the other 760 are for training, as they left the
-validation classes to be chosen at random.
+test classes are those that the authors published; the other 760 are for training, as the authors
+leave the choice of validation classes to chance.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from uino_deploy.data.dataset import Split, find_root
+from uino_deploy.data.dataset import Dataset, Split, find_root
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8, load_image
 
 TREE = "fewshot_data/CLASS/{1,2,...,10}.{jpg,png}, the .png a mask of its .jpg"
 
 _NESTED = ("fewshot_data", "fewshot_data/fewshot_data", "FSS-1000", "FSS-1000/fewshot_data")
-_CUT = 128  # as in common use: the files hold blurred edges
+_CUT = 128  # as in common use: edges in the files are blurred
 
 
 @cache
@@ -31,7 +31,7 @@ def held_out_classes() -> frozenset[str]:
     return frozenset(listing.split())
 
 
-class Fss1000:
+class Fss1000(Dataset):
     """FSS-1000's test or training classes; keys are paths such as `abacus/3.jpg`.
 
     Args:
@@ -39,7 +39,7 @@ class Fss1000:
         split: "test" has the published 240 classes, "train" all others.
 
     Raises:
-        InputError: the layout is not FSS-1000's, or there is no class of the split.
+        InputError: the layout is not FSS-1000's, or the split has no class.
     """
 
     name = "fss1000"
@@ -63,8 +63,8 @@ class Fss1000:
         """Return the keys of a class's images."""
         if label not in self._keys:
             name = self.classes[label]
-            found = (self._root / name).glob("*.jpg")
-            self._keys[label] = sorted(f"{name}/{path.name}" for path in found)
+            images = (self._root / name).glob("*.jpg")
+            self._keys[label] = sorted(f"{name}/{path.name}" for path in images)
         return self._keys[label]
 
     def image(self, key: str) -> UInt8:
@@ -72,7 +72,7 @@ class Fss1000:
         return load_image(self._root / key)
 
     def mask(self, key: str, label: int) -> UInt8:
-        """Return an image's mask, uint8 [H, W] of 0 and 1; `label` is that of its folder."""
+        """Return an image's mask, uint8 [H, W] of 0 and 1; `label` is its folder's."""
         path = (self._root / key).with_suffix(".png")
         if Path(key).parent.name != self.classes[label] or not path.is_file():
             raise InputError(f"{self._root} has no mask of {key}", f"expected: {TREE}")

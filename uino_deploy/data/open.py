@@ -1,4 +1,4 @@
-"""Open a data set by the name that the command line gives it."""
+"""The data sets by the command line's names for them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def open_dataset(
     Args:
         name: one of `DATASETS`.
         root: the data set's folder; the procedural ones have none.
-        fold: of PASCAL-5i and COCO-20i 0 to 3, of a folder 0 to 4 or None.
-        split: "test" for what is held out, "train" for the rest.
+        fold: 0 to 3 for PASCAL-5i and COCO-20i; 0 to 4 or None for a folder; else None.
+        split: "test" for the held-out classes (of a folder, images), "train" for the others.
 
     Raises:
-        InputError: a folder or a fold is missing or superfluous, or the layout is another one.
+        InputError: a folder or a fold is missing or superfluous, or the layout is wrong.
         DependencyError: what reads or draws the data is not installed.
     """
     if name in {"demo", "digits"}:
@@ -59,5 +59,5 @@ def _procedural(name: DatasetName, split: Split) -> Procedural:
     if name == "demo":
         return Procedural(name, "held-out" if split == "test" else "base")
     if split == "train":
-        raise InputError("the digits are for evaluation alone", "train on --dataset demo")
+        raise InputError("the digits are only for evaluation", "train on --dataset demo")
     return Procedural(name, "digits")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from uino_deploy.data.dataset import IGNORED, Split, check_fold, find_root
+from uino_deploy.data.dataset import IGNORED, Dataset, Split, check_fold, find_root
 from uino_deploy.dependencies import require
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8, load_image
@@ -37,7 +37,7 @@ _NESTED_VOC = ("VOC2012", "VOCdevkit/VOC2012")
 _NESTED_SBD = ("SBD", "sbd", "benchmark_RELEASE")
 
 
-class Pascal:
+class Pascal(Dataset):
     """One fold of PASCAL-5i; keys are paths such as `JPEGImages/2007_000033.jpg`.
 
     VOC's void border (255) is ignored in queries and training masks. Classes of the other split
@@ -86,17 +86,17 @@ class Pascal:
 
     @cached_property
     def _showing(self) -> list[list[str]]:
-        found: dict[int, list[str]] = {number: [] for number in self._numbers}
+        showing: dict[int, list[str]] = {number: [] for number in self._numbers}
         for name in self._names:
             for number in np.unique(self._labels(name)).tolist():
-                if number in found:
-                    found[number].append(f"JPEGImages/{name}.jpg")
-        return list(found.values())
+                if number in showing:
+                    showing[number].append(f"JPEGImages/{name}.jpg")
+        return list(showing.values())
 
     def _listed(self, which: str) -> list[str]:
         path = self._voc / "ImageSets" / "Segmentation" / f"{which}.txt"
         if not path.is_file():
-            raise InputError(f"{path} is not there", f"expected: {TREE}")
+            raise InputError(f"{path} does not exist", f"expected: {TREE}")
         return path.read_text(encoding="utf-8").split()
 
     def _training_names(self) -> list[str]:
@@ -123,7 +123,7 @@ class Pascal:
 
 
 def _find_sbd(places: Sequence[Path]) -> Path | None:
-    """Return SBD's folder with `cls`: as its archive has it, or as torchvision leaves it."""
+    """Return SBD's folder with `cls`, laid out as in its archive or as torchvision leaves it."""
     for place in places:
         for name in _NESTED_SBD:
             for folder in (place / name / "dataset", place / name):
@@ -151,7 +151,7 @@ def _read_sbd(path: Path) -> UInt8:
 
     try:
         labels = loadmat(path)["GTcls"]["Segmentation"][0, 0]
-    # A damaged file raises whatever its bytes say.
+    # A damaged file can raise anything.
     except Exception as error:
         raise InputError(f"{path} is not one of SBD's GTcls files: {error}") from error
     return np.asarray(labels, dtype=np.uint8)

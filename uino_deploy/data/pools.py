@@ -21,7 +21,7 @@ SpriteOf = Callable[[int, np.random.Generator], NDArray[np.uint8]]
 INVENTED = 400
 """Invented characters that training draws from."""
 
-_ROUGH = (11, 16)  # cells along a side of a rough sprite, both included
+_ROUGH = (11, 16)  # cells along a side of a rough sprite, both ends included
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Pool:
     """Classes and how to draw one of them.
 
     Attributes:
-        name: what the pool is called.
+        name: the pool's name.
         labels: one label for each class, in the order of the class numbers.
         sprite: from a class number and a generator, a sprite: coverage, uint8, 0 outside.
     """
@@ -44,7 +44,7 @@ def load_pool(name: PoolName) -> Pool:
     """Return a pool of classes.
 
     Raises:
-        DependencyError: what draws it is not installed: matplotlib or scikit-learn.
+        DependencyError: matplotlib or scikit-learn, which draws the pool, is not installed.
     """
     if name == "digits":
         return _digits()
@@ -58,8 +58,8 @@ def roughened(pool: Pool, share: float) -> Pool:
     """Return the pool with a share of its sprites drawn on a grid as coarse as the digits'.
 
     Args:
-        pool: any.
-        share: of the sprites, 0 to 1.
+        pool: the pool.
+        share: the share of such sprites, 0 to 1.
     """
 
     def sprite(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from uino_deploy.data.dataset import ListedEpisode, label_in_turn
+from uino_deploy.data.dataset import Dataset, ListedEpisode, label_in_turn
 from uino_deploy.data.episodes import Episode, draw_episode
 from uino_deploy.data.pools import PoolName, load_pool
 from uino_deploy.errors import InputError
@@ -17,16 +17,16 @@ ROUNDS = 32
 _KEY = re.compile(r"(\d{1,18})/(\d{1,18})/(\d{1,4})")
 
 
-class Procedural:
+class Procedural(Dataset):
     """A pool's scenes; the key `SEED/INDEX/NUMBER` is scene NUMBER of `draw_episode`'s INDEX.
 
     The scenes of an episode show one class, the same ones for any number of shots; the query is
     the one after the last shot.
 
     Args:
-        name: what the command line calls it.
+        name: the command line's name for it.
         pool: the classes.
-        seed: of the scenes that `images` lists.
+        seed: the seed of the scenes that `images` lists.
     """
 
     def __init__(self, name: str, pool: PoolName, seed: int = 0) -> None:
@@ -36,7 +36,7 @@ class Procedural:
         self._seed = seed
 
     def images(self, label: int) -> list[str]:
-        """Return the keys of scenes of a class, one of each round."""
+        """Return the keys of scenes that show a class, one from each round."""
         count = len(self.classes)
         indices = range(ROUNDS * count)
         return [
@@ -50,11 +50,15 @@ class Procedural:
         return self._drawn(key).query.image
 
     def mask(self, key: str, label: int) -> UInt8:
-        """Return where a class is in a scene of its own, uint8 [S, S] of 0 and 1."""
+        """Return the mask of a class in a scene that shows it, uint8 [S, S] of 0 and 1."""
         drawn = self._drawn(key)
         if drawn.label != label:
             raise InputError(f"scene {key} shows {self.classes[drawn.label]!r}, another class")
         return drawn.query.mask
+
+    def shown_labels(self) -> list[int]:
+        """Return all labels: every class can be drawn."""
+        return list(range(len(self.classes)))
 
     def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
         """Return the keys of the scenes of `draw_episode(pool, seed, index, shots)`."""
@@ -63,14 +67,16 @@ class Procedural:
         return ListedEpisode(label, tuple(keys[:-1]), keys[-1])
 
     def _drawn(self, key: str) -> Episode:
-        """Return an episode whose query is the scene: what comes before takes the same draws."""
+        """Return an episode whose query is the scene; the scenes before it are its supports."""
         numbers = _KEY.fullmatch(key)
         if numbers is None:
-            raise InputError(f"{key!r} is no scene of {self.name}", "a scene is SEED/INDEX/NUMBER")
+            raise InputError(
+                f"{key!r} is not a scene of {self.name}", "a scene is SEED/INDEX/NUMBER"
+            )
         seed, index, number = map(int, numbers.groups())
         return _draw(self._pool, seed, index, number)
 
 
-@lru_cache(maxsize=8)  # an image and its mask are asked for one after the other
+@lru_cache(maxsize=8)  # an image is soon followed by its mask
 def _draw(pool: PoolName, seed: int, index: int, number: int) -> Episode:
     return draw_episode(load_pool(pool), seed, index, shots=number)

@@ -45,10 +45,10 @@ class Deformation:
 
 
 PLAIN = Deformation()
-"""Of the scenes that models are judged on."""
+"""The deformation of the scenes that models are judged on."""
 
 HANDWRITTEN = Deformation(shear=0.25, stretch=0.25, wobble=0.12)
-"""Makes printed characters vary as written ones do."""
+"""A deformation that makes printed characters vary as written ones do."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compose_scene(
             left out where there is hardly any room.
         rng: the only source of randomness.
         size: the scene's side S in pixels.
-        deformation: of every sprite.
+        deformation: applied to every sprite.
     """
     canvas = _ground(rng, size)  # [3, S, S]: planes of colour are the faster layout
     masks: dict[int, NDArray[np.bool_]] = {}
@@ -88,10 +88,10 @@ def compose_scene(
     last = next((index for index in reversed(order) if index > 0), 0)
     for index in order:
         needed = index == 0 or (index == last and not masks.keys() - {0})
-        found = _place(sprites[index], taken, rng, deformation, needed)
-        if found is None:
+        placement = _place(sprites[index], taken, rng, deformation, needed)
+        if placement is None:
             continue
-        coverage, window = found
+        coverage, window = placement
         alpha = coverage / np.float32(255)
         colour = rng.uniform(*_INK, size=(3, 1, 1)).astype(np.float32)
         under = canvas[:, window[0], window[1]]

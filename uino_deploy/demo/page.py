@@ -180,7 +180,7 @@ def _method(results: Results) -> list[str]:
         f"of handwriting ({digits['queries']} queries), which training never saw either.",
         "The bundle runs in ONNX Runtime on the CPU. Each class is enrolled from one shot; a "
         "query's time is one image, from pixels to a mask of its own size, with the class already "
-        "enrolled. PyTorch gets the same episodes, in batches.",
+        "enrolled. PyTorch gets the same episodes.",
         "mIoU is the mean over the classes of summed intersections over summed unions, at the "
         "image's own size; FB-IoU is the mean of the same ratio for all foreground and all "
         "background.",

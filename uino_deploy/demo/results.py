@@ -1,4 +1,4 @@
-"""What a demo measured, what it had to reach, and the document that says so."""
+"""The results of a demo, its conditions of passing, and the document of both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Threshold:
 
     @property
     def failure(self) -> str:
-        """What is wrong, in a few words; empty where the condition holds."""
+        """The failure in a few words; empty where the condition holds."""
         if self.least is not None and not self.value >= self.least:
             return f"{self.name} is {self.value:.2f}, not at least {self.least:g}"
         if self.most is not None and not self.value <= self.most:
@@ -37,7 +37,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """mIoU and FB-IoU in per cent, of one way to segment one pool."""
+    """mIoU and FB-IoU of one segmenter on one pool, in per cent."""
 
     miou: float
     fb_iou: float
@@ -45,18 +45,18 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Results:
-    """All numbers of a demo.
+    """All measurements of a demo.
 
     Attributes:
         bundle: the bundle on held-out classes.
         reference: PyTorch on the same episodes.
         baseline: mIoU of the prototype similarity on the same episodes.
         digits: the bundle on handwritten digits.
-        seconds_per_query: median of one query, batch 1.
-        seconds: how long each phase took.
+        seconds_per_query: median time of one query, batch 1.
+        seconds: the time of each phase.
         verify: the verification's document.
         provenance: checkpoint, versions, machine, seed.
-        episodes: how many were segmented, and of how many classes, by pool.
+        episodes: the number of queries and of classes, by pool.
     """
 
     bundle: Accuracy
@@ -91,7 +91,7 @@ class Results:
 
     @property
     def failures(self) -> list[str]:
-        """Everything that was not reached; empty when the demo passed."""
+        """A line for each condition that does not hold; empty when the demo passed."""
         wrong = [threshold.failure for threshold in self.thresholds if threshold.failure]
         if not self.verify["passed"]:
             wrong.insert(0, "verification failed")

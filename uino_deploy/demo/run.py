@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,15 @@ from uino_deploy.demo.report import render
 from uino_deploy.demo.results import Accuracy, Results
 from uino_deploy.demo.segmentation import (
     Outcome,
-    UInt8,
     baseline_miou,
     reference_masks,
     score,
     segment,
 )
-from uino_deploy.evaluation.pools import EVALUATION_SEED
+from uino_deploy.evaluation.episodes import EVALUATION_SEED
 from uino_deploy.files import atomic_directory, sha256
+from uino_deploy.images import UInt8
+from uino_deploy.progress import Progress
 from uino_deploy.runtime import Predictor
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from uino_deploy.model import UinoFSS
 
 Log = Callable[[str], None]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 CHECKPOINT = Path(__file__).parent.parent / "assets" / "tiny.safetensors"
 EPISODES = 240

@@ -1,48 +1,41 @@
-"""Segment the demo's episodes: with the bundle, with PyTorch and with the baseline."""
+"""Masks of the demo's episodes: from the bundle, from PyTorch and from the baseline."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from uino_deploy.data import Episode, Pool, draw_episode
-from uino_deploy.evaluation.metrics import SegmentationScore
-from uino_deploy.evaluation.pools import EVALUATION_SEED
-from uino_deploy.images import preprocess_image, preprocess_mask, upsample_logits
+from uino_deploy.evaluation.episodes import EVALUATION_SEED
+from uino_deploy.evaluation.metrics import SegmentationScore, foreground_iou, score_masks
+from uino_deploy.evaluation.segmenters import model_segmenter
+from uino_deploy.images import Float32, UInt8, upsample_logits
+from uino_deploy.progress import Step
 from uino_deploy.runtime import Encoded, Predictor, Result, Support
 from uino_deploy.runtime.session import to_host
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from uino_deploy.model import UinoFSS
-
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
-Step = Callable[[], None]
-
-REFERENCE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One episode, segmented.
+    """One segmented episode.
 
     Attributes:
         index: position in the sequence of episodes.
-        name: the class, as it names files.
-        title: the class, for people.
-        episode: what was drawn.
+        name: the class's name in files.
+        title: the class's name for people.
+        episode: the support and query scenes.
         support: the enrolled class.
-        result: what the bundle found.
+        result: the bundle's mask and its predicted IoU.
         similarity: float32 [H, W], the baseline: how much nearer each place of the query is to the
             support's foreground prototype than to its background prototype.
-        seconds: how long the query took, preprocessing and upsampling included.
+        seconds: the query's time, with preprocessing and upsampling.
     """
 
     index: int
@@ -57,8 +50,7 @@ class Outcome:
     @property
     def iou(self) -> float:
         """Intersection over union of the prediction and the truth, 0 to 1."""
-        found, real = self.result.mask != 0, self.episode.query.mask != 0
-        return float(np.count_nonzero(found & real) / np.count_nonzero(found | real))
+        return foreground_iou(self.result.mask, self.episode.query.mask)
 
 
 def segment(
@@ -69,8 +61,8 @@ def segment(
     Args:
         predictor: the bundle.
         pool: the classes; every `len(pool.labels)` episodes show each of them once.
-        count: how many episodes.
-        step: called after each.
+        count: the number of episodes.
+        step: called after each episode.
     """
     outcomes = []
     for index in range(count):
@@ -114,16 +106,16 @@ def prototype_similarity(encoded: Encoded, support: Support) -> Float32:
 
 def score(pool: Pool, outcomes: Sequence[Outcome], masks: Sequence[UInt8]) -> SegmentationScore:
     """Score masks, one for each outcome, against the truths."""
-    total = SegmentationScore(len(pool.labels))
-    for outcome, mask in zip(outcomes, masks, strict=True):
-        total.add(outcome.episode.label, mask, outcome.episode.query.mask)
-    return total
+    episodes = [outcome.episode for outcome in outcomes]
+    labels = [episode.label for episode in episodes]
+    truths = [episode.query.mask for episode in episodes]
+    return score_masks(len(pool.labels), labels, masks, truths)
 
 
 def baseline_miou(pool: Pool, outcomes: Sequence[Outcome]) -> float:
     """Return the baseline's mIoU at the one threshold that suits it best, of 41 tried.
 
-    The threshold is chosen on the very queries that are scored: the baseline is flattered.
+    The threshold is chosen on the very queries that are scored, which flatters the baseline.
     """
     lowest = min(float(outcome.similarity.min()) for outcome in outcomes)
     highest = max(float(outcome.similarity.max()) for outcome in outcomes)
@@ -140,25 +132,14 @@ def reference_masks(model: UinoFSS, outcomes: Sequence[Outcome], step: Step) -> 
     Args:
         model: in evaluation mode.
         outcomes: the episodes.
-        step: called after each.
+        step: called after each episode.
     """
-    import torch
-
-    size, patch = model.config.image_size, model.config.encoder.patch
-    masks: list[UInt8] = []
-    for first in range(0, len(outcomes), REFERENCE_BATCH):
-        episodes = [outcome.episode for outcome in outcomes[first : first + REFERENCE_BATCH]]
-        shots = [episode.support[0] for episode in episodes]
-        with torch.inference_mode():
-            logits, _ = model(
-                _stack(preprocess_image(episode.query.image, size) for episode in episodes),
-                _stack(preprocess_image(shot.image, size)[None] for shot in shots),
-                _stack(preprocess_mask(shot.mask, size, patch)[None] for shot in shots),
-            )
-        for episode, plane in zip(episodes, logits[:, 0].numpy(), strict=True):
-            mask = upsample_logits(plane, *episode.query.mask.shape) > 0
-            masks.append(mask.astype(np.uint8))
-            step()
+    segment_query = model_segmenter(model)
+    masks = []
+    for outcome in outcomes:
+        shots = [(shot.image, shot.mask) for shot in outcome.episode.support]
+        masks.append(segment_query(shots, outcome.episode.query.image))
+        step()
     return masks
 
 
@@ -167,9 +148,3 @@ def _unit(vectors: Float32) -> Float32:
     lengths: Float32 = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: Float32 = vectors / np.maximum(lengths, np.float32(1e-12))
     return unit
-
-
-def _stack(arrays: Iterable[Float32]) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.stack(list(arrays)))

@@ -1,1 +1,6 @@
-"""Judge checkpoints and bundles on episodes; compare two runs on the same ones."""
+"""The accuracy of checkpoints and bundles: mIoU and FB-IoU on the episodes of a data set."""
+
+from uino_deploy.evaluation.evaluator import evaluate
+from uino_deploy.evaluation.report import Report
+
+__all__ = ["Report", "evaluate"]

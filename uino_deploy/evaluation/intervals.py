@@ -1,8 +1,8 @@
 """Bootstrap intervals of mIoU and FB-IoU, and of their difference between two runs.
 
-Episodes are drawn again with replacement within each class, since a fold's classes are fixed and
-every list shows them equally often. With n episodes of a class this understates its variance by the
-factor (n - 1) / n: intervals from a handful of episodes a class are too narrow.
+Episodes are resampled with replacement within each class, since a fold's classes are fixed and
+every list shows them equally often. With n episodes per class this understates the variance by the
+factor (n - 1) / n: intervals from a handful of episodes per class are too narrow.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from uino_deploy.evaluation.metrics import (
     Counts,
-    SegmentationScore,
     foreground_background_iou,
     mean_iou,
+    score_counts,
 )
 
 RESAMPLES = 2000
@@ -31,7 +31,7 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Interval:
-    """The 95 % of a bootstrap's values around what was measured."""
+    """A 95 % interval around a measured figure."""
 
     low: float
     high: float
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Of both figures, in per cent."""
+    """The intervals of both figures, in per cent."""
 
     miou: Interval
     fb_iou: Interval
@@ -49,7 +49,7 @@ def bootstrap(classes: int, labels: Sequence[int], counts: Counts) -> Intervals:
     """Return the intervals of a run's figures.
 
     Args:
-        classes: how many there are.
+        classes: the number of classes.
         labels: the class of each episode.
         counts: [episodes, 4].
     """
@@ -62,13 +62,13 @@ def bootstrap_difference(
 ) -> Intervals:
     """Return the intervals of (a run's figures - another's) on the same episodes.
 
-    Both runs are resampled together, so what makes an episode hard for both cancels.
+    Both runs are resampled together, so that what makes an episode hard for both cancels out.
 
     Args:
-        classes: how many there are.
+        classes: the number of classes.
         labels: the class of each episode.
-        counts: [episodes, 4], of the run.
-        against: [episodes, 4], of the other.
+        counts: the run's, [episodes, 4].
+        against: the other's, [episodes, 4].
     """
     both = np.concatenate([counts, against], axis=1)
     figures = np.concatenate(
@@ -84,7 +84,7 @@ def bootstrap_difference(
 
 def _summed(classes: int, labels: Sequence[int], counts: Counts) -> Counts:
     """Return the sums of all episodes, [1, classes, 4]."""
-    return SegmentationScore.of(classes, labels, counts).totals[None]
+    return score_counts(classes, labels, counts).totals[None]
 
 
 def _totals(classes: int, labels: Sequence[int], counts: Counts) -> Iterator[Counts]:
@@ -102,21 +102,21 @@ def _totals(classes: int, labels: Sequence[int], counts: Counts) -> Iterator[Cou
 
 
 def _figures(totals: Counts) -> NDArray[np.float64]:
-    """[resamples, classes, 4] -> [2, resamples]: mIoU and FB-IoU."""
+    """Return mIoU and FB-IoU, from [resamples, classes, 4] -> [2, resamples]."""
     return np.stack([mean_iou(totals), foreground_background_iou(totals)])
 
 
 def _intervals(figures: NDArray[np.float64], measured: NDArray[np.float64]) -> Intervals:
     """Return bias-corrected percentiles (Efron 1987) of [2, resamples] around [2, 1].
 
-    A ratio of sums is not centred on what was measured when few episodes are drawn again.
+    Resampled ratios of sums are not centred on the measured ratio where episodes are few.
     """
     normal = NormalDist()
     below = (figures < measured).mean(axis=1) + 0.5 * (figures == measured).mean(axis=1)
-    found = []
+    intervals = []
     for values, share in zip(figures, below.clip(1 / RESAMPLES, 1 - 1 / RESAMPLES), strict=True):
         shift = 2 * normal.inv_cdf(float(share))
         ends = [normal.cdf(shift + normal.inv_cdf(end)) for end in _ENDS]
         low, high = np.quantile(values, ends)
-        found.append(Interval(float(low), float(high)))
-    return Intervals(*found)
+        intervals.append(Interval(float(low), float(high)))
+    return Intervals(*intervals)

@@ -1,12 +1,13 @@
-"""mIoU and FB-IoU of few-shot segmentation, from intersections and unions accumulated per class.
+"""mIoU and FB-IoU of few-shot segmentation: the one place where they are computed.
 
-As PFENet (Tian et al., TPAMI 2020) and HSNet (Min et al., ICCV 2021) count: over all episodes of a
-class the intersections are summed and divided by the summed unions; ignored pixels count nowhere.
+As in PFENet (Tian et al., TPAMI 2020) and HSNet (Min et al., ICCV 2021), intersections and unions
+are summed over all episodes of a class before they are divided; ignored pixels do not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,58 +17,45 @@ from uino_deploy.data.dataset import IGNORED
 Counts = NDArray[np.int64]
 """[..., 4] pixels: foreground intersection and union, background intersection and union."""
 
+Mask = NDArray[np.generic]
+"""[H, W], non-zero in the foreground."""
 
-def count_pixels(predicted: NDArray[np.generic], truth: NDArray[np.generic]) -> Counts:
-    """Count one image.
+
+def count_pixels(predicted: Mask, truth: Mask) -> Counts:
+    """Count the pixels of one image.
 
     Args:
-        predicted: mask [H, W], non-zero where the class is.
-        truth: mask [H, W], likewise; 255 (`IGNORED`) counts nowhere.
+        predicted: mask [H, W], non-zero in the foreground.
+        truth: mask [H, W], likewise; pixels of 255 (`IGNORED`) do not count.
 
     Returns:
         [4]: see `Counts`.
     """
     counted = truth != IGNORED
-    found, real = (predicted != 0) & counted, (truth != 0) & counted
-    both, either = np.count_nonzero(found & real), np.count_nonzero(found | real)
+    positive, real = (predicted != 0) & counted, (truth != 0) & counted
+    both, either = np.count_nonzero(positive & real), np.count_nonzero(positive | real)
     pixels = np.count_nonzero(counted)
     return np.array([both, either, pixels - either, pixels - both], dtype=np.int64)
 
 
+def foreground_iou(predicted: Mask, truth: Mask) -> float:
+    """Return the IoU of one mask with the truth, 0 to 1; 0 where both are empty."""
+    both, either, *_ = count_pixels(predicted, truth).tolist()
+    return float(both / max(either, 1))
+
+
+@dataclass(frozen=True, eq=False)
 class SegmentationScore:
-    """Accumulates predictions; masks are compared at the image's own size.
+    """The figures of many images, from sums over the images of each class.
 
     mIoU is the mean over the classes seen of (sum of intersections) / (sum of unions). FB-IoU is
     the mean of that ratio for the foreground of all classes together and for the background.
+
+    Attributes:
+        totals: [classes, 4], see `Counts`.
     """
 
-    def __init__(self, classes: int) -> None:
-        self.totals: Counts = np.zeros((classes, 4), dtype=np.int64)
-
-    @classmethod
-    def of(cls, classes: int, labels: Sequence[int], counts: Counts) -> SegmentationScore:
-        """Return the score of images that were counted before.
-
-        Args:
-            classes: how many there are.
-            labels: the class of each image.
-            counts: [images, 4].
-        """
-        score = cls(classes)
-        np.add.at(score.totals, np.asarray(labels, dtype=np.intp), counts)
-        return score
-
-    def add(self, label: int, predicted: NDArray[np.generic], truth: NDArray[np.generic]) -> Counts:
-        """Count one image, as `count_pixels` does; return its counts.
-
-        Args:
-            label: the target's class number.
-            predicted: mask [H, W], non-zero where the class is.
-            truth: mask [H, W], likewise; 255 counts nowhere.
-        """
-        counts = count_pixels(predicted, truth)
-        self.totals[label] += counts
-        return counts
+    totals: Counts
 
     @property
     def miou(self) -> float:
@@ -89,7 +77,35 @@ class SegmentationScore:
         }
 
 
-def mean_iou(totals: NDArray[np.int64]) -> NDArray[np.float64]:
+def score_counts(classes: int, labels: Sequence[int], counts: Counts) -> SegmentationScore:
+    """Score images whose pixels are counted.
+
+    Args:
+        classes: the number of classes.
+        labels: the class of each image.
+        counts: [images, 4], see `count_pixels`.
+    """
+    totals: Counts = np.zeros((classes, 4), dtype=np.int64)
+    np.add.at(totals, np.asarray(labels, dtype=np.intp), counts)
+    return SegmentationScore(totals)
+
+
+def score_masks(
+    classes: int, labels: Sequence[int], predicted: Iterable[Mask], truths: Iterable[Mask]
+) -> SegmentationScore:
+    """Score predicted masks.
+
+    Args:
+        classes: the number of classes.
+        labels: the class of each image.
+        predicted: a mask [H, W] for each image.
+        truths: a mask [H, W] for each image; pixels of 255 do not count.
+    """
+    counts = [count_pixels(*pair) for pair in zip(predicted, truths, strict=True)]
+    return score_counts(classes, labels, np.asarray(counts, dtype=np.int64).reshape(-1, 4))
+
+
+def mean_iou(totals: Counts) -> NDArray[np.float64]:
     """Return the mean over classes of IoU in per cent, from [..., classes, 4] -> [...].
 
     A class without a foreground pixel, true or predicted, was not seen and does not count.
@@ -100,7 +116,7 @@ def mean_iou(totals: NDArray[np.int64]) -> NDArray[np.float64]:
     return mean
 
 
-def foreground_background_iou(totals: NDArray[np.int64]) -> NDArray[np.float64]:
+def foreground_background_iou(totals: Counts) -> NDArray[np.float64]:
     """Return the mean of both IoUs over all classes in per cent, [..., classes, 4] -> [...]."""
     summed = totals.sum(axis=-2)
     parts = summed[..., [0, 2]] / np.maximum(summed[..., [1, 3]], 1)

@@ -173,7 +173,7 @@ class MaskDecoder(nn.Module):
 
         Returns:
             logits: [B, 1, 4h, 4h]; above 0 is foreground.
-            iou: [B, 1], the decoder's own estimate of the mask's IoU.
+            iou: [B, 1], the predicted IoU of the mask; it may leave 0 to 1.
         """
         grid = embedding.shape[-1]
         width = embedding.shape[1]

@@ -59,7 +59,8 @@ class Result:
     Attributes:
         name: the class's name.
         mask: uint8 [H, W] of 0 and 1, at the image's own size.
-        score: the decoder's estimate of the mask's IoU with the truth.
+        score: predicted IoU, the decoder's estimate of the mask's IoU with the truth; it may leave
+            0 to 1.
         logits: float32 [4h, 4w], before upsampling to the image's size.
     """
 

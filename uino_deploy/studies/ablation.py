@@ -1,116 +1,54 @@
-"""The paper's ablations on drawn characters: each row trained alike, judged on the same episodes.
+"""The paper's ablations on drawn characters: rows trained alike and judged on the same episodes.
 
-Stand-ins, since nothing here is pre-trained on photographs: the demo model's encoder for DINOv2,
+Nothing here is pre-trained on photographs. The demo model's parts stand in: its encoder for DINOv2,
 its adapter for one distilled from SAM, its decoder for SAM's. Only the prompt generator of each row
 is new, and the adapter where a row asks for one that was not distilled. The decoder has learnt to
 follow the demo model's own prompts, which may favour the rows that are most like it. Rows with an
-encoder of their own size train it first, as the demo's recipe begins, and a new adapter besides.
+encoder of their own size first train it by the first stage of the demo's recipe, and a new adapter
+with the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uino_deploy import markdown
-from uino_deploy.config import Hypercorrelation, UinoConfig
-from uino_deploy.evaluation.runs import Run, compare, detail, read_runs, run_episodes
+from uino_deploy.config import UinoConfig
+from uino_deploy.dependencies import library_versions, require
+from uino_deploy.errors import InputError
+from uino_deploy.evaluation.episodes import EVALUATION_SEED, Run, run_episodes
+from uino_deploy.evaluation.report import compare, run_document
+from uino_deploy.evaluation.results import read_runs, write_results
 from uino_deploy.files import atomic_file, sha256
+from uino_deploy.progress import Progress, silent
+from uino_deploy.studies.rows import ROWS, new_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from uino_deploy.model.segmenter import UinoFSS
     from uino_deploy.training.progress import Observer
 
 RESULTS = "results.json"
 ENCODER = "encoder.safetensors"
-EPISODE_SEED = 2
 
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the paper's ablation tables.
-
-    Attributes:
-        name: of the row.
-        against: the row that it is compared with; empty for the first.
-        paper: the paper's mIoU, COCO-20i 1-shot.
-        semantic: SVP is there.
-        hypercorrelation: MHCM, CP4D or none.
-        contrastive: CE is there.
-        learning: the parts that learn.
-        fresh_adapter: the adapter was not distilled, and learns with the rest.
-        encoder_width: of an encoder that is trained for this row; None for the base's.
-    """
-
-    name: str
-    against: str
-    paper: float
-    semantic: bool = True
-    hypercorrelation: Hypercorrelation = "none"
-    contrastive: bool = False
-    learning: tuple[str, ...] = ("prompt_generator", "decoder")
-    fresh_adapter: bool = False
-    encoder_width: int | None = None
-
-    def config(self, base: UinoConfig) -> UinoConfig:
-        """Return the row's model, of the base's sizes."""
-        prompt = replace(
-            base.prompt,
-            semantic=self.semantic,
-            hypercorrelation=self.hypercorrelation,
-            contrastive=self.contrastive,
-        )
-        encoder = base.encoder
-        if self.encoder_width is not None:
-            heads = self.encoder_width * encoder.heads // encoder.width
-            encoder = replace(encoder, width=self.encoder_width, heads=heads)
-        variant = {"none": "comp", "mhcm": "full", "cp4d": "cp4d"}[self.hypercorrelation]
-        sized = replace(base, encoder=encoder, prompt=prompt)
-        return UinoConfig.from_dict({**sized.to_dict(), "variant": variant})
-
-
-def _with_encoder(width: int, against: str, paper: float) -> Row:
-    """Return the compact model on an encoder of a width; the paper's are ViT-S, ViT-B and ViT-L."""
-    learning = ("prompt_generator", "decoder", "adapter")
-    name = f"compact, encoder {width} wide"
-    return Row(name, against, paper, learning=learning, fresh_adapter=True, encoder_width=width)
-
-
-ROWS = {
-    "ba-pcs": Row("BA + PCS", "", 58.2, semantic=False),
-    "svp": Row("+ SVP (compact)", "ba-pcs", 59.6),
-    "mhcm": Row("+ MHCM", "svp", 62.3, hypercorrelation="mhcm"),
-    "ce": Row("+ CE (full)", "mhcm", 64.5, hypercorrelation="mhcm", contrastive=True),
-    "cp4d": Row("CP4D for MHCM", "ce", 64.0, hypercorrelation="cp4d", contrastive=True),
-    "undistilled": Row(
-        "compact, not distilled",
-        "svp",
-        52.8,
-        learning=("prompt_generator", "decoder", "adapter"),
-        fresh_adapter=True,
-    ),
-    "frozen": Row("compact, decoder frozen", "svp", 57.2, learning=("prompt_generator",)),
-    "encoder-64": _with_encoder(64, "", 54.3),
-    "encoder-128": _with_encoder(128, "encoder-64", 59.6),
-    "encoder-192": _with_encoder(192, "encoder-128", 60.7),
-}
-"""By the names of their folders, in the order in which they are run."""
+Runs = dict[str, dict[int, Run]]
+"""By the row's key and the seed."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What each row is given.
+    """The training and the evaluation of each row.
 
     Attributes:
-        steps: of its training.
-        batch: episodes of a step.
-        learning_rate: the highest.
-        episodes: held-out ones that judge it.
-        encoder_steps: of an encoder that is trained for a row, as the demo's recipe begins.
+        steps: training steps.
+        batch: episodes per step.
+        learning_rate: the highest learning rate.
+        episodes: held-out episodes that judge the row.
+        encoder_steps: training steps of an encoder of the row's own.
     """
 
     steps: int = 1500
@@ -120,27 +58,75 @@ class Budget:
     encoder_steps: int = 3000
 
 
-def new_model(base: UinoFSS, row: Row, seed: int) -> UinoFSS:
-    """Return a row's model before any training: new prompts, the base's other parts.
+@dataclass(frozen=True)
+class Ablation:
+    """The results of `ablate`.
+
+    Attributes:
+        columns: the heads of the table.
+        rows: the table: our mIoU, the difference to the row compared with, and the paper's.
+        document: the same and every run's figures, as plain values.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    document: dict[str, Any]
+
+
+def ablate(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    rows: Sequence[str] = (),
+    seeds: int = 1,
+    budget: Budget | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    observe: Observer = lambda _progress: None,
+    progress: Progress = silent,
+) -> Ablation:
+    """Train and judge rows of the paper's ablation tables on drawn characters.
+
+    A finished row in the folder is read; an interrupted one continues where it stopped.
 
     Args:
-        base: the stand-in for everything pre-trained.
-        row: what is built.
-        seed: of the new weights.
+        checkpoint: a trained demo model: the stand-in for everything pre-trained.
+        folder: holds a folder for each row and seed.
+        rows: keys of `ROWS`; all where empty.
+        seeds: trainings of each row; the first of all rows comes first.
+        budget: the training and the evaluation of each row; that of the paper's page when None.
+        log: receives a line for each row.
+        observe: called after every training step.
+        progress: shows how far the evaluation of a row is.
+
+    Raises:
+        InputError: a row does not exist, the checkpoint is unreadable, or the folder holds a row
+            with another budget or checkpoint.
+        DependencyError: PyTorch or matplotlib is not installed.
     """
-    import torch
-
-    from uino_deploy.model.segmenter import UinoFSS
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = UinoFSS(row.config(base.config))
-    kept = ["decoder"]
-    kept += [] if row.fresh_adapter else ["adapter"]
-    kept += [] if row.encoder_width is not None else ["encoder"]
-    for part in kept:
-        model.get_submodule(part).load_state_dict(base.get_submodule(part).state_dict())
-    return model.eval()
+    require("train", "torch", "matplotlib")
+    unknown = sorted(set(rows) - set(ROWS))
+    if unknown:
+        raise InputError(f"no row {', '.join(unknown)}", f"choose from {', '.join(ROWS)}")
+    budget = budget or Budget()
+    runs: Runs = {key: {} for key in ROWS if not rows or key in rows}
+    for seed in range(seeds):
+        for key, by_seed in runs.items():
+            log(f"row {key}, seed {seed}")
+            with progress("judging", budget.episodes) as done:
+                by_seed[seed] = run_row(key, seed, checkpoint, folder, budget, observe, done)
+    columns, lines = table(runs)
+    document = {
+        "checkpoint_sha256": sha256(checkpoint),
+        "versions": library_versions(),
+        "budget": vars(budget),
+        "seeds": seeds,
+        "rows": {
+            key: {str(seed): run_document(run) for seed, run in by_seed.items()}
+            for key, by_seed in runs.items()
+        },
+        "table": [dict(zip(columns, line, strict=True)) for line in lines],
+    }
+    return Ablation(columns, lines, document)
 
 
 def run_row(
@@ -152,15 +138,15 @@ def run_row(
     observe: Observer = lambda _progress: None,
     done: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Train and judge a row, or go on where an earlier call stopped; a finished row is read.
+    """Train and judge a row, or continue where an earlier call stopped; a finished row is read.
 
     Args:
-        key: of `ROWS`.
-        seed: of new weights and of the training's episodes.
+        key: the row's key in `ROWS`.
+        seed: the seed of new weights and of the training's episodes.
         checkpoint: the stand-in for everything pre-trained.
-        folder: of all rows.
-        budget: of each row.
-        observe: called after every step.
+        folder: the folder of all rows.
+        budget: the training and the evaluation of the row.
+        observe: called after every training step.
         done: called after every episode of the evaluation.
 
     Raises:
@@ -202,16 +188,16 @@ def run_row(
     schedule = Schedule(budget.steps, budget.learning_rate, warmup=100)
     TrainingLoop(task, [schedule], own, ALONE, save_every=100).run(observe)
     held_out = open_dataset("demo")
-    episodes = draw_list(held_out, budget.episodes, 1, EPISODE_SEED)
+    episodes = draw_list(held_out, budget.episodes, 1, EVALUATION_SEED)
     run = run_episodes(row.name, model_segmenter(model.eval()), held_out, episodes, done)
-    _write(run, own / RESULTS)
+    write_results(own / RESULTS, run_document(run), {None: run}, force=True)
     return run
 
 
 def _trained_encoder(
     path: Path, config: UinoConfig, seed: int, steps: int, observe: Observer
 ) -> dict[str, Tensor]:
-    """Return an encoder's weights after the demo recipe's first stage; kept in a file."""
+    """Return an encoder's weights after the demo recipe's first stage, from a file if it exists."""
     import safetensors.torch
 
     from uino_deploy.training.from_scratch import train_from_scratch
@@ -228,13 +214,11 @@ def _trained_encoder(
     return state
 
 
-def table(runs: dict[str, dict[int, Run]]) -> tuple[list[str], list[list[str]]]:
+def table(runs: Runs) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows: ours, the difference to the row compared with, and the paper's.
 
-    Args:
-        runs: by row and seed. The figure is the mean over the seeds. The first seed's difference
-            has its interval: what the episodes leave open, not what another seed would change; the
-            other seeds' differences stand beside it.
+    The mIoU is the mean over the seeds. The first seed's difference has its interval, which covers
+    the choice of episodes and not that of the seed; the other seeds' differences stand beside it.
     """
     rows = []
     for key, seeds in runs.items():
@@ -254,11 +238,11 @@ def table(runs: dict[str, dict[int, Run]]) -> tuple[list[str], list[list[str]]]:
 
 
 def renew(page: str, document: dict[str, Any]) -> str:
-    """Return a Markdown text with the table of an ablation's document between its two marks.
+    """Return a Markdown text with an ablation's table between its two marks.
 
     Args:
         page: the text.
-        document: what `uino-deploy ablate --json` printed.
+        document: the output of `uino-deploy ablate --json`.
 
     Raises:
         InputError: the text has no marks.
@@ -269,22 +253,13 @@ def renew(page: str, document: dict[str, Any]) -> str:
     )
 
 
-def _write(run: Run, path: Path) -> None:
-    import json
-
-    with atomic_file(path, force=True) as temporary:
-        kept = {**run.document(), **detail({None: run})}
-        temporary.write_text(json.dumps(kept, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     """Renew the table in a Markdown file: `ablation.py DOCUMENT PAGE`."""
-    import json
     import sys
 
-    document, page = map(Path, sys.argv[1:])
-    found = json.loads(document.read_text("utf-8"))
-    markdown.rewrite(page, lambda text: renew(text, found))
+    source, page = map(Path, sys.argv[1:])
+    document = json.loads(source.read_text("utf-8"))
+    markdown.rewrite(page, lambda text: renew(text, document))
 
 
 if __name__ == "__main__":

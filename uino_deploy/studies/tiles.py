@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from uino_deploy.files import atomic_file
 from uino_deploy.images import Float32, UInt8
 
 TILE = 160
@@ -48,7 +50,7 @@ def montage(rows: Sequence[Sequence[tuple[str, UInt8]]]) -> UInt8:
     """Lay labelled pictures out in rows; each is fitted into a square tile.
 
     Args:
-        rows: for each tile its label and its picture, uint8 [h, w, 3] of any size.
+        rows: the label of each tile and its picture, uint8 [h, w, 3], in any size.
 
     Returns:
         uint8 [H, W, 3].
@@ -66,6 +68,16 @@ def montage(rows: Sequence[Sequence[tuple[str, UInt8]]]) -> UInt8:
             inset = ((TILE - tile.width) // 2, (TILE - tile.height) // 2)
             canvas.paste(tile, (left + inset[0], top + _LABEL + inset[1]))
     return np.asarray(canvas)
+
+
+def write_picture(picture: UInt8, path: Path, force: bool = False) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        OutputExists: the file exists and `force` is not given.
+    """
+    with atomic_file(path, force) as temporary:
+        Image.fromarray(picture).save(temporary, "png")
 
 
 def _drawable(label: str) -> str:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from uino_deploy.config import Variant
 from uino_deploy.data.dataset import IGNORED, Dataset
-from uino_deploy.data.episode_list import draw_listed
 from uino_deploy.data.open import DatasetName, open_dataset
 from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask
 from uino_deploy.model.assembly import Assembly
@@ -218,7 +217,7 @@ class EpisodicTraining(Task):
 
     def sample(self, index: int) -> Sample:
         """Read an episode of the training's endless list."""
-        listed = draw_listed(self._dataset, self._seed, index, self._shots)
+        listed = self._dataset.episode(self._seed, index, self._shots)
         chances = np.random.default_rng([self._seed, index, 1]).random(self._shots + 1)
         config = self.model.config
         size, patch = config.image_size, config.encoder.patch

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from uino_deploy.config import UinoConfig
-from uino_deploy.evaluation.pools import EVALUATION_SEED, Evaluation
+from uino_deploy.evaluation.episodes import EVALUATION_SEED, Evaluation
 from uino_deploy.files import atomic_file
 from uino_deploy.model.checkpoint import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS

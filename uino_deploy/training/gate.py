@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from uino_deploy.data.pools import load_pool
-from uino_deploy.evaluation.pools import Evaluation, evaluate_episodes
-from uino_deploy.evaluation.segmenters import episode_segmenter
+from uino_deploy.data.episode_list import draw_list
+from uino_deploy.data.procedural import Procedural
+from uino_deploy.evaluation.episodes import EVALUATION_SEED, Evaluation, run_episodes
+from uino_deploy.evaluation.segmenters import model_segmenter
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.recipe import Recipe
 
@@ -14,19 +15,20 @@ from uino_deploy.training.recipe import Recipe
 def measure(
     model: UinoFSS, recipe: Recipe, done: Callable[[], None] = lambda: None
 ) -> dict[str, Evaluation]:
-    """Evaluate a model, 1-shot, on every pool of classes that the recipe is judged on.
+    """Evaluate a model, 1-shot, on every pool of classes that judges its recipe.
 
     Args:
         model: the model, in evaluation mode.
         recipe: names the pools in `required_miou`.
         done: called after each episode.
     """
-    segment = episode_segmenter(model)
-    size = model.config.image_size
-    return {
-        name: evaluate_episodes(segment, load_pool(name), recipe.judged_on, size=size, done=done)
-        for name in recipe.required_miou
-    }
+    segment = model_segmenter(model)
+    measured: dict[str, Evaluation] = {}
+    for pool in recipe.required_miou:
+        dataset = Procedural(pool, pool)
+        episodes = draw_list(dataset, recipe.judged_on, 1, EVALUATION_SEED)
+        measured[pool] = run_episodes(pool, segment, dataset, episodes, done).evaluation
+    return measured
 
 
 def shortfalls(recipe: Recipe, measured: dict[str, Evaluation]) -> list[str]:

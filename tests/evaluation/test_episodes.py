@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from tests.data.miniatures import make_folder, make_voc
+from uino_deploy.data import draw_episode, load_pool
 from uino_deploy.data.episode_list import draw_list
 from uino_deploy.data.folder import Folder
 from uino_deploy.data.pascal import Pascal
+from uino_deploy.data.procedural import Procedural
 from uino_deploy.errors import InputError
-from uino_deploy.evaluation.runs import compare, detail, read_runs, run_episodes
+from uino_deploy.evaluation.episodes import run_episodes
+from uino_deploy.evaluation.report import compare, run_document
+from uino_deploy.evaluation.results import read_runs, write_results
 
 
 def first_shot(shots, query):
@@ -29,15 +33,32 @@ def test_every_query_is_counted_at_its_own_size(folder):
     run = run_episodes("x", first_shot, folder, episodes, lambda: steps.append(1))
     assert len(steps) == 4
     for episode, counts in zip(episodes, run.counts, strict=True):
-        found = folder.mask(episode.support[0], 0) == 1
+        marked = folder.mask(episode.support[0], 0) == 1
         real = folder.mask(episode.query, 0) == 1
         assert counts.tolist() == [
-            (found & real).sum(), (found | real).sum(),
-            (~found & ~real).sum(), (~found | ~real).sum(),
+            (marked & real).sum(), (marked | real).sum(),
+            (~marked & ~real).sum(), (~marked | ~real).sum(),
         ]  # fmt: skip
-    document = run.document()
+    document = run_document(run)
     assert document["per_class"] == {"mug": {"iou": document["miou"], "episodes": 4}}
     assert document["miou_interval"][0] <= document["miou"] <= document["miou_interval"][1]
+
+
+def test_the_episodes_of_the_demo_are_those_of_its_seed():
+    pytest.importorskip("sklearn")
+    seen = []
+
+    def remember(shots, query):
+        seen.append(query)
+        return shots[0][1]
+
+    dataset = Procedural("digits", "digits")
+    run = run_episodes("x", remember, dataset, draw_list(dataset, 2, 1, seed=9))
+    for index, image in enumerate(seen):
+        episode = draw_episode(load_pool("digits"), 9, index)
+        np.testing.assert_array_equal(image, episode.query.image)
+        assert run.labels[index] == episode.label
+    assert run.evaluation.episodes == 2
 
 
 def test_void_is_background_in_a_support_and_nothing_in_a_query(tmp_path):
@@ -59,10 +80,11 @@ def test_void_is_background_in_a_support_and_nothing_in_a_query(tmp_path):
 def test_a_file_gives_the_run_back(folder, tmp_path):
     run = run_episodes("x", first_shot, folder, draw_list(folder, 4, 1, 0))
     path = tmp_path / "results.json"
-    path.write_text(json.dumps({"miou": 1, **detail({None: run})}))
+    write_results(path, {"miou": 1}, {None: run})
+    assert json.loads(path.read_text())["miou"] == 1
     read = read_runs(path)[None]
     np.testing.assert_array_equal(read.counts, run.counts)
-    assert read.document() == run.document()
+    assert run_document(read) == run_document(run)
     assert compare(read, run)["difference_interval"] == [0, 0]
 
 
@@ -84,10 +106,11 @@ def test_runs_of_other_episodes_are_not_compared(folder):
 )
 def test_a_damaged_file_is_refused(folder, tmp_path, change, message):
     run = run_episodes("x", first_shot, folder, draw_list(folder, 2, 1, 0))
-    document = detail({None: run})
+    path = tmp_path / "results.json"
+    write_results(path, {}, {None: run})
+    document = json.loads(path.read_text())
     for key, value in change.items():
         (document if key in document else document["runs"][0])[key] = value
-    path = tmp_path / "results.json"
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match=message):
         read_runs(path)

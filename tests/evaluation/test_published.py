@@ -1,11 +1,11 @@
 """The table laid out like the paper's."""
 
-from uino_deploy.evaluation.published import PUBLISHED
-from uino_deploy.evaluation.table import paper_table
+from uino_deploy.evaluation.episodes import Evaluation
+from uino_deploy.evaluation.published import PUBLISHED, paper_table
 
 
 def test_a_complete_benchmark_has_its_mean_beside_the_papers():
-    ours = {"x.uino": {fold: (60.0 + fold, 75.0) for fold in range(4)}}
+    ours = {"x.uino": {fold: Evaluation(60.0 + fold, 75.0, 1) for fold in range(4)}}
     columns, rows = paper_table("coco", 1, ours)
     assert columns == ["COCO-20i, 1-shot", *(f"fold {i}" for i in range(4)), "mean", "FB-IoU"]
     assert rows == [
@@ -15,16 +15,16 @@ def test_a_complete_benchmark_has_its_mean_beside_the_papers():
 
 
 def test_one_fold_alone_has_no_mean():
-    _, rows = paper_table("pascal", 1, {"x": {2: (70.0, 80.0)}})
+    _, rows = paper_table("pascal", 1, {"x": {2: Evaluation(70.0, 80.0, 1)}})
     assert rows[0][-2] == "80.6"
     assert rows[1] == ["x", "-", "-", "70.0", "-", "-", "80.0"]
 
 
 def test_the_paper_is_left_out_where_it_has_no_figure():
-    columns, rows = paper_table("pascal", 5, {"x": {0: (70.0, 80.0)}})
+    columns, rows = paper_table("pascal", 5, {"x": {0: Evaluation(70.0, 80.0, 1)}})
     assert columns[0] == "PASCAL-5i, 5-shot"
     assert [row[0] for row in rows] == ["x"]
-    columns, rows = paper_table("folder", 1, {"x": {3: (70.0, 80.0)}})
+    columns, rows = paper_table("folder", 1, {"x": {3: Evaluation(70.0, 80.0, 1)}})
     assert columns == ["folder, 1-shot", "mean", "FB-IoU"]
     assert rows == [["x", "70.0", "80.0"]]
 

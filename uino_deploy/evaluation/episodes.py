@@ -1,0 +1,125 @@
+"""A run: the counted pixels of one segmenter on each episode of a list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from uino_deploy.data.dataset import Dataset, ListedEpisode
+from uino_deploy.data.episode_list import fingerprint
+from uino_deploy.errors import InputError
+from uino_deploy.evaluation.metrics import Counts, SegmentationScore, count_pixels, score_counts
+from uino_deploy.evaluation.segmenters import Segment, Shots
+from uino_deploy.images import UInt8
+
+EVALUATION_SEED = 2
+"""Seed of the episodes that models are judged on; training draws with a seed of its own."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a run, in per cent.
+
+    Attributes:
+        miou: mean over classes of their accumulated IoU.
+        fb_iou: mean of the foreground's and the background's IoU.
+        episodes: the number of episodes.
+    """
+
+    miou: float
+    fb_iou: float
+    episodes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Counted pixels of every episode of a list.
+
+    Attributes:
+        name: the model's name, that of its file or folder.
+        classes: the data set's classes.
+        labels: the class of each episode.
+        counts: [episodes, 4], as `metrics.Counts`.
+        episodes_sha256: two runs with the same one can be compared episode by episode.
+        seconds: how long the run took, reading images included.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    counts: Counts
+    episodes_sha256: str
+    seconds: float
+
+    @property
+    def score(self) -> SegmentationScore:
+        """The accumulated figures."""
+        return score_counts(len(self.classes), self.labels, self.counts)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The figures alone."""
+        score = self.score
+        return Evaluation(score.miou, score.fb_iou, len(self.labels))
+
+
+def run_episodes(
+    name: str,
+    segment: Segment,
+    dataset: Dataset,
+    episodes: Sequence[ListedEpisode],
+    done: Callable[[], None] = lambda: None,
+) -> Run:
+    """Segment every query of a list and count its pixels at its own size.
+
+    Args:
+        name: the name of the model.
+        segment: the model.
+        dataset: holds the images.
+        episodes: the list.
+        done: called after each episode.
+
+    Raises:
+        InputError: an image or a mask is missing or unreadable, or their sizes differ.
+    """
+    began = time.monotonic()
+    counts = np.zeros((len(episodes), 4), dtype=np.int64)
+    for row, episode in enumerate(episodes):
+        shots, query, truth = load_episode(dataset, episode)
+        counts[row] = count_pixels(segment(shots, query), truth)
+        done()
+    return Run(
+        name,
+        dataset.classes,
+        tuple(episode.label for episode in episodes),
+        counts,
+        fingerprint(dataset, episodes),
+        time.monotonic() - began,
+    )
+
+
+def load_episode(dataset: Dataset, episode: ListedEpisode) -> tuple[Shots, UInt8, UInt8]:
+    """Load the images and masks of an episode.
+
+    As is common, pixels that are to be ignored are background in a support.
+
+    Returns:
+        The shots, the query (uint8 RGB [H, W, 3]) and its true mask (uint8 [H, W]: 0, 1, or 255
+        where pixels do not count).
+
+    Raises:
+        InputError: an image or a mask is missing or unreadable, or their sizes differ.
+    """
+    marked = [_pair(dataset, key, episode.label) for key in episode.support]
+    shots = [(image, (mask == 1).astype(np.uint8)) for image, mask in marked]
+    return shots, *_pair(dataset, episode.query, episode.label)
+
+
+def _pair(dataset: Dataset, key: str, label: int) -> tuple[UInt8, UInt8]:
+    image, mask = dataset.image(key), dataset.mask(key, label)
+    if image.shape[:2] != mask.shape:
+        raise InputError(f"image {key} is {image.shape[:2]}, its mask {mask.shape}")
+    return image, mask

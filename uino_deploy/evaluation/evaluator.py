@@ -1,0 +1,150 @@
+"""The evaluation of a checkpoint or a bundle on a data set: what `uino-deploy evaluate` does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from uino_deploy.data.dataset import Dataset, ListedEpisode
+from uino_deploy.data.episode_list import draw_list, read_list, write_list
+from uino_deploy.data.open import DatasetName, open_dataset
+from uino_deploy.errors import InputError
+from uino_deploy.evaluation.episodes import EVALUATION_SEED, Run, run_episodes
+from uino_deploy.evaluation.published import FOLDS
+from uino_deploy.evaluation.report import Report, make_report
+from uino_deploy.evaluation.results import read_runs, write_results
+from uino_deploy.evaluation.segmenters import Load, open_segmenter
+from uino_deploy.files import refuse_existing
+from uino_deploy.progress import Progress, silent
+from uino_deploy.runtime import Predictor
+
+
+def evaluate(
+    source: str | Path,
+    dataset: DatasetName,
+    *,
+    data: Path | None = None,
+    fold: int | Literal["all"] | None = None,
+    shots: int = 1,
+    episodes: int = 1000,
+    seed: int = EVALUATION_SEED,
+    episode_list: Path | None = None,
+    write_episodes: Path | None = None,
+    against: str | Path | None = None,
+    max_miou_drop: float | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    load: Load = Predictor.load,
+    load_against: Load = Predictor.load,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Report:
+    """Measure mIoU and FB-IoU on episodes of held-out classes (of a folder, images).
+
+    Intersections and unions are summed over the episodes of a class at each image's own size;
+    pixels marked 255 are ignored. The same arguments give the same episodes.
+
+    Args:
+        source: a checkpoint (a file), a bundle (a folder), or the results (.json) of an earlier
+            evaluation on the same episodes. "{fold}" in it stands for the fold.
+        dataset: demo, digits, pascal, coco, fss1000 or folder.
+        data: the data set's folder; None for demo and digits, which are drawn.
+        fold: the fold that is held out; "all" for every fold of pascal or coco.
+        shots: support images of an episode.
+        episodes: how many episodes to draw for each fold.
+        seed: the seed of the episodes.
+        episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`.
+        write_episodes: a file to write the episodes to, as JSON lines; "{fold}" as in `source`.
+        against: what to compare with on the same episodes, of the same kinds as `source`.
+        max_miou_drop: how far the mIoU may lie below that of `against`, in points; where it lies
+            lower, the report has failures.
+        output: a file to write the results to, as JSON.
+        force: replace the files that exist.
+        load: opens `source` where it is a bundle; the default is ONNX Runtime on the CPU.
+        load_against: opens `against` likewise.
+        progress: shows how far the evaluation is.
+        warn: receives a warning about classes without an image.
+
+    Returns:
+        The report. A failure is in `report.failures`; it is not raised.
+
+    Raises:
+        InputError: the arguments contradict each other, the data set is incomplete, or a model,
+            results file or list of episodes is missing, damaged or not of these episodes.
+        OutputExists: a file to write exists and `force` is not given.
+        DependencyError: what runs a model or reads the data is not installed.
+    """
+    if max_miou_drop is not None and against is None:
+        raise InputError("a limit on the drop in mIoU needs a model to compare with",
+                         "give --against with --max-miou-drop")  # fmt: skip
+    if fold == "all" and episode_list is not None:
+        raise InputError("a list of episodes belongs to one fold", "give --fold NUMBER")
+    folds = _folds(dataset, fold)
+    for target in (output, write_episodes):
+        if target is not None:
+            refuse_existing(target, force)
+    runs: dict[int | None, Run] = {}
+    others: dict[int | None, Run] = {}
+    for number in folds:
+        opened = open_dataset(dataset, data, number)
+        if episode_list is None:
+            drawn_with: int | None = seed
+            listed = draw_list(opened, episodes, shots, seed)
+            _warn_of_absent(opened, warn)
+        else:
+            header, listed = read_list(episode_list, opened)
+            drawn_with, shots = header.seed, header.shots
+        if write_episodes is not None:
+            path = _of_fold(write_episodes, number)
+            write_list(path, opened, number, shots, drawn_with, listed, force)
+        runs[number] = _run(source, number, load, opened, listed, progress)
+        if against is not None:
+            others[number] = _run(against, number, load_against, opened, listed, progress)
+    known_seed = seed if episode_list is None else None
+    report = make_report(dataset, shots, known_seed, runs, others, max_miou_drop)
+    if output is not None:
+        write_results(output, report.document, runs, force)
+    return report
+
+
+def _folds(dataset: DatasetName, fold: int | Literal["all"] | None) -> list[int | None]:
+    if fold != "all":
+        return [fold]
+    if not FOLDS.get(dataset):
+        raise InputError(f"--fold all is for pascal and coco, not {dataset}")
+    return list(range(FOLDS[dataset]))
+
+
+def _warn_of_absent(dataset: Dataset, warn: Callable[[str], None]) -> None:
+    absent = sorted(set(range(len(dataset.classes))) - set(dataset.shown_labels()))
+    if absent:
+        names = ", ".join(dataset.classes[label] for label in absent)
+        warn(f"no image of {names}: left out")
+
+
+def _run(
+    source: str | Path,
+    fold: int | None,
+    load: Load,
+    dataset: Dataset,
+    episodes: list[ListedEpisode],
+    progress: Progress,
+) -> Run:
+    """Run a checkpoint or a bundle on the episodes, or read the run from a results file."""
+    path = _of_fold(source, fold)
+    if path.suffix == ".json":
+        runs = read_runs(path)
+        if fold not in runs:
+            raise InputError(f"{path} holds no run of fold {fold}")
+        return runs[fold]
+    segment = open_segmenter(path, load)
+    what = path.name if fold is None else f"{path.name}, fold {fold}"
+    with progress(what, len(episodes)) as done:
+        return run_episodes(path.name, segment, dataset, episodes, done)
+
+
+def _of_fold(path: str | Path, fold: int | None) -> Path:
+    """Return the path with "{fold}" replaced."""
+    return Path(str(path).replace("{fold}", str(fold)))

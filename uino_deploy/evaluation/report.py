@@ -1,0 +1,207 @@
+"""The report of an evaluation: a document for programs; tables and sentences for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from uino_deploy.errors import InputError
+from uino_deploy.evaluation.episodes import Run
+from uino_deploy.evaluation.intervals import Interval, bootstrap, bootstrap_difference
+from uino_deploy.evaluation.published import paper_table
+
+Runs = Mapping[int | None, Run]
+"""Runs by fold; None where the data set has no folds."""
+
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]
+"""Columns and rows."""
+
+_MOST_CLASSES = 30  # of more classes than these a table shows the lowest ones
+_LOWEST = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of `evaluate`.
+
+    Attributes:
+        document: the figures as plain values, as `uino-deploy evaluate --json` prints them.
+        runs: the model's counted pixels, by fold.
+        others: those of the model that it is compared with, by fold.
+    """
+
+    document: dict[str, Any]
+    runs: Runs
+    others: Runs
+
+    @property
+    def failures(self) -> list[str]:
+        """What breaks the condition `max_miou_drop`; empty where it holds or was not set."""
+        failures: list[str] = self.document["failures"]
+        return failures
+
+    @property
+    def paper_table(self) -> Table:
+        """The figures laid out like the paper's tables, beside the paper's own."""
+        methods = {}
+        for runs, suffix in ((self.others, " (against)"), (self.runs, "")):
+            if runs:
+                name = next(iter(runs.values())).name + suffix
+                methods[name] = {fold: run.evaluation for fold, run in runs.items()}
+        return paper_table(self.document["dataset"], self.document["shots"], methods)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The figures of every fold with their intervals, and the differences."""
+        parts = self.document.get("folds", [self.document])
+        return [sentence for part in parts for sentence in _sentences(part)]
+
+    @property
+    def class_table(self) -> Table | None:
+        """The IoU of each class, or of many classes the lowest; None for several folds."""
+        if "folds" in self.document:
+            return None
+        ranked = sorted(self.document["per_class"].items(), key=lambda item: item[1]["iou"])
+        few = len(ranked) <= _MOST_CLASSES
+        shown = ranked if few else ranked[:_LOWEST]
+        return (
+            ["class" if few else "the lowest classes", "IoU", "episodes"],
+            [[name, f"{each['iou']:.1f}", each["episodes"]] for name, each in shown],
+        )
+
+
+def make_report(
+    dataset: str,
+    shots: int,
+    seed: int | None,
+    runs: Runs,
+    others: Runs,
+    max_miou_drop: float | None = None,
+) -> Report:
+    """Return the report of one run, or of every fold's run and their means.
+
+    Args:
+        dataset: by the command line's name.
+        shots: support images of an episode.
+        seed: the seed of the episodes; None where a file lists them.
+        runs: the model's.
+        others: those of the model to compare with; empty where there is none.
+        max_miou_drop: how far the mIoU may lie below the other model's, in points.
+
+    Raises:
+        InputError: the runs are not of the same episodes.
+    """
+    parts = []
+    for fold, run in runs.items():
+        part = {"fold": fold, **run_document(run)}
+        if fold in others:
+            part["against"] = compare(run, others[fold])
+        parts.append(part)
+    whole = parts[0] if len(parts) == 1 else _means(parts)
+    failures = []
+    if max_miou_drop is not None:
+        drop = -whole["against"]["difference"]
+        if drop > max_miou_drop:
+            other = whole["against"]["model"]
+            failures = [f"mIoU is {drop:.2f} below {other}'s, over {max_miou_drop:g}"]
+    document = {
+        "dataset": dataset,
+        "shots": shots,
+        "seed": seed,
+        **whole,
+        "max_miou_drop": max_miou_drop,
+        "failures": failures,
+        "passed": None if max_miou_drop is None else not failures,
+    }
+    return Report(document, runs, others)
+
+
+def run_document(run: Run) -> dict[str, Any]:
+    """Return a run's figures as plain values: per cent, and 95 % intervals."""
+    score, intervals = run.score, bootstrap(len(run.classes), run.labels, run.counts)
+    shown = np.bincount(run.labels, minlength=len(run.classes)).tolist()
+    return {
+        "model": run.name,
+        "miou": round(score.miou, 3),
+        "miou_interval": _rounded(intervals.miou),
+        "fb_iou": round(score.fb_iou, 3),
+        "fb_iou_interval": _rounded(intervals.fb_iou),
+        "per_class": {
+            run.classes[label]: {"iou": round(iou, 3), "episodes": shown[label]}
+            for label, iou in score.class_ious.items()
+        },
+        "episodes": len(run.labels),
+        "episodes_sha256": run.episodes_sha256,
+        "seconds": round(run.seconds, 2),
+    }
+
+
+def compare(run: Run, against: Run) -> dict[str, Any]:
+    """Return the difference of two runs' figures (`run` - `against`) as plain values.
+
+    Raises:
+        InputError: the runs are not of the same episodes.
+    """
+    if run.episodes_sha256 != against.episodes_sha256:
+        raise InputError(
+            f"{against.name} was run on other episodes than {run.name}",
+            "give both the same --episode-list, or the same data set, seed, shots and count",
+        )
+    intervals = bootstrap_difference(len(run.classes), run.labels, run.counts, against.counts)
+    return {
+        "model": against.name,
+        "miou": round(against.score.miou, 3),
+        "fb_iou": round(against.score.fb_iou, 3),
+        "difference": round(run.score.miou - against.score.miou, 3),
+        "difference_interval": _rounded(intervals.miou),
+        "fb_iou_difference": round(run.score.fb_iou - against.score.fb_iou, 3),
+        "fb_iou_difference_interval": _rounded(intervals.fb_iou),
+    }
+
+
+def _means(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over folds, as the paper's tables have them, and every fold's results."""
+    whole: dict[str, Any] = {
+        "model": parts[0]["model"],
+        "miou": round(mean(part["miou"] for part in parts), 3),
+        "fb_iou": round(mean(part["fb_iou"] for part in parts), 3),
+        "episodes": sum(part["episodes"] for part in parts),
+        "folds": parts,
+    }
+    if "against" in parts[0]:
+        compared = [part["against"] for part in parts]
+        whole["against"] = {
+            "model": compared[0]["model"],
+            **{
+                key: round(mean(each[key] for each in compared), 3)
+                for key in ("miou", "fb_iou", "difference", "fb_iou_difference")
+            },
+        }
+    return whole
+
+
+def _sentences(part: Mapping[str, Any]) -> list[str]:
+    """Say what one fold's run measured, and how it differs from the other model's."""
+    fold = "" if part["fold"] is None else f"fold {part['fold']}: "
+    low, high = part["miou_interval"]
+    classes = len(part["per_class"])
+    sentences = [
+        f"{fold}mIoU {part['miou']:.2f} [{low:.2f}, {high:.2f}], FB-IoU {part['fb_iou']:.2f}, "
+        f"{part['episodes']} episodes of {classes} class{'es' if classes > 1 else ''}"
+    ]
+    if "against" in part:
+        other = part["against"]
+        low, high = other["difference_interval"]
+        sentences.append(
+            f"{fold}{other['difference']:+.3f} [{low:+.3f}, {high:+.3f}] mIoU against "
+            f"{other['model']} on the same episodes"
+        )
+    return sentences
+
+
+def _rounded(interval: Interval) -> list[float]:
+    return [round(interval.low, 3), round(interval.high, 3)]
