@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from uino_deploy.config import PRESETS, UinoConfig
+from uino_deploy.config import UinoConfig
 from uino_deploy.kernels.compiler.shapes import (
     CorrelationShape,
     ScanShape,
@@ -83,12 +83,6 @@ def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[
         wanted += [scan_variant(shape, dtype) for shape in scan_shapes(config)]
         found.update({variant.name: variant for variant in wanted})
     return list(found.values())
-
-
-def preset_variants(capability: int, presets: list[str] | None = None) -> list[Variant]:
-    """Return the variants that the presets (all of them when None) need on an architecture."""
-    configs = [UinoConfig.from_preset(preset) for preset in presets or PRESETS]
-    return model_variants(configs, capability)
 
 
 def model_variants(configs: Sequence[UinoConfig], capability: int) -> list[Variant]:

@@ -15,9 +15,9 @@ sys.path.insert(0, str(HERE))
 import first_light  # noqa: E402
 import wheelhouse  # noqa: E402
 
+from tests.kernels.presets import preset_variants  # noqa: E402
 from uino_deploy.kernels.compiler.build import compile_target, write  # noqa: E402
 from uino_deploy.kernels.compiler.targets import target  # noqa: E402
-from uino_deploy.kernels.compiler.variants import preset_variants  # noqa: E402
 
 PLANTS = ("wrong", "fault", "hang", "missing")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.kernels.presets import preset_variants
 from uino_deploy import ptx
 from uino_deploy.benchmarks.ledger import numerics, traffic, unfused
 from uino_deploy.benchmarks.ledger.disassembly import instruction_mix
@@ -26,7 +27,7 @@ from uino_deploy.kernels.compiler.targets import (
     oldest_cuda,
     target,
 )
-from uino_deploy.kernels.compiler.variants import preset_variants, scan_tiling
+from uino_deploy.kernels.compiler.variants import scan_tiling
 from uino_deploy.ptx.dataflow import basic_blocks, maybe_unwritten
 
 CORRELATION, *SCANS = preset_shapes("vitb14")

@@ -69,7 +69,7 @@ def predict(
 
     Writes masks/CLASS/NAME.png (0 and 255, at the image's own size), overlays/NAME.jpg, for several
     classes labels/NAME.png, and a JSON line per image into results.jsonl. If an image cannot be
-    read, nothing is written.
+    read, nothing is written. A mask's score is its predicted IoU, which may leave 0 to 1.
 
     \b
     Example:

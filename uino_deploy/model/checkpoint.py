@@ -220,15 +220,6 @@ def read_checkpoint_metadata(path: str | Path) -> CheckpointMetadata:
         raise CheckpointError(f"{path} has damaged metadata: {error}") from error
 
 
-def checkpoint_layout(path: str | Path) -> str:
-    """Return the title of the layout that a checkpoint is in.
-
-    Raises:
-        CheckpointError: the file is unreadable, or in no layout that is known.
-    """
-    return _recognise(path, _read(path)).title
-
-
 def _is_safetensors(path: str | Path) -> bool:
     if not Path(path).is_file():
         raise CheckpointError(f"{path} is not a file")

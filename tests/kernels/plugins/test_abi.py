@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.kernels.plugins.folders import CORRELATION, SCAN, correlation_shapes, scan_shapes
+from tests.kernels.presets import preset_variants
 from uino_deploy import ptx
 from uino_deploy.kernels.compiler.build import compile_target, write
 from uino_deploy.kernels.compiler.targets import target
-from uino_deploy.kernels.compiler.variants import preset_variants
 from uino_deploy.kernels.correlation import naive as correlation_naive
 from uino_deploy.kernels.plugins.expressions import Numbers, evaluate
 from uino_deploy.kernels.plugins.library import OPERATORS, Library
