@@ -29,7 +29,7 @@ _Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Deformation:
-    """How far a sprite may be deformed; each number is the end of a symmetric range.
+    """Limits of a sprite's deformation; each number is the end of a symmetric range.
 
     Attributes:
         rotation: in degrees.

@@ -53,11 +53,11 @@ def evaluate(
         data: the data set's folder; None for demo and digits, which are drawn.
         fold: the fold that is held out; "all" for every fold of pascal or coco.
         shots: support images of an episode.
-        episodes: how many episodes to draw for each fold.
+        episodes: the number of episodes to draw for each fold.
         seed: the seed of the episodes.
         episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`.
         write_episodes: a file to write the episodes to, as JSON lines; "{fold}" as in `source`.
-        against: what to compare with on the same episodes, of the same kinds as `source`.
+        against: a model or results to compare with on the same episodes; see `source`.
         max_miou_drop: how far the mIoU may lie below that of `against`, in points; where it lies
             lower, the report has failures.
         output: a file to write the results to, as JSON.

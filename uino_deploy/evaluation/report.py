@@ -40,7 +40,7 @@ class Report:
 
     @property
     def failures(self) -> list[str]:
-        """What breaks the condition `max_miou_drop`; empty where it holds or was not set."""
+        """The broken limits, a line each; empty where `max_miou_drop` holds or is not set."""
         failures: list[str] = self.document["failures"]
         return failures
 
