@@ -1,6 +1,7 @@
 """doctor: known bad combinations, what would run here, and what it says to do."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -92,10 +93,17 @@ def test_the_command_reports_this_machine(capsys):
     assert "cuda" in document["provider_advice"]
 
 
+def leave(_request, _note):
+    """Stand in for a library that ends the process."""
+    sys.exit("broken library")
+
+
 def test_a_provider_that_aborts_is_reported_and_no_more(monkeypatch):
-    monkeypatch.setattr(doctor_module, "_PROBE_SCRIPT", "import sys; sys.exit('broken library')")
+    monkeypatch.setattr(doctor_module, "_PROBE", "tests.test_doctor:leave")
     found = diagnose()
-    assert found.provider_advice == {"(all)": "cannot be asked: broken library"}
+    assert found.provider_advice == {
+        "(all)": "cannot be asked: its process died with status 1: broken library"
+    }
     assert found.backends["onnxruntime"].runs
 
 

@@ -323,7 +323,10 @@ def test_a_damaged_plan_is_refused_and_can_be_built_again(damaged, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("last_words", "end"),
-    [("kill -ABRT $$", "of SIGABRT: terminate called"), ("exit 3", "with status 3: terminate")],
+    [
+        ("kill -ABRT $$", "died of SIGABRT: terminate called"),
+        ("exit 3", "died with status 3: terminate"),
+    ],
 )
 def test_an_aborting_process_is_reported(monkeypatch, tmp_path, last_words, end):
     script = tmp_path / "python"
@@ -331,7 +334,7 @@ def test_an_aborting_process_is_reported(monkeypatch, tmp_path, last_words, end)
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     job = Job(backend=RTX, onnx="a/encoder.onnx", plan="x", arch="sm_86", shapes={})
-    with pytest.raises(BuildError, match=rf"encoder\.onnx: the builder's process died {end}"):
+    with pytest.raises(BuildError, match=rf"encoder\.onnx: the builder's process {end}"):
         run_job(job)
 
 
@@ -341,7 +344,7 @@ def test_an_aborting_process_is_reported(monkeypatch, tmp_path, last_words, end)
 )
 def test_a_jobs_error_keeps_its_kind(monkeypatch, tmp_path, kind, error):
     line = msgspec.json.encode(
-        {"outcome": Outcome(version="10.3.0", error="it broke", hint="mend it", kind=kind)}
+        {"answer": Outcome(version="10.3.0", error="it broke", hint="mend it", kind=kind)}
     )
     script = tmp_path / "python"
     script.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{line.decode()}'\n")
