@@ -347,7 +347,7 @@ def test_a_jobs_error_keeps_its_kind(monkeypatch, tmp_path, kind, error):
         {"answer": Outcome(version="10.3.0", error="it broke", hint="mend it", kind=kind)}
     )
     script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{line.decode()}'\n")
+    script.write_text(f"#!/bin/sh\nread -r _\necho '{line.decode()}'\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     job = Job(backend="tensorrt", onnx="encoder.onnx", plan="x", arch="sm_87", shapes={})
