@@ -230,8 +230,8 @@ def _repeat(
 
 def _device_bytes(runner: Runner[Any]) -> int | None:
     """Return what the driver says this process holds of a GPU, else what its backend counts."""
-    from uino_deploy.benchmarks import nvml
     from uino_deploy.benchmarks.runners.bundle import BundleRunner
+    from uino_deploy.runtime import nvml
 
     known = nvml.process_bytes(os.getpid())
     if known is None and isinstance(runner, BundleRunner):

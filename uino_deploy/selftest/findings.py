@@ -52,7 +52,7 @@ class Claim:
         name: what is claimed, in a few words, unique within its group.
         how: how that is checked.
         check: yields what it measures. It raises `CannotCheck` or `DependencyError` where the
-            machine lacks something, and anything else where the claim does not hold.
+            machine lacks something, and anything else, such as `CudaError`, where the claim fails.
     """
 
     name: str

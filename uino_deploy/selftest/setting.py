@@ -39,6 +39,13 @@ class Setting(msgspec.Struct, kw_only=True):
         """What the bundles of this run are called: the given one, or a precision for each."""
         return PRECISIONS if self.bundle is None else (Path(self.bundle).name,)
 
+    def precisions(self, label: str) -> set[str]:
+        """Return the precisions of a bundle's pieces."""
+        if self.bundle is None:
+            return {label}
+        pieces = Bundle.open(self.bundle, verify=False).manifest.pieces.values()
+        return {piece.precision for piece in pieces}
+
     def open_bundle(self, label: str) -> Bundle:
         """Open one of the run's bundles.
 
