@@ -27,7 +27,15 @@ PUBLIC = {
         "parameter_counts",
         "save_checkpoint",
     ],
-    "uino_deploy.runtime": ["Encoded", "Predictor", "Result", "Support", "label_map"],
+    "uino_deploy.runtime": [
+        "Encoded",
+        "Predictor",
+        "Result",
+        "Support",
+        "label_map",
+        "read_shots",
+        "segment_folder",
+    ],
 }
 
 # What a device without torch and onnx imports; onnxruntime only when a piece is loaded.
@@ -43,6 +51,7 @@ LIGHT = [
     "uino_deploy.bundle.plans",
     "uino_deploy.bundle.reference",
     "uino_deploy.bundle.support",
+    "uino_deploy.child",
     *sorted(target.split(":")[0] for target in COMMANDS.values()),
     "uino_deploy.config",
     "uino_deploy.demo.report",

@@ -123,6 +123,14 @@ class _PlainProgress:
             click.echo(f"{self._what}: {self._done}/{self._total}", err=True)
 
 
+def size(count: int) -> str:
+    """Return bytes for people: 12.6 MB (powers of ten)."""
+    for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count} B"
+
+
 def fail(code: int) -> NoReturn:
     """Leave the command with an exit code after it has said why."""
     raise click.exceptions.Exit(code)

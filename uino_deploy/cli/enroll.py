@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from uino_deploy.cli._backend import backend_options
-from uino_deploy.cli._console import Output
+from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import force_option, output_options
-from uino_deploy.cli.inspect import size
-from uino_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from uino_deploy.images import UInt8
     from uino_deploy.runtime import Predictor
 
 
@@ -68,19 +65,12 @@ def enroll(
           --name bottle -o bottle.safetensors
     """
     from uino_deploy.files import refuse_existing
-    from uino_deploy.images import polygons_from_coco
+    from uino_deploy.runtime import read_shots
 
     if category is not None and coco is None:
         raise click.UsageError("--category needs --coco")
     refuse_existing(output_path, force)
-    masked: list[tuple[Path, Path | UInt8]] = []
-    for shot in shots:
-        if coco is None:
-            masked.append(split_shot(shot))
-        else:
-            image = Path(shot)
-            masked.append((image, polygons_from_coco(coco, image.name, category or name)))
-    support = load(bundle).enroll(masked, name)
+    support = load(bundle).enroll(read_shots(shots, coco, category or name), name)
     support.save(output_path, force)
     count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""
@@ -96,21 +86,3 @@ def enroll(
             "fingerprint": support.fingerprint,
         }
     )
-
-
-def split_shot(shot: str) -> tuple[Path, Path]:
-    """Split `IMAGE:MASK` at the last colon that leaves two files: paths may hold colons.
-
-    Raises:
-        InputError: there is no colon, or no colon leaves two files.
-    """
-    colons = [index for index, character in enumerate(shot) if character == ":"]
-    if not colons:
-        raise InputError(f"shot {shot!r} has no mask", "write --shot IMAGE:MASK, or add --coco")
-    for index in reversed(colons):
-        image, mask = Path(shot[:index]), Path(shot[index + 1 :])
-        if image.is_file() and mask.is_file():
-            return image, mask
-    image_name, _, mask_name = shot.rpartition(":")
-    missing = mask_name if Path(image_name).is_file() else image_name
-    raise InputError(f"shot {shot!r}: {missing!r} is not there", "write --shot IMAGE:MASK")

@@ -144,7 +144,7 @@ def _calibration(folder: Path | None) -> list[NDArray[np.uint8]]:
 
         return calibration_images()
     from uino_deploy.images import load_image
-    from uino_deploy.runtime.outputs import find_images
+    from uino_deploy.runtime.batch import find_images
 
     return [load_image(path) for path in find_images([str(folder)])]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from uino_deploy.cli._console import Output
+from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import output_options
 
 Description = dict[str, Any]
@@ -152,14 +152,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
     return str(value)
-
-
-def size(count: int) -> str:
-    """Return bytes for people: 12.6 MB (powers of ten)."""
-    for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= step:
-            return f"{count / step:.1f} {unit}"
-    return f"{count} B"
 
 
 def shape(dimensions: list[int | str]) -> str:

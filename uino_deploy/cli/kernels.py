@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, force_option, output_options
-
-if TYPE_CHECKING:
-    from uino_deploy.kernels.compiler.build import Compiled
-    from uino_deploy.kernels.compiler.targets import Target
 
 CUDA = click.option(
     "--cuda",
@@ -53,6 +49,7 @@ def build(
       uino-deploy kernels build --arch sm_87 --bundle model.uino
     """
     from uino_deploy.errors import InputError
+    from uino_deploy.kernels.compiler.install import build_folder, build_into
     from uino_deploy.kernels.compiler.targets import target
 
     if (folder is None) == (bundle is None):
@@ -61,10 +58,11 @@ def build(
         raise InputError("--preset does not go with --bundle, which has its own model")
     targets = [target(arch, cuda) for arch in dict.fromkeys(archs)]
     _known(presets)
-    place = folder or bundle
-    assert place is not None
-    write = _build_folder if bundle is None else _build_into
-    compiled = write(place, targets, presets, force, output)
+    if bundle is None:
+        assert folder is not None
+        compiled = build_folder(folder, targets, presets, force=force, progress=output.log)
+    else:
+        compiled = build_into(bundle, targets, force=force, progress=output.log)
     output.table(
         ["kernel", "registers", "spilled", "shared", "plugin"],
         [
@@ -79,41 +77,7 @@ def build(
         ],
     )
     where = "bundle" if folder is None else "folder"
-    output.document({where: str(place), "kernels": [k.record for k in compiled]})
-
-
-def _build_folder(
-    folder: Path, targets: list[Target], presets: tuple[str, ...], force: bool, output: Output
-) -> list[Compiled]:
-    from uino_deploy.files import atomic_directory
-    from uino_deploy.kernels.compiler.build import compile_target, write
-
-    compiled = []
-    with atomic_directory(folder, force) as temporary:
-        for goal in targets:
-            output.log(f"compiling for {goal.arch}")
-            compiled += compile_target(goal, presets or None)
-        write(compiled, temporary)
-    return compiled
-
-
-def _build_into(
-    root: Path, targets: list[Target], presets: tuple[str, ...], force: bool, output: Output
-) -> list[Compiled]:
-    from uino_deploy.bundle import Bundle
-    from uino_deploy.kernels.compiler.build import compile_models
-    from uino_deploy.kernels.compiler.install import install, refuse_present
-
-    bundle = Bundle.open(root)
-    if not force:
-        refuse_present(bundle, [goal.arch for goal in targets])
-    found = []
-    for goal in targets:
-        output.log(f"compiling for {goal.arch}")
-        compiled = compile_models(goal, [bundle.config])
-        install(root, goal.arch, compiled)
-        found += compiled
-    return found
+    output.document({where: str(folder or bundle), "kernels": [k.record for k in compiled]})
 
 
 @kernels.command()

@@ -11,7 +11,6 @@ import click
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, output_options
-from uino_deploy.cli.enroll import split_shot
 
 if TYPE_CHECKING:
     from uino_deploy.bundle import Bundle
@@ -63,6 +62,7 @@ def verify(
         raise click.UsageError("--query needs the model to compare with, such as --checkpoint")
     from uino_deploy.export import verify_bundle
     from uino_deploy.images import load_image, load_mask
+    from uino_deploy.runtime.shots import split_shot
 
     predictor = load(bundle)
     model = None

@@ -10,7 +10,7 @@ from PIL import Image
 from uino_deploy.errors import InputError
 from uino_deploy.images import class_colour
 from uino_deploy.runtime import Result
-from uino_deploy.runtime.outputs import draw_labels, find_images, output_names, write_results
+from uino_deploy.runtime.batch import draw_labels, find_images, output_names, write_results
 
 
 @pytest.fixture
