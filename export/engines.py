@@ -161,6 +161,53 @@ def build_engines(
     return infos
 
 
+def plan_engines(
+    bundle: Bundle,
+    backend: EngineBackend,
+    arch: str,
+    *,
+    pieces: Sequence[str] = (),
+    shapes: Shapes | None = None,
+    workspace: int | None = None,
+    plugins: Plugins = "auto",
+) -> list[PlanInfo]:
+    """Return what `build_engines` would build, after the checks that need no library and no GPU.
+
+    Of each plan only what was asked for is known: the piece, the target, shapes, workspace and
+    route; "ipluginv3" stands for either kind of plugin. Arguments and errors are those of
+    `build_engines`.
+    """
+    chosen = [bundle.piece(name) for name in pieces or bundle.manifest.pieces]
+    _check_request(bundle, backend, arch, chosen, shapes or {}, None)
+    infos = []
+    for piece in chosen:
+        operators = [call.operator for call in check_graph(bundle, piece).calls]
+        as_plugins = plugins == "auto" and backend == "tensorrt"
+        infos.append(
+            PlanInfo(
+                piece=piece.name,
+                backend=backend,
+                version="",
+                arch=arch,
+                compute_capability=compute_capability(arch),
+                gpu=None,
+                precision=piece.precision,
+                shapes=profile_of(piece, shapes or {}),
+                workspace=workspace,
+                layers={},
+                matrix_layers={},
+                engine=None,
+                route=("ipluginv3" if as_plugins else "function") if operators else "none",
+                operators=operators,
+                sources={},
+                plan_sha256="",
+                built_by="",
+                seconds=0.0,
+            )
+        )
+    return infos
+
+
 def _require(backend: EngineBackend) -> None:
     """Check that the library is here; a Jetson has it from JetPack, not from pip."""
     if backend == "tensorrt" and not is_importable("tensorrt") and read_jetpack(TEGRA_RELEASE):

@@ -56,7 +56,7 @@ def test_missing_backends_come_with_the_pip_command():
     statuses = judge_backends(packages(), [], None, None)
     assert set(statuses) == set(BACKENDS)
     assert not any(status.runs for status in statuses.values())
-    assert statuses["onnxruntime"].advice == "pip install 'uino-deploy[cpu]'"
+    assert statuses["onnxruntime"].advice == "pip install '.[cpu]' in a checkout of uino-deploy"
 
 
 def test_backends_that_would_run():
@@ -120,4 +120,4 @@ def test_require_names_what_is_missing_and_the_extra():
     require("cpu", "json")
     with pytest.raises(DependencyError, match="no_such_module is not installed") as raised:
         require("export", "json", "no_such_module")
-    assert raised.value.hint == "pip install 'uino-deploy[export]'"
+    assert raised.value.hint == "pip install '.[export]' in a checkout of uino-deploy"

@@ -15,7 +15,7 @@ from typing import Any
 
 from uino_deploy import __version__
 from uino_deploy.child import Child, ChildFailed, Note
-from uino_deploy.dependencies import installed_version
+from uino_deploy.dependencies import install_command, installed_version
 
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
@@ -180,7 +180,7 @@ def judge_backends(
         if missing and jetpack and name == "tensorrt":
             advice = JETSON_TENSORRT
         elif missing:
-            advice = f"pip install 'uino-deploy[{extra}]'"
+            advice = install_command(extra)
         elif name in NEEDS_GPU and gpu is None:
             advice = "needs an NVIDIA GPU and its driver; nvidia-smi does not find one"
         elif name == "onnxruntime" and not providers:

@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import click
 
+from uino_deploy.cli._console import paint
+from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import Settings, debug_option
 from uino_deploy.errors import UinoDeployError
 
@@ -39,7 +41,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group that imports a subcommand's module when the subcommand is looked up."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -149,13 +151,14 @@ def _report_usage(error: click.UsageError) -> int:
         click.echo(context.get_help(), err=True)
     else:
         path = context.command_path if context is not None else "uino-deploy"
-        _say(f"{error.format_message().rstrip('.')}; see '{path} --help'")
+        message = error.format_message().rstrip(".")
+        _say(message + (" See" if message.endswith("?") else "; see") + f" '{path} --help'")
     return error.exit_code
 
 
 def _say(message: str) -> None:
     """Write an error on exactly one line."""
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo(f"{paint('error:', 'red')} {' '.join(message.split())}", err=True)
 
 
 def _describe(error: BaseException) -> tuple[str, int]:

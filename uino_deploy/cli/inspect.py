@@ -47,10 +47,12 @@ def _show_bundle(found: Description, output: Output) -> None:
     output.text(f"fingerprint {manifest['fingerprint']}")
     output.text()
     output.table(
-        ["piece", "precision", "inputs", "outputs"],
+        ["piece", "precision", "edge", "name", "shape"],
         [
-            [piece["name"], piece["precision"], edges(piece["inputs"]), edges(piece["outputs"])]
+            [piece["name"], piece["precision"], kind, edge["name"], shape(edge["shape"])]
             for piece in manifest["pieces"].values()
+            for kind, listed in (("in", piece["inputs"]), ("out", piece["outputs"]))
+            for edge in listed
         ],
     )
     output.text()
@@ -133,9 +135,17 @@ def _show_preset(found: Description, output: Output) -> None:
     names = max(counts.values(), key=len)  # the fullest variant has every part, in order
     output.table(
         ["part", *counts],
-        [[name, *(f"{each[name]:,}" if name in each else "-" for each in counts.values())]
-         for name in names],
-    )  # fmt: skip
+        [
+            [_nested(name), *(f"{c[name]:,}" if name in c else "-" for c in counts.values())]
+            for name in names
+        ],
+    )
+
+
+def _nested(name: str) -> str:
+    """Return a part's name, indented by its depth: "a.b" as "  b"."""
+    *above, own = name.split(".")
+    return "  " * len(above) + own
 
 
 _SHOWN: dict[str, Callable[[Description, Output], None]] = {
@@ -157,11 +167,6 @@ def _plain(value: Any) -> str:
 def shape(dimensions: list[int | str]) -> str:
     """Return a shape such as [batch, 3, 112, 112]."""
     return f"[{', '.join(map(str, dimensions))}]"
-
-
-def edges(tensors: list[Description]) -> str:
-    """Return the edges of a piece on one line."""
-    return " ".join(f"{each['name']}{shape(each['shape'])}" for each in tensors)
 
 
 def versions(found: dict[str, str]) -> str:

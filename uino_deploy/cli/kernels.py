@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from uino_deploy.cli._console import Output
+from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import FILE, force_option, output_options
 
 CUDA = click.option(
@@ -18,7 +19,7 @@ CUDA = click.option(
 )
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def kernels() -> None:
     """Compile the two operators' kernels ahead of time, and report on them."""
 

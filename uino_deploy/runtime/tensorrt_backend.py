@@ -11,6 +11,7 @@ import numpy as np
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.bundle.plans import EngineBackend, PlanInfo, load_plan, rebuild_command
+from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, CheckFailed, CudaError, DependencyError, InputError
 from uino_deploy.runtime.cuda_memory import Device, DeviceArray, Graph
 from uino_deploy.runtime.session import (
@@ -288,7 +289,7 @@ def _import_tensorrt(name: EngineBackend) -> Any:
     # Bindings without their native library raise other errors than ImportError.
     except (ImportError, OSError, RuntimeError) as error:
         raise DependencyError(
-            f"{name} cannot be imported: {error}", f"pip install 'uino-deploy[{name}]'"
+            f"{name} cannot be imported: {error}", install_command(name)
         ) from error
 
 
