@@ -1,5 +1,6 @@
 """Real engines by TensorRT-RTX, whose builder needs no GPU; and what must not pass silently."""
 
+import json
 import shutil
 import subprocess
 import sys

@@ -106,7 +106,8 @@ def segment_folder(
 
 def median_seconds(records: Sequence[Record]) -> float:
     """Return the median time of `Predictor.predict`; the first call also loads the pieces."""
-    return round(statistics.median([record["seconds"] for record in records]), 4)
+    seconds: list[float] = [record["seconds"] for record in records]
+    return round(statistics.median(seconds), 4)
 
 
 def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) -> list[Support]:
