@@ -35,7 +35,7 @@ class Job(msgspec.Struct, kw_only=True):
         onnx: the piece's file; external weights lie beside it.
         plan: the file to write.
         arch: target such as "sm_89"; for `tensorrt` it must be the GPU at hand.
-        shapes: for each input with dynamic dimensions its least, usual and largest shape.
+        shapes: input with dynamic dimensions -> its least, usual and largest shape.
         workspace: bytes of scratch memory the builder may plan with; its own limit when None.
         timing_cache: file to read and write tactic timings; none when None.
         plugins: build our operators as plugins, not from their bodies.
@@ -57,7 +57,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     """What came of it.
 
     Attributes:
-        version: of the library.
+        version: the library's.
         error: empty, or why there is no plan.
         hint: what to do about the error.
         kind: which error it is.

@@ -1,4 +1,4 @@
-"""What is installed on this machine, what would run here, and what to do about the rest.
+"""The state of this machine: what is installed, what runs here, and how to fix the rest.
 
 Nothing heavy is imported: versions come from package metadata, so a broken torch or TensorRT can
 be diagnosed too. Only onnxruntime is imported, in processes of their own, to ask for its providers.
@@ -77,18 +77,18 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that `doctor` found.
+    """Everything that `doctor` found.
 
     Attributes:
         packages: name -> version, None where it is not installed.
         providers: ONNX Runtime's execution providers, best first.
-        provider_advice: for each provider that `--provider` knows, "" where it is at hand (it may
+        provider_advice: provider that `--provider` knows -> "" where it is at hand (it may
             still fail to start, which shows with a model), else what is missing.
         gpu: "NAME, compute capability X.Y, driver Z" from nvidia-smi, None without one.
         jetpack: the first line of the board's release file, None off a Jetson.
         kernels: which implementation of the two operators PyTorch would use here.
         backends: the runtime's backends by name.
-        problems: what is broken and how to mend it; any of these makes `doctor` fail.
+        problems: what is broken and how to fix it; any of these makes `doctor` fail.
     """
 
     version: str
@@ -264,7 +264,7 @@ def _nvidia_gpu() -> str | None:
 
 
 def _tegra_gpu() -> str | None:
-    """A Jetson's integrated GPU is there without nvidia-smi (JetPack 5 has none)."""
+    """Detect a Jetson's integrated GPU without nvidia-smi, which JetPack 5 lacks."""
     return "Jetson integrated GPU" if TEGRA_RELEASE.exists() else None
 
 

@@ -28,7 +28,7 @@ def build_folder(
     """Compile presets' kernels for each target into a new folder.
 
     Args:
-        folder: to write, as `write` does.
+        folder: created, with the files of `write`.
         targets: architectures, each with a CUDA release.
         presets: models; all of them when empty.
         force: replace the folder if it exists.

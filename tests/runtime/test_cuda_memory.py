@@ -269,7 +269,7 @@ def test_real_bindings_without_a_driver_say_so_in_one_line():
     pytest.importorskip("cuda.bindings.runtime")
     code = (
         "from uino_deploy.runtime.cuda_memory import Device\n"
-        "from uino_deploy.errors import CudaError, DependencyError\n"
+        "from uino_deploy.errors import DependencyError\n"
         "try:\n    Device()\nexcept DependencyError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?|-")
 
 @dataclass(frozen=True)
 class Output:
-    """A command's one way to say something.
+    """A command's only way to print.
 
     Attributes:
         json: results go into one JSON document; `text` and `table` are silent.

@@ -1,4 +1,4 @@
-"""`uino-deploy build`: a bundle's pieces to TensorRT or TensorRT-RTX plans."""
+"""`uino-deploy build`: build a bundle's pieces into TensorRT or TensorRT-RTX plans."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 @click.command()
 @click.argument("bundle", type=FILE)
 @click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), required=True)
-@click.option("--arch", required=True, metavar="sm_XX", help="Compute capability to build for.")
-@click.option("--piece", "pieces", multiple=True, help="Only this piece; repeatable.")
+@click.option("--arch", required=True, metavar="sm_XX", help="GPU architecture to build for.")
+@click.option("--piece", "pieces", multiple=True, help="Build only this piece. Repeatable.")
 @click.option(
     "--shapes",
     multiple=True,
     metavar="NAME:MIN:OPT:MAX",
-    help="Sizes of `batch` or `shots`; 1 for each by default. Repeatable.",
+    help="Range of `batch` or `shots`.  [default: 1:1:1; repeatable]",
 )
 @click.option("--workspace", metavar="SIZE", help="Scratch memory, such as 512MiB or 2GiB.")
 @click.option("--timing-cache", type=FILE, help="A file of tactic timings to use and extend.")
@@ -36,11 +36,14 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
     type=click.Choice(["auto", "none"]),
     default="auto",
     show_default=True,
-    help="Our operators as plugins where the backend has any (auto), or from their bodies (none).",
+    help="Build our operators as plugins where the backend supports them (auto), or from their "
+    "portable ONNX functions (none).",
 )
-@click.option("--kernels", type=FILE, help="Compiled kernels; the bundle's own by default.")
-@click.option("--dry-run", is_flag=True, help="Check the graphs, print what it would build, stop.")
-@click.option("--verbose", "-v", is_flag=True, help="Also print layers and other tools' lines.")
+@click.option("--kernels", type=FILE, help="Folder of compiled kernels.  [default: the bundle's]")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the graphs and print the plans; build nothing."
+)
+@click.option("--verbose", "-v", is_flag=True, help="Also print layers and trtexec lines.")
 @force_option
 @output_options
 def build(
@@ -58,16 +61,16 @@ def build(
     force: bool,
     output: Output,
 ) -> None:
-    """Build engines and add them to the bundle as plain plan files, each with a side JSON.
+    """Build engines and add them to the bundle as plan files, each with a JSON file beside it.
 
-    TensorRT-RTX builds for any of its architectures without a GPU; it has no plugins, so that the
-    correlation and the scan are built from their bodies in standard operators. TensorRT builds for
-    the GPU of the machine it runs on, with the kernels of `uino-deploy kernels build` as plugins.
+    TensorRT-RTX builds for any of its architectures without a GPU. It has no plugins, so the
+    correlation and the scan are built from their portable ONNX functions. TensorRT builds for the
+    GPU it runs on, with kernels from `uino-deploy kernels build` as plugins.
 
-    What was built is judged: by the parsed network, and by TensorRT's own inspector where the
-    engine can be loaded. An engine in another precision, or without the plugins asked for, FAILED,
-    and nothing is installed. --verbose and --dry-run also print the trtexec and Polygraphy lines
-    that build the same plans.
+    Every engine is checked: the parsed network, and TensorRT's inspector where the engine can be
+    loaded. An engine in the wrong precision, or without the requested plugins, is marked FAILED
+    and nothing is installed. --verbose and --dry-run also print the trtexec and Polygraphy
+    commands that build the same plans.
 
     \b
     Examples:
@@ -122,7 +125,7 @@ def _bytes(text: str) -> int:
         number = text.removesuffix(unit)
         if number != text and number.isdigit() and int(number):
             return int(number) * factor
-    raise click.UsageError(f"--workspace {text}: give a whole number of MiB or GiB, as in 512MiB")
+    raise click.UsageError(f"--workspace {text}: give a whole number of MiB or GiB, such as 512MiB")
 
 
 def _show_planned(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None:
@@ -153,9 +156,11 @@ def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) 
         row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info.engine)]
         rows.append([*row, info.route, f"{info.seconds:.1f}", megabytes])
     if infos[0].backend == "tensorrt-rtx" and any(info.operators for info in infos):
-        output.text("operators: TensorRT-RTX has no plugins, their bodies were built in")
+        output.text(
+            "operators: built from their portable ONNX functions; TensorRT-RTX has no plugins"
+        )
     if any(info.engine is None for info in infos):
-        output.text(f"engine: not inspected, no {infos[0].arch} GPU is at hand")
+        output.text(f"engine: not inspected, because this machine has no {infos[0].arch} GPU")
     lines = equivalent_commands(bundle, infos)
     if verbose:
         columns = ["piece", "precision", "matrix layers", "engine", "operators", "seconds", "MB"]
@@ -171,7 +176,7 @@ def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) 
 
 def _show_lines(lines: list[str], output: Output) -> None:
     if lines:
-        output.text("the same by other tools, into the current folder; or what loads it:")
+        output.text("equivalent commands; they write to the current folder, or load the plan:")
     for line in lines:
         output.text(f"  {line}")
 

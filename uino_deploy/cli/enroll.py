@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="IMAGE:MASK",
-    help="A support image and its mask (what is not black is the object); with --coco the image "
-    "alone. Repeat it for more shots.",
+    help="Support image and its mask (non-black is the object); with --coco the image alone. "
+    "Repeatable.",
 )
 @click.option(
     "--coco",
     type=click.Path(path_type=Path),
-    help="Take the masks from this COCO annotation file's polygons.",
+    help="Take the masks from the polygons in this COCO annotation file.",
 )
-@click.option("--category", help="The category in the COCO file.  [default: the class's name]")
-@click.option("--name", required=True, help="The class's name; it names output folders.")
+@click.option("--category", help="Category in the COCO file.  [default: the class's name]")
+@click.option("--name", required=True, help="Class name; output folders are named after it.")
 @click.option(
     "-o",
     "--output",
     "output_path",
     required=True,
     type=click.Path(path_type=Path),
-    help="The support file.",
+    help="Support file to write.",
 )
 @backend_options
 @force_option
@@ -56,7 +56,7 @@ def enroll(
     force: bool,
     output: Output,
 ) -> None:
-    """Encode the support images of one class once, into a file that `predict` takes.
+    """Encode the support images of one class once, into a file for `predict`.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`uino-deploy inspect`: say what a file, a bundle or a preset holds."""
+"""`uino-deploy inspect`: describe a file, a bundle or a preset."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Description = dict[str, Any]
 @click.argument("target", metavar="FILE|PRESET")
 @output_options
 def inspect(target: str, output: Output) -> None:
-    """Say what a bundle, a support, a checkpoint, an ONNX file or a preset holds.
+    """Describe a bundle, a support file, a checkpoint, an ONNX file or a preset.
 
-    A bundle and a support are checked against their hashes first. A preset (vits14, vitb14,
-    vitl14, each also with -reg, and tiny) lists the parameters of every part of its model.
+    Bundles and support files are first checked against their hashes. A preset (vits14, vitb14,
+    vitl14, each also with -reg, and tiny) lists the parameter counts of its model's parts.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def _show_bundle(found: Description, output: Output) -> None:
     output.text(
         f"bundle {found['path']}: {model['preset']} {model['variant']} at "
         f"{model['image_size']} px, opset {manifest['opset']}, schema {manifest['schema']}, "
-        f"{size(found['bytes'])}, every file as its manifest says"
+        f"{size(found['bytes'])}, all files match the manifest"
     )
     output.text(f"fingerprint {manifest['fingerprint']}")
     output.text()
@@ -77,7 +77,8 @@ def _show_support(found: Description, output: Output) -> None:
     shots = f"{found['shots']} shot{'s' if found['shots'] > 1 else ''}"
     output.text(
         f"support {found['path']}: class {found['name']!r}, {shots}, encoded in "
-        f"{found['precision']} by {found['model']}, {size(found['bytes'])}, contents as saved"
+        f"{found['precision']} by {found['model']}, {size(found['bytes'])}, "
+        "contents match their hash"
     )
     output.text(f"fingerprint {found['fingerprint']}")
     output.text()
@@ -92,10 +93,10 @@ def _show_checkpoint(found: Description, output: Output) -> None:
     types = ", ".join(f"{count} {dtype}" for dtype, count in found["dtypes"].items())
     output.text(
         f"checkpoint {found['path']}: {found['layout']}, {found['tensors']} tensors ({types}), "
-        f"{total:,} numbers, {size(found['bytes'])}"
+        f"{total:,} parameters, {size(found['bytes'])}"
     )
     output.text()
-    output.table(["part", "numbers"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
+    output.table(["part", "parameters"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
     if found["metadata"]:
         output.text()
     for key, value in found["metadata"].items():
@@ -129,7 +130,7 @@ def _show_preset(found: Description, output: Output) -> None:
         f"{encoder['heads']} heads, {encoder['registers']} registers, patch {encoder['patch']}, "
         f"{found['image_size']} px"
     )
-    output.text("parameters of each part; the segmenter is everything but the encoder")
+    output.text("parameters per part; the segmenter is everything but the encoder")
     output.text()
     counts = found["parameters"]
     names = max(counts.values(), key=len)  # the fullest variant has every part, in order

@@ -15,7 +15,7 @@ CUDA = click.option(
     "--cuda",
     default="12.6",
     show_default=True,
-    help="The oldest CUDA release whose driver must take the PTX: 12.6, 13.0 or 13.2.",
+    help="Oldest CUDA release whose driver must accept the PTX: 12.6, 13.0 or 13.2.",
 )
 
 
@@ -25,11 +25,17 @@ def kernels() -> None:
 
 
 @kernels.command()
-@click.option("--arch", "archs", multiple=True, required=True, help="sm_87, sm_110, ...; repeat.")
-@click.option("--preset", "presets", multiple=True, help="Models to build for; default all.")
+@click.option(
+    "--arch", "archs", multiple=True, required=True, help="Architecture, such as sm_87. Repeatable."
+)
+@click.option(
+    "--preset", "presets", multiple=True, help="Model to build for.  [default: all; repeatable]"
+)
 @CUDA
 @click.option("-o", "--output", "folder", type=FILE, help="Folder to write.")
-@click.option("--bundle", "bundle", type=FILE, help="Bundle to add its own model's kernels to.")
+@click.option(
+    "--bundle", "bundle", type=FILE, help="Bundle whose model to build for; the kernels go into it."
+)
 @force_option
 @output_options
 def build(
@@ -41,7 +47,7 @@ def build(
     force: bool,
     output: Output,
 ) -> None:
-    """Write PTX, cubin and a JSON for every kernel variant the models need. No GPU is needed.
+    """Write PTX, cubin and JSON for every kernel variant that the models need; needs no GPU.
 
     \b
     Examples:
@@ -54,9 +60,9 @@ def build(
     from uino_deploy.kernels.compiler.targets import target
 
     if (folder is None) == (bundle is None):
-        raise InputError("say where the kernels go", "either -o FOLDER or --bundle BUNDLE")
+        raise InputError("no output is given", "use either -o FOLDER or --bundle BUNDLE")
     if bundle is not None and presets:
-        raise InputError("--preset does not go with --bundle, which has its own model")
+        raise InputError("--preset cannot be combined with --bundle, which has its own model")
     targets = [target(arch, cuda) for arch in dict.fromkeys(archs)]
     _known(presets)
     if bundle is None:
@@ -82,17 +88,21 @@ def build(
 
 
 @kernels.command()
-@click.option("--preset", "presets", multiple=True, help="Models; default vitb14.")
-@click.option("--arch", "archs", multiple=True, help="Architectures; default sm_87.")
-@click.option("--dtype", "dtypes", multiple=True, help="Element types; default float16.")
-@click.option("--all", "everything", is_flag=True, help="Every model, architecture and type.")
-@click.option("--cuda", help="CUDA release to compile for; default the oldest that knows the GPU.")
-@click.option("--kernels", "built", type=FILE, help="Take what kernels build wrote here.")
-@click.option("--journal", type=FILE, help="Note what was executed here, and take it from here.")
-@click.option("--load", type=FILE, help="Compile and execute nothing: print these saved records.")
-@click.option("--save", type=FILE, help="Also write the records, one JSON line each.")
+@click.option("--preset", "presets", multiple=True, help="Model.  [default: vitb14; repeatable]")
+@click.option("--arch", "archs", multiple=True, help="Architecture.  [default: sm_87; repeatable]")
+@click.option(
+    "--dtype", "dtypes", multiple=True, help="Element type.  [default: float16; repeatable]"
+)
+@click.option("--all", "everything", is_flag=True, help="All models, architectures and types.")
+@click.option("--cuda", help="CUDA release.  [default: the oldest that supports the GPU]")
+@click.option(
+    "--kernels", "built", type=FILE, help="Use the kernels that `kernels build` wrote here."
+)
+@click.option("--journal", type=FILE, help="Cache of executed kernels to read and extend.")
+@click.option("--load", type=FILE, help="Print these saved records; compile and execute nothing.")
+@click.option("--save", type=FILE, help="Also write the records as JSON lines.")
 @click.option("--html", type=FILE, help="Also write a page with plots.")
-@click.option("--readme", type=FILE, help="Also renew the tables in this Markdown file.")
+@click.option("--readme", type=FILE, help="Also update the tables in this Markdown file.")
 @force_option
 @output_options
 def report(
@@ -110,9 +120,9 @@ def report(
     force: bool,
     output: Output,
 ) -> None:
-    """Say what each kernel holds, computes and moves: counted by executing its PTX.
+    """Report each kernel's resources, work and memory traffic, counted by executing its PTX.
 
-    Nothing is timed: no GPU is used. The floor is what no kernel can beat, not a prediction.
+    Nothing is timed and no GPU is used. The floor is a lower bound on time, not a prediction.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ from uino_deploy.cli._options import force_option, output_options
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
 
-# More rows than this are left to the files.
+# A longer table is left to results.jsonl.
 TABLE_ROWS = 24
 
 
@@ -28,7 +28,7 @@ TABLE_ROWS = 24
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="An enrolled class. Repeat it for more classes; an image is still encoded once.",
+    help="Enrolled class. Repeatable; each image is encoded once for all classes.",
 )
 @click.option(
     "-o",
@@ -36,7 +36,7 @@ TABLE_ROWS = 24
     "output_path",
     required=True,
     type=click.Path(path_type=Path),
-    help="The folder for masks, overlays and results.jsonl.",
+    help="Folder to write: masks, overlays and results.jsonl.",
 )
 @click.option("--overlay/--no-overlay", default=True, help="Draw the masks over the images.")
 @click.option(
@@ -44,7 +44,7 @@ TABLE_ROWS = 24
     type=float,
     default=0.0,
     show_default=True,
-    help="Logits above it are foreground.",
+    help="Logits above this are foreground.",
 )
 @backend_options
 @force_option
@@ -63,8 +63,9 @@ def predict(
     """Segment enrolled classes in images: files, folders or globs.
 
     Writes masks/CLASS/NAME.png (0 and 255, at the image's own size), overlays/NAME.jpg, for several
-    classes labels/NAME.png, and a JSON line per image into results.jsonl. If an image cannot be
-    read, nothing is written.
+    classes labels/NAME.png, and one JSON line per image to results.jsonl. If an image cannot be
+    read, nothing is written. A score is the IoU that the model predicts for its mask; it can fall
+    outside 0 to 1.
 
     \b
     Example:
@@ -103,7 +104,7 @@ def predict(
 def _show(
     output: Output, output_path: Path, records: Sequence[dict[str, Any]], seconds: float
 ) -> None:
-    """Say what was found: a table while it is short, and one line."""
+    """Print a table if it is short, and one line."""
     rows = [
         [record["image"], found["name"], round(found["score"], 3), f"{found['area']:.1%}"]
         for record in records
@@ -111,5 +112,6 @@ def _show(
     ]
     if len(rows) <= TABLE_ROWS:
         output.table(["image", "class", "score", "area"], rows)
+        output.text("score: the IoU that the model predicts; it can fall outside 0 to 1")
     plural = "s" if len(records) > 1 else ""
     output.text(f"{len(records)} image{plural}, {seconds:.3f} s an image (median): {output_path}")

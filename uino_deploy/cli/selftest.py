@@ -1,4 +1,4 @@
-"""`uino-deploy selftest`: what this machine can prove, claim by claim."""
+"""`uino-deploy selftest`: check every claim that this machine can check."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--gpu", is_flag=True, help="Check what needs an NVIDIA GPU, and only that.")
-@click.option("--bundle", type=FILE, help="Check this bundle.  [default: the demo's, exported now]")
-@click.option("--kernels", type=FILE, help="Compiled kernels, a folder that kernels build wrote.")
+@click.option("--gpu", is_flag=True, help="Check only what needs an NVIDIA GPU.")
+@click.option("--bundle", type=FILE, help="Bundle to check.  [default: the demo's, exported now]")
+@click.option("--kernels", type=FILE, help="Folder of kernels that `kernels build` wrote.")
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
     default=8.0,
     show_default=True,
-    help="Begin no claim after this time; the one that still runs has failed.",
+    help="Time limit. No claim starts after it; one that is still running fails.",
 )
-@click.option("-o", "--output", "report_path", type=FILE, help="Also write the JSON document here.")
+@click.option(
+    "-o", "--output", "report_path", type=FILE, help="Also write the JSON document to this file."
+)
 @force_option
 @output_options
 def selftest(
@@ -39,10 +41,10 @@ def selftest(
 ) -> None:
     """Check every claim that this machine can check: operators, pieces, the whole, backends.
 
-    Each claim ends as passed, failed, or skipped with what was missing. The self-test passes when
-    no claim failed and every group of claims ran for which this machine has the packages. With a
-    bundle it needs no torch: the bundle carries PyTorch's outputs. With --gpu and no GPU it says
-    what it could not do and exits with 3.
+    Each claim passes, fails, or is skipped with what is missing. The self-test passes if no claim
+    failed and every group of claims whose packages are installed ran to its end. With --bundle it
+    needs no torch: the bundle stores PyTorch's outputs. With --gpu on a machine without a GPU it
+    lists what it could not check and exits with 3.
 
     \b
     Examples:

@@ -152,9 +152,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         else:
             paths = _pictures(Path(match) for match in glob.glob(given, recursive=True))
         if not paths:
-            raise InputError(
-                f"there is no image in {given}", f"known are {' '.join(sorted(SUFFIXES))}"
-            )
+            raise InputError(f"{given} holds no image", f"known are {' '.join(sorted(SUFFIXES))}")
         for one in paths:
             found.setdefault(os.path.abspath(one), one)
     return list(found.values())
@@ -185,7 +183,7 @@ def write_results(
             (a palette image: 0, and 1 + the class's index), and `overlays/NAME.jpg`.
         name: file name without suffix.
         image: uint8 [H, W, 3].
-        results: of that image, one or more.
+        results: the image's, one or more.
         draw: write the overlay.
 
     Returns:

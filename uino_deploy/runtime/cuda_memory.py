@@ -292,7 +292,7 @@ class DeviceArray:
         shape: the size of each dimension.
         dtype: the elements' type.
         nbytes: their size together.
-        address: of the first element, aligned to `ALIGNMENT`.
+        address: the first element's, aligned to `ALIGNMENT`.
     """
 
     def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

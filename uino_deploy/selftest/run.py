@@ -31,11 +31,11 @@ class Report(msgspec.Struct, kw_only=True):
     """What the self-test found.
 
     Attributes:
-        version: of this package.
+        version: this package's version.
         gpu: name, architecture and CUDA release of the GPU; None where none was looked for or
             found.
         without_gpu: why nothing that needs a GPU was checked; empty where it was, or was not asked.
-        required: for each group that must run here "", or why it did not run, or not to its end.
+        required: group that must run here -> "", or why it did not run to its end.
         findings: every claim's verdict.
         seconds: how long it all took.
     """

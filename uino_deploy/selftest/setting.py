@@ -24,7 +24,7 @@ class Setting(msgspec.Struct, kw_only=True):
         scratch: a folder for what the run makes; it is removed at the end.
         bundle: the bundle to check; None to export the bundled checkpoint.
         kernels: folder that `kernels build` wrote; the bundle's own, or compiled ones, when None.
-        architecture: of the GPU, such as "sm_87"; empty without one.
+        architecture: the GPU's, such as "sm_87"; empty without one.
         cuda: the CUDA release of its driver, such as "12.6"; empty without one.
     """
 
