@@ -105,7 +105,7 @@ def test_the_command_builds_the_bundles_own_model(bundle, monkeypatch, capsys):
     [
         ((), "either -o FOLDER or --bundle BUNDLE"),
         (("-o", "a", "--bundle", "b"), "either -o FOLDER or --bundle BUNDLE"),
-        (("--bundle", "b", "--preset", "tiny"), "does not go with --bundle"),
+        (("--bundle", "b", "--preset", "tiny"), "cannot be combined with --bundle"),
         (("--bundle", "nowhere.uino"), "is not there"),
     ],
 )

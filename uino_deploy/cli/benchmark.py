@@ -30,7 +30,7 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--peers", default="none", show_default=True,
               help="Other ways to run the model: all, or some of torch, torch-bf16, compile, "
-              "compile-bf16, onnx, onnx-openvino, onnx-openvino-bf16, comma-separated.")  # fmt: skip
+              "compile-bf16, onnx, onnx-openvino or onnx-openvino-bf16, by commas.")  # fmt: skip
 @click.option("--checkpoint", type=FILE, help="The uino-deploy checkpoint that was exported.")
 @click.option("--encoder-checkpoint", type=FILE, help="DINOv2 checkpoint, if it was exported.")
 @click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint, if it was exported.")
