@@ -20,6 +20,7 @@ from uino_deploy.child import Note
 from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
 from uino_deploy.export.graph_reader import without_bodies
 from uino_deploy.files import atomic_file
+from uino_deploy.runtime.cuda_memory import check
 
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -166,19 +167,20 @@ def _gpu_at_hand(arch: str) -> Gpu:
     """Describe the GPU that TensorRT will build for.
 
     Raises:
-        DependencyError: cuda-python or the driver is missing.
+        DependencyError: cuda-python, the driver or the GPU is missing.
+        CudaError: CUDA fails on the GPU.
         InputError: it is not of the architecture asked for.
     """
     cuda = _cuda_runtime()
 
     def ask(call: Any, *arguments: Any) -> Any:
-        status, *values = call(*arguments)
-        if int(status):
+        try:
+            return check(call(*arguments), "asking for the GPU")
+        except DependencyError as error:
             raise DependencyError(
-                f"no GPU can be used: CUDA error {int(status)} ({status.name})",
+                f"no GPU can be used: {error.what}",
                 "tensorrt builds on the machine that has the GPU; tensorrt-rtx needs none",
-            )
-        return values[0]
+            ) from error
 
     properties = ask(cuda.cudaGetDeviceProperties, 0)
     capability = f"{properties.major}.{properties.minor}"

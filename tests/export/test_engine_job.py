@@ -139,7 +139,14 @@ def test_no_gpu_is_a_missing_dependency(monkeypatch, job):
     install(monkeypatch, FakeTensorrt(), fake_cuda(status=Status.cudaErrorNoDevice))
     outcome = run(job)
     assert outcome.kind == "dependency"
-    assert "CUDA error 100 (cudaErrorNoDevice)" in outcome.error
+    assert "cudaErrorNoDevice (100)" in outcome.error
+
+
+def test_a_fault_of_the_gpu_is_nothing_missing(monkeypatch, job):
+    install(monkeypatch, FakeTensorrt(), fake_cuda(status=Status.cudaErrorIllegalAddress))
+    outcome = run(job)
+    assert outcome.kind == "build"
+    assert "cudaErrorIllegalAddress (700)" in outcome.error
 
 
 def test_the_parsers_words_are_passed_on(trt, job):
