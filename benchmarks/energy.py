@@ -10,7 +10,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from uino_deploy.benchmarks import nvml
+from uino_deploy.runtime import nvml
 
 HWMON = Path("/sys/class/hwmon")
 _INTERVAL = 0.05

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 from uino_deploy import __version__
-from uino_deploy.benchmarks import nvml
 from uino_deploy.benchmarks.record import Machine
 from uino_deploy.dependencies import library_versions
+from uino_deploy.runtime import nvml
 
 _TIMEOUT = 20
 

@@ -108,7 +108,7 @@ def read(folder: Path) -> Work:
 
 def _photographs(images: Path | None) -> list[Path]:
     if images is not None:
-        from uino_deploy.runtime.outputs import find_images
+        from uino_deploy.runtime.batch import find_images
 
         if not images.is_dir():
             raise InputError(f"{images} is no folder", "name a folder of photographs")

@@ -1,20 +1,17 @@
-"""A runner's own process: it answers its parent's requests, one JSON document a line.
+"""What a runner's own process does: it answers its parent's requests; `uino_deploy.child` runs it.
 
-A crash, a memory peak or a thread pool here is this runner's alone. Requests come on stdin, answers
-leave on the original stdout; whatever a library prints goes to stderr. At the end of stdin, which
-is also the parent's death, the process ends.
+A crash, a memory peak or a thread pool here is this runner's alone.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 import numpy as np
@@ -23,6 +20,7 @@ from uino_deploy.benchmarks import energy, resources, work
 from uino_deploy.benchmarks.record import MAIN, Case
 from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Runner, Task
 from uino_deploy.benchmarks.runners.table import make_runner
+from uino_deploy.child import Note
 from uino_deploy.errors import CheckFailed, DependencyError, UinoDeployError
 from uino_deploy.export.verify import relative_l2
 
@@ -232,8 +230,8 @@ def _repeat(
 
 def _device_bytes(runner: Runner[Any]) -> int | None:
     """Return what the driver says this process holds of a GPU, else what its backend counts."""
-    from uino_deploy.benchmarks import nvml
     from uino_deploy.benchmarks.runners.bundle import BundleRunner
+    from uino_deploy.runtime import nvml
 
     known = nvml.process_bytes(os.getpid())
     if known is None and isinstance(runner, BundleRunner):
@@ -242,40 +240,28 @@ def _device_bytes(runner: Runner[Any]) -> int | None:
     return known
 
 
-def serve(requests: IO[str], answers: IO[str]) -> None:
-    """Load the task of the first line and describe it; then answer every line until the end."""
-    try:
-        worker = Worker(msgspec.json.decode(requests.readline(), type=Task))
-        _say(answers, worker.about())
-    except Exception as error:
-        _say(answers, _failure(error))
-        return
-    for line in requests:
-        request = json.loads(line)
+class Answers:
+    """Loads the task of the first request and describes it; does what each later one asks."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+
+    def __call__(self, request: dict[str, Any], _note: Note) -> Answer:
+        """Answer a request; whatever a backend raises is its runner's failure, for the parent."""
         try:
-            _say(answers, getattr(worker, request.pop("do"))(**request))
-        # Whatever a backend raises is this runner's failure, and the parent's to report.
+            if self._worker is None:
+                self._worker = Worker(msgspec.convert(request, Task))
+                return self._worker.about()
+            answer: Answer = getattr(self._worker, request.pop("do"))(**request)
         except Exception as error:
-            _say(answers, _failure(error))
+            return _failure(error)
+        return answer
 
 
-def _say(answers: IO[str], answer: Answer) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
+answer = Answers()
 
 
 def _failure(error: Exception) -> Answer:
     traceback.print_exc(file=sys.stderr)
     what = str(error) if isinstance(error, UinoDeployError) else f"{type(error).__name__}: {error}"
     return {"error": what, "refused": isinstance(error, DependencyError)}
-
-
-def main() -> None:
-    """Serve the parent; keep its pipe apart from what libraries print."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(sys.stdin, answers)
-
-
-if __name__ == "__main__":
-    main()

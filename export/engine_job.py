@@ -1,7 +1,6 @@
 """One engine built by TensorRT or TensorRT-RTX, in a process of its own.
 
-A parser or builder that aborts takes only that process down. The job comes as JSON on stdin; each
-line on stdout is JSON too: progress while it works, the outcome at the end.
+A parser or builder that aborts takes only that process down. `uino_deploy.child` runs `build`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,11 @@ from typing import Any, Literal
 import msgspec
 
 from uino_deploy.bundle.plans import Gpu, PluginRoute, Profile, compute_capability
+from uino_deploy.child import Note
 from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
 from uino_deploy.export.graph_reader import without_bodies
 from uino_deploy.files import atomic_file
+from uino_deploy.runtime.cuda_memory import check
 
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -35,7 +36,7 @@ class Job(msgspec.Struct, kw_only=True):
         onnx: the piece's file; external weights lie beside it.
         plan: the file to write.
         arch: target such as "sm_89"; for `tensorrt` it must be the GPU at hand.
-        shapes: for each input with dynamic dimensions its least, usual and largest shape.
+        shapes: input with dynamic dimensions -> its least, usual and largest shape.
         workspace: bytes of scratch memory the builder may plan with; its own limit when None.
         timing_cache: file to read and write tactic timings; none when None.
         plugins: build our operators as plugins, not from their bodies.
@@ -57,7 +58,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     """What came of it.
 
     Attributes:
-        version: of the library.
+        version: the library's.
         error: empty, or why there is no plan.
         hint: what to do about the error.
         kind: which error it is.
@@ -91,18 +92,22 @@ class Progress(msgspec.Struct, kw_only=True):
     steps: int
 
 
-def main() -> None:
-    """Read a job from stdin, build, print the outcome."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    _print({"outcome": run(job)})
+def build(job: Any, note: Note) -> Outcome:
+    """Build an engine as a child's job; each note is a `Progress`."""
+    return run(msgspec.convert(job, Job), note)
 
 
-def run(job: Job) -> Outcome:
-    """Build an engine and write its plan."""
+def run(job: Job, note: Note = lambda _note: None) -> Outcome:
+    """Build an engine and write its plan.
+
+    Args:
+        job: what to build.
+        note: called with a `Progress` after each step of an outermost phase.
+    """
     trt: Any = importlib.import_module(MODULES[job.backend])
     outcome = Outcome(version=trt.__version__)
     try:
-        _build(trt, job, outcome)
+        _build(trt, job, outcome, note)
     except UinoDeployError as error:
         outcome.error, outcome.hint = error.what, error.hint
         if isinstance(error, DependencyError):
@@ -112,7 +117,7 @@ def run(job: Job) -> Outcome:
     return outcome
 
 
-def _build(trt: Any, job: Job, outcome: Outcome) -> None:
+def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
     """Build and fill in what is known of it.
 
     Raises:
@@ -130,7 +135,7 @@ def _build(trt: Any, job: Job, outcome: Outcome) -> None:
     network = builder.create_network(_network_flags(trt))
     _parse(trt, job, network, log)
     outcome.layers, outcome.matrix_layers = _count(trt, network)
-    config = _config(trt, builder, job)
+    config = _config(trt, builder, job, note)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(log.last_error or "the builder returned no engine and no reason")
@@ -162,19 +167,20 @@ def _gpu_at_hand(arch: str) -> Gpu:
     """Describe the GPU that TensorRT will build for.
 
     Raises:
-        DependencyError: cuda-python or the driver is missing.
+        DependencyError: cuda-python, the driver or the GPU is missing.
+        CudaError: CUDA fails on the GPU.
         InputError: it is not of the architecture asked for.
     """
     cuda = _cuda_runtime()
 
     def ask(call: Any, *arguments: Any) -> Any:
-        status, *values = call(*arguments)
-        if int(status):
+        try:
+            return check(call(*arguments), "asking for the GPU")
+        except DependencyError as error:
             raise DependencyError(
-                f"no GPU can be used: CUDA error {int(status)} ({status.name})",
+                f"no GPU can be used: {error.what}",
                 "tensorrt builds on the machine that has the GPU; tensorrt-rtx needs none",
-            )
-        return values[0]
+            ) from error
 
     properties = ask(cuda.cudaGetDeviceProperties, 0)
     capability = f"{properties.major}.{properties.minor}"
@@ -221,10 +227,10 @@ def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
         raise BuildError("; ".join(words) or log.last_error or "the parser gave no reason")
 
 
-def _config(trt: Any, builder: Any, job: Job) -> Any:
+def _config(trt: Any, builder: Any, job: Job, note: Note) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.progress_monitor = _monitor(trt)
+    config.progress_monitor = _monitor(trt, note)
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
     if job.shapes:
@@ -304,7 +310,7 @@ def _logger(trt: Any) -> Any:
     return Logger()
 
 
-def _monitor(trt: Any) -> Any:
+def _monitor(trt: Any, note: Note) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
         """Reports the outermost phase."""
 
@@ -318,19 +324,10 @@ def _monitor(trt: Any) -> Any:
 
         def step_complete(self, phase: str, step: int) -> bool:
             if phase in self.steps:
-                _print({"progress": Progress(phase=phase, step=step + 1, steps=self.steps[phase])})
+                note(Progress(phase=phase, step=step + 1, steps=self.steps[phase]))
             return True
 
         def phase_finish(self, phase: str) -> None:
             self.steps.pop(phase, None)
 
     return Monitor()
-
-
-def _print(line: dict[str, Any]) -> None:
-    sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,6 +23,7 @@ from uino_deploy.bundle.plans import (
     plan_folder,
     plan_path,
 )
+from uino_deploy.child import Child, ChildFailed
 from uino_deploy.dependencies import is_importable, require
 from uino_deploy.doctor import JETSON_TENSORRT, TEGRA_RELEASE, read_jetpack
 from uino_deploy.errors import (
@@ -163,6 +161,53 @@ def build_engines(
     return infos
 
 
+def plan_engines(
+    bundle: Bundle,
+    backend: EngineBackend,
+    arch: str,
+    *,
+    pieces: Sequence[str] = (),
+    shapes: Shapes | None = None,
+    workspace: int | None = None,
+    plugins: Plugins = "auto",
+) -> list[PlanInfo]:
+    """Return what `build_engines` would build, after the checks that need no library and no GPU.
+
+    Of each plan only what was asked for is known: the piece, the target, shapes, workspace and
+    route; "ipluginv3" stands for either kind of plugin. Arguments and errors are those of
+    `build_engines`.
+    """
+    chosen = [bundle.piece(name) for name in pieces or bundle.manifest.pieces]
+    _check_request(bundle, backend, arch, chosen, shapes or {}, None)
+    infos = []
+    for piece in chosen:
+        operators = [call.operator for call in check_graph(bundle, piece).calls]
+        as_plugins = plugins == "auto" and backend == "tensorrt"
+        infos.append(
+            PlanInfo(
+                piece=piece.name,
+                backend=backend,
+                version="",
+                arch=arch,
+                compute_capability=compute_capability(arch),
+                gpu=None,
+                precision=piece.precision,
+                shapes=profile_of(piece, shapes or {}),
+                workspace=workspace,
+                layers={},
+                matrix_layers={},
+                engine=None,
+                route=("ipluginv3" if as_plugins else "function") if operators else "none",
+                operators=operators,
+                sources={},
+                plan_sha256="",
+                built_by="",
+                seconds=0.0,
+            )
+        )
+    return infos
+
+
 def _require(backend: EngineBackend) -> None:
     """Check that the library is here; a Jetson has it from JetPack, not from pip."""
     if backend == "tensorrt" and not is_importable("tensorrt") and read_jetpack(TEGRA_RELEASE):
@@ -230,45 +275,25 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
         InputError: the GPU or the timing cache is another one.
     """
     what = Path(job.onnx).name
-    outcome, said, started = None, time.monotonic(), time.monotonic()
-    command = [sys.executable, "-m", "uino_deploy.export.engine_job"]
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
-        ) as process,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        # A process that died before it read its job is reported below, with its status.
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(msgspec.json.encode(job))
-        for line in process.stdout:
-            message = msgspec.json.decode(line)
-            if "outcome" in message:
-                outcome = msgspec.convert(message["outcome"], Outcome)
-            elif time.monotonic() - said >= _NOTE_SECONDS:
-                said = time.monotonic()
-                step = msgspec.convert(message["progress"], Progress)
-                progress(
-                    f"{what}: {step.phase} {step.step}/{step.steps}, {said - started:.0f} s so far"
-                )
-        status = process.wait()
-        errors.seek(0)
-        words = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
-    if outcome is None:
-        raise BuildError(f"{what}: the builder's process died {_how(status)}: {words[-1]}")
+    said = started = time.monotonic()
+
+    def note(message: Any) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _NOTE_SECONDS:
+            said = time.monotonic()
+            step = msgspec.convert(message, Progress)
+            progress(
+                f"{what}: {step.phase} {step.step}/{step.steps}, {said - started:.0f} s so far"
+            )
+
+    try:
+        with Child("uino_deploy.export.engine_job:build") as child:
+            outcome = msgspec.convert(child.ask(job, note), Outcome)
+    except ChildFailed as error:
+        raise BuildError(f"{what}: the builder's process {error}") from error
     if outcome.error:
         raise _failure(what, job, outcome)
     return outcome
-
-
-def _how(status: int) -> str:
-    """Say how a process ended: by which signal, or with which status."""
-    try:
-        return f"of {signal.Signals(-status).name}"
-    except ValueError:
-        return f"with status {status}"
 
 
 def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:

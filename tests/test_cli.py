@@ -1,7 +1,10 @@
 """The command's manners: help, exit codes, one line for an error, pure JSON, Ctrl-C."""
 
+import contextlib
 import errno
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from uino_deploy import cli
-from uino_deploy.cli._console import Output
+from uino_deploy.cli._console import Output, table_lines
 from uino_deploy.cli._options import output_options
 from uino_deploy.errors import (
     BuildError,
@@ -110,6 +113,149 @@ def test_unknown_command_is_one_line_and_usage():
     assert done.stderr.count("\n") == 1
     assert "exprot" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("exprot", "export"), ("kernels repotr", "report"), ("frobnicate", None)],
+)
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys, typed, meant):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(typed.split())
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: no command {typed.split()[-1]!r}; ")
+    assert ("did you mean" in said) == (meant is not None)
+    assert meant is None or f"did you mean {meant!r}? See 'uino-deploy" in said
+
+
+SOURCES = {
+    "bash": 'eval "$(_UINO_DEPLOY_COMPLETE=bash_source uino-deploy)"',
+    "zsh": 'eval "$(_UINO_DEPLOY_COMPLETE=zsh_source uino-deploy)"',
+    "fish": "_UINO_DEPLOY_COMPLETE=fish_source uino-deploy | source",
+}
+
+
+@pytest.mark.parametrize("shell", SOURCES)
+def test_the_documented_completion_is_the_shells(shell):
+    page = (ROOT / "docs" / "completion.md").read_text(encoding="utf-8")
+    assert SOURCES[shell] in page
+    words = {"COMP_WORDS": "uino-deploy ker", "COMP_CWORD": "1"}
+    words |= {"COMP_CWORD": "ker"} if shell == "fish" else {}
+    for asked, expected in ((f"{shell}_source", "uino-deploy"), (f"{shell}_complete", "kernels")):
+        done = uino_deploy(env={**os.environ, **words, "_UINO_DEPLOY_COMPLETE": asked})
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_a_command_as_documented(tmp_path):
+    program = tmp_path / "uino-deploy"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m uino_deploy "$@"\n')
+    program.chmod(0o755)
+    script = (
+        SOURCES["bash"]
+        + """
+COMP_WORDS=(uino-deploy kernels rep); COMP_CWORD=2
+_uino_deploy_completion uino-deploy
+echo "${COMPREPLY[@]}"
+"""
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+    )
+    assert done.stdout.strip() == "report", done.stderr
+
+
+def on_a_terminal(*arguments: str, **variables: str) -> bytes:
+    """Run the program with stdout and stderr on a terminal of 80 columns; return what it wrote."""
+    ours, its = os.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | variables
+    subprocess.run(
+        [sys.executable, "-m", "uino_deploy", *arguments],
+        stdout=its,
+        stderr=its,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+    )
+    os.close(its)
+    written = b""
+    # Linux answers the end of a terminal's output with an error.
+    with contextlib.suppress(OSError):
+        while chunk := os.read(ours, 1 << 16):
+            written += chunk
+    os.close(ours)
+    return written
+
+
+def test_errors_and_verdicts_are_coloured_on_a_terminal_alone():
+    assert b"\x1b[31m\x1b[1merror:\x1b[0m no command" in on_a_terminal("exprot")
+    assert b"\x1b" not in on_a_terminal("exprot", NO_COLOR="1")
+    assert "\x1b" not in uino_deploy("exprot").stderr
+
+
+@pytest.mark.parametrize(("failures", "word"), [([], "PASSED"), (["worse"], "FAILED")])
+def test_the_verdict_is_coloured(monkeypatch, failures, word):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    @click.command()
+    def probe():
+        Output().verdict(failures)
+
+    coloured = CliRunner().invoke(probe, color=True).output
+    assert coloured.startswith(f"\x1b[{32 if word == 'PASSED' else 31}m\x1b[1m{word}\x1b[0m")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert CliRunner().invoke(probe, color=True).output.startswith(word)
+
+
+def test_a_table_that_fits_is_a_line_a_row():
+    lines = list(table_lines(["name", "count"], [["a", 1], ["bb", 22]], 80))
+    assert lines == ["name  count", "----  -----", "a         1", "bb       22"]
+
+
+def test_what_a_narrow_terminal_has_no_room_for_is_written_whole_below_its_row():
+    columns = ["name", "kind", "size", "what to do"]
+    rows = [["long-name", "x", "12", "pip install 'one' two three"], ["b", "y", "3", ""]]
+    assert list(table_lines(columns, rows, 24)) == [
+        "name       kind  size",
+        "---------  ----  ----",
+        "long-name  x       12",
+        "    what to do: pip",
+        "        install 'one'",
+        "        two three",
+        "b          y        3",
+    ]
+    wide = [["a", "b" * 40, "c" * 40, "d" * 40]]
+    assert list(table_lines(columns, wide, 80))[2:] == [
+        f"a     {'b' * 40}",
+        f"    size: {'c' * 40}",
+        f"    what to do: {'d' * 40}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor"],
+        ["inspect", "vitb14"],
+        ["kernels", "report", "--load", "benchmarks/ledger/ledger.json"],
+    ],
+    ids=" ".join,
+)
+def test_no_table_is_wider_than_80_columns(arguments):
+    done = uino_deploy(*arguments, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("\n-") :]
+    free = ("Operators", "ONNX Runtime providers")
+    wide = [line for line in table.splitlines() if len(line) > 80 and not line.startswith(free)]
+    assert not wide
 
 
 def test_unknown_option_is_one_line_that_names_the_help():

@@ -1,6 +1,7 @@
 """doctor: known bad combinations, what would run here, and what it says to do."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -55,7 +56,7 @@ def test_missing_backends_come_with_the_pip_command():
     statuses = judge_backends(packages(), [], None, None)
     assert set(statuses) == set(BACKENDS)
     assert not any(status.runs for status in statuses.values())
-    assert statuses["onnxruntime"].advice == "pip install 'uino-deploy[cpu]'"
+    assert statuses["onnxruntime"].advice == "pip install '.[cpu]' in a checkout of uino-deploy"
 
 
 def test_backends_that_would_run():
@@ -92,10 +93,17 @@ def test_the_command_reports_this_machine(capsys):
     assert "cuda" in document["provider_advice"]
 
 
+def leave(_request, _note):
+    """Stand in for a library that ends the process."""
+    sys.exit("broken library")
+
+
 def test_a_provider_that_aborts_is_reported_and_no_more(monkeypatch):
-    monkeypatch.setattr(doctor_module, "_PROBE_SCRIPT", "import sys; sys.exit('broken library')")
+    monkeypatch.setattr(doctor_module, "_PROBE", "tests.test_doctor:leave")
     found = diagnose()
-    assert found.provider_advice == {"(all)": "cannot be asked: broken library"}
+    assert found.provider_advice == {
+        "(all)": "cannot be asked: its process died with status 1: broken library"
+    }
     assert found.backends["onnxruntime"].runs
 
 
@@ -112,4 +120,4 @@ def test_require_names_what_is_missing_and_the_extra():
     require("cpu", "json")
     with pytest.raises(DependencyError, match="no_such_module is not installed") as raised:
         require("export", "json", "no_such_module")
-    assert raised.value.hint == "pip install 'uino-deploy[export]'"
+    assert raised.value.hint == "pip install '.[export]' in a checkout of uino-deploy"

@@ -13,6 +13,7 @@ LEAVES = {
     "__init__",
     "assets",
     "bundle",
+    "child",
     "config",
     "dependencies",
     "errors",

@@ -29,7 +29,15 @@ PUBLIC = {
         "save_checkpoint",
     ],
     "uino_deploy.studies": ["ablate", "draw_grid", "draw_similarity"],
-    "uino_deploy.runtime": ["Encoded", "Predictor", "Result", "Support", "label_map"],
+    "uino_deploy.runtime": [
+        "Encoded",
+        "Predictor",
+        "Result",
+        "Support",
+        "label_map",
+        "read_shots",
+        "segment_folder",
+    ],
 }
 
 # What a device without torch and onnx imports; onnxruntime only when a piece is loaded.
@@ -45,6 +53,7 @@ LIGHT = [
     "uino_deploy.bundle.plans",
     "uino_deploy.bundle.reference",
     "uino_deploy.bundle.support",
+    "uino_deploy.child",
     *sorted(target.split(":")[0] for target in COMMANDS.values()),
     "uino_deploy.config",
     "uino_deploy.demo.report",

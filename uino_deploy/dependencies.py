@@ -40,6 +40,11 @@ def is_importable(module: str) -> bool:
     return find_spec(module) is not None
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra; the project is not on PyPI."""
+    return f"pip install '.[{extra}]' in a checkout of uino-deploy"
+
+
 def require(extra: str, *modules: str) -> None:
     """Check that an extra's modules are there before a command starts its work.
 
@@ -48,12 +53,12 @@ def require(extra: str, *modules: str) -> None:
         modules: top-level module names.
 
     Raises:
-        DependencyError: one is missing; the hint is the exact pip command.
+        DependencyError: one is missing; the hint is the pip command.
     """
     missing = [module for module in modules if not is_importable(module)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise DependencyError(
             f"{' and '.join(missing)} {verb} not installed",
-            f"pip install 'uino-deploy[{extra}]'",
+            install_command(extra),
         )

@@ -1,4 +1,4 @@
-"""What is installed on this machine, what would run here, and what to do about the rest.
+"""The state of this machine: what is installed, what runs here, and how to fix the rest.
 
 Nothing heavy is imported: versions come from package metadata, so a broken torch or TensorRT can
 be diagnosed too. Only onnxruntime is imported, in processes of their own, to ask for its providers.
@@ -6,17 +6,16 @@ be diagnosed too. Only onnxruntime is imported, in processes of their own, to as
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import subprocess
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from uino_deploy import __version__
-from uino_deploy.dependencies import installed_version
+from uino_deploy.child import Child, ChildFailed, Note
+from uino_deploy.dependencies import install_command, installed_version
 
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
@@ -62,12 +61,10 @@ JETSON_TENSORRT = (
     "--system-site-packages, pip install cuda-python"
 )
 
-_PROVIDERS_SCRIPT = "import json, onnxruntime as o; print(json.dumps(o.get_available_providers()))"
-_PROBE_SCRIPT = """
-import json, onnxruntime
-from uino_deploy.runtime.onnxruntime_providers import probe
-print(json.dumps(probe(onnxruntime)))
-"""
+# Jobs of `uino_deploy.child`, and seconds that a native library may take to load and to answer.
+_PROVIDERS = "uino_deploy.doctor:list_providers"
+_PROBE = "uino_deploy.doctor:probe_providers"
+_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -80,18 +77,18 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that `doctor` found.
+    """Everything that `doctor` found.
 
     Attributes:
         packages: name -> version, None where it is not installed.
         providers: ONNX Runtime's execution providers, best first.
-        provider_advice: for each provider that `--provider` knows, "" where it is at hand (it may
+        provider_advice: provider that `--provider` knows -> "" where it is at hand (it may
             still fail to start, which shows with a model), else what is missing.
         gpu: "NAME, compute capability X.Y, driver Z" from nvidia-smi, None without one.
         jetpack: the first line of the board's release file, None off a Jetson.
         kernels: which implementation of the two operators PyTorch would use here.
         backends: the runtime's backends by name.
-        problems: what is broken and how to mend it; any of these makes `doctor` fail.
+        problems: what is broken and how to fix it; any of these makes `doctor` fail.
     """
 
     version: str
@@ -183,7 +180,7 @@ def judge_backends(
         if missing and jetpack and name == "tensorrt":
             advice = JETSON_TENSORRT
         elif missing:
-            advice = f"pip install 'uino-deploy[{extra}]'"
+            advice = install_command(extra)
         elif name in NEEDS_GPU and gpu is None:
             advice = "needs an NVIDIA GPU and its driver; nvidia-smi does not find one"
         elif name == "onnxruntime" and not providers:
@@ -217,30 +214,40 @@ def _providers(packages: dict[str, str | None]) -> tuple[list[str], str]:
     """Ask ONNX Runtime for its providers; return them and a problem ("" when there is none)."""
     if not (packages["onnxruntime"] or packages["onnxruntime-gpu"]):
         return [], ""
-    answer, reason = _ask(_PROVIDERS_SCRIPT)
-    if answer is None:
-        return [], f"onnxruntime cannot be imported: {reason}; reinstall it"
-    return list(answer), ""
+    try:
+        return list(_ask(_PROVIDERS)), ""
+    except ChildFailed as error:
+        return [], f"onnxruntime cannot be imported: its process {error}; reinstall it"
 
 
 def _probe_providers() -> dict[str, str]:
     """Ask for each provider whether it is at hand; a library that aborts is its own answer."""
-    answer, reason = _ask(_PROBE_SCRIPT)
-    return {"(all)": f"cannot be asked: {reason}"} if answer is None else dict(answer)
+    try:
+        return dict(_ask(_PROBE))
+    except ChildFailed as error:
+        return {"(all)": f"cannot be asked: its process {error}"}
 
 
-def _ask(script: str) -> tuple[Any, str]:
-    """Run a script in a process of its own: a broken binary can abort the interpreter.
+def _ask(job: str) -> Any:
+    """Run a job in a process of its own: a broken binary can abort the interpreter."""
+    with Child(job) as child:
+        return child.ask(None, seconds=_SECONDS)
 
-    Returns:
-        What the last line that it printed holds as JSON, None when it failed; and the reason.
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1]), ""
-    return None, (done.stderr.strip().splitlines() or ["no message"])[-1]
+
+def list_providers(_request: None, _note: Note) -> list[str]:
+    """Return ONNX Runtime's execution providers, best first; a child's job."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def probe_providers(_request: None, _note: Note) -> dict[str, str]:
+    """Return what each provider lacks here, "" where it is at hand; a child's job."""
+    import onnxruntime
+
+    from uino_deploy.runtime.onnxruntime_providers import probe
+
+    return probe(onnxruntime)
 
 
 def _nvidia_gpu() -> str | None:
@@ -257,7 +264,7 @@ def _nvidia_gpu() -> str | None:
 
 
 def _tegra_gpu() -> str | None:
-    """A Jetson's integrated GPU is there without nvidia-smi (JetPack 5 has none)."""
+    """Detect a Jetson's integrated GPU without nvidia-smi, which JetPack 5 lacks."""
     return "Jetson integrated GPU" if TEGRA_RELEASE.exists() else None
 
 

@@ -7,6 +7,7 @@ UinoDeployError            1  (never raised itself)
 │   ├── CheckpointError    2  a checkpoint is of another architecture, truncated or unreadable
 │   └── OutputExists       2  an output is there already and --force was not given
 ├── DependencyError        3  a package, provider, driver or device is missing
+├── CudaError              3  a call of the CUDA runtime failed on a GPU that exists
 └── BuildError             4  an export, an engine or a kernel could not be built
 """
 
@@ -50,6 +51,12 @@ class OutputExists(InputError):
 
 class DependencyError(UinoDeployError):
     """A package, provider, driver or device that was asked for is missing."""
+
+    exit_code = 3
+
+
+class CudaError(UinoDeployError):
+    """A call of the CUDA runtime failed on a GPU that exists: a fault, or too little memory."""
 
     exit_code = 3
 

@@ -6,18 +6,20 @@ import base64
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from uino_deploy.child import Child, ChildFailed
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.targets import Target
+
+if TYPE_CHECKING:
+    from uino_deploy.kernels.compiler.variants import Variant
 
 # What a launch without an opt-in attribute may use; TensorRT's plugins are not known to opt in.
 PLUGIN_SHARED_BYTES = 49152
@@ -53,62 +55,71 @@ def compile_models(
     target: Target, configs: Sequence[UinoConfig], names: Sequence[str] | None = None
 ) -> list[Compiled]:
     """Compile the variants that models need, as `compile_target` does for presets."""
-    models = [config.to_dict() for config in configs]
-    job = {"arch": target.arch, "cuda": target.cuda, "models": models, "names": names}
-    with tempfile.TemporaryDirectory() as cache:
-        # A cache of its own: what an older source left in the user's would pass for this one's.
-        # Line tables would carry this machine's paths into what we ship.
-        environment = os.environ | {
-            "TRITON_CACHE_DIR": cache,
-            "TRITON_DISABLE_LINE_INFO": "1",
-            "TRITON_DEFAULT_FP_FUSION": "1",
-        }
-        environment.pop("TRITON_INTERPRET", None)
-        done = subprocess.run(
-            [sys.executable, "-m", "uino_deploy.kernels.compiler.worker"],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BuildError(f"compiling for {target.arch} ended with {done.returncode}: {last}")
-    return list(_results(done.stdout, target, configs))
-
-
-def _results(output: str, target: Target, configs: Sequence[UinoConfig]) -> Iterator[Compiled]:
     from uino_deploy.kernels.compiler.variants import model_variants
 
     variants = {variant.name: variant for variant in model_variants(configs, target.capability)}
-    for line in output.splitlines():
-        result = json.loads(line)
-        name = result.pop("name")
-        if "error" in result:
-            raise BuildError(f"{name} for {target.arch}: {result['error']}")
-        variant = variants[name]
-        ptx, cubin = result.pop("ptx"), base64.b64decode(result.pop("cubin"))
-        record = {
-            "name": f"{name}-{target.arch}",
-            "op": variant.op,
-            "config": variant.config,
-            "arch": target.arch,
-            "dtype": variant.dtype,
-            **result,
-            "parameters": [asdict(parameter) for parameter in variant.parameters],
-            "constants": variant.constants,
-            "warps": variant.warps,
-            "stages": variant.stages,
-            "block": [variant.warps * 32, 1, 1],
-            "plugin": result["shared_bytes"] <= PLUGIN_SHARED_BYTES,
-            "ptx_isa": target.ptx_isa / 10,
-            "cuda": target.cuda,
-            "triton": version("triton"),
-            "ptx_sha256": hashlib.sha256(ptx.encode()).hexdigest(),
-            "cubin_sha256": hashlib.sha256(cubin).hexdigest(),
-        }
-        yield Compiled(record["name"], ptx, cubin, record)
+    request = {
+        "arch": target.arch,
+        "cuda": target.cuda,
+        "models": [config.to_dict() for config in configs],
+        "names": names,
+    }
+    compiled = []
+
+    def keep(result: dict[str, Any]) -> None:
+        compiled.append(_compiled(variants[result.pop("name")], result, target))
+
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            with Child("uino_deploy.kernels.compiler.worker:compile_all", _environment(cache)) as c:
+                c.ask(request, keep)
+        except ChildFailed as error:
+            raise BuildError(f"compiling for {target.arch}: its process {error}") from error
+    return compiled
+
+
+def _environment(cache: str) -> dict[str, str]:
+    """Return the compiler's variables: the same PTX on every machine."""
+    environment = os.environ | {
+        # A cache of its own: an older source's kernel in the user's would pass for this one's.
+        "TRITON_CACHE_DIR": cache,
+        # Line tables would carry this machine's paths into what we ship.
+        "TRITON_DISABLE_LINE_INFO": "1",
+        "TRITON_DEFAULT_FP_FUSION": "1",
+    }
+    environment.pop("TRITON_INTERPRET", None)
+    return environment
+
+
+def _compiled(variant: Variant, result: dict[str, Any], target: Target) -> Compiled:
+    """Put together what the compiler's process found and what is known of the variant.
+
+    Raises:
+        BuildError: the variant could not be compiled.
+    """
+    if "error" in result:
+        raise BuildError(f"{variant.name} for {target.arch}: {result['error']}")
+    ptx, cubin = result.pop("ptx"), base64.b64decode(result.pop("cubin"))
+    record = {
+        "name": f"{variant.name}-{target.arch}",
+        "op": variant.op,
+        "config": variant.config,
+        "arch": target.arch,
+        "dtype": variant.dtype,
+        **result,
+        "parameters": [asdict(parameter) for parameter in variant.parameters],
+        "constants": variant.constants,
+        "warps": variant.warps,
+        "stages": variant.stages,
+        "block": [variant.warps * 32, 1, 1],
+        "plugin": result["shared_bytes"] <= PLUGIN_SHARED_BYTES,
+        "ptx_isa": target.ptx_isa / 10,
+        "cuda": target.cuda,
+        "triton": version("triton"),
+        "ptx_sha256": hashlib.sha256(ptx.encode()).hexdigest(),
+        "cubin_sha256": hashlib.sha256(cubin).hexdigest(),
+    }
+    return Compiled(record["name"], ptx, cubin, record)
 
 
 def write(compiled: list[Compiled], folder: Path) -> None:

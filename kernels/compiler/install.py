@@ -1,17 +1,82 @@
-"""Puts compiled kernels into a bundle, as `kernels/<arch>/` and the manifest's `kernels`."""
+"""Compiles kernels into a folder, or into a bundle as `kernels/<arch>/` and in its manifest."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import OutputExists
-from uino_deploy.files import locked
-from uino_deploy.kernels.compiler.build import Compiled, write
+from uino_deploy.files import atomic_directory, locked
+from uino_deploy.kernels.compiler.build import Compiled, compile_models, compile_target, write
+from uino_deploy.kernels.compiler.targets import Target
+
+Say = Callable[[str], None]
+
+
+def build_folder(
+    folder: Path,
+    targets: Sequence[Target],
+    presets: Sequence[str] = (),
+    *,
+    force: bool = False,
+    progress: Say = lambda _note: None,
+) -> list[Compiled]:
+    """Compile presets' kernels for each target into a new folder.
+
+    Args:
+        folder: created, with the files of `write`.
+        targets: architectures, each with a CUDA release.
+        presets: models; all of them when empty.
+        force: replace the folder if it exists.
+        progress: called with a note for each target.
+
+    Raises:
+        OutputExists: the folder exists and `force` is not given.
+        BuildError: a kernel cannot be compiled.
+    """
+    compiled = []
+    with atomic_directory(folder, force) as temporary:
+        for target in targets:
+            progress(f"compiling for {target.arch}")
+            compiled += compile_target(target, presets or None)
+        write(compiled, temporary)
+    return compiled
+
+
+def build_into(
+    root: Path,
+    targets: Sequence[Target],
+    *,
+    force: bool = False,
+    progress: Say = lambda _note: None,
+) -> list[Compiled]:
+    """Compile the kernels of a bundle's own model for each target, and add them to the bundle.
+
+    Args:
+        root: the bundle's folder.
+        targets: architectures, each with a CUDA release.
+        force: replace kernels that the bundle has.
+        progress: called with a note for each target.
+
+    Raises:
+        BundleError: no bundle, or a damaged one.
+        OutputExists: it has kernels for a target and `force` is not given.
+        BuildError: a kernel cannot be compiled.
+    """
+    bundle = Bundle.open(root)
+    if not force:
+        refuse_present(bundle, [target.arch for target in targets])
+    found = []
+    for target in targets:
+        progress(f"compiling for {target.arch}")
+        compiled = compile_models(target, [bundle.config])
+        install(root, target.arch, compiled)
+        found += compiled
+    return found
 
 
 def folder_of(arch: str) -> str:

@@ -1,4 +1,4 @@
-"""Compiles variants for one target in a process of its own: `python -m ... < job.json`.
+"""Compiles variants for one target; `uino_deploy.child` runs `compile_all`.
 
 LLVM ends the process on a target that it does not know, so the builder must not share it.
 """
@@ -6,10 +6,8 @@ LLVM ends the process on a target that it does not know, so the builder must not
 from __future__ import annotations
 
 import base64
-import json
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from uino_deploy.child import Note
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.strip import strip_hidden
@@ -105,20 +104,14 @@ def _one(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
     return found.groups()
 
 
-def main() -> None:
-    """Read {"arch", "cuda", "models", "names"} from stdin; write one JSON line per variant."""
-    job = json.load(sys.stdin)
-    target = Target(job["arch"], job["cuda"])
-    configs = [UinoConfig.from_dict(model) for model in job["models"]]
+def compile_all(request: dict[str, Any], note: Note) -> None:
+    """Compile the variants that {"arch", "cuda", "models", "names"} name; send a note of each."""
+    target = Target(request["arch"], request["cuda"])
+    configs = [UinoConfig.from_dict(model) for model in request["models"]]
     for variant in model_variants(configs, target.capability):
-        if job["names"] is None or variant.name in job["names"]:
+        if request["names"] is None or variant.name in request["names"]:
             try:
                 result = compile_variant(variant, target)
             except BuildError as error:
                 result = {"error": str(error)}
-            sys.stdout.write(json.dumps({"name": variant.name, **result}) + "\n")
-            sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+            note({"name": variant.name, **result})

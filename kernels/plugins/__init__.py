@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BuildError, DependencyError
 
 Route = Literal["aot", "ipluginv3"]
@@ -112,5 +113,5 @@ def _tensorrt() -> Any:
         return importlib.import_module("tensorrt")
     except ImportError as error:
         raise DependencyError(
-            f"TensorRT cannot be imported: {error}", "pip install 'uino-deploy[tensorrt]'"
+            f"TensorRT cannot be imported: {error}", install_command("tensorrt")
         ) from error

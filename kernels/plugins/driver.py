@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BuildError, DependencyError
 from uino_deploy.kernels.plugins.library import Kernel, Launch
 
@@ -35,7 +36,7 @@ def bindings() -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise DependencyError("cuda-python is not installed", "pip install 'uino-deploy[tensorrt]'")
+    raise DependencyError("cuda-python is not installed", install_command("tensorrt"))
 
 
 def load(kernel: Kernel) -> Any:

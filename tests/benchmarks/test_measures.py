@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from uino_deploy.benchmarks import energy, machine, nvml
+from uino_deploy.benchmarks import energy, machine
 from uino_deploy.benchmarks.resources import OthersCpu, resident_bytes
+from uino_deploy.runtime import nvml
 
 
 def test_this_process_has_a_resident_set():

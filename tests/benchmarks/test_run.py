@@ -176,7 +176,7 @@ def test_a_dead_process_is_its_own_failure(bundle_path, photographs, tmp_path):
     )
     with WorkerProcess(task) as worker:
         os.kill(worker.number, signal.SIGKILL)
-        with pytest.raises(WorkerFailed, match="signal 9"):
+        with pytest.raises(WorkerFailed, match="SIGKILL"):
             worker.ask("memory")
 
 

@@ -1,7 +1,5 @@
 """A worker with a runner made up here: what it answers, and that no result escapes the judge."""
 
-import io
-import json
 from pathlib import Path
 
 import msgspec
@@ -13,7 +11,7 @@ from uino_deploy.benchmarks import worker as module
 from uino_deploy.benchmarks.record import MAIN, Case
 from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Task
 from uino_deploy.benchmarks.work import ellipse, prepare, read
-from uino_deploy.benchmarks.worker import Worker, serve
+from uino_deploy.benchmarks.worker import Answers, Worker
 from uino_deploy.errors import CheckFailed, DependencyError, InputError
 
 TEN = Case(classes=10)
@@ -136,15 +134,14 @@ def test_a_turn_lasts_its_seconds(made_up):
     assert len(answer["samples"]) > 1
 
 
-def answers(task: Task, *requests: str) -> list[dict]:
-    said = io.StringIO()
-    serve(io.StringIO("\n".join([msgspec.json.encode(task).decode(), *requests])), said)
-    return [json.loads(line) for line in said.getvalue().splitlines()]
+def answers(task: Task, *requests: dict) -> list[dict]:
+    answer = Answers()
+    return [answer(each, lambda _note: None) for each in (msgspec.to_builtins(task), *requests)]
 
 
 def test_a_worker_answers_and_goes_on_after_an_error(task, monkeypatch):
     monkeypatch.setattr(module, "make_runner", lambda _task: MadeUp())
-    about, wrong, memory = answers(task, '{"do": "first"}', '{"do": "memory"}')
+    about, wrong, memory = answers(task, {"do": "first"}, {"do": "memory"})
     assert about == {"about": {"made up": "1.0"}}
     assert "FileNotFoundError" in wrong["error"]
     assert memory["resident"] > 0

@@ -100,5 +100,5 @@ def test_a_file_that_is_not_cocos_is_refused(tmp_path):
 
 def test_without_cocos_tools_the_extra_is_named(coco, monkeypatch):
     monkeypatch.setattr("uino_deploy.dependencies.is_importable", lambda module: False)
-    with pytest.raises(DependencyError, match=r"uino-deploy\[coco\]"):
+    with pytest.raises(DependencyError, match=r"pip install '\.\[coco\]"):
         Coco(coco, 0)

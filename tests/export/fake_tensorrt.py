@@ -136,6 +136,7 @@ class FakeTensorrt:
 class Status(enum.IntEnum):
     cudaSuccess = 0
     cudaErrorNoDevice = 100
+    cudaErrorIllegalAddress = 700
 
 
 def fake_cuda(major: int = 8, minor: int = 7, status: Status = Status.cudaSuccess) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from tests.export.fake_tensorrt import FakeTensorrt, Status, fake_cuda
 from uino_deploy.bundle.plans import Gpu
 from uino_deploy.errors import DependencyError
-from uino_deploy.export.engine_job import Job, run
+from uino_deploy.export.engine_job import Job, Progress, run
 
 SHAPES = {"early": ([1, 4], [2, 4], [3, 4])}
 
@@ -67,10 +67,10 @@ def test_every_option_reaches_the_builder(trt, job, tmp_path):
     assert "Layers" in outcome.inspector
 
 
-def test_the_outermost_phase_is_reported(trt, job, capsys):
-    run(job)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == ['{"progress":{"phase":"Building engine","step":1,"steps":2}}']
+def test_the_outermost_phase_is_reported(trt, job):
+    notes = []
+    run(job, notes.append)
+    assert notes == [Progress(phase="Building engine", step=1, steps=2)]
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "10.13.3.9", "11.4.1"])
@@ -139,7 +139,14 @@ def test_no_gpu_is_a_missing_dependency(monkeypatch, job):
     install(monkeypatch, FakeTensorrt(), fake_cuda(status=Status.cudaErrorNoDevice))
     outcome = run(job)
     assert outcome.kind == "dependency"
-    assert "CUDA error 100 (cudaErrorNoDevice)" in outcome.error
+    assert "cudaErrorNoDevice (100)" in outcome.error
+
+
+def test_a_fault_of_the_gpu_is_nothing_missing(monkeypatch, job):
+    install(monkeypatch, FakeTensorrt(), fake_cuda(status=Status.cudaErrorIllegalAddress))
+    outcome = run(job)
+    assert outcome.kind == "build"
+    assert "cudaErrorIllegalAddress (700)" in outcome.error
 
 
 def test_the_parsers_words_are_passed_on(trt, job):

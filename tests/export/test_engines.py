@@ -1,5 +1,6 @@
 """Real engines by TensorRT-RTX, whose builder needs no GPU; and what must not pass silently."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -323,7 +324,10 @@ def test_a_damaged_plan_is_refused_and_can_be_built_again(damaged, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("last_words", "end"),
-    [("kill -ABRT $$", "of SIGABRT: terminate called"), ("exit 3", "with status 3: terminate")],
+    [
+        ("kill -ABRT $$", "died of SIGABRT: terminate called"),
+        ("exit 3", "died with status 3: terminate"),
+    ],
 )
 def test_an_aborting_process_is_reported(monkeypatch, tmp_path, last_words, end):
     script = tmp_path / "python"
@@ -331,7 +335,7 @@ def test_an_aborting_process_is_reported(monkeypatch, tmp_path, last_words, end)
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     job = Job(backend=RTX, onnx="a/encoder.onnx", plan="x", arch="sm_86", shapes={})
-    with pytest.raises(BuildError, match=rf"encoder\.onnx: the builder's process died {end}"):
+    with pytest.raises(BuildError, match=rf"encoder\.onnx: the builder's process {end}"):
         run_job(job)
 
 
@@ -341,10 +345,10 @@ def test_an_aborting_process_is_reported(monkeypatch, tmp_path, last_words, end)
 )
 def test_a_jobs_error_keeps_its_kind(monkeypatch, tmp_path, kind, error):
     line = msgspec.json.encode(
-        {"outcome": Outcome(version="10.3.0", error="it broke", hint="mend it", kind=kind)}
+        {"answer": Outcome(version="10.3.0", error="it broke", hint="mend it", kind=kind)}
     )
     script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{line.decode()}'\n")
+    script.write_text(f"#!/bin/sh\nread -r _\necho '{line.decode()}'\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     job = Job(backend="tensorrt", onnx="encoder.onnx", plan="x", arch="sm_87", shapes={})
@@ -558,6 +562,48 @@ def test_the_equivalent_commands_name_everything(damaged, monkeypatch):
     assert "--computeCapabilities=87" in tool
     assert polygraphy.startswith("POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert ")
     assert polygraphy.endswith("--compute-capabilities 8.7")
+
+
+def commanded(capsys, *arguments):
+    from uino_deploy.cli import main
+
+    with pytest.raises(SystemExit) as left:
+        main(["build", *map(str, arguments)])
+    assert not left.value.code
+    return capsys.readouterr().out
+
+
+def test_build_prints_a_line_a_plan_and_the_other_tools_only_when_asked(
+    damaged, monkeypatch, capsys
+):
+    fake_run(monkeypatch, outcome(seconds=1.5))
+    options = [damaged, "--backend", "tensorrt", "--arch", "sm_87", "--force"]
+    options += ["--piece", "adapter", "--piece", "encoder"]
+    plans = "plans/tensorrt-sm_87"
+    assert commanded(capsys, *options).splitlines() == [
+        f"adapter: fp32, 0.0 MB in 1.5 s, {plans}/adapter.plan",
+        f"encoder: fp32, 0.0 MB in 1.5 s, {plans}/encoder.plan",
+        "PASSED",
+    ]
+    verbose = commanded(capsys, *options, "--verbose")
+    assert verbose.count("  trtexec --onnx=") == 2
+    assert verbose.count("  polygraphy convert ") == 2
+    assert "matrix layers" in verbose
+
+
+def test_a_dry_run_prints_the_lines_of_the_other_tools_and_builds_nothing(damaged, capsys):
+    before = Bundle.open(damaged).manifest
+    options = [damaged, "--backend", "tensorrt", "--arch", "sm_87", "--shapes", "batch:1:1:4"]
+    said = commanded(capsys, *options, "--dry-run").splitlines()
+    assert said[0] == "encoder: fp32, plans/tensorrt-sm_87/encoder.plan"
+    assert "prompt: fp32, the operators as plugins, plans/tensorrt-sm_87/prompt.plan" in said
+    trtexec = [line for line in said if line.startswith("  trtexec")]
+    assert len(trtexec) == 4  # trtexec cannot make our plugins: no prompt, no query
+    assert "--maxShapes=image:4x3x112x112" in trtexec[0]
+    assert Bundle.open(damaged).manifest == before
+    document = json.loads(commanded(capsys, *options, "--dry-run", "--json", "--plugins", "none"))
+    assert len(document["equivalent"]) == 2 * len(before.pieces)
+    assert document["planned"][0] == "plans/tensorrt-sm_87/encoder.plan"
 
 
 def test_rtx_knows_no_jetson(bundle):

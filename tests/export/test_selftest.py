@@ -1,5 +1,6 @@
 """The self-test passes what is right and fails what is not, on real pieces."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,23 @@ def test_a_leak_on_the_gpu_is_found(planned, monkeypatch):
     monkeypatch.setattr(device, "give", lambda *_: None)
     found = check(planned, "tensorrt planned.uino", on_gpu=True)
     assert "failed" in verdicts(found, "memory, and it does not grow")
+
+
+def test_what_other_programs_take_of_the_gpu_is_no_growth(planned, monkeypatch):
+    free = itertools.count(1 << 40, -(64 << 20))
+    monkeypatch.setattr(cuda_memory.Device, "memory", lambda _self: (next(free), 2 << 40))
+    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    memory = found["memory, and it does not grow"]
+    assert {finding.verdict for finding in memory} == {"passed"}, memory
+    assert "this process's use" in memory[-1].claim
+
+
+def test_growth_of_this_process_is_found_where_the_driver_tells(planned, monkeypatch):
+    held = iter([1 << 30, (1 << 30) + (64 << 20)])
+    monkeypatch.setattr(pieces.nvml, "process_bytes", lambda _process: next(held))
+    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    failed = [f for f in found["memory, and it does not grow"] if f.verdict == "failed"]
+    assert [f.measured for f in failed] == [64 << 20]
 
 
 def test_a_graph_that_loses_its_inputs_is_found(planned, cudart, monkeypatch):

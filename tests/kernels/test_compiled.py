@@ -164,7 +164,7 @@ except BuildError as error:
 
 def test_a_failing_compiler_process_is_a_build_error(monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    with pytest.raises(BuildError, match="compiling for sm_87 ended with"):
+    with pytest.raises(BuildError, match="compiling for sm_87: its process died with status"):
         compile_target(target("sm_87", "12.6"), ["vitb14"])
 
 

@@ -89,7 +89,7 @@ def test_the_command_builds_the_bundles_own_model(bundle, monkeypatch, capsys):
         asked.append((target.arch, target.cuda, configs))
         return [compiled(target.arch)]
 
-    monkeypatch.setattr(build, "compile_models", compile_models)
+    monkeypatch.setattr(install, "compile_models", compile_models)
     command = ("--arch", "sm_87", "--bundle", bundle)
     assert run(monkeypatch, *command, "--json") == 0
     assert asked == [("sm_87", "12.6", [CONFIG])]
@@ -105,7 +105,7 @@ def test_the_command_builds_the_bundles_own_model(bundle, monkeypatch, capsys):
     [
         ((), "either -o FOLDER or --bundle BUNDLE"),
         (("-o", "a", "--bundle", "b"), "either -o FOLDER or --bundle BUNDLE"),
-        (("--bundle", "b", "--preset", "tiny"), "does not go with --bundle"),
+        (("--bundle", "b", "--preset", "tiny"), "cannot be combined with --bundle"),
         (("--bundle", "nowhere.uino"), "is not there"),
     ],
 )

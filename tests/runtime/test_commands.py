@@ -1,5 +1,6 @@
 """`enroll` and `predict` from the command line: results, errors and what they leave behind."""
 
+import contextlib
 import errno
 import json
 import shutil
@@ -13,9 +14,9 @@ from PIL import Image
 
 from uino_deploy import cli
 from uino_deploy.bundle import MANIFEST, Bundle, write_manifest
-from uino_deploy.cli.enroll import split_shot
-from uino_deploy.errors import InputError
-from uino_deploy.runtime import Predictor, Support
+from uino_deploy.errors import InputError, OutputExists
+from uino_deploy.runtime import Predictor, Support, segment_folder
+from uino_deploy.runtime.shots import split_shot
 
 
 @pytest.fixture
@@ -125,9 +126,9 @@ def test_a_shot_is_split_at_the_last_colon_that_works(tmp_path, monkeypatch):
         assert f"{image}:{mask}" == shot
     with pytest.raises(InputError, match="has no mask"):
         split_shot("c.png")
-    with pytest.raises(InputError, match=r"'gone\.png' is not there"):
+    with pytest.raises(InputError, match=r"'gone\.png' does not exist"):
         split_shot("c.png:gone.png")
-    with pytest.raises(InputError, match=r"'gone\.png' is not there"):
+    with pytest.raises(InputError, match=r"'gone\.png' does not exist"):
         split_shot("gone.png:c.png")
 
 
@@ -222,6 +223,28 @@ def test_predict_writes_masks_overlays_and_a_line_per_image(
         for key in ("labels", "overlay"):
             assert (output / line[key]).is_file()
     assert lines[1]["overlay"] == "overlays/x-2.jpg"
+
+
+def test_segment_folder_is_what_the_command_does(run, fake_bundle, supports, red_files, tmp_path):
+    assert predict(run, fake_bundle, tmp_path / "a", red_files[0], "--support", supports[0])[0] == 0
+    predictor, steps = Predictor.load(fake_bundle, threads=1), []
+
+    @contextlib.contextmanager
+    def progress(what, total):
+        steps.append((what, total))
+        yield lambda: steps.append("step")
+
+    folder = tmp_path / "b"
+    records = segment_folder(predictor, red_files[0], supports[:1], folder, progress=progress)
+    assert steps == [("segmenting", 1), "step"]
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
+    said = json.loads((tmp_path / "a" / "results.jsonl").read_text())
+    assert {**records[0], "seconds": 0} == {**said, "seconds": 0}
+    mask = records[0]["classes"][0]["mask"]
+    assert (folder / mask).read_bytes() == (tmp_path / "a" / mask).read_bytes()
+    with pytest.raises(OutputExists, match="--force"):
+        segment_folder(predictor, [red_files[0]], [Support.load(supports[0])], folder)
 
 
 def test_predict_json_is_one_document(run, fake_bundle, supports, red_files, tmp_path):
@@ -377,7 +400,7 @@ def test_onnxruntime_missing(run, fake_bundle, supports, red_files, tmp_path, mo
         run, fake_bundle, tmp_path / "out", red_files[0], "--support", supports[0]
     )
     assert code == 3
-    one_line(err, "pip install 'uino-deploy[cpu]'")
+    one_line(err, "pip install '.[cpu]' in a checkout")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.runtime.fake_cuda import FakeCudart, cudaError_t
-from uino_deploy.errors import DependencyError
+from uino_deploy.errors import CudaError, DependencyError
 from uino_deploy.runtime import cuda_memory
-from uino_deploy.runtime.cuda_memory import ALIGNMENT, CudaError, Device, check, import_cudart
+from uino_deploy.runtime.cuda_memory import ALIGNMENT, Device, check, import_cudart
 
 
 @pytest.fixture
@@ -204,18 +204,34 @@ def test_a_failure_at_the_end_is_a_warning(cudart, step):
 
 def test_no_driver_and_no_gpu(cudart):
     cudart.failures["cudaGetDeviceCount"] = [cudaError_t.cudaErrorInsufficientDriver]
-    with pytest.raises(CudaError, match=r"cudaErrorInsufficientDriver.*driver"):
+    with pytest.raises(DependencyError, match=r"cudaErrorInsufficientDriver.*driver"):
         Device()
     cudart.cudaGetDeviceCount = lambda: (cudaError_t.cudaSuccess, 0)
-    with pytest.raises(CudaError, match="no NVIDIA GPU"):
+    with pytest.raises(DependencyError, match="no NVIDIA GPU"):
         Device()
 
     def as_cuda_python_12_6():
         raise RuntimeError("Failed to dlopen libcuda.so.1")
 
     cudart.cudaGetDeviceCount = as_cuda_python_12_6
-    with pytest.raises(CudaError, match=r"libcuda\.so\.1"):
+    with pytest.raises(DependencyError, match=r"libcuda\.so\.1"):
         Device()
+
+
+@pytest.mark.parametrize(
+    "name", ["cudaErrorNoDevice", "cudaErrorInsufficientDriver", "cudaErrorStubLibrary"]
+)
+def test_what_is_missing_is_no_fault(name):
+    with pytest.raises(DependencyError, match=name):
+        check((cudaError_t[name],), "x")
+
+
+@pytest.mark.parametrize("name", ["cudaErrorIllegalAddress", "cudaErrorMemoryAllocation"])
+def test_a_fault_is_nothing_missing(name):
+    with pytest.raises(CudaError, match=name) as fault:
+        check((cudaError_t[name],), "x")
+    assert not isinstance(fault.value, DependencyError)
+    assert fault.value.exit_code == 3
 
 
 def test_check_returns_what_the_call_returned():

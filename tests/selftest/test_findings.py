@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from uino_deploy.errors import BundleError, DependencyError
+from uino_deploy.errors import BundleError, CudaError, DependencyError
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured, judge
 
 
@@ -50,6 +50,11 @@ def test_the_reason_names_both_numbers():
     [
         (CannotCheck("no torch"), "skipped", "no torch"),
         (DependencyError("no driver", "install one"), "skipped", "no driver; install one"),
+        (
+            CudaError("copying: cudaErrorIllegalAddress (700)"),
+            "failed",
+            "copying: cudaErrorIllegalAddress (700)",
+        ),
         (BundleError("stale plan", "build it"), "failed", "stale plan; build it"),
         (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
         (MemoryError(), "failed", "MemoryError: MemoryError"),

@@ -1,35 +1,54 @@
 """Groups run in processes of their own: a crash, a hang and a missing GPU are told apart."""
 
 import json
-import sys
+import os
+import textwrap
 import time
 
 import pytest
 
+from uino_deploy.child import ChildFailed
 from uino_deploy.cli import main
+from uino_deploy.errors import DependencyError
+from uino_deploy.selftest import groups as groups_module
 from uino_deploy.selftest import run as run_module
 from uino_deploy.selftest.findings import Claim
+from uino_deploy.selftest.groups import required
 from uino_deploy.selftest.run import run_selftest
+from uino_deploy.selftest.setting import PRECISIONS, Setting
 
 
-def group(monkeypatch, script, claims=("first", "second", "third")):
-    """Let one group be checked by a script instead of the real process."""
-    made = {"group": lambda: [Claim(name, "how", list) for name in claims]}
-    monkeypatch.setattr(run_module, "groups", lambda _setting, _gpu: made)
-    code = "import json, os, sys, time\nsay = lambda **d: print(json.dumps(d), flush=True)\n"
-    code += (
-        "def passed(claim): say(begin=claim); say(findings=[dict(group='group', claim=claim, "
-        "how='how', verdict='passed')])\n"
-    )
-    monkeypatch.setattr(run_module, "_COMMAND", [sys.executable, "-c", code + script])
+@pytest.fixture
+def group(monkeypatch, tmp_path):
+    """Return a function that lets one group be checked by a script instead of the real job."""
+
+    def group(script, claims=("first", "second", "third"), required=()):
+        made = {"group": lambda: [Claim(name, "how", list) for name in claims]}
+        monkeypatch.setattr(run_module, "groups", lambda _setting, _gpu: made)
+        monkeypatch.setattr(run_module, "required", lambda _setting, _gpu: list(required))
+        code = "import json, os, sys, time\ndef job(_request, note):\n"
+        code += textwrap.indent(SAY + textwrap.dedent(script), "    ")
+        (tmp_path / "made_up_job.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        monkeypatch.setattr(run_module, "_CHECK", "made_up_job:job")
+
+    return group
+
+
+SAY = """
+def say(**message): note(message)
+def passed(claim):
+    say(begin=claim)
+    say(findings=[dict(group='group', claim=claim, how='how', verdict='passed')])
+"""
 
 
 def verdicts(report):
     return [(one.claim, one.verdict) for one in report.findings]
 
 
-def test_every_claim_is_judged(monkeypatch):
-    group(monkeypatch, "for name in ('first', 'second', 'third'): passed(name)")
+def test_every_claim_is_judged(group):
+    group("for name in ('first', 'second', 'third'): passed(name)")
     said = []
     report = run_selftest(say=said.append)
     assert verdicts(report) == [(name, "passed") for name in ("first", "second", "third")]
@@ -37,47 +56,131 @@ def test_every_claim_is_judged(monkeypatch):
     assert report.count("passed") == 3
 
 
-def test_a_crash_is_the_running_claims_failure(monkeypatch):
+def test_a_crash_is_the_running_claims_failure(group):
     crash = "passed('first'); say(begin='second'); print('boom', file=sys.stderr); os.abort()"
-    group(monkeypatch, crash)
+    group(crash)
     report = run_selftest()
     assert verdicts(report) == [("first", "passed"), ("second", "failed"), ("third", "skipped")]
-    assert report.findings[1].reason == "its process ended with -6: boom"
+    assert report.findings[1].reason == "its process died of SIGABRT: boom"
     assert "'second' ended the process" in report.findings[2].reason
 
 
-def test_a_process_that_never_begins_fails_every_claim(monkeypatch):
-    group(monkeypatch, "sys.exit('no such module')")
+def test_a_process_that_never_begins_fails_every_claim(group):
+    group("sys.exit('no such module')")
     report = run_selftest()
     assert {one.verdict for one in report.findings} == {"failed"}
     assert "no such module" in report.findings[0].reason
 
 
-def test_the_time_limit_ends_what_runs_and_begins_nothing_more(monkeypatch):
-    group(monkeypatch, "passed('first'); say(begin='second'); time.sleep(60)")
+def test_the_claim_that_runs_when_the_time_is_up_has_failed(group):
+    group("passed('first'); say(begin='second'); time.sleep(60)", required=["group"])
     begun = time.monotonic()
-    report = run_selftest(minutes=2 / 60)
+    report = run_selftest(minutes=3 / 60)
     assert time.monotonic() - begun < 20
-    assert {verdict for _, verdict in verdicts(report)} <= {"passed", "skipped"}
-    assert verdicts(report)[2] == ("third", "skipped")
-    assert "time was up" in report.findings[2].reason
+    assert verdicts(report) == [("first", "passed"), ("second", "failed"), ("third", "skipped")]
+    assert report.findings[1].reason.startswith("still running when the time was up")
+    assert report.required == {"group": "not begun when the time was up"}
+    assert report.document()["passed"] is False
 
 
-def test_lines_that_come_in_parts_are_put_together(monkeypatch):
+def test_a_group_that_the_time_did_not_reach_did_not_run(group):
+    group("passed('first')", claims=("first",), required=["group"])
+    report = run_selftest(minutes=1e-9)
+    assert verdicts(report) == [("first", "skipped")]
+    assert report.required == {"group": "not begun when the time was up"}
+    assert report.failures == ["group did not run: not begun when the time was up"]
+
+
+def test_a_long_finding_arrives_whole(group):
     script = """
-line = json.dumps(dict(findings=[dict(group='g', claim='first', how='h', verdict='failed',
-                                      reason='x' * 200_000)]))
-say(begin='first')
-for part in (line[:7], line[7:100_000], line[100_000:] + chr(10)):
-    sys.stdout.write(part); sys.stdout.flush(); time.sleep(0.05)
-"""
-    group(monkeypatch, script, claims=("first",))
+        say(begin='first')
+        long = dict(group='g', claim='first', how='h', verdict='failed', reason='x' * 200_000)
+        say(findings=[long])
+    """
+    group(script, claims=("first",))
     (finding,) = run_selftest().findings
     assert len(finding.reason) == 200_000
 
 
+NO_ENGINE = """
+    passed('first') if {passes} else None
+    for name in ('second', 'third'):
+        say(begin=name)
+        skipped = dict(claim=name, how='h', verdict='skipped', reason='no engine')
+        say(findings=[dict(group='group', **skipped)])
+"""
+
+
+def test_a_required_group_that_checked_nothing_means_not_passed(group, capsys):
+    group(NO_ENGINE.format(passes=False), claims=("second", "third"), required=["group"])
+    report = run_selftest()
+    assert report.required == {"group": "no engine"}
+    assert report.failures == ["group did not run: no engine"]
+    group(NO_ENGINE.format(passes=True), required=["group"])
+    assert run_selftest().required == {"group": ""}
+    code, captured = command(capsys)
+    assert code == 0
+    assert "required groups that ran: group" in captured.out.splitlines()
+
+
+def test_the_verdict_names_the_required_group_that_did_not_run(group, capsys, monkeypatch):
+    group("passed('first')", claims=("first",))
+    monkeypatch.setattr(run_module, "required", lambda *_: ["group", "tensorrt fp32"])
+    code, captured = command(capsys)
+    assert code == 1
+    assert "required groups that ran: group" in captured.out
+    last = captured.out.splitlines()[-1]
+    assert last == "FAILED: tensorrt fp32 did not run: it has no claims"
+
+
+def test_a_group_is_required_where_its_packages_are(monkeypatch):
+    have = {"tensorrt", "tensorrt_rtx", "torch", "onnx", "onnxscript"}
+    monkeypatch.setattr(groups_module, "is_importable", have.__contains__)
+    monkeypatch.setattr(groups_module, "installed_version", lambda _name: None)
+    setting = Setting(scratch="", architecture="sm_89")
+    engines = [f"{name} {p}" for p in PRECISIONS for name in ("tensorrt", "tensorrt-rtx")]
+    assert required(setting, True) == ["gpu", "kernels", "export", *engines]
+    setting.architecture = "sm_87"  # TensorRT-RTX knows no Jetson
+    assert "tensorrt-rtx fp32" not in required(setting, True)
+    have.discard("tensorrt")
+    assert required(setting, True) == ["gpu", "kernels", "export"]
+    have.discard("onnx")
+    assert required(setting, True) == ["gpu", "kernels"]
+    have |= {"onnxruntime", "openvino", "onnx"}
+    assert required(setting, False) == [
+        *("operators", "export", "onnxruntime fp32", "openvino fp32", "onnxruntime fp16")
+    ]
+
+
+def test_every_required_group_is_a_group():
+    setting = Setting(scratch="", architecture="sm_89")
+    for on_gpu in (False, True):
+        assert set(required(setting, on_gpu)) <= set(groups_module.groups(setting, on_gpu))
+
+
+def no_gpu(*_arguments):
+    raise DependencyError("no GPU here")
+
+
+def faulty(*_arguments):
+    raise ChildFailed("died with status 1", "CudaError: cudaErrorIllegalAddress (700)")
+
+
+def test_a_gpu_that_fails_to_start_is_a_failed_claim_and_nothing_missing(monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "_describe_device", faulty)
+    report = run_selftest(gpu=True)
+    assert report.without_gpu == ""
+    (first, *others) = report.findings
+    assert (first.group, first.verdict) == ("gpu", "failed")
+    assert "cudaErrorIllegalAddress" in first.reason
+    assert {one.verdict for one in others} == {"skipped"}
+    code, captured = command(capsys, "--gpu")
+    assert code == 1
+    assert captured.out.splitlines()[-1].startswith("FAILED: gpu: there is a GPU")
+
+
 def test_without_a_gpu_every_claim_is_listed_and_skipped(monkeypatch):
-    monkeypatch.setattr(run_module, "_describe_device", lambda _setting: (None, "no GPU here"))
+    monkeypatch.setattr(run_module, "_describe_device", no_gpu)
     report = run_selftest(gpu=True)
     assert report.without_gpu == "no GPU here"
     assert {one.verdict for one in report.findings} == {"skipped"}
@@ -94,7 +197,7 @@ def command(capsys, *arguments):
 
 
 def test_the_command_exits_with_3_without_a_gpu(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(run_module, "_describe_device", lambda _setting: (None, "no GPU here"))
+    monkeypatch.setattr(run_module, "_describe_device", no_gpu)
     code, captured = command(capsys, "--gpu", "-o", tmp_path / "report.json")
     assert code == 3
     assert captured.out.splitlines()[-1] == "FAILED: nothing could be checked: no GPU here"
@@ -114,8 +217,8 @@ def test_the_command_exits_with_3_without_a_gpu(monkeypatch, capsys, tmp_path):
         ("say(begin='first'); os._exit(9)", 1, "FAILED: group: first"),
     ],
 )
-def test_the_command_judges(monkeypatch, capsys, script, code, last):
-    group(monkeypatch, script, claims=("first",))
+def test_the_command_judges(group, capsys, script, code, last):
+    group(script, claims=("first",))
     found, captured = command(capsys)
     assert (found, captured.out.splitlines()[-1]) == (code, last)
     found, captured = command(capsys, "--json")
@@ -123,9 +226,9 @@ def test_the_command_judges(monkeypatch, capsys, script, code, last):
     assert (found, document["passed"]) == (code, code == 0)
 
 
-def test_where_nothing_can_be_checked_nothing_passes(monkeypatch, capsys):
+def test_where_nothing_can_be_checked_nothing_passes(group, capsys):
     script = "say(begin='first'); say(findings=[dict(group='g', claim='first', how='h', "
-    group(monkeypatch, script + "verdict='skipped', reason='no torch')])", claims=("first",))
+    group(script + "verdict='skipped', reason='no torch')])", claims=("first",))
     code, captured = command(capsys)
     assert code == 3
     assert captured.out.splitlines()[-1].startswith("FAILED: nothing could be checked here")

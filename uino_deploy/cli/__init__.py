@@ -14,10 +14,12 @@ from typing import NoReturn
 
 import click
 
+from uino_deploy.cli._console import paint
+from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import Settings, debug_option
 from uino_deploy.errors import UinoDeployError
 
-# Name -> "module:attribute" in the order in which a newcomer meets them.
+# Name -> "module:attribute", in the order of the help page.
 COMMANDS = {
     "demo": "uino_deploy.cli.demo:demo",
     "export": "uino_deploy.cli.export:export",
@@ -39,7 +41,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group that imports a subcommand's module when the subcommand is looked up."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -82,7 +84,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Print the versions of everything that matters and exit.",
+    help="Print the versions of this package and its libraries, and exit.",
 )
 @debug_option
 def cli() -> None:
@@ -127,7 +129,7 @@ def _terminated(number: int, _frame: object) -> NoReturn:
 
 
 def _report(error: BaseException) -> int:
-    """Say on one line of stderr what happened; return the exit code."""
+    """Print one line about an error to stderr; return the exit code."""
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("interrupted", err=True)
         return 130
@@ -143,19 +145,20 @@ def _report(error: BaseException) -> int:
 
 
 def _report_usage(error: click.UsageError) -> int:
-    """Say what is wrong with the command line; show the help where nothing was asked."""
+    """Print what is wrong with the command line, or the help if it is empty."""
     context = error.ctx
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         click.echo(context.get_help(), err=True)
     else:
         path = context.command_path if context is not None else "uino-deploy"
-        _say(f"{error.format_message().rstrip('.')}; see '{path} --help'")
+        message = error.format_message().rstrip(".")
+        _say(message + (" See" if message.endswith("?") else "; see") + f" '{path} --help'")
     return error.exit_code
 
 
 def _say(message: str) -> None:
     """Write an error on exactly one line."""
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo(f"{paint('error:', 'red')} {' '.join(message.split())}", err=True)
 
 
 def _describe(error: BaseException) -> tuple[str, int]:

@@ -27,7 +27,7 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(NAMES),
         default="onnxruntime",
         show_default=True,
-        help="What runs it.",
+        help="Inference backend.",
     )
     @click.option(
         "--provider",
@@ -36,11 +36,13 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "tensorrt-rtx.  [default: cpu]",
     )
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
-    @click.option("--cuda-graphs", is_flag=True, help="Replay launches (TensorRT's backends).")
+    @click.option(
+        "--cuda-graphs", is_flag=True, help="Replay launches as CUDA graphs (TensorRT backends)."
+    )
     @click.option(
         "--torch-checkpoint",
         type=click.Path(path_type=Path),
-        help="The checkpoint that was exported, for --backend torch.",
+        help="The exported checkpoint, for --backend torch.",
     )
     @functools.wraps(command)
     def wrapped(
@@ -72,7 +74,7 @@ def _load_torch(bundle: Path, backend: str, checkpoint: Path | None) -> Predicto
     from uino_deploy.runtime import Predictor
 
     if checkpoint is None or backend != "torch":
-        raise click.UsageError("--backend torch and --torch-checkpoint go together")
+        raise click.UsageError("--backend torch needs --torch-checkpoint, and the reverse")
     require("export", "torch")
     from uino_deploy.export.torch_backend import TorchBackend
 

@@ -7,8 +7,11 @@ same in all of them.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,13 +23,14 @@ import click
 # Seconds between two plain lines of progress where stderr is not a terminal.
 PLAIN_PROGRESS_SECONDS = 15.0
 
-# A cell of a column of numbers; "-" stands for a number that is not there.
+_INDENT = "    "
+# A cell of a column of numbers; "-" stands for a number that does not exist.
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?|-")
 
 
 @dataclass(frozen=True)
 class Output:
-    """A command's one way to say something.
+    """A command's only way to print.
 
     Attributes:
         json: results go into one JSON document; `text` and `table` are silent.
@@ -51,21 +55,15 @@ class Output:
             click.echo(message)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Write aligned columns to stdout, unless `--json`; columns of numbers are flush right."""
+        """Write aligned columns to stdout, unless `--json`; columns of numbers are flush right.
+
+        Columns that the terminal is too narrow for are written below their row, each cell whole
+        and after its column's name.
+        """
         if self.json:
             return
-        cells = [[str(cell) for cell in row] for row in rows]
-        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-        right = [
-            bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in cells)
-            for i in range(len(columns))
-        ]
-        for line in (list(columns), ["-" * width for width in widths], *cells):
-            padded = (
-                cell.rjust(width) if to_right else cell.ljust(width)
-                for cell, width, to_right in zip(line, widths, right, strict=True)
-            )
-            click.echo("  ".join(padded).rstrip())
+        for line in table_lines(columns, rows, shutil.get_terminal_size().columns):
+            click.echo(line)
 
     def document(self, value: Mapping[str, Any]) -> None:
         """Write the one JSON document to stdout; silent without `--json`."""
@@ -78,7 +76,8 @@ class Output:
         With `--json` the line goes to stderr: the document carries the verdict.
         """
         reason = "; ".join(failures)
-        click.echo(f"FAILED: {reason}" if failures else "PASSED", err=self.json)
+        line = f"{paint('FAILED', 'red')}: {reason}" if failures else paint("PASSED", "green")
+        click.echo(line, err=self.json)
         if failures:
             fail(code)
 
@@ -106,6 +105,60 @@ class Output:
             yield _PlainProgress(what, total).step
 
 
+def paint(text: str, colour: str) -> str:
+    """Colour a word; `click.echo` takes the colour out again where there is no terminal.
+
+    `NO_COLOR` (https://no-color.org) takes it out everywhere.
+    """
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, bold=True)
+
+
+def table_lines(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], width: int
+) -> Iterator[str]:
+    """Yield the lines of a table of at most `width` characters, a cell broken at spaces alone."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    fitting = 1  # the first column is there whatever its width
+    while fitting < len(columns) and sum(widths[: fitting + 1]) + 2 * fitting <= width:
+        fitting += 1
+    right = [bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(fitting)]
+    dashes = ["-" * each for each in widths]
+    for row in (list(columns), dashes, *cells):
+        padded = (
+            cell.rjust(size) if to_right else cell.ljust(size)
+            for cell, size, to_right in zip(row, widths, right, strict=False)
+        )
+        yield "  ".join(padded).rstrip()
+        if row is not dashes and row != list(columns):
+            below = [f"{columns[i]}: {row[i]}" for i in range(fitting, len(columns)) if row[i]]
+            yield from _packed(below, width)
+
+
+def _packed(parts: Sequence[str], width: int) -> Iterator[str]:
+    """Yield indented lines that hold as many of the parts as fit, each whole if one line can."""
+    line = ""
+    for part in parts:
+        longer = f"{line}, {part}" if line else part
+        if line and len(_INDENT + longer) > width:
+            yield from _folded(line, width)
+            longer = part
+        line = longer
+    if line:
+        yield from _folded(line, width)
+
+
+def _folded(line: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        line,
+        max(width, 20),
+        initial_indent=_INDENT,
+        subsequent_indent=2 * _INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 class _PlainProgress:
     """A line on stderr now and then, and one at the end."""
 
@@ -121,6 +174,14 @@ class _PlainProgress:
         if self._done == self._total or now - self._said >= PLAIN_PROGRESS_SECONDS:
             self._said = now
             click.echo(f"{self._what}: {self._done}/{self._total}", err=True)
+
+
+def size(count: int) -> str:
+    """Return bytes for people: 12.6 MB (powers of ten)."""
+    for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count} B"
 
 
 def fail(code: int) -> NoReturn:

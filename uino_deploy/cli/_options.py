@@ -48,7 +48,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--json`, `--quiet` and `--debug`; the command receives them as `output: Output`."""
 
     @debug_option
-    @click.option("--quiet", "-q", is_flag=True, help="No progress and no notes.")
+    @click.option("--quiet", "-q", is_flag=True, help="Print no progress and no notes.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
@@ -59,4 +59,4 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def force_option(command: Command) -> Command:
     """Add `--force`: replace the output if it exists. The command receives `force: bool`."""
-    return click.option("--force", is_flag=True, help="Replace the output if it is there.")(command)
+    return click.option("--force", is_flag=True, help="Replace existing output.")(command)

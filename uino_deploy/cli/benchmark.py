@@ -25,26 +25,32 @@ _COUNT = click.IntRange(min=1)
 @click.command()
 @click.argument("bundles", type=FILE, nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--backend", "backends", multiple=True, default=("onnxruntime",), show_default=True)
-@click.option("--precision", "precisions", multiple=True, help="Export those not given.  [repeat]")
+@click.option(
+    "--precision", "precisions", multiple=True, help="Also export in this precision.  [repeat]"
+)
 @click.option("--peers", default="none", show_default=True,
-              help="all, or of torch, torch-bf16, compile, compile-bf16, onnx, onnx-openvino and "
-              "onnx-openvino-bf16, with commas.")  # fmt: skip
-@click.option("--checkpoint", type=FILE, help="What was exported: the PyTorch model to compare.")
-@click.option("--encoder-checkpoint", type=FILE, help="DINOv2's, if the export used it.")
-@click.option("--sam-checkpoint", type=FILE, help="Segment Anything's, if the export used it.")
-@click.option("--untrained", is_flag=True, help="The export used no checkpoint at all.")
+              help="Other ways to run the model: all, or some of torch, torch-bf16, compile, "
+              "compile-bf16, onnx, onnx-openvino or onnx-openvino-bf16, by commas.")  # fmt: skip
+@click.option("--checkpoint", type=FILE, help="The uino-deploy checkpoint that was exported.")
+@click.option("--encoder-checkpoint", type=FILE, help="DINOv2 checkpoint, if it was exported.")
+@click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint, if it was exported.")
+@click.option("--untrained", is_flag=True, help="The export used no checkpoint.")
 @click.option("--classes", multiple=True, type=_COUNT, default=(1,), help="Classes.  [repeat]")
 @click.option("--shots", multiple=True, type=_COUNT, default=(1,), help="Shots.  [repeat]")
 @click.option("--batch", multiple=True, type=_COUNT, default=(1,), help="Queries.  [repeat]")
 @click.option("--threads", multiple=True, type=_COUNT, help="CPU threads.  [repeat; default: all]")
-@click.option("--images", type=FILE, help="Folder of photographs; installed packages' by default.")
-@click.option("--episodes", type=click.IntRange(min=0), help="Held-out episodes for the mIoU.")
-@click.option("--rounds", type=_COUNT, default=5, show_default=True, help="Turns of each runner.")
+@click.option(
+    "--images", type=FILE, help="Folder of photographs.  [default: some of installed packages]"
+)
+@click.option(
+    "--episodes", type=click.IntRange(min=0), help="Number of held-out episodes for mIoU."
+)
+@click.option("--rounds", type=_COUNT, default=5, show_default=True, help="Turns for each runner.")
 @click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--duration", type=float, default=2.0, show_default=True, help="Seconds of a turn.")
-@click.option("--iterations", type=_COUNT, help="Queries of a turn, instead of --duration.")
+@click.option("--duration", type=float, default=2.0, show_default=True, help="Seconds per turn.")
+@click.option("--iterations", type=_COUNT, help="Queries per turn, instead of --duration.")
 @click.option("--cold-starts", type=click.IntRange(min=0), default=3, show_default=True)
-@click.option("--profile", is_flag=True, help="Also say where the time goes; write traces.")
+@click.option("--profile", is_flag=True, help="Also profile each layer and write traces.")
 @click.option("--append", type=FILE, help="Also append rows to latency.csv in this folder.")
 @click.option("-o", "--output", "folder", type=FILE, help="Folder for record, page and traces.")
 @force_option
@@ -75,11 +81,11 @@ def benchmark(
     force: bool,
     output: Output,
 ) -> None:
-    """Time bundles on backends, beside other ways to run the model, each with its accuracy.
+    """Time bundles on backends, and other ways to run the model, each with its accuracy.
 
-    Every runner has a process of its own; round after round, each has its turn. What is further
-    from float32 PyTorch than its precision allows has FAILED, and no speed. Without the checkpoint
-    it is judged by the example that the bundle carries, which needs no torch.
+    Each runner has its own process, and the runners take turns, round after round. An entry over
+    its error budget against float32 PyTorch is marked FAILED and not timed. Without a checkpoint,
+    the error is measured on the example stored in the bundle, which needs no torch.
 
     \b
     Examples:

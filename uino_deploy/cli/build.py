@@ -1,4 +1,4 @@
-"""`uino-deploy build`: a bundle's pieces to TensorRT or TensorRT-RTX plans."""
+"""`uino-deploy build`: build a bundle's pieces into TensorRT or TensorRT-RTX plans."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 @click.command()
 @click.argument("bundle", type=FILE)
 @click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), required=True)
-@click.option("--arch", required=True, metavar="sm_XX", help="Compute capability to build for.")
-@click.option("--piece", "pieces", multiple=True, help="Only this piece; repeatable.")
+@click.option("--arch", required=True, metavar="sm_XX", help="GPU architecture to build for.")
+@click.option("--piece", "pieces", multiple=True, help="Build only this piece. Repeatable.")
 @click.option(
     "--shapes",
     multiple=True,
     metavar="NAME:MIN:OPT:MAX",
-    help="Sizes of `batch` or `shots`; 1 for each by default. Repeatable.",
+    help="Range of `batch` or `shots`.  [default: 1:1:1; repeatable]",
 )
 @click.option("--workspace", metavar="SIZE", help="Scratch memory, such as 512MiB or 2GiB.")
 @click.option("--timing-cache", type=FILE, help="A file of tactic timings to use and extend.")
@@ -36,9 +36,14 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
     type=click.Choice(["auto", "none"]),
     default="auto",
     show_default=True,
-    help="Our operators as plugins where the backend has any (auto), or from their bodies (none).",
+    help="Build our operators as plugins where the backend supports them (auto), or from their "
+    "portable ONNX functions (none).",
 )
-@click.option("--kernels", type=FILE, help="Compiled kernels; the bundle's own by default.")
+@click.option("--kernels", type=FILE, help="Folder of compiled kernels.  [default: the bundle's]")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the graphs and print the plans; build nothing."
+)
+@click.option("--verbose", "-v", is_flag=True, help="Also print layers and trtexec lines.")
 @force_option
 @output_options
 def build(
@@ -51,38 +56,57 @@ def build(
     timing_cache: Path | None,
     plugins: Plugins,
     kernels: Path | None,
+    dry_run: bool,
+    verbose: bool,
     force: bool,
     output: Output,
 ) -> None:
-    """Build engines and add them to the bundle as plain plan files, each with a side JSON.
+    """Build engines and add them to the bundle as plan files, each with a JSON file beside it.
 
-    TensorRT-RTX builds for any of its architectures without a GPU; it has no plugins, so that the
-    correlation and the scan are built from their bodies in standard operators. TensorRT builds for
-    the GPU of the machine it runs on, with the kernels of `uino-deploy kernels build` as plugins.
+    TensorRT-RTX builds for any of its architectures without a GPU. It has no plugins, so the
+    correlation and the scan are built from their portable ONNX functions. TensorRT builds for the
+    GPU it runs on, with kernels from `uino-deploy kernels build` as plugins.
 
-    What was built is judged: by the parsed network, and by TensorRT's own inspector where the
-    engine can be loaded. An engine in another precision, or without the plugins asked for, FAILED,
-    and nothing is installed.
+    Every engine is checked: the parsed network, and TensorRT's inspector where the engine can be
+    loaded. An engine in the wrong precision, or without the requested plugins, is marked FAILED
+    and nothing is installed. --verbose and --dry-run also print the trtexec and Polygraphy
+    commands that build the same plans.
 
     \b
     Examples:
       uino-deploy build model.uino --backend tensorrt-rtx --arch sm_89
+      uino-deploy build model.uino --backend tensorrt --arch sm_87 --dry-run
       uino-deploy build model.uino --backend tensorrt --arch sm_87 --shapes batch:1:1:4
       uino-deploy build model.uino --backend tensorrt --arch sm_87 --kernels build/kernels
     """
     from uino_deploy.bundle import Bundle
     from uino_deploy.bundle.plans import plan_folder
     from uino_deploy.errors import CheckFailed
-    from uino_deploy.export.engines import build_engines, parse_shapes
+    from uino_deploy.export.engines import build_engines, parse_shapes, plan_engines
 
-    try:
-        infos = build_engines(
-            Bundle.open(bundle, replacing=plan_folder(backend, arch)),
+    opened = Bundle.open(bundle, replacing=plan_folder(backend, arch))
+    sizes = parse_shapes(shapes)
+    scratch = None if workspace is None else _bytes(workspace)
+    if dry_run:
+        planned = plan_engines(
+            opened,
             backend,
             arch,
             pieces=pieces,
-            shapes=parse_shapes(shapes),
-            workspace=None if workspace is None else _bytes(workspace),
+            shapes=sizes,
+            workspace=scratch,
+            plugins=plugins,
+        )
+        _show_planned(opened, planned, output)
+        return
+    try:
+        infos = build_engines(
+            opened,
+            backend,
+            arch,
+            pieces=pieces,
+            shapes=sizes,
+            workspace=scratch,
             timing_cache=timing_cache,
             plugins=plugins,
             kernels=kernels,
@@ -93,7 +117,7 @@ def build(
         output.document({"bundle": str(bundle), "passed": False, "reason": str(error)})
         output.verdict([str(error)])
         raise
-    _show(Bundle.open(bundle, verify=False, replacing="plans"), infos, output)
+    _show(Bundle.open(bundle, verify=False, replacing="plans"), infos, verbose, output)
 
 
 def _bytes(text: str) -> int:
@@ -101,35 +125,60 @@ def _bytes(text: str) -> int:
         number = text.removesuffix(unit)
         if number != text and number.isdigit() and int(number):
             return int(number) * factor
-    raise click.UsageError(f"--workspace {text}: give a whole number of MiB or GiB, as in 512MiB")
+    raise click.UsageError(f"--workspace {text}: give a whole number of MiB or GiB, such as 512MiB")
 
 
-def _show(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None:
+def _show_planned(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None:
+    from uino_deploy.bundle.plans import equivalent_commands, plan_path
+
+    for info in infos:
+        how = ", the operators as plugins" if info.route == "ipluginv3" else ""
+        output.text(f"{info.piece}: {info.precision}{how}, {plan_path(info)}")
+    lines = equivalent_commands(bundle, infos)
+    _show_lines(lines, output)
+    paths = [plan_path(info) for info in infos]
+    output.document({"bundle": str(bundle.root), "planned": paths, "equivalent": lines})
+
+
+def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) -> None:
+    """Write a line a plan; the layers and the lines of other tools where they are asked for."""
     import msgspec
 
     from uino_deploy.bundle.plans import equivalent_commands, plan_path
 
     rows = []
     for info in infos:
-        size = bundle.manifest.files[plan_path(info)].size
+        megabytes = f"{bundle.manifest.files[plan_path(info)].size / 1e6:.1f}"
+        output.text(
+            f"{info.piece}: {info.precision}, {megabytes} MB in {info.seconds:.1f} s, "
+            f"{plan_path(info)}"
+        )
         row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info.engine)]
-        rows.append([*row, info.route, f"{info.seconds:.1f}", f"{size / 1e6:.1f}"])
-    columns = ["piece", "precision", "matrix layers", "engine", "operators", "seconds", "MB"]
-    output.table(columns, rows)
-    output.text()
+        rows.append([*row, info.route, f"{info.seconds:.1f}", megabytes])
     if infos[0].backend == "tensorrt-rtx" and any(info.operators for info in infos):
-        output.text("operators: TensorRT-RTX has no plugins, their bodies were built in")
+        output.text(
+            "operators: built from their portable ONNX functions; TensorRT-RTX has no plugins"
+        )
     if any(info.engine is None for info in infos):
-        output.text(f"engine: not inspected, no {infos[0].arch} GPU is at hand")
+        output.text(f"engine: not inspected, because this machine has no {infos[0].arch} GPU")
     lines = equivalent_commands(bundle, infos)
-    if lines:
-        output.text("the same by other tools, into the current folder; or what loads it:")
-    for line in lines:
-        output.text(f"  {line}")
+    if verbose:
+        columns = ["piece", "precision", "matrix layers", "engine", "operators", "seconds", "MB"]
+        output.text()
+        output.table(columns, rows)
+        output.text()
+        _show_lines(lines, output)
     plans = msgspec.to_builtins(infos)
     document = {"bundle": str(bundle.root), "passed": True, "plans": plans, "equivalent": lines}
     output.document(document)
     output.verdict([])
+
+
+def _show_lines(lines: list[str], output: Output) -> None:
+    if lines:
+        output.text("equivalent commands; they write to the current folder, or load the plan:")
+    for line in lines:
+        output.text(f"  {line}")
 
 
 def _counts(types: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""`uino-deploy compare`: did anything become slower, larger or wrong between two records?"""
+"""`uino-deploy compare`: find what became slower, larger or wrong between two records."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Per cent by which a median may be worse.",
+    help="Per cent by which a median may get worse.",
 )
-@click.option("--all", "everything", is_flag=True, help="List figures that did not change too.")
+@click.option("--all", "everything", is_flag=True, help="Also list figures that did not change.")
 @output_options
 def compare(before: Path, after: Path, margin: float, everything: bool, output: Output) -> None:
     """Compare two records of `uino-deploy benchmark`; fail on a regression.

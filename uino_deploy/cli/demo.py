@@ -1,4 +1,4 @@
-"""`uino-deploy demo`: the whole way on the bundled model, with a report to look at."""
+"""`uino-deploy demo`: export, verify and run the bundled model, with a report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from uino_deploy.cli._options import FILE, force_option, output_options
     type=FILE,
     default=Path("build/demo"),
     show_default=True,
-    help="The folder to write.",
+    help="Folder to write.",
 )
 @force_option
 @output_options
 def demo(target: Path, force: bool, output: Output) -> None:
-    """Export the bundled model, verify it, and segment classes it never saw with the bundle.
+    """Export the bundled model, verify it, and segment classes it has never seen.
 
-    Takes a minute or less on two cores and no download. Leaves the bundle, the enrolled
+    Takes about a minute on two cores and downloads nothing. Writes the bundle, the enrolled
     classes, the queries, the masks and a report (report.html, report.json).
 
     \b

@@ -1,4 +1,4 @@
-"""`uino-deploy doctor`: what is installed, what would run here, what to do about the rest."""
+"""`uino-deploy doctor`: report what is installed, what runs here, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from uino_deploy.cli._options import output_options
 @click.command()
 @output_options
 def doctor(output: Output) -> None:
-    """Say what is installed, which backends would run here, and how to mend the rest.
+    """Report what is installed, which backends run here, and how to fix the rest.
 
-    Fails with exit code 3 when an installed combination is known to be broken: onnxruntime beside
-    onnxruntime-gpu, or a NumPy that TensorRT's bindings cannot read. A missing backend is advice,
-    not a failure.
+    Exits with 3 if installed packages are known to conflict: onnxruntime and onnxruntime-gpu
+    together, or a NumPy version that TensorRT's bindings cannot use. A missing backend is not an
+    error.
 
     \b
     Example:

@@ -18,32 +18,36 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--checkpoint", type=FILE, help="A checkpoint of uino-deploy's own.")
+@click.option("--checkpoint", type=FILE, help="A uino-deploy checkpoint.")
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), help="Build this model from published weights."
 )
-@click.option("--encoder-checkpoint", type=FILE, help="DINOv2's .pth or model.safetensors.")
-@click.option("--sam-checkpoint", type=FILE, help="Segment Anything's .pth, for the mask decoder.")
-@click.option("--seed", type=int, help="Of the weights that no checkpoint gives.  [default: 0]")
-@click.option("--variant", type=click.Choice(VARIANTS), help="With --preset.  [default: full]")
-@click.option("--image-size", type=int, help="Side in pixels; the model's own by default.")
+@click.option("--encoder-checkpoint", type=FILE, help="DINOv2 checkpoint, .pth or .safetensors.")
+@click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint for the mask decoder, .pth.")
+@click.option("--seed", type=int, help="Seed for weights without a checkpoint.  [default: 0]")
+@click.option(
+    "--variant", type=click.Choice(VARIANTS), help="Variant of the preset.  [default: full]"
+)
+@click.option("--image-size", type=int, help="Image side in pixels.  [default: the model's]")
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
     metavar="[PIECE=]fp32|fp16|bf16|int8",
-    help="Of all pieces, or of encoder, adapter, support, prompt or decoder; repeatable. int8 is "
-    "for the encoder.",
+    help="Precision of every piece, or of PIECE: encoder, adapter, support, prompt or decoder. "
+    "Repeatable; int8 is for the encoder only.",
 )
 @click.option(
     "--calibrate",
     type=FILE,
-    help="Folder of images that set the scales of int8; photographs and demo scenes by default.",
+    help="Folder of images to calibrate int8 on.  [default: photographs and demo scenes]",
 )
-@click.option("--opset", type=int, default=18, show_default=True, help="Of the ONNX files.")
-@click.option("--max-shots", type=int, help="Refuse more support images than this.")
-@click.option("--max-batch", type=int, help="Refuse more queries at once than this.")
-@click.option("-o", "--output", "target", type=FILE, required=True, help="The bundle, NAME.uino.")
+@click.option("--opset", type=int, default=18, show_default=True, help="ONNX opset.")
+@click.option("--max-shots", type=int, help="Largest number of support images a class may have.")
+@click.option("--max-batch", type=int, help="Largest query batch.")
+@click.option(
+    "-o", "--output", "target", type=FILE, required=True, help="Bundle to write, NAME.uino."
+)
 @force_option
 @output_options
 def export(
@@ -65,8 +69,8 @@ def export(
 ) -> None:
     """Export a model piece by piece to ONNX and write a bundle.
 
-    The model is a checkpoint of uino-deploy's own, or a preset filled with published weights.
-    What no checkpoint gives holds seeded random weights; the output and the bundle name it as
+    The model comes from a uino-deploy checkpoint, or from a preset with published weights. Parts
+    without a checkpoint get seeded random weights; the output and the bundle list them as
     untrained.
 
     \b
@@ -144,7 +148,7 @@ def _calibration(folder: Path | None) -> list[NDArray[np.uint8]]:
 
         return calibration_images()
     from uino_deploy.images import load_image
-    from uino_deploy.runtime.outputs import find_images
+    from uino_deploy.runtime.batch import find_images
 
     return [load_image(path) for path in find_images([str(folder)])]
 

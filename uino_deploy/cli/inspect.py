@@ -1,4 +1,4 @@
-"""`uino-deploy inspect`: say what a file, a bundle or a preset holds."""
+"""`uino-deploy inspect`: describe a file, a bundle or a preset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from uino_deploy.cli._console import Output
+from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import output_options
 
 Description = dict[str, Any]
@@ -17,10 +17,10 @@ Description = dict[str, Any]
 @click.argument("target", metavar="FILE|PRESET")
 @output_options
 def inspect(target: str, output: Output) -> None:
-    """Say what a bundle, a support, a checkpoint, an ONNX file or a preset holds.
+    """Describe a bundle, a support file, a checkpoint, an ONNX file or a preset.
 
-    A bundle and a support are checked against their hashes first. A preset (vits14, vitb14,
-    vitl14, each also with -reg, and tiny) lists the parameters of every part of its model.
+    Bundles and support files are first checked against their hashes. A preset (vits14, vitb14,
+    vitl14, each also with -reg, and tiny) lists the parameter counts of its model's parts.
 
     \b
     Examples:
@@ -42,15 +42,17 @@ def _show_bundle(found: Description, output: Output) -> None:
     output.text(
         f"bundle {found['path']}: {model['preset']} {model['variant']} at "
         f"{model['image_size']} px, opset {manifest['opset']}, schema {manifest['schema']}, "
-        f"{size(found['bytes'])}, every file as its manifest says"
+        f"{size(found['bytes'])}, all files match the manifest"
     )
     output.text(f"fingerprint {manifest['fingerprint']}")
     output.text()
     output.table(
-        ["piece", "precision", "inputs", "outputs"],
+        ["piece", "precision", "edge", "name", "shape"],
         [
-            [piece["name"], piece["precision"], edges(piece["inputs"]), edges(piece["outputs"])]
+            [piece["name"], piece["precision"], kind, edge["name"], shape(edge["shape"])]
             for piece in manifest["pieces"].values()
+            for kind, listed in (("in", piece["inputs"]), ("out", piece["outputs"]))
+            for edge in listed
         ],
     )
     output.text()
@@ -75,7 +77,8 @@ def _show_support(found: Description, output: Output) -> None:
     shots = f"{found['shots']} shot{'s' if found['shots'] > 1 else ''}"
     output.text(
         f"support {found['path']}: class {found['name']!r}, {shots}, encoded in "
-        f"{found['precision']} by {found['model']}, {size(found['bytes'])}, contents as saved"
+        f"{found['precision']} by {found['model']}, {size(found['bytes'])}, "
+        "contents match their hash"
     )
     output.text(f"fingerprint {found['fingerprint']}")
     output.text()
@@ -90,10 +93,10 @@ def _show_checkpoint(found: Description, output: Output) -> None:
     types = ", ".join(f"{count} {dtype}" for dtype, count in found["dtypes"].items())
     output.text(
         f"checkpoint {found['path']}: {found['layout']}, {found['tensors']} tensors ({types}), "
-        f"{total:,} numbers, {size(found['bytes'])}"
+        f"{total:,} parameters, {size(found['bytes'])}"
     )
     output.text()
-    output.table(["part", "numbers"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
+    output.table(["part", "parameters"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
     if found["metadata"]:
         output.text()
     for key, value in found["metadata"].items():
@@ -127,15 +130,23 @@ def _show_preset(found: Description, output: Output) -> None:
         f"{encoder['heads']} heads, {encoder['registers']} registers, patch {encoder['patch']}, "
         f"{found['image_size']} px"
     )
-    output.text("parameters of each part; the segmenter is everything but the encoder")
+    output.text("parameters per part; the segmenter is everything but the encoder")
     output.text()
     counts = found["parameters"]
     names = max(counts.values(), key=len)  # the fullest variant has every part, in order
     output.table(
         ["part", *counts],
-        [[name, *(f"{each[name]:,}" if name in each else "-" for each in counts.values())]
-         for name in names],
-    )  # fmt: skip
+        [
+            [_nested(name), *(f"{c[name]:,}" if name in c else "-" for c in counts.values())]
+            for name in names
+        ],
+    )
+
+
+def _nested(name: str) -> str:
+    """Return a part's name, indented by its depth: "a.b" as "  b"."""
+    *above, own = name.split(".")
+    return "  " * len(above) + own
 
 
 _SHOWN: dict[str, Callable[[Description, Output], None]] = {
@@ -154,22 +165,9 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def size(count: int) -> str:
-    """Return bytes for people: 12.6 MB (powers of ten)."""
-    for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= step:
-            return f"{count / step:.1f} {unit}"
-    return f"{count} B"
-
-
 def shape(dimensions: list[int | str]) -> str:
     """Return a shape such as [batch, 3, 112, 112]."""
     return f"[{', '.join(map(str, dimensions))}]"
-
-
-def edges(tensors: list[Description]) -> str:
-    """Return the edges of a piece on one line."""
-    return " ".join(f"{each['name']}{shape(each['shape'])}" for each in tensors)
 
 
 def versions(found: dict[str, str]) -> str:

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from uino_deploy.cli._console import Output
+from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import FILE, force_option, output_options
-
-if TYPE_CHECKING:
-    from uino_deploy.kernels.compiler.build import Compiled
-    from uino_deploy.kernels.compiler.targets import Target
 
 CUDA = click.option(
     "--cuda",
     default="12.6",
     show_default=True,
-    help="The oldest CUDA release whose driver must take the PTX: 12.6, 13.0 or 13.2.",
+    help="Oldest CUDA release whose driver must accept the PTX: 12.6, 13.0 or 13.2.",
 )
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def kernels() -> None:
     """Compile the two operators' kernels ahead of time, and report on them."""
 
 
 @kernels.command()
-@click.option("--arch", "archs", multiple=True, required=True, help="sm_87, sm_110, ...; repeat.")
-@click.option("--preset", "presets", multiple=True, help="Models to build for; default all.")
+@click.option(
+    "--arch", "archs", multiple=True, required=True, help="Architecture, such as sm_87. Repeatable."
+)
+@click.option(
+    "--preset", "presets", multiple=True, help="Model to build for.  [default: all; repeatable]"
+)
 @CUDA
 @click.option("-o", "--output", "folder", type=FILE, help="Folder to write.")
-@click.option("--bundle", "bundle", type=FILE, help="Bundle to add its own model's kernels to.")
+@click.option(
+    "--bundle", "bundle", type=FILE, help="Bundle whose model to build for; the kernels go into it."
+)
 @force_option
 @output_options
 def build(
@@ -44,7 +47,7 @@ def build(
     force: bool,
     output: Output,
 ) -> None:
-    """Write PTX, cubin and a JSON for every kernel variant the models need. No GPU is needed.
+    """Write PTX, cubin and JSON for every kernel variant that the models need; needs no GPU.
 
     \b
     Examples:
@@ -53,18 +56,20 @@ def build(
       uino-deploy kernels build --arch sm_87 --bundle model.uino
     """
     from uino_deploy.errors import InputError
+    from uino_deploy.kernels.compiler.install import build_folder, build_into
     from uino_deploy.kernels.compiler.targets import target
 
     if (folder is None) == (bundle is None):
-        raise InputError("say where the kernels go", "either -o FOLDER or --bundle BUNDLE")
+        raise InputError("no output is given", "use either -o FOLDER or --bundle BUNDLE")
     if bundle is not None and presets:
-        raise InputError("--preset does not go with --bundle, which has its own model")
+        raise InputError("--preset cannot be combined with --bundle, which has its own model")
     targets = [target(arch, cuda) for arch in dict.fromkeys(archs)]
     _known(presets)
-    place = folder or bundle
-    assert place is not None
-    write = _build_folder if bundle is None else _build_into
-    compiled = write(place, targets, presets, force, output)
+    if bundle is None:
+        assert folder is not None
+        compiled = build_folder(folder, targets, presets, force=force, progress=output.log)
+    else:
+        compiled = build_into(bundle, targets, force=force, progress=output.log)
     output.table(
         ["kernel", "registers", "spilled", "shared", "plugin"],
         [
@@ -79,55 +84,25 @@ def build(
         ],
     )
     where = "bundle" if folder is None else "folder"
-    output.document({where: str(place), "kernels": [k.record for k in compiled]})
-
-
-def _build_folder(
-    folder: Path, targets: list[Target], presets: tuple[str, ...], force: bool, output: Output
-) -> list[Compiled]:
-    from uino_deploy.files import atomic_directory
-    from uino_deploy.kernels.compiler.build import compile_target, write
-
-    compiled = []
-    with atomic_directory(folder, force) as temporary:
-        for goal in targets:
-            output.log(f"compiling for {goal.arch}")
-            compiled += compile_target(goal, presets or None)
-        write(compiled, temporary)
-    return compiled
-
-
-def _build_into(
-    root: Path, targets: list[Target], presets: tuple[str, ...], force: bool, output: Output
-) -> list[Compiled]:
-    from uino_deploy.bundle import Bundle
-    from uino_deploy.kernels.compiler.build import compile_models
-    from uino_deploy.kernels.compiler.install import install, refuse_present
-
-    bundle = Bundle.open(root)
-    if not force:
-        refuse_present(bundle, [goal.arch for goal in targets])
-    found = []
-    for goal in targets:
-        output.log(f"compiling for {goal.arch}")
-        compiled = compile_models(goal, [bundle.config])
-        install(root, goal.arch, compiled)
-        found += compiled
-    return found
+    output.document({where: str(folder or bundle), "kernels": [k.record for k in compiled]})
 
 
 @kernels.command()
-@click.option("--preset", "presets", multiple=True, help="Models; default vitb14.")
-@click.option("--arch", "archs", multiple=True, help="Architectures; default sm_87.")
-@click.option("--dtype", "dtypes", multiple=True, help="Element types; default float16.")
-@click.option("--all", "everything", is_flag=True, help="Every model, architecture and type.")
-@click.option("--cuda", help="CUDA release to compile for; default the oldest that knows the GPU.")
-@click.option("--kernels", "built", type=FILE, help="Take what kernels build wrote here.")
-@click.option("--journal", type=FILE, help="Note what was executed here, and take it from here.")
-@click.option("--load", type=FILE, help="Compile and execute nothing: print these saved records.")
-@click.option("--save", type=FILE, help="Also write the records, one JSON line each.")
+@click.option("--preset", "presets", multiple=True, help="Model.  [default: vitb14; repeatable]")
+@click.option("--arch", "archs", multiple=True, help="Architecture.  [default: sm_87; repeatable]")
+@click.option(
+    "--dtype", "dtypes", multiple=True, help="Element type.  [default: float16; repeatable]"
+)
+@click.option("--all", "everything", is_flag=True, help="All models, architectures and types.")
+@click.option("--cuda", help="CUDA release.  [default: the oldest that supports the GPU]")
+@click.option(
+    "--kernels", "built", type=FILE, help="Use the kernels that `kernels build` wrote here."
+)
+@click.option("--journal", type=FILE, help="Cache of executed kernels to read and extend.")
+@click.option("--load", type=FILE, help="Print these saved records; compile and execute nothing.")
+@click.option("--save", type=FILE, help="Also write the records as JSON lines.")
 @click.option("--html", type=FILE, help="Also write a page with plots.")
-@click.option("--readme", type=FILE, help="Also renew the tables in this Markdown file.")
+@click.option("--readme", type=FILE, help="Also update the tables in this Markdown file.")
 @force_option
 @output_options
 def report(
@@ -145,9 +120,9 @@ def report(
     force: bool,
     output: Output,
 ) -> None:
-    """Say what each kernel holds, computes and moves: counted by executing its PTX.
+    """Report each kernel's resources, work and memory traffic, counted by executing its PTX.
 
-    Nothing is timed: no GPU is used. The floor is what no kernel can beat, not a prediction.
+    Nothing is timed and no GPU is used. The floor is a lower bound on time, not a prediction.
 
     \b
     Examples:

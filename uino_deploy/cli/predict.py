@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +11,11 @@ import click
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import force_option, output_options
-from uino_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from uino_deploy.runtime import Predictor, Support
+    from uino_deploy.runtime import Predictor
 
-RESULTS = "results.jsonl"
-# More rows than this are left to the files.
+# A longer table is left to results.jsonl.
 TABLE_ROWS = 24
 
 
@@ -33,7 +28,7 @@ TABLE_ROWS = 24
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="An enrolled class. Repeat it for more classes; an image is still encoded once.",
+    help="Enrolled class. Repeatable; each image is encoded once for all classes.",
 )
 @click.option(
     "-o",
@@ -41,7 +36,7 @@ TABLE_ROWS = 24
     "output_path",
     required=True,
     type=click.Path(path_type=Path),
-    help="The folder for masks, overlays and results.jsonl.",
+    help="Folder to write: masks, overlays and results.jsonl.",
 )
 @click.option("--overlay/--no-overlay", default=True, help="Draw the masks over the images.")
 @click.option(
@@ -49,7 +44,7 @@ TABLE_ROWS = 24
     type=float,
     default=0.0,
     show_default=True,
-    help="Logits above it are foreground.",
+    help="Logits above this are foreground.",
 )
 @backend_options
 @force_option
@@ -68,8 +63,9 @@ def predict(
     """Segment enrolled classes in images: files, folders or globs.
 
     Writes masks/CLASS/NAME.png (0 and 255, at the image's own size), overlays/NAME.jpg, for several
-    classes labels/NAME.png, and a JSON line per image into results.jsonl. If an image cannot be
-    read, nothing is written. A mask's score is its predicted IoU, which may leave 0 to 1.
+    classes labels/NAME.png, and one JSON line per image to results.jsonl. If an image cannot be
+    read, nothing is written. A score is the IoU that the model predicts for its mask; it can fall
+    outside 0 to 1.
 
     \b
     Example:
@@ -77,86 +73,38 @@ def predict(
       uino-deploy predict demo.uino 'photos/**/*.jpg' --support bottle.safetensors \\
           --support cup.safetensors -o found --json
     """
-    from uino_deploy.files import atomic_directory
-    from uino_deploy.images import check_image
-    from uino_deploy.runtime.outputs import find_images
+    from uino_deploy.runtime import segment_folder
+    from uino_deploy.runtime.batch import median_seconds
 
-    images = find_images(inputs)
-    with atomic_directory(output_path, force, marker=RESULTS) as folder:
-        for image in images:
-            check_image(image)
-        predictor = load(bundle)
-        classes = load_supports(supports, predictor)
-        records = segment(predictor, images, classes, folder, overlay, threshold, output)
-    report(output, output_path, records)
+    predictor = load(bundle)
+    records = segment_folder(
+        predictor,
+        inputs,
+        supports,
+        output_path,
+        threshold=threshold,
+        draw=overlay,
+        force=force,
+        progress=output.progress,
+    )
+    seconds = median_seconds(records)
+    _show(output, output_path, records, seconds)
     output.document(
         {
             "bundle": str(bundle),
             "output": str(output_path),
             "threshold": threshold,
             **predictor.backend.describe(),
-            "seconds_per_image": median_seconds(records),
+            "seconds_per_image": seconds,
             "images": records,
         }
     )
 
 
-def load_supports(paths: Sequence[Path], predictor: Predictor) -> list[Support]:
-    """Read support files and check that this bundle made them and that their names differ.
-
-    Raises:
-        InputError: a file is unreadable, another model's, or has the name of another one.
-    """
-    from uino_deploy.runtime import Support
-
-    taken: dict[str, Path] = {}
-    found = []
-    for path in paths:
-        support = Support.load(path)
-        support.check(predictor.bundle.manifest)
-        other = taken.setdefault(support.name.casefold(), path)
-        if other is not path:
-            raise InputError(
-                f"{other} and {path} both hold a class named {support.name!r}",
-                "enroll one of them again under another name",
-            )
-        found.append(support)
-    return found
-
-
-def segment(
-    predictor: Predictor,
-    images: Sequence[Path],
-    classes: Sequence[Support],
-    folder: Path,
-    overlay: bool,
-    threshold: float,
-    output: Output,
-) -> list[dict[str, Any]]:
-    """Segment the images and write everything into `folder`; return the lines of results.jsonl."""
-    from uino_deploy.images import load_image
-    from uino_deploy.runtime.outputs import output_names, write_results
-
-    records = []
-    with (
-        open(folder / RESULTS, "w", encoding="utf-8") as lines,
-        output.progress("segmenting", len(images)) as step,
-    ):
-        for path, name in zip(images, output_names(images), strict=True):
-            image = load_image(path)
-            start = time.perf_counter()
-            results = predictor.predict(image, classes, threshold)
-            seconds = time.perf_counter() - start
-            written = write_results(folder, name, image, results, overlay)
-            record = {"image": str(path), "seconds": round(seconds, 4), **written}
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-            records.append(record)
-            step()
-    return records
-
-
-def report(output: Output, output_path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Say what was found: a table while it is short, and one line."""
+def _show(
+    output: Output, output_path: Path, records: Sequence[dict[str, Any]], seconds: float
+) -> None:
+    """Print a table if it is short, and one line."""
     rows = [
         [record["image"], found["name"], round(found["score"], 3), f"{found['area']:.1%}"]
         for record in records
@@ -164,12 +112,6 @@ def report(output: Output, output_path: Path, records: Sequence[dict[str, Any]])
     ]
     if len(rows) <= TABLE_ROWS:
         output.table(["image", "class", "score", "area"], rows)
+        output.text("score: the IoU that the model predicts; it can fall outside 0 to 1")
     plural = "s" if len(records) > 1 else ""
-    pace = median_seconds(records)
-    output.text(f"{len(records)} image{plural}, {pace:.3f} s an image (median): {output_path}")
-
-
-def median_seconds(records: Sequence[dict[str, Any]]) -> float:
-    """Return the median time of `Predictor.predict`; the first call also loads the pieces."""
-    seconds: list[float] = [record["seconds"] for record in records]
-    return round(statistics.median(seconds), 4)
+    output.text(f"{len(records)} image{plural}, {seconds:.3f} s an image (median): {output_path}")

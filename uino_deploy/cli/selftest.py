@@ -1,4 +1,4 @@
-"""`uino-deploy selftest`: what this machine can prove, claim by claim."""
+"""`uino-deploy selftest`: check every claim that this machine can check."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--gpu", is_flag=True, help="Check what needs an NVIDIA GPU, and only that.")
-@click.option("--bundle", type=FILE, help="Check this bundle.  [default: the demo's, exported now]")
-@click.option("--kernels", type=FILE, help="Compiled kernels, a folder that kernels build wrote.")
+@click.option("--gpu", is_flag=True, help="Check only what needs an NVIDIA GPU.")
+@click.option("--bundle", type=FILE, help="Bundle to check.  [default: the demo's, exported now]")
+@click.option("--kernels", type=FILE, help="Folder of kernels that `kernels build` wrote.")
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
     default=8.0,
     show_default=True,
-    help="Begin no claim after this time, and end the one that runs.",
+    help="Time limit. No claim starts after it; one that is still running fails.",
 )
-@click.option("-o", "--output", "report_path", type=FILE, help="Also write the JSON document here.")
+@click.option(
+    "-o", "--output", "report_path", type=FILE, help="Also write the JSON document to this file."
+)
 @force_option
 @output_options
 def selftest(
@@ -39,9 +41,10 @@ def selftest(
 ) -> None:
     """Check every claim that this machine can check: operators, pieces, the whole, backends.
 
-    Each claim ends as passed, failed, or skipped with what was missing. With a bundle it needs no
-    torch: the bundle carries PyTorch's outputs. With --gpu and no GPU it says what it could not do
-    and exits with 3.
+    Each claim passes, fails, or is skipped with what is missing. The self-test passes if no claim
+    failed and every group of claims whose packages are installed ran to its end. With --bundle it
+    needs no torch: the bundle stores PyTorch's outputs. With --gpu on a machine without a GPU it
+    lists what it could not check and exits with 3.
 
     \b
     Examples:
@@ -51,29 +54,18 @@ def selftest(
     """
     import msgspec
 
-    from uino_deploy.bundle import Bundle
     from uino_deploy.files import atomic_file, refuse_existing
     from uino_deploy.selftest import run_selftest
 
     if report_path is not None:
         refuse_existing(report_path, force)
-    if bundle is not None:
-        Bundle.open(bundle)
     report = run_selftest(bundle, gpu, kernels, minutes, output.text)
-    document = _document(report)
+    document = report.document()
     if report_path is not None:
         with atomic_file(report_path, force) as temporary:
             temporary.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
     output.document(document)
     _conclude(report, output)
-
-
-def _document(report: Report) -> dict[str, object]:
-    import msgspec
-
-    plain: dict[str, object] = msgspec.to_builtins(report)
-    counts = {verdict: report.count(verdict) for verdict in ("passed", "failed", "skipped")}
-    return {"passed": not (counts["failed"] or report.without_gpu), "counts": counts, **plain}
 
 
 def _conclude(report: Report, output: Output) -> None:
@@ -82,10 +74,13 @@ def _conclude(report: Report, output: Output) -> None:
     output.text()
     if report.gpu is not None:
         output.text(f"GPU: {report.gpu['name']} ({report.gpu['architecture']})")
+    if report.required:
+        output.text(f"required groups that ran: {', '.join(report.ran) or 'none'}")
     output.text(f"{counts} in {report.seconds:.0f} s")
-    failed = [f"{one.group}: {one.claim}" for one in report.findings if one.verdict == "failed"]
     if report.without_gpu:
         output.verdict([f"nothing could be checked: {report.without_gpu}"], code=3)
-    if not report.count("passed") and not failed:
+    if not report.checked:
         output.verdict(["nothing could be checked here; the lines above say why"], code=3)
-    output.verdict(failed[:3] + ([f"{len(failed) - 3} more"] if len(failed) > 3 else []))
+    failures = report.failures
+    more = [f"{len(failures) - 3} more"] if len(failures) > 3 else []
+    output.verdict(failures[:3] + more)

@@ -1,4 +1,4 @@
-"""`uino-deploy verify`: is the bundle the model?"""
+"""`uino-deploy verify`: compare a bundle with PyTorch, piece by piece."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import click
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, output_options
-from uino_deploy.cli.enroll import split_shot
 
 if TYPE_CHECKING:
     from uino_deploy.bundle import Bundle
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=FILE)
-@click.option("--checkpoint", type=FILE, help="The checkpoint of our own that was exported.")
-@click.option("--encoder-checkpoint", type=FILE, help="DINOv2's, if the export used it.")
-@click.option("--sam-checkpoint", type=FILE, help="Segment Anything's, if the export used it.")
-@click.option("--untrained", is_flag=True, help="The export used no checkpoint at all.")
-@click.option("--query", type=FILE, help="An image to compare on; generated ones by default.")
-@click.option("--shot", "shots", multiple=True, metavar="IMAGE:MASK", help="Of the query's class.")
+@click.option("--checkpoint", type=FILE, help="The uino-deploy checkpoint that was exported.")
+@click.option("--encoder-checkpoint", type=FILE, help="DINOv2 checkpoint, if it was exported.")
+@click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint, if it was exported.")
+@click.option("--untrained", is_flag=True, help="The export used no checkpoint.")
+@click.option("--query", type=FILE, help="Image to compare on.  [default: generated ones]")
+@click.option("--shot", "shots", multiple=True, metavar="IMAGE:MASK", help="Shot of its class.")
 @backend_options
 @output_options
 def verify(
@@ -41,11 +40,11 @@ def verify(
     load: Callable[[Path], Predictor],
     output: Output,
 ) -> None:
-    """Compare every exported piece, and the whole, with PyTorch; name the guilty piece.
+    """Compare each exported piece, and the whole bundle, with PyTorch; name the piece at fault.
 
-    Each piece is judged by itself, and by the mask when it alone is exported and the others are
-    PyTorch. Without a checkpoint, the pieces are compared with PyTorch's outputs that the bundle
-    carries: that needs no torch, so a device can check itself.
+    Each piece is checked twice: its outputs against PyTorch's, and the final mask when this piece
+    alone is exported and the others run in PyTorch. Without a checkpoint, the reference is the
+    PyTorch outputs stored in the bundle: this needs no torch, so a device can check itself.
 
     \b
     Examples:
@@ -63,6 +62,7 @@ def verify(
         raise click.UsageError("--query needs the model to compare with, such as --checkpoint")
     from uino_deploy.export import verify_bundle
     from uino_deploy.images import load_image, load_mask
+    from uino_deploy.runtime.shots import split_shot
 
     predictor = load(bundle)
     model = None
@@ -120,10 +120,10 @@ def _show(report: VerifyReport, output: Output) -> None:
     )
     output.text()
     output.table(
-        ["exported alone", "logits relative L2", "allowed", "mask IoU", "at least", ""],
+        ["one piece exported", "logits relative L2", "allowed", "mask IoU", "at least", ""],
         [
             [
-                "all of them" if swap.piece == "query" else swap.piece,
+                "all pieces" if swap.piece == "query" else swap.piece,
                 f"{swap.logits_relative_l2:.2e}",
                 f"{swap.logits_allowed:.0e}",
                 f"{swap.mask_iou:.4f}",

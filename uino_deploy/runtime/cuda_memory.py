@@ -19,15 +19,11 @@ from weakref import finalize
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.errors import DependencyError
+from uino_deploy.errors import CudaError, DependencyError
 from uino_deploy.runtime.session import Array
 
 # TensorRT wants the addresses of inputs and outputs so (NvInferRuntime.h, setTensorAddress).
 ALIGNMENT = 256
-
-
-class CudaError(DependencyError):
-    """A call of the CUDA runtime failed."""
 
 
 def import_cudart() -> Any:
@@ -55,17 +51,25 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
         doing: what it was for, for the message.
 
     Raises:
-        CudaError: the call did not succeed.
+        DependencyError: there is no GPU, no driver, or one too old for this cuda-python.
+        CudaError: the call failed for any other reason.
     """
     error, *values = result
     if int(error) != 0:
-        raise CudaError(f"{doing}: {error.name} ({int(error)})", _HINTS.get(error.name, ""))
+        what = f"{doing}: {error.name} ({int(error)})"
+        if error.name in _MISSING:
+            raise DependencyError(what, _MISSING[error.name])
+        raise CudaError(what, _HINTS.get(error.name, ""))
     return values[0] if len(values) == 1 else tuple(values)
 
 
-_HINTS = {
+# What is missing on the machine, and no fault of a GPU: driver_types.h names them so.
+_MISSING = {
+    "cudaErrorStubLibrary": "install the GPU's driver: the toolkit's stub of it was loaded",
     "cudaErrorInsufficientDriver": "install the GPU's driver, or one for this cuda-python",
     "cudaErrorNoDevice": "this needs an NVIDIA GPU",
+}
+_HINTS = {
     "cudaErrorMemoryAllocation": "the GPU's memory is full: stop what else uses it, or use a "
     "smaller batch, image size or precision",
 }
@@ -224,9 +228,11 @@ class Device:
             count = check(self._cudart.cudaGetDeviceCount(), "looking for a GPU")
         # cuda-python 12.6 and older raise where there is no driver, newer ones return an error.
         except RuntimeError as error:
-            raise CudaError(f"looking for a GPU: {error}", "install the GPU's driver") from error
+            raise DependencyError(
+                f"looking for a GPU: {error}", "install the GPU's driver"
+            ) from error
         if not count:
-            raise CudaError("there is no NVIDIA GPU here", "use another backend")
+            raise DependencyError("there is no NVIDIA GPU here", "use another backend")
         check(self._cudart.cudaSetDevice(0), "selecting the GPU")
         check(self._cudart.cudaFree(0), "starting CUDA")
 
@@ -286,7 +292,7 @@ class DeviceArray:
         shape: the size of each dimension.
         dtype: the elements' type.
         nbytes: their size together.
-        address: of the first element, aligned to `ALIGNMENT`.
+        address: the first element's, aligned to `ALIGNMENT`.
     """
 
     def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

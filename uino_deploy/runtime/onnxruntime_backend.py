@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.bundle.external_weights import external_weights
+from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError, UinoDeployError
 from uino_deploy.runtime.onnxruntime_providers import CPU, PROVIDERS, parse_provider, select
 from uino_deploy.runtime.session import Array, HostBackend, HostSession
@@ -123,7 +124,7 @@ def _import_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise DependencyError(
-            f"onnxruntime cannot be imported: {error}", "pip install 'uino-deploy[cpu]'"
+            f"onnxruntime cannot be imported: {error}", install_command("cpu")
         ) from error
     return onnxruntime
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.bundle.external_weights import external_weights
+from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.kernels import identity, openvino_nodes
@@ -446,6 +447,6 @@ def _import_openvino() -> Any:
         import openvino
     except ImportError as error:
         raise DependencyError(
-            f"openvino cannot be imported: {error}", "pip install 'uino-deploy[openvino]'"
+            f"openvino cannot be imported: {error}", install_command("openvino")
         ) from error
     return openvino

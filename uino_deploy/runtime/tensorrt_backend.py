@@ -11,7 +11,8 @@ import numpy as np
 
 from uino_deploy.bundle import Bundle, Piece, Tensor
 from uino_deploy.bundle.plans import EngineBackend, PlanInfo, load_plan, rebuild_command
-from uino_deploy.errors import BundleError, CheckFailed, DependencyError, InputError
+from uino_deploy.dependencies import install_command
+from uino_deploy.errors import BundleError, CheckFailed, CudaError, DependencyError, InputError
 from uino_deploy.runtime.cuda_memory import Device, DeviceArray, Graph
 from uino_deploy.runtime.session import (
     Array,
@@ -75,7 +76,7 @@ class TensorRtBackend:
         _check_edges(self._trt, path, described, engine, again)
         context = engine.create_execution_context()
         if context is None:
-            raise DependencyError(f"{path} cannot be made ready: {self._log.last_error}")
+            raise CudaError(f"{path} cannot be made ready: {self._log.last_error}")
         after, _ = self._device.memory()
         self._engines += max(0, before - after)
         times = _layer_times(self._trt) if self._profile else None
@@ -288,7 +289,7 @@ def _import_tensorrt(name: EngineBackend) -> Any:
     # Bindings without their native library raise other errors than ImportError.
     except (ImportError, OSError, RuntimeError) as error:
         raise DependencyError(
-            f"{name} cannot be imported: {error}", f"pip install 'uino-deploy[{name}]'"
+            f"{name} cannot be imported: {error}", install_command(name)
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What this machine can prove of the product, claim by claim; `uino-deploy selftest` runs it.
+"""The self-test: claims about the product that this machine can check.
 
 Claims come in groups, and each group runs in a process of its own: a crash in one, or a GPU that
 it left broken, is that group's failure and nobody else's.

@@ -24,7 +24,7 @@ class Measured:
 
     Attributes:
         value: the number; one that is not finite fails.
-        unit: of the value, such as "relative L2", "ms" or "bytes".
+        unit: the value's unit, such as "relative L2", "ms" or "bytes".
         bound: the limit; None for a number that is only reported.
         at_least: the bound is the least allowed, not the largest.
         what: which part of the claim, such as an output's name.
@@ -52,7 +52,7 @@ class Claim:
         name: what is claimed, in a few words, unique within its group.
         how: how that is checked.
         check: yields what it measures. It raises `CannotCheck` or `DependencyError` where the
-            machine lacks something, and anything else where the claim does not hold.
+            machine lacks something, and anything else, such as `CudaError`, where the claim fails.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Finding(msgspec.Struct, kw_only=True):
         claim: what is claimed.
         how: how it was checked.
         measured: the number found; None where there is none.
-        unit: of the number.
+        unit: the number's unit.
         bound: the limit that it was held against; None where it is only reported.
         sense: whether the bound is the largest ("at most") or the least ("at least") allowed.
         verdict: passed, failed or skipped.
@@ -131,7 +131,7 @@ def _finding(group: str, claim: Claim, measured: Measured) -> Finding:
 
 def _breach(measured: Measured, sense: str) -> str:
     if measured.bound is None:
-        return f"{measured.value} {measured.unit} is no number"
+        return f"{measured.value} {measured.unit} is not a number"
     return f"{measured.value:.3g} {measured.unit}, allowed is {sense} {measured.bound:.3g}"
 
 

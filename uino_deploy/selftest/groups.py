@@ -1,14 +1,10 @@
-"""The groups of claims by name, and the process that checks one of them.
+"""The groups of claims by name, which of them must run, and the job that checks one.
 
-The process is told a setting and a group on stdin, and writes a JSON document a line: the claims'
-names, then for each claim that it begins and what came of it. Whatever a library prints goes to
-stderr.
+`uino_deploy.child` runs the job. Its notes name each claim that it begins and what came of it.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +13,10 @@ import msgspec
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import EngineBackend
+from uino_deploy.child import Note
+from uino_deploy.dependencies import installed_version, is_importable
 from uino_deploy.errors import DependencyError
+from uino_deploy.export.engines import RTX_ARCHITECTURES
 from uino_deploy.runtime.backends import BACKENDS, BackendOptions, open_backend
 from uino_deploy.runtime.session import Backend
 from uino_deploy.selftest import gpu, operators, pieces
@@ -27,6 +26,7 @@ from uino_deploy.selftest.setting import Setting
 Group = Callable[[], list[Claim]]
 
 _ONNXRUNTIME_GPU = ("cuda", "tensorrt", "tensorrt-rtx")
+_RTX_ADAPTERS = ("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
 
 
 def groups(setting: Setting, on_gpu: bool) -> dict[str, Group]:
@@ -82,36 +82,74 @@ def _with_plans(setting: Setting, label: str, backend: EngineBackend) -> list[Cl
     ]
 
 
+# What each backend surely computes; in other types it depends on the processor or the GPU.
+_SURE = {
+    "onnxruntime": {"fp32", "fp16", "int8"},
+    "openvino": {"fp32", "int8"},
+    "tensorrt": {"fp32", "fp16", "bf16"},
+    "tensorrt-rtx": {"fp32", "fp16", "bf16"},
+    **{f"onnxruntime:{provider}": {"fp32", "fp16"} for provider in _ONNXRUNTIME_GPU},
+}
+
+
+def required(setting: Setting, on_gpu: bool) -> list[str]:
+    """Return the groups that must run for the self-test to pass: this machine has all they need.
+
+    Needed are a backend's packages, a bundle or what exports one, and a precision that the backend
+    computes everywhere.
+    """
+    found = ["gpu", "kernels"] if on_gpu else ["operators"]
+    if setting.bundle is None:
+        if not all(map(is_importable, ("torch", "onnx", "onnxscript"))):
+            return found
+        found.append("export")
+    for label in setting.labels:
+        types = setting.precisions(label)
+        for backend in _installed(setting.architecture) if on_gpu else _installed_for_cpu():
+            if types <= _SURE[backend]:
+                found.append(f"{backend} {label}")
+    return found
+
+
+def _installed_for_cpu() -> list[str]:
+    return [name for name in ("onnxruntime", "openvino") if is_importable(name)]
+
+
+def _installed(architecture: str) -> list[str]:
+    """Return the backends whose packages for a GPU of that architecture are installed."""
+    tensorrt = is_importable("tensorrt")
+    rtx = is_importable("tensorrt_rtx") and architecture in RTX_ARCHITECTURES
+    runtime = installed_version("onnxruntime-gpu") is not None
+    adapter = any(installed_version(name) for name in _RTX_ADAPTERS)
+    here = {
+        "tensorrt": tensorrt,
+        "tensorrt-rtx": rtx,
+        "onnxruntime:cuda": runtime,
+        "onnxruntime:tensorrt": runtime and tensorrt,
+        "onnxruntime:tensorrt-rtx": adapter and architecture in RTX_ARCHITECTURES,
+    }
+    return [name for name, is_here in here.items() if is_here]
+
+
 class Request(msgspec.Struct, kw_only=True):
-    """What a process is asked: to check a group of either kind, or with "" to describe the GPU."""
+    """What a child checks: a group of either kind."""
 
     setting: Setting
     group: str
-    gpu: bool = False
+    gpu: bool
 
 
-def main() -> None:
-    """Answer the request on stdin."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def say(document: dict[str, Any]) -> None:
-        answers.write(msgspec.json.encode(document).decode() + "\n")
-        answers.flush()
-
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
-    if not request.group:
-        try:
-            say({"device": gpu.describe_device()})
-        except DependencyError as error:
-            say({"missing": str(error)})
-        return
-    claims = groups(request.setting, request.gpu)[request.group]()
-    say({"claims": [claim.name for claim in claims]})
-    for claim in claims:
-        say({"begin": claim.name})
-        say({"findings": judge(request.group, claim)})
+def check(request: Any, note: Note) -> None:
+    """Check a group as a child's job; notes are `{"begin": claim}` and `{"findings": [...]}`."""
+    asked = msgspec.convert(request, Request)
+    for claim in groups(asked.setting, asked.gpu)[asked.group]():
+        note({"begin": claim.name})
+        note({"findings": judge(asked.group, claim)})
 
 
-if __name__ == "__main__":
-    main()
+def describe(_request: Any, _note: Note) -> dict[str, Any]:
+    """Describe the GPU as a child's job: `{"device": {...}}`, or `{"missing": reason}`."""
+    try:
+        return {"device": gpu.describe_device()}
+    except DependencyError as error:
+        return {"missing": str(error)}

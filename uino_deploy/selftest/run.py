@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import selectors
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from uino_deploy import __version__
+from uino_deploy.bundle import Bundle
+from uino_deploy.child import Child, ChildFailed
+from uino_deploy.errors import DependencyError
 from uino_deploy.selftest.findings import Claim, Finding, Verdict, without
-from uino_deploy.selftest.groups import Request, groups
+from uino_deploy.selftest.groups import Request, groups, required
 from uino_deploy.selftest.setting import Setting
 
 Say = Callable[[str], None]
+Keep = Callable[[Finding], None]
 
-_COMMAND = [sys.executable, "-m", "uino_deploy.selftest.groups"]
-_LAST_WORDS = 2
+_CHECK = "uino_deploy.selftest.groups:check"
+_DESCRIBE = "uino_deploy.selftest.groups:describe"
 _NO_GPU = "no GPU can be used here"
+_NOT_BEGUN = "not begun when the time was up"
 
 
 class Report(msgspec.Struct, kw_only=True):
     """What the self-test found.
 
     Attributes:
-        version: of this package.
+        version: this package's version.
         gpu: name, architecture and CUDA release of the GPU; None where none was looked for or
             found.
         without_gpu: why nothing that needs a GPU was checked; empty where it was, or was not asked.
+        required: group that must run here -> "", or why it did not run to its end.
         findings: every claim's verdict.
         seconds: how long it all took.
     """
@@ -42,12 +43,37 @@ class Report(msgspec.Struct, kw_only=True):
     version: str
     gpu: dict[str, str] | None
     without_gpu: str
+    required: dict[str, str]
     findings: list[Finding]
     seconds: float
 
     def count(self, verdict: Verdict) -> int:
         """Return how many findings have a verdict."""
         return sum(finding.verdict == verdict for finding in self.findings)
+
+    @property
+    def checked(self) -> bool:
+        """Whether anything was checked at all."""
+        return not self.without_gpu and any(one.verdict != "skipped" for one in self.findings)
+
+    @property
+    def failures(self) -> list[str]:
+        """Why the self-test did not pass: failed claims, then required groups that did not run."""
+        failed = [f"{one.group}: {one.claim}" for one in self.findings if one.verdict == "failed"]
+        missed = [f"{name} did not run: {why}" for name, why in self.required.items() if why]
+        return failed + missed
+
+    @property
+    def ran(self) -> list[str]:
+        """The required groups that ran to their end."""
+        return [name for name, why in self.required.items() if not why]
+
+    def document(self) -> dict[str, Any]:
+        """Return plain values for JSON: the verdict, the counts and all of the report."""
+        verdicts: tuple[Verdict, ...] = ("passed", "failed", "skipped")
+        counts = {verdict: self.count(verdict) for verdict in verdicts}
+        passed = self.checked and not self.failures
+        return {"passed": passed, "counts": counts, **msgspec.to_builtins(self)}
 
 
 def run_selftest(
@@ -63,34 +89,49 @@ def run_selftest(
         bundle: checked instead of the bundled checkpoint's, whose export needs torch and onnx.
         gpu: check what needs an NVIDIA GPU, and only that.
         kernels: folder that `uino-deploy kernels build` wrote.
-        minutes: no claim is begun, and none goes on, after that time.
+        minutes: after that time no claim begins, and the one that runs has failed.
         say: receives a line for each finding.
+
+    Raises:
+        BundleError: the bundle is damaged.
     """
+    if bundle is not None:
+        Bundle.open(bundle)
     begun = time.monotonic()
+    findings: list[Finding] = []
+
+    def keep(finding: Finding) -> None:
+        findings.append(finding)
+        say(line_of(finding))
+
     with tempfile.TemporaryDirectory(prefix="uino-selftest-") as scratch:
         setting = Setting(
             scratch=scratch,
             bundle=None if bundle is None else str(bundle.absolute()),
             kernels=None if kernels is None else str(kernels.absolute()),
         )
-        device, reason = _describe_device(setting) if gpu else (None, "")
+        deadline = begun + 60 * minutes
+        device, missing, fault = _find_device(setting, deadline) if gpu else (None, "", "")
         if device is not None:
             setting.architecture, setting.cuda = device["architecture"], device["cuda"]
-        findings: list[Finding] = []
         for name, make in groups(setting, gpu).items():
             claims = make()
-            if reason:
-                findings += _skip(name, claims, _NO_GPU)
+            if missing:
+                findings += [without(name, claim, "skipped", _NO_GPU) for claim in claims]
                 say(f"skipped {name}: {len(claims)} claims - {_NO_GPU}")
-                continue
-            request = Request(setting=setting, group=name, gpu=gpu)
-            for finding in _run_group(request, claims, begun + 60 * minutes):
-                findings.append(finding)
-                say(line_of(finding))
+            elif fault and name == "gpu":
+                _give_up(name, claims, "failed", fault, keep)
+            elif fault:
+                _give_up(name, claims, "skipped", "the GPU cannot be started", keep)
+            else:
+                request = Request(setting=setting, group=name, gpu=gpu)
+                _run_group(request, claims, deadline, keep)
+        needed = [] if missing else required(setting, gpu)
     return Report(
         version=__version__,
         gpu=device,
-        without_gpu=reason,
+        without_gpu=missing,
+        required={name: _why_not([f for f in findings if f.group == name]) for name in needed},
         findings=findings,
         seconds=round(time.monotonic() - begun, 1),
     )
@@ -112,79 +153,76 @@ def _number(value: float, unit: str) -> str:
     return f"{value / 1e6:.1f} MB" if unit == "bytes" else f"{value:.4g} {unit}".strip()
 
 
-def _skip(group: str, claims: list[Claim], reason: str) -> list[Finding]:
-    return [without(group, claim, "skipped", reason) for claim in claims]
+def _find_device(setting: Setting, deadline: float) -> tuple[dict[str, str] | None, str, str]:
+    """Ask a process of its own for the GPU; return it, else what is missing, else its fault."""
+    try:
+        return _describe_device(setting, deadline - time.monotonic()), "", ""
+    except DependencyError as error:
+        return None, str(error), ""
+    except ChildFailed as error:
+        return None, "", f"its process {error}"
 
 
-def _describe_device(setting: Setting) -> tuple[dict[str, str] | None, str]:
-    """Ask a process of its own for the GPU; return it, or None and why there is none."""
-    request = msgspec.json.encode(Request(setting=setting, group=""))
-    done = subprocess.run(_COMMAND, input=request, capture_output=True, check=False)
-    if done.returncode:
-        return None, f"its process ended with {done.returncode}: {_end_of(done.stderr)}"
-    answer = msgspec.json.decode(done.stdout)
-    return answer.get("device"), answer.get("missing", "")
+def _describe_device(setting: Setting, seconds: float) -> dict[str, str]:
+    """Return the GPU's name, architecture and CUDA release.
+
+    Raises:
+        DependencyError: there is no GPU, no driver or no cuda-python.
+        ChildFailed: there is a GPU, and CUDA fails or hangs on it.
+    """
+    with Child(_DESCRIBE) as child:
+        answer = child.ask(setting, seconds=seconds)
+    if "missing" in answer:
+        raise DependencyError(answer["missing"])
+    device: dict[str, str] = answer["device"]
+    return device
 
 
-def _run_group(request: Request, claims: list[Claim], deadline: float) -> Iterator[Finding]:
+def _give_up(
+    group: str, claims: Iterable[Claim], verdict: Verdict, reason: str, keep: Keep
+) -> None:
+    for claim in claims:
+        keep(without(group, claim, verdict, reason))
+
+
+def _run_group(request: Request, claims: list[Claim], deadline: float, keep: Keep) -> None:
     """Check a group in a process of its own; what it did not come to is judged here."""
     name = request.group
-    if time.monotonic() >= deadline:
-        yield from _skip(name, claims, "the time was up")
-        return
     left = {claim.name: claim for claim in claims}
     running = ""
-    with _process(request) as (process, errors):
-        for message in _messages(process, deadline):
-            running = message.get("begin", running)
-            if "findings" in message:
-                left.pop(running)
-                yield from msgspec.convert(message["findings"], list[Finding])
-        in_time = time.monotonic() < deadline
-        status = process.wait() if in_time else None
-        errors.seek(0)
-        words = _end_of(errors.read())
-    for claim in left.values():
-        if not in_time:
-            was = "not done" if claim.name == running else "not begun"
-            yield without(name, claim, "skipped", f"it was {was} when the time was up")
-        elif claim.name == running or not running:
-            yield without(name, claim, "failed", f"its process ended with {status}: {words}")
+
+    def note(message: Any) -> None:
+        nonlocal running
+        running = message.get("begin", running)
+        if "findings" in message:
+            left.pop(running)
+            for finding in msgspec.convert(message["findings"], list[Finding]):
+                keep(finding)
+
+    if time.monotonic() >= deadline:
+        _give_up(name, claims, "skipped", _NOT_BEGUN, keep)
+        return
+    try:
+        with Child(_CHECK) as child:
+            child.ask(request, note, seconds=deadline - time.monotonic())
+    except ChildFailed as error:
+        culprit = left.pop(running, None)
+        if error.timed_out:
+            if culprit is not None:
+                why = f"still running when the time was up; last words: {error.words}"
+                keep(without(name, culprit, "failed", why))
+            _give_up(name, left.values(), "skipped", _NOT_BEGUN, keep)
+        elif culprit is not None:
+            keep(without(name, culprit, "failed", f"its process {error}"))
+            _give_up(name, left.values(), "skipped", f"{running!r} ended the process", keep)
         else:
-            yield without(name, claim, "skipped", f"{running!r} ended the process")
+            _give_up(name, left.values(), "failed", f"its process {error}", keep)
 
 
-@contextlib.contextmanager
-def _process(request: Request) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start a process with a request; it is gone at the end, however that comes."""
-    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as asked:
-        asked.write(msgspec.json.encode(request))
-        asked.seek(0)
-        process = subprocess.Popen(_COMMAND, stdin=asked, stdout=subprocess.PIPE, stderr=errors)
-        try:
-            yield process, errors
-        finally:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-
-
-def _messages(process: subprocess.Popen[bytes], deadline: float) -> Iterator[dict[str, Any]]:
-    """Yield what a process says until it ends or the time is up."""
-    assert process.stdout is not None
-    pending = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0 and selector.select(left):
-            chunk = os.read(process.stdout.fileno(), 1 << 16)
-            if not chunk:
-                return
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                yield msgspec.json.decode(line)
-
-
-def _end_of(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    return " / ".join(line.strip() for line in lines[-_LAST_WORDS:])
+def _why_not(findings: list[Finding]) -> str:
+    """Return "" for a group that ran to its end, else why it did not."""
+    if any(finding.reason == _NOT_BEGUN for finding in findings):
+        return _NOT_BEGUN
+    if any(finding.verdict != "skipped" for finding in findings):
+        return ""
+    return findings[0].reason if findings else "it has no claims"

@@ -24,7 +24,7 @@ class Setting(msgspec.Struct, kw_only=True):
         scratch: a folder for what the run makes; it is removed at the end.
         bundle: the bundle to check; None to export the bundled checkpoint.
         kernels: folder that `kernels build` wrote; the bundle's own, or compiled ones, when None.
-        architecture: of the GPU, such as "sm_87"; empty without one.
+        architecture: the GPU's, such as "sm_87"; empty without one.
         cuda: the CUDA release of its driver, such as "12.6"; empty without one.
     """
 
@@ -38,6 +38,13 @@ class Setting(msgspec.Struct, kw_only=True):
     def labels(self) -> tuple[str, ...]:
         """What the bundles of this run are called: the given one, or a precision for each."""
         return PRECISIONS if self.bundle is None else (Path(self.bundle).name,)
+
+    def precisions(self, label: str) -> set[str]:
+        """Return the precisions of a bundle's pieces."""
+        if self.bundle is None:
+            return {label}
+        pieces = Bundle.open(self.bundle, verify=False).manifest.pieces.values()
+        return {piece.precision for piece in pieces}
 
     def open_bundle(self, label: str) -> Bundle:
         """Open one of the run's bundles.

@@ -10,7 +10,7 @@ from PIL import Image
 from uino_deploy.errors import InputError
 from uino_deploy.images import class_colour
 from uino_deploy.runtime import Result
-from uino_deploy.runtime.outputs import draw_labels, find_images, output_names, write_results
+from uino_deploy.runtime.batch import draw_labels, find_images, output_names, write_results
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_files_folders_and_globs(tree, inputs, expected):
 
 @pytest.mark.parametrize("given", ["*.bmp", "folder.png"])
 def test_an_input_without_images_is_named(tree, given):
-    with pytest.raises(InputError, match="there is no image in"):
+    with pytest.raises(InputError, match="holds no image"):
         find_images(["b.png", given])
 
 

@@ -1,0 +1,248 @@
+"""Segments a batch of images and writes masks, overlays and a line each into a folder."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from uino_deploy.bundle import Manifest
+from uino_deploy.bundle.support import Support
+from uino_deploy.errors import InputError
+from uino_deploy.files import atomic_directory
+from uino_deploy.images import UInt8, check_image, class_colour, load_image, overlay
+from uino_deploy.runtime.predictor import Predictor, Result, label_map
+
+SUFFIXES = {
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
+
+
+RESULTS = "results.jsonl"
+
+Record = dict[str, Any]
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+def _silent(_what: str, _total: int) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None)
+
+
+def segment_folder(
+    predictor: Predictor,
+    images: str | Path | Sequence[str | Path],
+    supports: Sequence[str | Path | Support],
+    folder: str | Path,
+    *,
+    threshold: float = 0.0,
+    draw: bool = True,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> list[Record]:
+    """Segment enrolled classes in images, and write the results into a new folder.
+
+    The folder appears when all is done; after an error nothing of it remains.
+
+    Args:
+        predictor: the bundle, loaded.
+        images: files, folders or globs, as in `find_images`.
+        supports: the classes, or the files that `enroll` wrote; an image is encoded once for all.
+        folder: receives what `write_results` writes, and `results.jsonl`.
+        threshold: logits above it are foreground.
+        draw: draw the masks over the images too.
+        force: replace the folder if an earlier run wrote it.
+        progress: called with "segmenting" and the number of images; enters a context whose value
+            is called after each image.
+
+    Returns:
+        A record for each image, the lines of `results.jsonl`: `image` (its path), `seconds` (of
+        `Predictor.predict`) and what `write_results` returns.
+
+    Raises:
+        InputError: an input names no image, an image is unreadable, a support is unreadable,
+            another model's, or has the name of another one.
+        OutputExists: the folder exists, and `force` is not given or no earlier run wrote it.
+        CheckFailed: the bundle computed numbers that are not finite.
+    """
+    given = [images] if isinstance(images, (str, Path)) else images
+    paths = find_images([str(each) for each in given])
+    with atomic_directory(Path(folder), force, marker=RESULTS) as made:
+        for path in paths:
+            check_image(path)
+        classes = load_supports(supports, predictor.bundle.manifest)
+        lines = []
+        with progress("segmenting", len(paths)) as step:
+            for path, name in zip(paths, output_names(paths), strict=True):
+                image = load_image(path)
+                start = time.perf_counter()
+                results = predictor.predict(image, classes, threshold)
+                seconds = round(time.perf_counter() - start, 4)
+                written = write_results(made, name, image, results, draw)
+                lines.append({"image": str(path), "seconds": seconds, **written})
+                step()
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (made / RESULTS).write_text(text, encoding="utf-8")
+    return lines
+
+
+def median_seconds(records: Sequence[Record]) -> float:
+    """Return the median time of `Predictor.predict`; the first call also loads the pieces."""
+    seconds: list[float] = [record["seconds"] for record in records]
+    return round(statistics.median(seconds), 4)
+
+
+def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) -> list[Support]:
+    """Read support files; check that this bundle made them and that their names differ.
+
+    Raises:
+        InputError: a file is unreadable, another model's, or has the name of another one.
+    """
+    taken: dict[str, object] = {}
+    found = []
+    for source in supports:
+        support = source if isinstance(source, Support) else Support.load(Path(source))
+        support.check(manifest)
+        where = "a class" if isinstance(source, Support) else source
+        key = support.name.casefold()
+        if key in taken:
+            raise InputError(
+                f"{taken[key]} and {where} both hold a class named {support.name!r}",
+                "enroll one of them again under another name",
+            )
+        taken[key] = where
+        found.append(support)
+    return found
+
+
+def find_images(inputs: Sequence[str]) -> list[Path]:
+    """Return the images that files, folders and globs name, each once, in their order.
+
+    A folder gives the images directly in it, sorted; a glob those that it matches (`**` for any
+    depth). Both look at the names' suffixes; a file is taken whatever its name.
+
+    Raises:
+        InputError: an input that names no image.
+    """
+    found: dict[str, Path] = {}
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            paths = _pictures(path.iterdir())
+        elif path.exists() or not glob.has_magic(given):
+            paths = [path]
+        else:
+            paths = _pictures(Path(match) for match in glob.glob(given, recursive=True))
+        if not paths:
+            raise InputError(f"{given} holds no image", f"known are {' '.join(sorted(SUFFIXES))}")
+        for one in paths:
+            found.setdefault(os.path.abspath(one), one)
+    return list(found.values())
+
+
+def output_names(images: Sequence[Path]) -> list[str]:
+    """Return a file name without suffix for each image: its own, or with -2, -3, ... if taken."""
+    taken: set[str] = set()
+    names = []
+    for image in images:
+        name, count = image.stem, 1
+        # Some file systems take a.png and A.png for one file.
+        while name.casefold() in taken:
+            count += 1
+            name = f"{image.stem}-{count}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def write_results(
+    folder: Path, name: str, image: UInt8, results: Sequence[Result], draw: bool = True
+) -> Record:
+    """Write one image's results.
+
+    Args:
+        folder: receives `masks/CLASS/NAME.png` (0 and 255), for several classes `labels/NAME.png`
+            (a palette image: 0, and 1 + the class's index), and `overlays/NAME.jpg`.
+        name: file name without suffix.
+        image: uint8 [H, W, 3].
+        results: the image's, one or more.
+        draw: write the overlay.
+
+    Returns:
+        What was written and found, for JSON; paths are relative to `folder`.
+    """
+    labels = label_map(results)
+    record: Record = {"width": image.shape[1], "height": image.shape[0], "classes": []}
+    for result in results:
+        mask = Path("masks", result.name, f"{name}.png")
+        _save(Image.fromarray(result.mask * np.uint8(255)), folder / mask)
+        record["classes"].append(
+            {
+                "name": result.name,
+                "score": round(result.score, 6),
+                "area": round(float(result.mask.mean()), 6),
+                "box": _box(result.mask),
+                "mask": mask.as_posix(),
+            }
+        )
+    if len(results) > 1:
+        record["labels"] = f"labels/{name}.png"
+        _save(_palette_image(labels), folder / record["labels"])
+    if draw:
+        record["overlay"] = f"overlays/{name}.jpg"
+        _save(Image.fromarray(draw_labels(image, labels)), folder / record["overlay"], quality=92)
+    return record
+
+
+def draw_labels(image: UInt8, labels: UInt8) -> UInt8:
+    """Return the image with each class of a label map drawn over it in its own colour."""
+    drawn = image
+    for value in np.unique(labels[labels != 0]):
+        drawn = overlay(drawn, (labels == value).astype(np.uint8), class_colour(int(value) - 1))
+    return drawn
+
+
+def _pictures(paths: Iterable[Path]) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def _palette_image(labels: UInt8) -> Image.Image:
+    image = Image.fromarray(labels).convert("P")
+    colours = [channel for index in range(255) for channel in class_colour(index)]
+    image.putpalette([0, 0, 0, *colours])
+    return image
+
+
+def _box(mask: UInt8) -> list[int] | None:
+    """Return [left, top, right, bottom] of the foreground, the last two exclusive."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
