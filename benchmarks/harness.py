@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,9 @@ from uino_deploy.benchmarks.subjects import (
 )
 from uino_deploy.benchmarks.worker import OUTPUTS
 from uino_deploy.errors import CheckFailed, DependencyError
+from uino_deploy.progress import Progress
 
 Log = Callable[[str], None]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 # Where a backend keeps compiled models, inside the bundle.
 CACHE = ".cache"

@@ -7,8 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from uino_deploy.bundle.support import Support
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_directory
 from uino_deploy.images import UInt8, check_image, class_colour, load_image, overlay
+from uino_deploy.progress import Progress, silent
 from uino_deploy.runtime.predictor import Predictor, Result, label_map
 
 SUFFIXES = {
@@ -40,11 +40,6 @@ SUFFIXES = {
 RESULTS = "results.jsonl"
 
 Record = dict[str, Any]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-
-
-def _silent(_what: str, _total: int) -> AbstractContextManager[Callable[[], None]]:
-    return nullcontext(lambda: None)
 
 
 def segment_folder(
@@ -56,7 +51,7 @@ def segment_folder(
     threshold: float = 0.0,
     draw: bool = True,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> list[Record]:
     """Segment enrolled classes in images, and write the results into a new folder.
 
