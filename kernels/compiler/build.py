@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.targets import Target
+
+if TYPE_CHECKING:  # it imports Triton
+    from uino_deploy.kernels.compiler.variants import Variant
 
 # What a launch without an opt-in attribute may use; TensorRT's plugins are not known to opt in.
 PLUGIN_SHARED_BYTES = 49152
@@ -53,8 +56,15 @@ def compile_models(
     target: Target, configs: Sequence[UinoConfig], names: Sequence[str] | None = None
 ) -> list[Compiled]:
     """Compile the variants that models need, as `compile_target` does for presets."""
-    models = [config.to_dict() for config in configs]
-    job = {"arch": target.arch, "cuda": target.cuda, "models": models, "names": names}
+    from uino_deploy.kernels.compiler.variants import model_variants
+
+    wanted = model_variants(configs, target.capability)
+    return compile_variants(target, [v for v in wanted if names is None or v.name in names])
+
+
+def compile_variants(target: Target, variants: Sequence[Variant]) -> list[Compiled]:
+    """Compile these variants, as `compile_target` does for presets."""
+    job = {"arch": target.arch, "cuda": target.cuda, "variants": [asdict(v) for v in variants]}
     with tempfile.TemporaryDirectory() as cache:
         # A cache of its own: what an older source left in the user's would pass for this one's.
         # Line tables would carry this machine's paths into what we ship.
@@ -75,13 +85,10 @@ def compile_models(
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BuildError(f"compiling for {target.arch} ended with {done.returncode}: {last}")
-    return list(_results(done.stdout, target, configs))
+    return list(_results(done.stdout, target, {variant.name: variant for variant in variants}))
 
 
-def _results(output: str, target: Target, configs: Sequence[UinoConfig]) -> Iterator[Compiled]:
-    from uino_deploy.kernels.compiler.variants import model_variants
-
-    variants = {variant.name: variant for variant in model_variants(configs, target.capability)}
+def _results(output: str, target: Target, variants: dict[str, Variant]) -> Iterator[Compiled]:
     for line in output.splitlines():
         result = json.loads(line)
         name = result.pop("name")

@@ -19,11 +19,10 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.strip import strip_hidden
 from uino_deploy.kernels.compiler.targets import Target
-from uino_deploy.kernels.compiler.variants import DTYPES, Variant, model_variants
+from uino_deploy.kernels.compiler.variants import DTYPES, Variant
 from uino_deploy.kernels.plugins.operator import Parameter
 
 _USAGE = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -106,18 +105,16 @@ def _one(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Read {"arch", "cuda", "models", "names"} from stdin; write one JSON line per variant."""
+    """Read {"arch", "cuda", "variants"} from stdin; write one JSON line per variant."""
     job = json.load(sys.stdin)
     target = Target(job["arch"], job["cuda"])
-    configs = [UinoConfig.from_dict(model) for model in job["models"]]
-    for variant in model_variants(configs, target.capability):
-        if job["names"] is None or variant.name in job["names"]:
-            try:
-                result = compile_variant(variant, target)
-            except BuildError as error:
-                result = {"error": str(error)}
-            sys.stdout.write(json.dumps({"name": variant.name, **result}) + "\n")
-            sys.stdout.flush()
+    for variant in (Variant(**fields) for fields in job["variants"]):
+        try:
+            result = compile_variant(variant, target)
+        except BuildError as error:
+            result = {"error": str(error)}
+        sys.stdout.write(json.dumps({"name": variant.name, **result}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
