@@ -39,7 +39,7 @@ def operands(dtype, varying, states):
         "C": narrow(draw(*small) if "C" in varying else draw(dim, states)),
         "D": draw(dim),
         "z": narrow(draw(*plane)),
-        "delta_bias": draw(dim) - 2,
+        "delta_bias": draw(dim).abs() * 0.2,
     }
 
 
