@@ -19,6 +19,7 @@ from uino_deploy.kernels.plugins.operator import POINTER_ALIGNMENT, Parameter
 from uino_deploy.kernels.selective_scan import plugin as scan_plugin
 from uino_deploy.kernels.selective_scan import triton_kernel as selective_scan
 from uino_deploy.kernels.selective_scan import triton_kernel_1d as selective_scan_1d
+from uino_deploy.kernels.selective_scan import triton_kernel_backward as selective_scan_backward
 from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -28,11 +29,16 @@ _KERNELS = {
     "correlation4d": correlation.correlation4d_kernel,
     "selective_scan2d": selective_scan.selective_scan2d_kernel,
     "selective_scan1d": selective_scan_1d.selective_scan1d_kernel,
+    "selective_scan2d_backward": selective_scan_backward.selective_scan2d_backward_kernel,
 }
 _OPERATORS = {o.kernel: o for o in (correlation_plugin.OPERATOR, scan_plugin.OPERATOR)}
 # Kernels that only PyTorch launches: their pointers to float32 whatever the operator's type is.
 _FLOAT32 = {
     "selective_scan1d": {"a_ptr", "skip_ptr", "bias_ptr", "last_ptr"},
+    "selective_scan2d_backward": {
+        *("dt_weight_ptr", "dt_bias_ptr", "a_ptr", "skip_ptr"),
+        *("states_ptr", "of_parameters_ptr"),
+    },
 }
 
 
@@ -85,6 +91,16 @@ def scan_variant(shape: ScanShape, dtype: str) -> Variant:
     config = tiling.config(shape.states, shape.rank)
     constants = tiling.constants(shape.states, shape.rank)
     return Variant("selective_scan2d", dtype, config, constants, tiling.warps, 2)
+
+
+def scan_backward_variant(shape: ScanShape, dtype: str) -> Variant:
+    """Return the variant of the plane scan's backward kernel for a shape, all channels a block."""
+    tiling = selective_scan_backward.backward_tiling(
+        shape.sequences, shape.length, shape.channels, shape.states
+    )
+    config = tiling.config(shape.states, shape.rank)
+    constants = tiling.constants(shape.states, shape.rank)
+    return Variant("selective_scan2d_backward", dtype, config, constants, tiling.warps, 2)
 
 
 def scan1d_variant(

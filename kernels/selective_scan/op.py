@@ -94,6 +94,11 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
     """Differentiate the scan: its states are computed again, never kept."""
+    if runs_on_triton(gradient):
+        from uino_deploy.kernels.selective_scan import triton_kernel_backward
+
+        with torch.cuda.device(gradient.device):
+            return triton_kernel_backward.selective_scan2d_backward(*ctx.saved_tensors, gradient)
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         output = differentiable_scan(*inputs)
