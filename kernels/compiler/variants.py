@@ -19,6 +19,9 @@ from uino_deploy.kernels.plugins.operator import POINTER_ALIGNMENT, Parameter
 from uino_deploy.kernels.selective_scan import plugin as scan_plugin
 from uino_deploy.kernels.selective_scan import triton_kernel as selective_scan
 from uino_deploy.kernels.selective_scan import triton_kernel_1d as selective_scan_1d
+from uino_deploy.kernels.selective_scan import (
+    triton_kernel_1d_backward as selective_scan_1d_backward,
+)
 from uino_deploy.kernels.selective_scan import triton_kernel_backward as selective_scan_backward
 from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 
@@ -30,11 +33,16 @@ _KERNELS = {
     "selective_scan2d": selective_scan.selective_scan2d_kernel,
     "selective_scan1d": selective_scan_1d.selective_scan1d_kernel,
     "selective_scan2d_backward": selective_scan_backward.selective_scan2d_backward_kernel,
+    "selective_scan1d_backward": selective_scan_1d_backward.selective_scan1d_backward_kernel,
 }
 _OPERATORS = {o.kernel: o for o in (correlation_plugin.OPERATOR, scan_plugin.OPERATOR)}
 # Kernels that only PyTorch launches: their pointers to float32 whatever the operator's type is.
 _FLOAT32 = {
     "selective_scan1d": {"a_ptr", "skip_ptr", "bias_ptr", "last_ptr"},
+    "selective_scan1d_backward": {
+        *("a_ptr", "skip_ptr", "bias_ptr", "of_last_ptr", "states_ptr"),
+        *("of_b_ptr", "of_c_ptr", "of_parameters_ptr"),
+    },
     "selective_scan2d_backward": {
         *("dt_weight_ptr", "dt_bias_ptr", "a_ptr", "skip_ptr"),
         *("states_ptr", "of_parameters_ptr"),
@@ -111,8 +119,9 @@ def scan1d_variant(
     *,
     varying: str = "BC",
     options: Sequence[str] = (),
+    backward: bool = False,
 ) -> Variant:
-    """Return the variant of mamba-ssm's scan for a group of channels.
+    """Return the variant of mamba-ssm's scan, or of its gradient, for a group of channels.
 
     Args:
         dtype: type of everything but A, D and the bias.
@@ -121,11 +130,14 @@ def scan1d_variant(
         length: steps of the scan.
         varying: which of B and C change with time.
         options: any of "skip", "gate", "bias" and "softplus".
+        backward: the gradient's kernel.
     """
-    tiling = selective_scan_1d.tiling_of(length, channels, states)
+    rule = selective_scan_1d_backward.backward_tiling if backward else selective_scan_1d.tiling_of
+    tiling = rule(length, channels, states)
     constants = selective_scan_1d.constants(tiling, states, varying, options)
     config = "-".join([f"d{tiling.block_d}n{states}s{tiling.steps}", varying or "none", *options])
-    return Variant("selective_scan1d", dtype, config, constants, tiling.warps, 2)
+    op = "selective_scan1d_backward" if backward else "selective_scan1d"
+    return Variant(op, dtype, config, constants, tiling.warps, 2)
 
 
 def scan_tiling(shape: ScanShape) -> Tiling:

@@ -135,7 +135,7 @@ def selective_scan_fn(
 
 
 class _Scan1d(torch.autograd.Function):
-    """The Triton kernel forwards, the reference's gradient backwards."""
+    """The Triton kernels as a differentiable function."""
 
     @staticmethod
     def forward(
@@ -159,14 +159,10 @@ class _Scan1d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            inputs: list[Any] = [
-                None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors
-            ]
-            u, delta, A, B, C, D, z, bias = inputs
-            outputs = naive.selective_scan_fn(
-                u, delta, A, B, C, D, z, bias, ctx.softplus, return_last_state=True
-            )
-        given = [t for t in inputs if t is not None]
-        found = iter(torch.autograd.grad(outputs, given, gradients))
-        return (None, *(None if t is None else next(found) for t in inputs))
+        from uino_deploy.kernels.selective_scan import triton_kernel_1d_backward as kernel
+
+        operands = ctx.saved_tensors
+        device = operands[0].device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            found = kernel.selective_scan_fn_backward(*operands, ctx.softplus, *gradients)
+        return None, *found

@@ -148,13 +148,13 @@ def tiling_of(length: int, channels: int, states: int) -> Tiling:
     return tiling_for(1, max(length, 64), channels, states)
 
 
-def constants(tiling: Tiling, states: int, varying: str, options: Sequence[str]) -> dict[str, Any]:
+def constants(tiling: Tiling, states: int, varies: str, options: Sequence[str]) -> dict[str, Any]:
     """Return the kernel's compile-time arguments.
 
     Args:
         tiling: what `tiling_of` returned.
         states: N.
-        varying: which of B and C change with time: "BC", "B", "C" or "".
+        varies: which of B and C change with time: "BC", "B", "C" or "".
         options: which of "skip" (D), "gate" (z), "bias" and "softplus" there are.
     """
     return {
@@ -163,13 +163,26 @@ def constants(tiling: Tiling, states: int, varying: str, options: Sequence[str])
         "ROWS": tiling.rows,
         "STEPS": tiling.steps,
         "BLOCK_D": tiling.block_d,
-        "B_VARIES": "B" in varying,
-        "C_VARIES": "C" in varying,
+        "B_VARIES": "B" in varies,
+        "C_VARIES": "C" in varies,
         "HAS_SKIP": "skip" in options,
         "HAS_GATE": "gate" in options,
         "HAS_BIAS": "bias" in options,
         "SOFTPLUS": "softplus" in options,
     }
+
+
+def varying(B: Tensor, C: Tensor) -> str:
+    """Say which of B and C, as `grouped` returns them, change with time."""
+    return "".join(name for name, t in (("B", B), ("C", C)) if t.ndim == 4)
+
+
+def given_options(
+    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, softplus: bool
+) -> list[str]:
+    """Return the names of the options that a call takes, for `constants`."""
+    given = {"skip": D is not None, "gate": z is not None, "bias": delta_bias is not None}
+    return [name for name, taken in {**given, "softplus": softplus}.items() if taken]
 
 
 def selective_scan_fn(
@@ -196,20 +209,13 @@ def selective_scan_fn(
     """
     batch, dim, length = u.shape
     states = A.shape[1]
-    B, C = (_by_group("BC"[i], t, u, states) for i, t in enumerate((B, C)))
-    counts = [t.shape[1] for t in (B, C) if t.ndim == 4]
-    groups = max(counts, default=1)
-    if any(groups % count for count in counts):
-        groups = dim
-    B, C = (t.repeat_interleave(groups // t.shape[1], 1) if t.ndim == 4 else t for t in (B, C))
+    B, C, groups = grouped(B, C, u, states)
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     last = torch.zeros(batch, dim, states, dtype=torch.float32, device=u.device)
     if not out.numel():
         return out, last
     tiling = tiling_of(length, dim // groups, states)
-    varying = "".join(name for name, t in (("B", B), ("C", C)) if t.ndim == 4)
-    given = {"skip": D is not None, "gate": z is not None, "bias": delta_bias is not None}
-    given["softplus"] = delta_softplus
+    options = given_options(D, z, delta_bias, delta_softplus)
     grid = (batch, groups, triton.cdiv(dim // groups, tiling.block_d))
     absent = u  # stands for what the kernel will not read
     selective_scan1d_kernel[grid](
@@ -226,11 +232,31 @@ def selective_scan_fn(
         length,
         out,
         last,
-        **constants(tiling, states, varying, [name for name, is_so in given.items() if is_so]),
+        **constants(tiling, states, varying(B, C), options),
         num_warps=tiling.warps,
         enable_fp_fusion=True,
     )
     return out, last
+
+
+def grouped(B: Tensor, C: Tensor, u: Tensor, states: int) -> tuple[Tensor, Tensor, int]:
+    """Return B and C as the kernels take them, and how many groups of channels both have.
+
+    Returns:
+        B: [batch, groups, state, length], repeated where C has more groups, or [dim, state].
+        C: likewise.
+        groups: 1 where both are constant.
+
+    Raises:
+        ValueError: B or C does not fit u.
+    """
+    B, C = (_by_group("BC"[i], t, u, states) for i, t in enumerate((B, C)))
+    counts = [t.shape[1] for t in (B, C) if t.ndim == 4]
+    groups = max(counts, default=1)
+    if any(groups % count for count in counts):
+        groups = u.shape[1]
+    B, C = (t.repeat_interleave(groups // t.shape[1], 1) if t.ndim == 4 else t for t in (B, C))
+    return B, C, groups
 
 
 def _by_group(name: str, tensor: Tensor, u: Tensor, states: int) -> Tensor:

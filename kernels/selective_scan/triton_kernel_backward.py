@@ -23,13 +23,12 @@ from uino_deploy.kernels.selective_scan.triton_kernel import (
     _stack,
 )
 from uino_deploy.kernels.selective_scan.triton_kernel_retreat import (
+    _LN2,
     _of_small,
     _pad_and_stack,
     _retreat,
     _sigmoid,
 )
-
-_LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -284,12 +283,12 @@ def _store_small(ptr, parts, place, ok, COUNT: tl.constexpr, PADDED: tl.constexp
 def backward_tiling(sequences: int, length: int, channels: int, states: int) -> Tiling:
     """Return the tiling of the backward kernel: the forward's form, its chunks for more registers.
 
-    Eight rows of four steps, each visit of a channel in a thread of its own: what is held for a
-    visit is about three times the forward's.
+    Eight rows of four steps by up to eight warps: what is held for each visit is about three times
+    the forward's.
     """
     forward = tiling_for(sequences, length, channels, states)
     steps = max(1, forward.steps // 2) if forward.parallel else forward.steps
-    return replace(forward, rows=8, steps=steps, warps=2 * forward.warps)
+    return replace(forward, rows=8, steps=steps, warps=min(8, 2 * forward.warps))
 
 
 def selective_scan2d_backward(

@@ -12,6 +12,8 @@ import triton.language as tl
 
 from uino_deploy.kernels.selective_scan.triton_kernel import _LOG2E, _stack, _then
 
+_LN2 = tl.constexpr(0.6931471805599453)
+
 
 @triton.jit
 def _sigmoid(value):

@@ -1,9 +1,12 @@
 """The operators' backward kernels in Triton's interpreter, against float64 gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from uino_deploy.kernels.selective_scan import naive
+from uino_deploy.kernels.selective_scan import naive, triton_kernel_1d_backward
+from uino_deploy.kernels.selective_scan.op import _Scan1d
 from uino_deploy.kernels.selective_scan.tiling import Tiling
 from uino_deploy.kernels.selective_scan.triton_kernel_backward import selective_scan2d_backward
 from uino_deploy.tolerances import OPERATOR
@@ -97,3 +100,67 @@ def test_other_strides_are_copied():
     tensors, gradient = operands((2, 2, 3, 4, 2, 2))
     tensors = [t.transpose(0, -1).contiguous().transpose(0, -1) for t in tensors]
     check(tensors, gradient.transpose(0, 1).contiguous().transpose(0, 1), SERIAL)
+
+
+# --- selective_scan_fn, through autograd as a CUDA tensor takes it
+
+DIM, STATES, LENGTH = 6, 3, 21
+LAYOUTS = {"constant": (DIM, STATES), "per step": (2, STATES, LENGTH)}
+LAYOUTS |= {f"{groups} groups": (2, groups, STATES, LENGTH) for groups in (1, 2, 3)}
+OPTIONS = ("D", "z", "delta_bias", "softplus")
+
+
+def sequence(of_b, of_c, given, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(2)
+    draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
+    narrow = lambda t: t.to(dtype)  # noqa: E731
+    plane = (2, DIM, LENGTH)
+    values = [narrow(draw(*plane)), narrow(draw(*plane).abs() * 0.3), -2 * draw(DIM, STATES).abs()]
+    values += [narrow(draw(*LAYOUTS[of_b])), narrow(draw(*LAYOUTS[of_c]))]
+    options = {"D": draw(DIM), "z": narrow(draw(*plane)), "delta_bias": draw(DIM).abs() * 0.2}
+    values += [options[name] if name in given else None for name in options]
+    return values, "softplus" in given
+
+
+def check_sequence(values, softplus):
+    mine, right = (
+        [None if t is None else change(t).requires_grad_() for t in values]
+        for change in (torch.clone, torch.Tensor.double)
+    )
+    out, last = _Scan1d.apply(softplus, *mine)
+    exact, exact_last = naive.selective_scan_fn(*right, softplus, return_last_state=True)
+    generator = torch.Generator().manual_seed(4)
+    weights = [torch.randn(t.shape, generator=generator).to(t.dtype) for t in (out, last)]
+    mine, right = ([t for t in given if t is not None] for given in (mine, right))
+    got = torch.autograd.grad((out, last), mine, weights)
+    expected = torch.autograd.grad((exact, exact_last), right, [w.double() for w in weights])
+    for a, b, operand in zip(got, expected, mine, strict=True):
+        assert (a.shape, a.dtype) == (operand.shape, operand.dtype)
+        bound = OPERATOR[str(a.dtype).removeprefix("torch.")].relative_l2
+        assert (a.double() - b).norm() <= bound * b.norm(), [tuple(t.shape) for t in mine]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_sequence_types(dtype):
+    check_sequence(*sequence("2 groups", "2 groups", OPTIONS, dtype))
+
+
+@pytest.mark.parametrize("given", [(), *((name,) for name in OPTIONS)], ids="+".join)
+def test_sequence_options(given):
+    check_sequence(*sequence("per step", "1 groups", given))
+
+
+@pytest.mark.parametrize(
+    ("of_b", "of_c"),
+    [("constant", "per step"), ("2 groups", "constant"), ("constant", "constant"),
+     ("3 groups", "1 groups"), ("2 groups", "3 groups")],
+)  # fmt: skip
+def test_sequence_layouts(of_b, of_c):
+    check_sequence(*sequence(of_b, of_c, OPTIONS))
+
+
+def test_more_channels_than_a_block_of_a_sequence(monkeypatch):
+    rule = triton_kernel_1d_backward.backward_tiling
+    small = lambda *sizes: replace(rule(*sizes), block_d=4)  # noqa: E731
+    monkeypatch.setattr(triton_kernel_1d_backward, "backward_tiling", small)
+    check_sequence(*sequence("1 groups", "per step", OPTIONS))

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests.kernels.executor import run
-from tests.kernels.test_backward_interpreted import NAMES, operands, right
+from tests.kernels.test_backward_interpreted import NAMES, operands, right, sequence
 from uino_deploy.kernels.compiler.build import compile_variants
 from uino_deploy.kernels.compiler.shapes import ScanShape
 from uino_deploy.kernels.compiler.targets import ARCHITECTURES, oldest_cuda, target
-from uino_deploy.kernels.compiler.variants import scan_backward_variant
-from uino_deploy.kernels.selective_scan import triton_kernel_backward
+from uino_deploy.kernels.compiler.variants import scan1d_variant, scan_backward_variant
+from uino_deploy.kernels.selective_scan import naive, triton_kernel_backward
 from uino_deploy.tolerances import OPERATOR
 
 # The four scans of the presets, (sequences, height, width, channels, states, rank): they choose the
@@ -80,3 +80,83 @@ def test_every_variant_for_every_architecture(arch):
     types = [t for t in OPERATOR if t != "bfloat16" or arch != "sm_75"]
     for kernel in compiled(arch, [(name, dtype) for name in SHAPES for dtype in types]):
         check(kernel)
+
+
+# --- selective_scan_fn
+
+CHANNELS, LENGTH, STATES = 6, 21, 3  # those of the interpreter's test, all in one group
+
+
+def sequence_variant(dtype, varying, options):
+    shape = (dtype, CHANNELS, STATES, LENGTH)
+    return scan1d_variant(*shape, varying=varying, options=options, backward=True)
+
+
+def launch_sequence(kernel, values, gradient, of_last):
+    """Do what `selective_scan_fn_backward` does for one group of one block of channels."""
+    n, kind = kernel.record["constants"], values[0].dtype
+    pointers = ("u", "delta", "a", "b", "c", "skip", "z", "bias", "gradient", "of_last")
+    arguments = {
+        f"{name}_ptr": t for name, t in zip(pointers, [*values, gradient, of_last], strict=True)
+    }
+    arguments |= {"dim": CHANNELS, "groups": 1, "length": LENGTH, "of_z_ptr": None}
+    arguments |= {"of_b_ptr": None, "of_c_ptr": None}
+    chunks = -(-LENGTH // (n["ROWS"] * n["STEPS"]))
+    plane, small = (2, CHANNELS, LENGTH), (2, 1, STATES, LENGTH)
+    outputs = {
+        "states_ptr": ((2 * chunks * STATES * n["BLOCK_D"],), torch.float32),
+        "of_u_ptr": (plane, kind),
+        "of_delta_ptr": (plane, kind),
+        "of_parameters_ptr": ((2, CHANNELS, 3 * STATES + 2), torch.float32),
+    }
+    outputs |= {"of_z_ptr": (plane, kind)} if n["HAS_GATE"] else {}
+    outputs |= {"of_b_ptr": (small, torch.float32)} if n["B_VARIES"] else {}
+    outputs |= {"of_c_ptr": (small, torch.float32)} if n["C_VARIES"] else {}
+    made = run(kernel, (2, 1, 1), arguments, outputs)
+    sizes = (STATES, STATES, STATES, 1, 1)
+    a, b, c, skip, bias = made["of_parameters_ptr"].sum(0).split(sizes, -1)
+    b, c = made.get("of_b_ptr", b), made.get("of_c_ptr", c)
+    found = [made["of_u_ptr"], made["of_delta_ptr"], a, b, c, skip[:, 0]]
+    return [*found, made.get("of_z_ptr"), bias[:, 0]]
+
+
+def check_sequence(kernel):
+    n = kernel.record["constants"]
+    layouts = ["1 groups" if n[f"{name}_VARIES"] else "constant" for name in "BC"]
+    given = {"D": n["HAS_SKIP"], "z": n["HAS_GATE"], "delta_bias": n["HAS_BIAS"]}
+    chosen = [name for name, taken in given.items() if taken]
+    values, _ = sequence(*layouts, chosen, getattr(torch, kernel.record["dtype"]))
+    exact = [None if t is None else t.double().requires_grad_() for t in values]
+    out, last = naive.selective_scan_fn(*exact, n["SOFTPLUS"], return_last_state=True)
+    gradient, of_last = torch.randn(out.shape).to(values[0].dtype), torch.randn(last.shape)
+    inputs = [t for t in exact if t is not None]
+    right = iter(torch.autograd.grad((out, last), inputs, (gradient.double(), of_last.double())))
+    for mine, operand in zip(
+        launch_sequence(kernel, values, gradient, of_last), exact, strict=True
+    ):
+        if operand is not None:
+            expected = next(right)
+            bound = OPERATOR[str(mine.dtype).removeprefix("torch.")].relative_l2
+            assert (mine.double() - expected).norm() <= bound * expected.norm(), kernel.name
+
+
+EVERY_OPTION = ("skip", "gate", "bias", "softplus")
+
+
+def test_the_sequences_is_compiled_and_right():
+    cases = [("float32", "BC", EVERY_OPTION), ("bfloat16", "C", ())]
+    wanted = [sequence_variant(*case) for case in cases]
+    for kernel in compile_variants(target("sm_80", "12.6"), wanted):
+        check_sequence(kernel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_combination_of_the_sequences_for_every_architecture(arch):
+    some = [(), *((name,) for name in EVERY_OPTION), EVERY_OPTION]
+    cases = [("float16", varying, options) for varying in ("BC", "B", "C", "") for options in some]
+    cases += [("float32", "BC", EVERY_OPTION)]
+    cases += [("bfloat16", "BC", EVERY_OPTION)] if arch != "sm_75" else []
+    wanted = [sequence_variant(*case) for case in cases]
+    for kernel in compile_variants(target(arch, oldest_cuda(arch)), wanted):
+        check_sequence(kernel)
