@@ -15,6 +15,7 @@ from uino_deploy.kernels.compiler.shapes import (
 )
 from uino_deploy.kernels.correlation import plugin as correlation_plugin
 from uino_deploy.kernels.correlation import triton_kernel as correlation
+from uino_deploy.kernels.correlation import triton_kernel_backward as correlation_backward
 from uino_deploy.kernels.plugins.operator import POINTER_ALIGNMENT, Parameter
 from uino_deploy.kernels.selective_scan import plugin as scan_plugin
 from uino_deploy.kernels.selective_scan import triton_kernel as selective_scan
@@ -30,6 +31,7 @@ ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 _KERNELS = {
     "correlation4d": correlation.correlation4d_kernel,
+    "correlation4d_backward": correlation_backward.correlation4d_backward_kernel,
     "selective_scan2d": selective_scan.selective_scan2d_kernel,
     "selective_scan1d": selective_scan_1d.selective_scan1d_kernel,
     "selective_scan2d_backward": selective_scan_backward.selective_scan2d_backward_kernel,
@@ -38,6 +40,7 @@ _KERNELS = {
 _OPERATORS = {o.kernel: o for o in (correlation_plugin.OPERATOR, scan_plugin.OPERATOR)}
 # Kernels that only PyTorch launches: their pointers to float32 whatever the operator's type is.
 _FLOAT32 = {
+    "correlation4d_backward": {"of_weight_ptr", "along_queries_ptr", "along_supports_ptr"},
     "selective_scan1d": {"a_ptr", "skip_ptr", "bias_ptr", "last_ptr"},
     "selective_scan1d_backward": {
         *("a_ptr", "skip_ptr", "bias_ptr", "of_last_ptr", "states_ptr"),
@@ -91,6 +94,13 @@ def correlation_variant(shape: CorrelationShape, dtype: str, capability: int) ->
     tile = correlation.tile_for(ELEMENT_BYTES[dtype], capability)
     constants = tile.constants(shape.pool)
     return Variant("correlation4d", dtype, f"p{shape.pool}", constants, tile.warps, tile.stages)
+
+
+def correlation_backward_variant(pool: int, dtype: str) -> Variant:
+    """Return the variant of the correlation's backward kernel."""
+    constants = correlation_backward.constants(pool, ELEMENT_BYTES[dtype])
+    tile = correlation_backward.WARPS, correlation_backward.STAGES
+    return Variant("correlation4d_backward", dtype, f"p{pool}", constants, *tile)
 
 
 def scan_variant(shape: ScanShape, dtype: str) -> Variant:

@@ -5,6 +5,8 @@ import torch
 
 from uino_deploy.kernels import ptx
 
+UnsupportedPtx = ptx.UnsupportedPtx
+
 
 def run(kernel, grid, arguments, outputs):
     """Launch a whole grid; return the outputs as tensors, every element of them written.

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from uino_deploy.kernels.correlation import naive as correlation
+from uino_deploy.kernels.correlation.triton_kernel_backward import correlation4d_backward
 from uino_deploy.kernels.selective_scan import naive, triton_kernel_1d_backward
 from uino_deploy.kernels.selective_scan.op import _Scan1d
 from uino_deploy.kernels.selective_scan.tiling import Tiling
@@ -164,3 +166,48 @@ def test_more_channels_than_a_block_of_a_sequence(monkeypatch):
     small = lambda *sizes: replace(rule(*sizes), block_d=4)  # noqa: E731
     monkeypatch.setattr(triton_kernel_1d_backward, "backward_tiling", small)
     check_sequence(*sequence("1 groups", "per step", OPTIONS))
+
+
+# --- Correlation4d
+
+
+def tokens(shape, dtype=torch.float32):
+    batch, shared, shots, layers, n_query, height, width, channels = shape
+    generator = torch.Generator().manual_seed(6)
+    draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
+    own = 1 if shared else batch
+    query = draw(batch, layers, n_query, channels)
+    support = draw(own, shots, layers, height * width, channels)
+    return [t.to(dtype) for t in (query, support, draw(own, shots, height * width))]
+
+
+def check_tokens(tensors, height, width, pool):
+    exact = [t.double().requires_grad_() for t in tensors]
+    out = correlation.correlation4d(*exact, height, width, pool)
+    generator = torch.Generator().manual_seed(7)
+    gradient = torch.randn(out.shape, generator=generator).to(tensors[0].dtype)
+    right = torch.autograd.grad(out, exact, gradient.double())
+    mine = correlation4d_backward(*tensors, height, width, pool, gradient)
+    names = ("query", "support", "weight")
+    for name, a, b, operand in zip(names, mine, right, tensors, strict=True):
+        assert (a.shape, a.dtype) == (operand.shape, operand.dtype), name
+        bound = OPERATOR[str(a.dtype).removeprefix("torch.")].relative_l2
+        assert (a.double() - b).norm() <= bound * b.norm(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_correlation_types_and_pools(dtype, pool):
+    check_tokens(tokens((1, False, 1, 2, 17, 5, 7, 40), dtype), 5, 7, pool)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_correlation_batch_and_shots(shared):
+    check_tokens(tokens((2, shared, 2, 2, 66, 9, 8, 8)), 9, 8, 2)
+
+
+def test_tokens_shorter_than_epsilon():
+    tensors = tokens((1, False, 1, 1, 6, 3, 3, 8))
+    tensors[0][:, :, 2] *= 1e-9
+    tensors[1][:, :, :, 4] *= 1e-9
+    check_tokens(tensors, 3, 3, 2)

@@ -3,12 +3,16 @@
 import pytest
 import torch
 
-from tests.kernels.executor import run
-from tests.kernels.test_backward_interpreted import NAMES, operands, right, sequence
+from tests.kernels.executor import UnsupportedPtx, run
+from tests.kernels.test_backward_interpreted import NAMES, operands, right, sequence, tokens
 from uino_deploy.kernels.compiler.build import compile_variants
 from uino_deploy.kernels.compiler.shapes import ScanShape
 from uino_deploy.kernels.compiler.targets import ARCHITECTURES, oldest_cuda, target
-from uino_deploy.kernels.compiler.variants import scan1d_variant, scan_backward_variant
+from uino_deploy.kernels.compiler.variants import (
+    correlation_backward_variant,
+    scan1d_variant,
+    scan_backward_variant,
+)
 from uino_deploy.kernels.selective_scan import naive, triton_kernel_backward
 from uino_deploy.tolerances import OPERATOR
 
@@ -160,3 +164,60 @@ def test_every_combination_of_the_sequences_for_every_architecture(arch):
     wanted = [sequence_variant(*case) for case in cases]
     for kernel in compile_variants(target(arch, oldest_cuda(arch)), wanted):
         check_sequence(kernel)
+
+
+# --- Correlation4d: the kernel's part of the gradient
+
+
+def check_correlation(kernel):
+    batch, shots, layers, n_query, height, width = 1, 2, 1, 70, 9, 8
+    pool, dtype = kernel.record["constants"]["POOL"], getattr(torch, kernel.record["dtype"])
+    tensors = tokens((batch, False, shots, layers, n_query, height, width, 32), dtype)
+    query, support, weight = (t.double() for t in tensors)
+    windows = -(-height // pool) * -(-width // pool)
+    gradient = torch.randn(batch, shots, layers, n_query, windows).to(dtype)
+    arguments = {"query_ptr": tensors[0], "support_ptr": tensors[1], "weight_ptr": tensors[2]}
+    arguments |= {"gradient_ptr": gradient, "layers": layers, "shots": shots, "n_query": n_query}
+    arguments |= {"channels": 32, "height": height, "width": width}
+    arguments |= {"support_batches": batch, "weight_batches": batch}
+    plane, tokens_ = (batch, shots, layers), height * width
+    outputs = {
+        "of_cosine_ptr": ((*plane, n_query, tokens_), dtype),
+        "of_weight_ptr": ((2, *plane, tokens_), torch.float32),
+        "along_queries_ptr": ((2, *plane, tokens_), torch.float32),
+        "along_supports_ptr": ((2, *plane, n_query), torch.float32),
+    }
+    made = run(kernel, (4, layers, batch * shots), arguments, outputs)
+    unit = torch.nn.functional.normalize
+    cosine = (unit(query, dim=-1)[:, None] @ unit(support, dim=-1).mT).requires_grad_()
+    weight.requires_grad_()
+    volume = cosine.clamp(min=0) * weight[:, :, None, None]
+    pooled = torch.nn.functional.avg_pool2d(
+        volume.reshape(-1, 1, height, width), pool, ceil_mode=True, count_include_pad=False
+    ).reshape(*plane, n_query, -1)
+    of_cosine, of_weight = torch.autograd.grad(pooled, (cosine, weight), gradient.double())
+    along = (of_cosine * cosine).detach()
+    pairs = [(made["of_cosine_ptr"], of_cosine, kernel.record["dtype"])]
+    pairs += [(made["of_weight_ptr"].sum((0, 3)), of_weight, "float32")]
+    pairs += [(made["along_queries_ptr"].sum(0), along.sum(-2), "float32")]
+    pairs += [(made["along_supports_ptr"].sum(0), along.sum(-1), "float32")]
+    for got, exact, kind in pairs:
+        assert (got.double() - exact).norm() <= OPERATOR[kind].relative_l2 * exact.norm()
+
+
+def test_the_correlations_is_compiled_and_right():
+    wanted = [correlation_backward_variant(*case) for case in [(3, "float16"), (2, "float32")]]
+    for kernel in compile_variants(target("sm_80", "12.6"), wanted):
+        check_correlation(kernel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_correlations_for_every_architecture(arch):
+    types = [t for t in OPERATOR if t != "bfloat16" or arch != "sm_75"]
+    wanted = [correlation_backward_variant(pool, t) for pool in (1, 3) for t in types]
+    for kernel in compile_variants(target(arch, oldest_cuda(arch)), wanted):
+        try:
+            check_correlation(kernel)
+        except UnsupportedPtx:  # wgmma and tcgen05: assembled, not executed
+            assert arch in ("sm_90", "sm_100", "sm_103", "sm_110")
