@@ -65,9 +65,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from uino_deploy.kernels.correlation import triton_kernel_backward
 
         with torch.cuda.device(gradient.device):
-            found = triton_kernel_backward.correlation4d_backward(
-                *ctx.saved_tensors, *ctx.grid, gradient
-            )
+            operands = [*ctx.saved_tensors, *ctx.grid, gradient]
+            found = triton_kernel_backward.correlation4d_backward(*operands)
         return (*found, None, None, None)
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]

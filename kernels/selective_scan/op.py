@@ -98,7 +98,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         from uino_deploy.kernels.selective_scan import triton_kernel_backward
 
         with torch.cuda.device(gradient.device):
-            return triton_kernel_backward.selective_scan2d_backward(*ctx.saved_tensors, gradient)
+            operands = [*ctx.saved_tensors, gradient]
+            return triton_kernel_backward.selective_scan2d_backward(*operands)
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         output = differentiable_scan(*inputs)
@@ -161,8 +162,7 @@ class _Scan1d(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from uino_deploy.kernels.selective_scan import triton_kernel_1d_backward as kernel
 
-        operands = ctx.saved_tensors
+        operands = [*ctx.saved_tensors, ctx.softplus, *gradients]
         device = operands[0].device
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            found = kernel.selective_scan_fn_backward(*operands, ctx.softplus, *gradients)
-        return None, *found
+            return None, *kernel.selective_scan_fn_backward(*operands)

@@ -246,12 +246,12 @@ def selective_scan2d_backward_kernel(
         sums = ()
         for r in tl.static_range(R):
             through = ()
-            total = of_weight[r]
+            total = zero
             for i in tl.static_range(STEPS):
                 through = through + (raised[i] * dt_weight[r],)
                 total += raised[i] * dts[i * BLOCK_R + r].to(tl.float32)
             of_dt = of_dt + (_of_small(through, True),)
-            sums = sums + (total,)
+            sums = sums + (of_weight[r] + total,)
         of_weight = sums
 
         out = _stack(of_x, LOG2_STEPS).to(of_x_ptr.dtype.element_ty)
@@ -281,14 +281,16 @@ def _store_small(ptr, parts, place, ok, COUNT: tl.constexpr, PADDED: tl.constexp
 
 
 def backward_tiling(sequences: int, length: int, channels: int, states: int) -> Tiling:
-    """Return the tiling of the backward kernel: the forward's form, its chunks for more registers.
+    """Return the tiling of the backward kernel: the forward's form, fewer visits at a time.
 
-    Eight rows of four steps by up to eight warps: what is held for each visit is about three times
-    the forward's.
+    What is held for a visit is about three times the forward's. Serial, a block of 256 threads has
+    a channel of a sequence in each; parallel, as many rows as a warp can join.
     """
     forward = tiling_for(sequences, length, channels, states)
-    steps = max(1, forward.steps // 2) if forward.parallel else forward.steps
-    return replace(forward, rows=8, steps=steps, warps=min(8, 2 * forward.warps))
+    warps = min(8, 2 * forward.warps)
+    if forward.parallel:
+        return replace(forward, steps=max(1, forward.steps // 2), warps=warps)
+    return replace(forward, rows=32 * warps // forward.block_d, warps=warps)
 
 
 def selective_scan2d_backward(
