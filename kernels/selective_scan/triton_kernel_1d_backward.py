@@ -276,9 +276,13 @@ def _store_small(ptr, parts, start, length):
 
 
 def backward_tiling(length: int, channels: int, states: int) -> Tiling:
-    """Return the tiling of the backward kernel: half of the forward's steps, twice its warps."""
+    """Return the tiling of the backward kernel: fewer visits at a time than the forward's.
+
+    At most 32 channels a block, one of a row in each of 256 threads: sixteen states spill less.
+    """
     forward = tiling_of(length, channels, states)
-    return replace(forward, steps=max(1, forward.steps // 2), warps=min(8, 2 * forward.warps))
+    steps, block_d = max(1, forward.steps // 2), min(32, forward.block_d)
+    return replace(forward, steps=steps, block_d=block_d, warps=block_d // 4)
 
 
 def states_size(
