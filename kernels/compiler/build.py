@@ -18,7 +18,7 @@ from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.targets import Target
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it imports Triton
     from uino_deploy.kernels.compiler.variants import Variant
 
 # What a launch without an opt-in attribute may use; TensorRT's plugins are not known to opt in.
@@ -57,17 +57,22 @@ def compile_models(
     """Compile the variants that models need, as `compile_target` does for presets."""
     from uino_deploy.kernels.compiler.variants import model_variants
 
-    variants = {variant.name: variant for variant in model_variants(configs, target.capability)}
+    wanted = model_variants(configs, target.capability)
+    return compile_variants(target, [v for v in wanted if names is None or v.name in names])
+
+
+def compile_variants(target: Target, variants: Sequence[Variant]) -> list[Compiled]:
+    """Compile these variants, as `compile_target` does for presets."""
+    named = {variant.name: variant for variant in variants}
     request = {
         "arch": target.arch,
         "cuda": target.cuda,
-        "models": [config.to_dict() for config in configs],
-        "names": names,
+        "variants": [asdict(variant) for variant in variants],
     }
     compiled = []
 
     def keep(result: dict[str, Any]) -> None:
-        compiled.append(_compiled(variants[result.pop("name")], result, target))
+        compiled.append(_compiled(named[result.pop("name")], result, target))
 
     with tempfile.TemporaryDirectory() as cache:
         try:

@@ -18,11 +18,10 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from uino_deploy.child import Note
-from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.strip import strip_hidden
 from uino_deploy.kernels.compiler.targets import Target
-from uino_deploy.kernels.compiler.variants import DTYPES, Variant, model_variants
+from uino_deploy.kernels.compiler.variants import DTYPES, Variant
 from uino_deploy.kernels.plugins.operator import Parameter
 
 _USAGE = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -105,13 +104,11 @@ def _one(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
 
 
 def compile_all(request: dict[str, Any], note: Note) -> None:
-    """Compile the variants that {"arch", "cuda", "models", "names"} name; send a note of each."""
+    """Compile the variants of {"arch", "cuda", "variants"}; send a note of each."""
     target = Target(request["arch"], request["cuda"])
-    configs = [UinoConfig.from_dict(model) for model in request["models"]]
-    for variant in model_variants(configs, target.capability):
-        if request["names"] is None or variant.name in request["names"]:
-            try:
-                result = compile_variant(variant, target)
-            except BuildError as error:
-                result = {"error": str(error)}
-            note({"name": variant.name, **result})
+    for variant in (Variant(**fields) for fields in request["variants"]):
+        try:
+            result = compile_variant(variant, target)
+        except BuildError as error:
+            result = {"error": str(error)}
+        note({"name": variant.name, **result})

@@ -60,7 +60,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiate the reference: the volume is recomputed, never kept."""
+    """Differentiate the operator: the volume is recomputed, never kept."""
+    if runs_on_triton(gradient):
+        from uino_deploy.kernels.correlation import triton_kernel_backward
+
+        with torch.cuda.device(gradient.device):
+            operands = [*ctx.saved_tensors, *ctx.grid, gradient]
+            found = triton_kernel_backward.correlation4d_backward(*operands)
+        return (*found, None, None, None)
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         output = naive.correlation4d(*inputs, *ctx.grid)

@@ -14,6 +14,8 @@ from uino_deploy.kernels.correlation.plugin import LARGEST_POOL
 from uino_deploy.kernels.identity import EPS
 
 _GROUP_Q = 4
+_INFINITY = tl.constexpr(float("inf"))
+_LARGEST = tl.constexpr(3.4028234663852886e38)  # of the finite float32
 
 
 @dataclass(frozen=True)
@@ -172,13 +174,20 @@ def correlation4d_kernel(
         q_ptrs += BLOCK_D
         s_ptrs += BLOCK_D
 
-    q_inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(q_squares, 1)), EPSILON)
-    s_inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(s_squares, 1)), EPSILON)
-    cosine = tl.maximum(dots, 0.0) * q_inverse[:, None] * s_inverse[None, :]
+    # A token with a NaN or an infinity shows in its norm. A query's makes its whole row NaN. A
+    # support's makes its weight NaN and its cosines zero: a NaN cosine would reach, as NaN * 0 in
+    # the product that pools, every window of the tile.
+    q_norm = tl.sqrt(tl.sum(q_squares, 1))
+    s_norm = tl.sqrt(tl.sum(s_squares, 1))
+    q_inverse = tl.where(q_norm < _INFINITY, 1.0 / tl.maximum(q_norm, EPSILON), float("nan"))
+    s_inverse = tl.where(s_norm < _INFINITY, 1.0 / tl.maximum(s_norm, EPSILON), 0.0)
+    positive = tl.minimum(tl.maximum(dots, 0.0), _LARGEST)
+    cosine = positive * q_inverse[:, None] * s_inverse[None, :]
     weight_set = (batch % weight_batches) * shots + shot
     weight = tl.load(
         weight_ptr + weight_set.to(tl.int64) * n_support + token, mask=inside, other=0.0
     )
+    weight = tl.where(s_norm < _INFINITY, weight, float("nan"))
     column = tl.arange(0, BLOCK_W)
     out_window = w_tile * WINDOWS + column
     if POOL == 1:

@@ -94,6 +94,12 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
     """Differentiate the scan: its states are computed again, never kept."""
+    if runs_on_triton(gradient):
+        from uino_deploy.kernels.selective_scan import triton_kernel_backward
+
+        with torch.cuda.device(gradient.device):
+            operands = [*ctx.saved_tensors, gradient]
+            return triton_kernel_backward.selective_scan2d_backward(*operands)
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         output = differentiable_scan(*inputs)
@@ -130,7 +136,7 @@ def selective_scan_fn(
 
 
 class _Scan1d(torch.autograd.Function):
-    """The Triton kernel forwards, the reference's gradient backwards."""
+    """The Triton kernels as a differentiable function."""
 
     @staticmethod
     def forward(
@@ -154,14 +160,9 @@ class _Scan1d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            inputs: list[Any] = [
-                None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors
-            ]
-            u, delta, A, B, C, D, z, bias = inputs
-            outputs = naive.selective_scan_fn(
-                u, delta, A, B, C, D, z, bias, ctx.softplus, return_last_state=True
-            )
-        given = [t for t in inputs if t is not None]
-        found = iter(torch.autograd.grad(outputs, given, gradients))
-        return (None, *(None if t is None else next(found) for t in inputs))
+        from uino_deploy.kernels.selective_scan import triton_kernel_1d_backward as kernel
+
+        operands = [*ctx.saved_tensors, ctx.softplus, *gradients]
+        device = operands[0].device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return None, *kernel.selective_scan_fn_backward(*operands)

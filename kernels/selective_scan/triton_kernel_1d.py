@@ -6,12 +6,15 @@ parallel scan joins, as in `triton_kernel`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.selective_scan.tiling import tiling_for
+from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 from uino_deploy.kernels.selective_scan.triton_kernel import (
     _LOG2E,
     _advance,
@@ -62,16 +65,16 @@ def selective_scan1d_kernel(
     n_range = tl.arange(0, BLOCK_N)[:, None]
 
     A = ()
-    B = ()
-    C = ()
+    constant_b = ()
+    constant_c = ()
     carry = ()
     for n in tl.static_range(N):
         A = A + (_parameter(a_ptr, channel * N + n, d_ok, ROWS) * _LOG2E,)
         carry = carry + (tl.zeros((BLOCK_D, ROWS), tl.float32),)
         if not B_VARIES:
-            B = B + (_parameter(b_ptr, channel * N + n, d_ok, ROWS),)
+            constant_b = constant_b + (_parameter(b_ptr, channel * N + n, d_ok, ROWS),)
         if not C_VARIES:
-            C = C + (_parameter(c_ptr, channel * N + n, d_ok, ROWS),)
+            constant_c = constant_c + (_parameter(c_ptr, channel * N + n, d_ok, ROWS),)
     if HAS_SKIP:
         skip = _parameter(skip_ptr, channel, d_ok, ROWS)
     if HAS_BIAS:
@@ -85,13 +88,18 @@ def selective_scan1d_kernel(
         delta = tl.load(delta_ptr + plane + offset, mask=ok, other=0.0)
         us = _columns(tl.reshape(u, (BLOCK_D, ROWS, STEPS)), LOG2_STEPS)
         ds = _columns(tl.reshape(delta, (BLOCK_D, ROWS, STEPS)), LOG2_STEPS)
+        # Names of their own: a tuple that grew in the loop would change what the loop carries.
         small_ok = (n_range < N) & (t < length)
         if B_VARIES:
             b = tl.load(b_ptr + small + n_range * length + t, mask=small_ok, other=0.0)
             B = _per_visit(b, BLOCK_N, ROWS, STEPS)
+        else:
+            B = constant_b
         if C_VARIES:
             c = tl.load(c_ptr + small + n_range * length + t, mask=small_ok, other=0.0)
             C = _per_visit(c, BLOCK_N, ROWS, STEPS)
+        else:
+            C = constant_c
         deltas = ()
         inputs = ()
         y = ()
@@ -134,6 +142,49 @@ def _per_visit(tile, BLOCK_N: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.conste
     return _columns(tl.reshape(by_row, (1, ROWS, STEPS * BLOCK_N)), LOG2)
 
 
+def tiling_of(length: int, channels: int, states: int) -> Tiling:
+    """Return the tiling for a scan of `length` steps of a group of `channels` channels."""
+    # One sequence for the rule: time is always cut into rows here.
+    return tiling_for(1, max(length, 64), channels, states)
+
+
+def constants(tiling: Tiling, states: int, varies: str, options: Sequence[str]) -> dict[str, Any]:
+    """Return the kernel's compile-time arguments.
+
+    Args:
+        tiling: what `tiling_of` returned.
+        states: N.
+        varies: which of B and C change with time: "BC", "B", "C" or "".
+        options: which of "skip" (D), "gate" (z), "bias" and "softplus" there are.
+    """
+    return {
+        "N": states,
+        "BLOCK_N": triton.next_power_of_2(states),
+        "ROWS": tiling.rows,
+        "STEPS": tiling.steps,
+        "BLOCK_D": tiling.block_d,
+        "B_VARIES": "B" in varies,
+        "C_VARIES": "C" in varies,
+        "HAS_SKIP": "skip" in options,
+        "HAS_GATE": "gate" in options,
+        "HAS_BIAS": "bias" in options,
+        "SOFTPLUS": "softplus" in options,
+    }
+
+
+def varying(B: Tensor, C: Tensor) -> str:
+    """Say which of B and C, as `grouped` returns them, change with time."""
+    return "".join(name for name, t in (("B", B), ("C", C)) if t.ndim == 4)
+
+
+def given_options(
+    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, softplus: bool
+) -> list[str]:
+    """Return the names of the options that a call takes, for `constants`."""
+    given = {"skip": D is not None, "gate": z is not None, "bias": delta_bias is not None}
+    return [name for name, taken in {**given, "softplus": softplus}.items() if taken]
+
+
 def selective_scan_fn(
     u: Tensor,
     delta: Tensor,
@@ -158,18 +209,13 @@ def selective_scan_fn(
     """
     batch, dim, length = u.shape
     states = A.shape[1]
-    B, C = (_by_group("BC"[i], t, u, states) for i, t in enumerate((B, C)))
-    counts = [t.shape[1] for t in (B, C) if t.ndim == 4]
-    groups = max(counts, default=1)
-    if any(groups % count for count in counts):
-        groups = dim
-    B, C = (t.repeat_interleave(groups // t.shape[1], 1) if t.ndim == 4 else t for t in (B, C))
+    B, C, groups = grouped(B, C, u, states)
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     last = torch.zeros(batch, dim, states, dtype=torch.float32, device=u.device)
     if not out.numel():
         return out, last
-    # One sequence for the rule: time is always cut into rows here.
-    tiling = tiling_for(1, max(length, 64), dim // groups, states)
+    tiling = tiling_of(length, dim // groups, states)
+    options = given_options(D, z, delta_bias, delta_softplus)
     grid = (batch, groups, triton.cdiv(dim // groups, tiling.block_d))
     absent = u  # stands for what the kernel will not read
     selective_scan1d_kernel[grid](
@@ -186,21 +232,31 @@ def selective_scan_fn(
         length,
         out,
         last,
-        N=states,
-        BLOCK_N=triton.next_power_of_2(states),
-        ROWS=tiling.rows,
-        STEPS=tiling.steps,
-        BLOCK_D=tiling.block_d,
-        B_VARIES=B.ndim == 4,
-        C_VARIES=C.ndim == 4,
-        HAS_SKIP=D is not None,
-        HAS_GATE=z is not None,
-        HAS_BIAS=delta_bias is not None,
-        SOFTPLUS=delta_softplus,
+        **constants(tiling, states, varying(B, C), options),
         num_warps=tiling.warps,
         enable_fp_fusion=True,
     )
     return out, last
+
+
+def grouped(B: Tensor, C: Tensor, u: Tensor, states: int) -> tuple[Tensor, Tensor, int]:
+    """Return B and C as the kernels take them, and how many groups of channels both have.
+
+    Returns:
+        B: [batch, groups, state, length], repeated where C has more groups, or [dim, state].
+        C: likewise.
+        groups: 1 where both are constant.
+
+    Raises:
+        ValueError: B or C does not fit u.
+    """
+    B, C = (_by_group("BC"[i], t, u, states) for i, t in enumerate((B, C)))
+    counts = [t.shape[1] for t in (B, C) if t.ndim == 4]
+    groups = max(counts, default=1)
+    if any(groups % count for count in counts):
+        groups = u.shape[1]
+    B, C = (t.repeat_interleave(groups // t.shape[1], 1) if t.ndim == 4 else t for t in (B, C))
+    return B, C, groups
 
 
 def _by_group(name: str, tensor: Tensor, u: Tensor, states: int) -> Tensor:

@@ -1,0 +1,180 @@
+"""The operators' gradients on a card: right, how many launches, how long, how much memory.
+
+`python tests/gpu/gradients.py [--quick] [WORD...]` writes one JSON line a case, a verdict; exit 1
+if a gradient is wrong. A WORD, as scan2d, takes the cases that hold it; --quick the small ones.
+Needs torch with CUDA and Triton, no pytest. Most of its minutes go to compiling.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from uino_deploy.kernels import correlation4d, selective_scan2d, selective_scan_fn
+from uino_deploy.kernels.correlation import naive as correlation_naive
+from uino_deploy.kernels.selective_scan import naive as scan_naive
+from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as unfused_scan
+from uino_deploy.tolerances import OPERATOR
+
+# (sequences, height, width, channels, states, rank): those of vitb14, and ragged ones.
+PLANES = [(49, 37, 37, 32, 4, 2), (1369, 7, 7, 32, 4, 2), (16, 37, 37, 64, 4, 4),
+          (1369, 4, 4, 64, 4, 4)]  # fmt: skip
+RAGGED = [(3, 5, 9, 19, 3, 2), (7, 3, 2, 80, 2, 1)]
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def draw(*size: int) -> torch.Tensor:
+    """Return normal float32 numbers on the card."""
+    return torch.randn(*size, device="cuda")
+
+
+def say(line: str) -> None:
+    """Write a line at once: a run that is cut off has told what it found."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def plane(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return the scan's operands; dt, B and C are parts of one projection, as in the model."""
+    s, h, w, d, n, r = shape
+    packed = draw(s, h, w, 4, r + 2 * n).to(dtype).split((r, n, n), -1)
+    parameters = [draw(4, d, r), draw(4, d) - 2, -draw(4, d, n).abs() - 0.1, draw(4, d)]
+    return [draw(s, h, w, d).to(dtype), *packed, *parameters]
+
+
+def sequence(dtype: torch.dtype, of_b: str) -> list[torch.Tensor]:
+    """Return operands of `selective_scan_fn`; once with mamba's sixteen states: long to compile."""
+    batch, dim, length = 2, 96, 300
+    states = 16 if (of_b, dtype) == ("one", torch.float16) else 4
+    small = {"one": (batch, states, length), "two": (batch, 2, states, length)}
+    small["constant"] = (dim, states)
+    own = [draw(batch, dim, length), draw(batch, dim, length)]
+    rest = [draw(*small[of_b]), draw(batch, states, length), draw(batch, dim, length)]
+    u, delta, b, c, z = (t.to(dtype) for t in own + rest)
+    return [u, delta, -draw(dim, states).abs() - 0.1, b, c, draw(dim), z, draw(dim) - 2]
+
+
+def tokens(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return the correlation's operands."""
+    batch, shots, layers, n_query, n_support, channels = shape
+    query = draw(batch, layers, n_query, channels)
+    support = draw(1, shots, layers, n_support, channels)
+    return [t.to(dtype) for t in (query, support, draw(1, shots, n_support))]
+
+
+def gradients(
+    function: Callable[..., Any], operands: list[torch.Tensor], kind: torch.dtype, summed: bool
+) -> Callable[[], Any]:
+    """Return what gives the operands' gradients, for a gradient of the result rounded to `kind`."""
+    inputs = [t.detach().requires_grad_() for t in operands]
+    out = function(*inputs)
+    torch.manual_seed(1)
+    size = (*out.shape[:3], 1, *out.shape[4:]) if summed else out.shape
+    weight = draw(*size).to(kind).to(out.dtype).expand(out.shape)
+    return lambda: torch.autograd.grad(out, inputs, weight, retain_graph=True)
+
+
+def judge(name: str, function: Any, reference: Any, operands: list[torch.Tensor],
+          summed: bool = False) -> bool:  # fmt: skip
+    """Compare all gradients with float64's, count launches, time 20 runs; print a line."""
+    kind = operands[0].dtype
+    run = gradients(function, operands, kind, summed)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before, began = torch.cuda.memory_allocated(), time.perf_counter()
+    got = run()
+    torch.cuda.synchronize()
+    first = time.perf_counter() - began
+    peak = torch.cuda.max_memory_allocated() - before
+    again = run()
+    equal = all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+    expected = gradients(reference, [t.double() for t in operands], kind, summed)()
+    errors, wrong = [], []
+    for index, (mine, exact) in enumerate(zip(got, expected, strict=True)):
+        error = float((mine.double() - exact).norm() / exact.norm())
+        errors.append(float(f"{error:.2e}"))
+        bound = OPERATOR[str(mine.dtype).removeprefix("torch.")].relative_l2
+        if not error <= bound:
+            wrong.append(index)
+    del expected
+    found = {"case": name, "status": "FAILED" if wrong or not equal else "PASSED"}
+    found |= {"errors": errors, "wrong": wrong, "same_twice": equal}
+    found |= {"launches": launches(run), "ms": timed(run), "first_s": round(first, 1)}
+    found["peak_mb"] = round(peak / 1e6, 1)
+    say(json.dumps(found))
+    return not wrong and equal
+
+
+def launches(run: Callable[[], Any]) -> int:
+    """Count the kernels of one backward."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    on_card = [e for e in profile.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(e.count for e in on_card if not e.key.startswith("Mem"))
+
+
+def timed(run: Callable[[], Any], count: int = 20) -> float:
+    """Return the median of `count` backward passes in ms."""
+    times = []
+    for _ in range(count):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return round(sorted(times)[count // 2], 4)
+
+
+def cases(quick: bool) -> Any:
+    """Yield (name, function, reference, operands, gradient the same for all directions)."""
+    for dtype in DTYPES:
+        kind = getattr(torch, dtype)
+        for shape in RAGGED + ([] if quick else PLANES):
+            yield (f"scan2d {shape} {dtype}", selective_scan2d, scan_naive.selective_scan2d,
+                   plane(shape, kind), shape in PLANES)  # fmt: skip
+        for of_b in ("one", "two", "constant"):
+            one = lambda *t: selective_scan_fn(*t, delta_softplus=True)  # noqa: E731
+            right = lambda *t: scan_naive.selective_scan_fn(*t, delta_softplus=True)  # noqa: E731
+            yield f"scan_fn B {of_b} {dtype}", one, right, sequence(kind, of_b), False
+        big = [((1, 1, 6, 1369, 1369, 768), 37, 37, 3)]
+        for shape, height, width, pool in [((2, 2, 2, 70, 63, 40), 9, 7, 2)] + big * (not quick):
+            fixed = (height, width, pool)
+            mine = lambda *t, fixed=fixed: correlation4d(*t, *fixed)  # noqa: E731
+            right = lambda *t, fixed=fixed: correlation_naive.correlation4d(*t, *fixed)  # noqa: E731
+            yield f"correlation {shape} {dtype}", mine, right, tokens(shape, kind), False
+
+
+def main() -> int:
+    """Judge every case; then time the unfused gradient for comparison."""
+    torch.manual_seed(0)
+    say(json.dumps({"card": torch.cuda.get_device_name(), "torch": torch.__version__}))
+    right = True
+    words = [word for word in sys.argv[1:] if word != "--quick"]
+    for name, function, reference, operands, summed in cases("--quick" in sys.argv):
+        if words and not any(word in name for word in words):
+            continue
+        try:
+            right &= judge(name, function, reference, operands, summed)
+        except Exception as error:  # the other cases still tell something
+            right = False
+            text = f"{type(error).__name__}: {error}"[-800:]
+            say(json.dumps({"case": name, "status": "FAILED", "error": text}))
+    if len(sys.argv) == 1 or "scan2d" in sys.argv[1:2]:
+        inputs = [t.detach().requires_grad_() for t in plane(PLANES[0], torch.float16)]
+
+        def unfused() -> Any:
+            return torch.autograd.grad(unfused_scan(*inputs).sum(), inputs)
+
+        found = {"launches": launches(unfused), "ms": timed(unfused, 3)}
+        say(json.dumps({"case": f"unfused {PLANES[0]} float16", **found}))
+    say("PASSED" if right else "FAILED")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
