@@ -13,6 +13,7 @@ LEAVES = {
     "__init__",
     "assets",
     "bundle",
+    "charts",
     "config",
     "dependencies",
     "errors",
@@ -20,6 +21,7 @@ LEAVES = {
     "images",
     "letters",
     "markdown",
+    "page",
     "progress",
     "tolerances",
 }
