@@ -169,8 +169,9 @@ def points(
             x, y = axes.transData.transform((point.x, point.y))
             labels.setdefault((round(x / _FONT), round(y / _FONT)), []).append(str(number))
         for numbers in labels.values():
-            at = found[int(numbers[0]) - 1]
-            axes.annotate(",".join(numbers), (at.x, at.y), (6, 3), textcoords="offset points")
+            first = found[int(numbers[0]) - 1]
+            place = (first.x, first.y)
+            axes.annotate(",".join(numbers), place, (6, 3), textcoords="offset points")
 
     columns = ["number", "point", x_axis, y_axis]
     table = [[str(n), p.label, _number(p.x), f"{p.y:.2e}"] for n, p in enumerate(found, 1)]
