@@ -48,7 +48,10 @@ def ledger_page(records: list[Record]) -> str:
             Section(f"Bytes of one launch ({arch})", _charts("megabytes", _BYTES, launches)),
             Section("Floors", [*_charts("microseconds", _BOARDS, floors), _sources()]),
             Section("Registers of a thread, and occupancy", [_resources(records)]),
-            Section("All records", [Table("Every kernel, architecture, type and shape", HEADER, rows(records))]),
+            Section(
+                "All records",
+                [Table("Every kernel, architecture, type and shape", HEADER, rows(records))],
+            ),
         ],
     )
 
