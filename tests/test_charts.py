@@ -97,6 +97,18 @@ def test_text_is_legible_on_a_telephone_and_stays_inside():
             assert 8 <= float(text.get("y")) <= height
 
 
+def test_logarithmic_axes_within_one_decade_have_plain_labels():
+    near = [Point("one", 14, 1.2e-6, "a"), Point("two", 25, 5.1e-7, "b")]
+    for chart in (
+        points("t", "ms", "error", ["a", "b"], near),
+        dots("t", "MB", ["x"], [("one", [2.0]), ("two", [6.0])]),
+    ):
+        assert not [text for text in texts(chart.svg) if "$" in text or "math" in text]
+        assert {"1e-07", "1e-06", "1e-05"} <= set(texts(chart.svg)) or {"1", "10"} <= set(
+            texts(chart.svg)
+        )
+
+
 def test_the_same_data_gives_the_same_bytes_and_no_trace_of_the_machine():
     assert list(all_charts()) == list(all_charts())
     for chart in all_charts():

@@ -44,7 +44,8 @@ SECTIONS = [
         ],
     ),
     page.Section(
-        "Tables", [page.Table("Values", ["name", "value"], [["a", "1.5"], ["b", "-"], ["c", ""]])]
+        "Tables",
+        [page.Table("Values", ["name", "value", "never"], [["a", "1.5", ""], ["b", "-", "-"]])],
     ),
     page.Section("Words", [page.Text(["One paragraph."]), page.Text(["A point."], listed=True)]),
     page.Section("Nothing here", []),
@@ -117,6 +118,7 @@ def test_numbers_are_flush_right_and_no_cell_or_heading_is_empty():
     text = render()
     assert '<td class="right">1.5</td>' in text
     assert '<th scope="col">name</th>' in text
+    assert '<th scope="col">never</th>' in text
     assert not re.search(r"<t[dh][^>]*>\s*</t[dh]>", text)
 
 

@@ -8,6 +8,7 @@ every series also has a hatching or a marker of its own. The same data gives the
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def bars(
         if whiskers:
             cells.append(" to ".join(map(_number, row.spread)) if row.spread else "-")
     legend = used if len(used) > 1 else []
-    return _chart(title, columns, table, paint, _ROW * len(rows), legend, note=note)
+    return _chart(title, columns, table, paint, _ROW * len(rows) + 8, legend, note=note)
 
 
 def dots(
@@ -125,11 +126,12 @@ def dots(
         for i in used:
             at = [(values[i], y) for y, (_, values) in enumerate(rows) if values[i]]
             axes.plot(*zip(*at, strict=True), linestyle="", label=series[i], **_marker(i))
+        axes.set_xlim(_decades([value for _, values in rows for value in values if value]))
         _label_rows(axes, axis, [label for label, _ in rows])
 
     names = [series[i] for i in used]
     table = [[label, *(_number(values[i]) for i in used)] for label, values in rows]
-    return _chart(title, [axis, *names], table, paint, _ROW * len(rows), names)
+    return _chart(title, [axis, *names], table, paint, _ROW * len(rows) + 8, names)
 
 
 def lines(
@@ -162,8 +164,9 @@ def points(
             axes.plot(*zip(*at, strict=True), linestyle="", label=name, **look)
         _label_plane(axes, x_axis, y_axis)
         axes.set_xlim(0, 1.15 * max((point.x for point in found), default=1))
-        axes.margins(y=0.15)
+        axes.set_ylim(_decades([point.y for point in found]))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        axes.yaxis.set_minor_formatter(lambda *_: "")
         labels: dict[tuple[int, int], list[str]] = {}
         for number, point in enumerate(found, 1):
             x, y = axes.transData.transform((point.x, point.y))
@@ -289,6 +292,7 @@ def _label_rows(axes: Axes, label: str, names: Sequence[str]) -> None:
     for y, name in enumerate(names):
         axes.text(0, y - 0.43, name, va="center", transform=axes.get_yaxis_transform())
     axes.set(ylim=(max(len(names), 1) - 0.5, -0.7), yticks=[], xlabel=label)
+    axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
@@ -299,6 +303,12 @@ def _label_plane(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlim(left=0)
     axes.grid(visible=True, axis="y")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _decades(values: Sequence[float]) -> tuple[float, float]:
+    """Return the powers of ten around positive values, one decade at least apart."""
+    low = math.floor(math.log10(min(values, default=1)))
+    return 10.0**low, 10.0 ** max(math.ceil(math.log10(max(values, default=1))), low + 1)
 
 
 def _number(value: float | None) -> str:

@@ -158,12 +158,16 @@ def _data_uri(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def _flush_right(table: Table | Chart) -> list[bool]:
-    """Return for each column whether all its cells look like numbers; never for the first."""
-    return [
-        index > 0 and all(_is_numeric(row[index]) for row in table.rows)
+    """Return for each column but the first whether its cells look like numbers, but for dashes."""
+    columns = [
+        [row[index] for row in table.rows if row[index] not in {"", "-"}]
         for index, _ in enumerate(table.columns)
+    ]
+    return [
+        index > 0 and bool(cells) and all(map(_is_numeric, cells))
+        for index, cells in enumerate(columns)
     ]
 
 
 def _is_numeric(cell: str) -> bool:
-    return cell in {"", "-"} or cell.lstrip("-+\N{MINUS SIGN}")[:1].isdigit()
+    return cell.lstrip("-+\N{MINUS SIGN}")[:1].isdigit()
