@@ -28,7 +28,7 @@ def widths(svg):
 
 def all_charts():
     yield bars("t", "ms", ["a", "b"], BARS)
-    yield dots("t", "MB", ["x", "y"], [("one", [1.0, 100.0]), ("two", [None, 10.0])])
+    yield dots("t", "MB", ["x", "y"], [("one", [0.01, 9e4]), ("two", [None, 10.0])])
     yield lines("t", "classes", "ms", {"one": [(1, 2.0), (10, 5.0)], "two": [(1, 3.0)]})
     yield points("t", "ms", "error", ["a"], [Point("one", 1, 1e-5, "a")])
     yield histogram("t", "IoU", [0, 10, 20], [1, 3])
@@ -93,7 +93,8 @@ def test_text_is_legible_on_a_telephone_and_stays_inside():
         assert width == 310  # the inside of a card of a page 360 px wide
         assert {float(size) for size in re.findall(r"font-size: ([\d.]+)px", chart.svg)} == {12}
         for text in ET.fromstring(chart.svg).iter("text"):
-            assert 0 <= float(text.get("x")) <= width
+            half = 3.5 * len(text.text or "") if "middle" in text.get("style") else 0
+            assert half <= float(text.get("x")) <= width - half, text.text
             assert 8 <= float(text.get("y")) <= height
 
 

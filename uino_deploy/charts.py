@@ -131,7 +131,7 @@ def dots(
 
     names = [series[i] for i in used]
     table = [[label, *(_number(values[i]) for i in used)] for label, values in rows]
-    return _chart(title, [axis, *names], table, paint, _ROW * len(rows) + 8, names)
+    return _chart(title, [axis, *names], table, paint, _ROW * len(rows) + 8, names, left=20)
 
 
 def lines(
@@ -223,7 +223,7 @@ def _chart(
     names = [fill(name, _LETTERS) for name in legend]
     beside = 1 if any(len(name) > 16 for name in legend) else 2
     below = _AXIS + 4 + _LINE * -(-sum(name.count("\n") + 1 for name in names) // beside)
-    total, width = below + height + (10 if left < _FONT else 26), _WIDTH - left - 14
+    total, width = below + height + (26 if left > 40 else 10), _WIDTH - left - 20
     # The salt goes into the identifiers, so that a page may hold several charts.
     with style.context(["default", _TEMPLATES / "charts.mplstyle", {"svg.hashsalt": alt}]):
         figure = Figure(figsize=(_WIDTH / 72, total / 72), dpi=72)
