@@ -223,7 +223,7 @@ def _chart(
     names = [fill(name, _LETTERS) for name in legend]
     beside = 1 if any(len(name) > 16 for name in legend) else 2
     below = _AXIS + 4 + _LINE * -(-sum(name.count("\n") + 1 for name in names) // beside)
-    total, width = below + height + (26 if left > 40 else 10), _WIDTH - left - 20
+    total, width = below + height + (26 if left > 40 else 10), _WIDTH - left - 24
     # The salt goes into the identifiers, so that a page may hold several charts.
     with style.context(["default", _TEMPLATES / "charts.mplstyle", {"svg.hashsalt": alt}]):
         figure = Figure(figsize=(_WIDTH / 72, total / 72), dpi=72)
