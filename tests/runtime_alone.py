@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ABSENT = ("torch", "onnx", "triton", "onnxscript", "matplotlib", "sklearn")
+ABSENT = ("torch", "onnx", "triton", "onnxscript", "matplotlib", "jinja2", "sklearn")
 QUERIES = 8
 
 

@@ -13,6 +13,7 @@ LEAVES = {
     "__init__",
     "assets",
     "bundle",
+    "charts",
     "child",
     "config",
     "dependencies",
@@ -21,6 +22,7 @@ LEAVES = {
     "images",
     "letters",
     "markdown",
+    "page",
     "progress",
     "tolerances",
 }

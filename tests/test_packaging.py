@@ -125,6 +125,7 @@ def test_extras_are_the_documented_ones():
         "gpu",
         "mamba",
         "openvino",
+        "pages",
         "tensorrt",
         "tensorrt-rtx",
         "train",

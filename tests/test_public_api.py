@@ -45,6 +45,7 @@ LIGHT = [
     "uino_deploy",
     "uino_deploy.benchmarks.compare",
     "uino_deploy.benchmarks.harness",
+    "uino_deploy.benchmarks.ledger.page",
     "uino_deploy.benchmarks.page",
     "uino_deploy.benchmarks.profile",
     "uino_deploy.benchmarks.runners.bundle",
@@ -55,8 +56,8 @@ LIGHT = [
     "uino_deploy.bundle.support",
     "uino_deploy.child",
     *sorted(target.split(":")[0] for target in COMMANDS.values()),
+    "uino_deploy.charts",
     "uino_deploy.config",
-    "uino_deploy.demo.report",
     "uino_deploy.dependencies",
     "uino_deploy.doctor",
     "uino_deploy.errors",
@@ -66,6 +67,7 @@ LIGHT = [
     "uino_deploy.images",
     "uino_deploy.inspection",
     "uino_deploy.kernels",
+    "uino_deploy.page",
     "uino_deploy.runtime",
     "uino_deploy.runtime.openvino_backend",
     "uino_deploy.selftest.operators",
@@ -96,7 +98,7 @@ def run_without(blocked: list[str], code: str) -> subprocess.CompletedProcess[st
 
 def test_light_modules_import_where_nothing_heavy_is_installed():
     blocked = ["torch", "triton", "onnx", "onnxscript", "onnxruntime", "tensorrt", "openvino"]
-    blocked += ["matplotlib", "sklearn", "transformers"]
+    blocked += ["jinja2", "matplotlib", "sklearn", "transformers"]
     code = "import importlib\n" + "\n".join(f"importlib.import_module({m!r})" for m in LIGHT)
     done = run_without(blocked, code)
     assert done.returncode == 0, done.stderr

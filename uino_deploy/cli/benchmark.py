@@ -102,9 +102,11 @@ def benchmark(
     from uino_deploy.benchmarks.record import MAIN, Case
     from uino_deploy.benchmarks.runners.table import peers_named
     from uino_deploy.bundle import Bundle
+    from uino_deploy.dependencies import require
     from uino_deploy.files import refuse_existing
 
     if folder is not None:
+        require("pages", "jinja2", "matplotlib")
         refuse_existing(folder, force, RECORD)
     opened = [Bundle.open(path) for path in bundles]
     named = Origin(checkpoint, encoder_checkpoint, sam_checkpoint, untrained)

@@ -36,7 +36,7 @@ def demo(target: Path, force: bool, output: Output) -> None:
     from uino_deploy.dependencies import require
 
     require("export", "torch", "onnx", "onnxscript", "onnxruntime")
-    require("train", "matplotlib", "sklearn")
+    require("train", "matplotlib", "jinja2", "sklearn")
     from uino_deploy.demo import run_demo
 
     results = run_demo(target, output.log, output.progress, force=force)

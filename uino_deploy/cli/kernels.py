@@ -132,13 +132,16 @@ def report(
       uino-deploy kernels report --load benchmarks/ledger/ledger.json --html ledger.html
     """
     from uino_deploy.benchmarks.ledger.markdown import renew
-    from uino_deploy.benchmarks.ledger.page import page
+    from uino_deploy.benchmarks.ledger.page import ledger_page
     from uino_deploy.benchmarks.ledger.rows import HEADER, rows
     from uino_deploy.benchmarks.ledger.store import load as read_records
     from uino_deploy.benchmarks.ledger.store import select, text_of
+    from uino_deploy.dependencies import require
     from uino_deploy.files import atomic_file
     from uino_deploy.markdown import rewrite
 
+    if html is not None:
+        require("pages", "jinja2", "matplotlib")
     _known(presets)
     _known_types(dtypes)
     if load is not None:
@@ -155,7 +158,7 @@ def report(
             temporary.write_text(text_of(records), encoding="utf-8")
     if html is not None:
         with atomic_file(html, force) as temporary:
-            temporary.write_text(page(records), encoding="utf-8")
+            temporary.write_text(ledger_page(records), encoding="utf-8")
     if readme is not None:
         rewrite(readme, lambda text: renew(text, records))
     output.document({"kernels": records})

@@ -1,68 +1,90 @@
-"""Turn a demo's results into the page that `report.render` writes."""
+"""The demo's page: its numbers, pictures and method, as `uino_deploy.page` shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uino_deploy.demo.report import Bar, Example, Headline, Report, Table
+import numpy as np
+
+from uino_deploy.charts import Bar, Chart, bars, histogram
+from uino_deploy.demo.montage import LEGEND, gallery
 from uino_deploy.demo.results import Results, spread
 from uino_deploy.demo.segmentation import Outcome
+from uino_deploy.page import Block, Headline, Headlines, Section, Table, Text, Verdict, page
 
 WORST = 6
 SPREAD = 18
 DIGITS = 6
 
 
-def page(results: Results, outcomes: Sequence[Outcome], digits: Sequence[Outcome]) -> Report:
-    """Return the page of a demo: numbers, pictures, method."""
+def demo_page(results: Results, outcomes: Sequence[Outcome], digits: Sequence[Outcome]) -> str:
+    """Return the HTML page of a demo.
+
+    Args:
+        results: all its numbers.
+        outcomes: every held-out query.
+        digits: every query of handwritten digits.
+    """
     held_out = results.episodes["held_out"]
-    return Report(
-        title="uino-deploy demo",
-        lead=(
+    failed = Verdict("FAILED", "failed", results.failures)
+    return page(
+        "uino-deploy demo",
+        [
             "A trained few-shot segmentation model, exported piece by piece, checked against "
             f"PyTorch, and run without PyTorch on {held_out['queries']} scenes of "
             f"{held_out['classes']} characters that it never saw in training. It is shown each "
             "character once."
-        ),
-        failures=results.failures,
-        thresholds=[
-            "Every exported piece and the whole agree with PyTorch within the tolerance table.",
-            *(f"{threshold.sentence}." for threshold in results.thresholds),
         ],
-        headlines=_headlines(results),
-        bars=[
-            Bar("bundle, held-out classes", results.bundle.miou, accent=True),
-            Bar("PyTorch, held-out", results.reference.miou),
-            Bar("prototype baseline", results.baseline),
-            Bar("bundle, digits", results.digits.miou, accent=True),
+        [failed if results.failures else Verdict("PASSED", "passed")],
+        [
+            Section("Results", [_headlines(results), *_charts(results, outcomes)]),
+            Section("Pictures", [LEGEND, *_galleries(outcomes, digits)]),
+            Section("Measurements", _tables(results)),
+            Section("Conditions of passing", [_conditions(results)]),
+            Section("Method", [Text(_method(results))]),
         ],
-        ious=[outcome.iou for outcome in outcomes],
-        sections=_sections(outcomes, digits),
-        tables=_tables(results),
-        method=_method(results),
     )
 
 
-def _headlines(results: Results) -> list[Headline]:
+def _headlines(results: Results) -> Headlines:
     drift = abs(results.bundle.miou - results.reference.miou)
     gain = results.bundle.miou - results.baseline
+    return Headlines(
+        [
+            Headline(f"{results.bundle.miou:.1f}", "mIoU, held-out classes", "1 shot, the bundle"),
+            Headline(f"{drift:.2f}", "points from PyTorch", "the same episodes in PyTorch"),
+            Headline(f"+{gain:.1f}", "over the baseline", "the encoder's prototypes alone"),
+            Headline(
+                f"{results.digits.miou:.1f}", "mIoU, handwriting", "real digits, never trained"
+            ),
+            Headline(
+                f"{1000 * results.seconds_per_query:.0f} ms",
+                "a query",
+                f"median, CPU, {results.provenance['machine'].split(', ')[-1]}",
+            ),
+        ]
+    )
+
+
+def _charts(results: Results, outcomes: Sequence[Outcome]) -> list[Chart]:
+    rows = [
+        ("bundle, held-out classes", "bundle", results.bundle.miou),
+        ("PyTorch, held-out classes", "others", results.reference.miou),
+        ("prototype baseline, held-out classes", "others", results.baseline),
+        ("bundle, handwritten digits", "bundle", results.digits.miou),
+    ]
+    drawn = [Bar(label, {series: value}, f"{value:.1f}") for label, series, value in rows]
+    counts, edges = np.histogram(
+        [100 * min(max(outcome.iou, 0), 1) for outcome in outcomes], bins=10, range=(0, 100)
+    )
     return [
-        Headline(f"{results.bundle.miou:.1f}", "mIoU, held-out classes", "1 shot, the bundle"),
-        Headline(f"{drift:.2f}", "points from PyTorch", "the same episodes in PyTorch"),
-        Headline(f"+{gain:.1f}", "over the baseline", "the encoder's prototypes alone"),
-        Headline(f"{results.digits.miou:.1f}", "mIoU, handwriting", "real digits, never trained"),
-        Headline(
-            f"{1000 * results.seconds_per_query:.0f} ms",
-            "a query",
-            f"median, CPU, {results.provenance['machine'].split(', ')[-1]}",
-        ),
+        bars("mIoU", "mIoU, per cent", ["bundle", "others"], drawn),
+        histogram("IoU of every held-out query", "IoU, per cent", edges.tolist(), counts.tolist()),
     ]
 
 
-def _sections(
-    outcomes: Sequence[Outcome], digits: Sequence[Outcome]
-) -> list[tuple[str, list[Example]]]:
+def _galleries(outcomes: Sequence[Outcome], digits: Sequence[Outcome]) -> list[Block]:
     """Choose what to show by rank, so that nothing is picked by hand."""
     ranked = sorted(outcomes, key=lambda outcome: outcome.iou)
     ranked_digits = sorted(digits, key=lambda outcome: outcome.iou)
@@ -70,38 +92,33 @@ def _sections(
     evenly = [rest[index] for index in spread(len(rest), SPREAD)]
     some_digits = [ranked_digits[index] for index in spread(len(ranked_digits), DIGITS)]
     return [
-        (f"The {WORST} worst of {len(outcomes)} queries", _examples(ranked[:WORST])),
-        (f"{SPREAD} more, evenly from the worst left to the best", _examples(evenly)),
-        (f"Handwritten digits, {DIGITS} evenly from worst to best", _examples(some_digits)),
+        gallery(f"The {WORST} worst of {len(outcomes)} queries", ranked[:WORST]),
+        gallery(f"{SPREAD} more, evenly from the worst remaining to the best", evenly),
+        gallery(f"Handwritten digits, {DIGITS} evenly from worst to best", some_digits),
     ]
 
 
-def _examples(outcomes: Sequence[Outcome]) -> list[Example]:
-    return [
-        Example(
-            title=outcome.title,
-            support=outcome.episode.support[0].image,
-            support_mask=outcome.episode.support[0].mask,
-            query=outcome.episode.query.image,
-            truth=outcome.episode.query.mask,
-            predicted=outcome.result.mask,
-            iou=outcome.iou,
-            score=outcome.result.score,
-        )
-        for outcome in outcomes
-    ]
+def _conditions(results: Results) -> Text:
+    return Text(
+        [
+            "Every exported piece and the whole agree with PyTorch within the tolerance table.",
+            *(f"{threshold.sentence}." for threshold in results.thresholds),
+        ],
+        listed=True,
+    )
 
 
-def _tables(results: Results) -> list[Table]:
+def _tables(results: Results) -> Sequence[Table]:
     accuracy = Table(
         "Accuracy, per cent",
-        ("", "mIoU", "FB-IoU"),
+        ("model and classes", "mIoU", "FB-IoU"),
         [
             ("bundle, held-out classes", *_pair(results.bundle)),
             ("PyTorch, held-out classes", *_pair(results.reference)),
             ("prototype baseline, held-out classes", f"{results.baseline:.2f}", "-"),
             ("bundle, handwritten digits", *_pair(results.digits)),
         ],
+        narrow=True,
     )
     seconds = Table(
         "Time, seconds",
@@ -110,8 +127,9 @@ def _tables(results: Results) -> list[Table]:
             *((name, f"{value:.1f}") for name, value in results.seconds.items()),
             ("one query, median", f"{results.seconds_per_query:.4f}"),
         ],
+        narrow=True,
     )
-    return [accuracy, seconds, _verification(results.verify), _provenance(results.provenance)]
+    return [accuracy, seconds, _provenance(results.provenance), _verification(results.verify)]
 
 
 def _pair(accuracy: Any) -> tuple[str, str]:
@@ -155,7 +173,7 @@ def _provenance(provenance: Mapping[str, Any]) -> Table:
     versions = ", ".join(f"{name} {value}" for name, value in provenance["versions"].items())
     return Table(
         "Provenance",
-        ("", ""),
+        ("item", "value"),
         [
             ("checkpoint", f"{checkpoint['name']}, {checkpoint['bytes'] / 1e6:.2f} MB"),
             ("its SHA-256", checkpoint["sha256"][:32]),
@@ -165,6 +183,7 @@ def _provenance(provenance: Mapping[str, Any]) -> Table:
             ("exported with", versions),
             ("machine", provenance["machine"]),
         ],
+        narrow=True,
     )
 
 
@@ -175,7 +194,7 @@ def _method(results: Results) -> list[str]:
     return [
         "Every episode is a support scene with one marked character and a query scene with the "
         "same character in another font, size, colour and place, both among distractors, drawn "
-        f"from seed {results.provenance['seed']}. The {held_out['classes']} characters, their "
+        f"with seed {results.provenance['seed']}. The {held_out['classes']} characters, their "
         "distractors included, were held out from training; the digits are scikit-learn's scans "
         f"of handwriting ({digits['queries']} queries), which training never saw either.",
         "The bundle runs in ONNX Runtime on the CPU. Each class is enrolled from one shot; a "
@@ -184,11 +203,11 @@ def _method(results: Results) -> list[str]:
         "mIoU is the mean over the classes of summed intersections over summed unions, at the "
         "image's own size; FB-IoU is the mean of the same ratio for all foreground and all "
         "background.",
-        "The baseline marks what is nearer to the support's foreground prototype than to its "
-        "background prototype in the last layer of the same encoder, at the one threshold of 41 "
-        "that suits it best on these very queries: it is flattered, and still shows what the "
-        "encoder alone can do.",
-        "The pictures are chosen by rank of IoU alone. A prediction's own estimate is the mask "
-        "decoder's IoU head.",
+        "The baseline marks the pixels that are nearer to the support's foreground prototype than "
+        "to its background prototype in the last layer of the same encoder, at whichever of 41 "
+        "thresholds suits it best on these very queries: a flattering choice, and a measure of "
+        "what the encoder alone can do.",
+        "The pictures are chosen by rank of IoU alone. The predicted IoU is what the mask decoder "
+        "expects of its own mask; it may leave 0 to 100.",
         *about_the_checkpoint,
     ]

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from uino_deploy.data import Pool, load_pool
-from uino_deploy.demo.page import page
-from uino_deploy.demo.report import render
+from uino_deploy.demo.page import demo_page
 from uino_deploy.demo.results import Accuracy, Results
 from uino_deploy.demo.segmentation import (
     Outcome,
@@ -101,7 +100,7 @@ def run_demo(
                 },
             )
             _write_pictures(folder, outcomes)
-        html = render(page(results, outcomes, digit_outcomes))
+        html = demo_page(results, outcomes, digit_outcomes)
         (folder / "report.html").write_text(html, encoding="utf-8")
         text = json.dumps(results.document(), indent=2) + "\n"
         (folder / REPORT).write_text(text, encoding="utf-8")
