@@ -145,5 +145,5 @@ def test_every_colour_of_the_charts_is_in_the_style_sheet():
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
 def test_a_missing_library_is_named_with_its_remedy(monkeypatch, missing):
     monkeypatch.setattr("uino_deploy.dependencies.is_importable", lambda name: name != missing)
-    with pytest.raises(DependencyError, match=rf"{missing} is not installed.*deploy\[pages\]"):
+    with pytest.raises(DependencyError, match=rf"{missing} is not installed.*\[pages\]"):
         render(sections=[page.Section("x", [charts.histogram("t", "a", [0, 1], [2])])])
