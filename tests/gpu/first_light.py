@@ -62,7 +62,8 @@ STEPS = {
     "times": Step("timings", 3, 120, after=("aot", "jit")),
     "modules": Step("timings", 4, 90, after=("model",)),
     "ncu": Step("timings", 5, 90, after=("aot",)),
-    "sweep": Step("timings", 6, 120),
+    "gradients": Step("proofs", 6, 150, ("scan2d", "scan_fn", "correlation")),
+    "sweep": Step("timings", 7, 120),
 }
 # A step is started only with this many seconds left: less would end in a timeout.
 LEAST = 20

@@ -558,3 +558,29 @@ def training() -> None:
         row(f"training step {'bf16 autocast' if autocast else 'fp32'}", PASSED if right else FAILED,
             error=errors[0], error_of_model=errors[1], bounds=bounds, loss=value, loss_cpu=loss,
             seconds=round(seconds, 2))  # fmt: skip
+
+
+@step
+def gradients(word: str) -> None:
+    """The fused backward passes, compiled on this machine, against float64's: `gradients.py`."""
+    if REHEARSE:
+        return row(f"{word}: nothing of this runs without a card", REHEARSED)
+    paths = os.pathsep.join(path for path in sys.path if path)
+    process = subprocess.Popen(
+        [sys.executable, "-B", str(HERE / "gradients.py"), word],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    assert process.stdout is not None
+    last = ""
+    for last in process.stdout:
+        if last.startswith("{"):
+            found = json.loads(last)
+            if "case" in found:
+                found["error"] = found.get("error", max(found.get("errors", [0.0])))
+                row(found.pop("case"), found.pop("status", PASSED), **found)
+    if process.wait() not in (0, 1):
+        raise RuntimeError(f"gradients.py ended with {process.returncode}: {last}")
+    return None
