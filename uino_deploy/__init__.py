@@ -1,4 +1,4 @@
-"""Deploy UINO-FSS few-shot segmentation: export, verify, build, run and measure."""
+"""Deployment of UINO-FSS few-shot segmentation: export, verify, build, run and measure."""
 
 from typing import TYPE_CHECKING, Any
 

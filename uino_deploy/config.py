@@ -1,7 +1,7 @@
-"""The numbers of a model: sizes, variants and presets, as frozen values that a manifest can hold.
+"""Model configurations: sizes, variants and presets, as frozen values that a manifest can hold.
 
-Torch-free, so that the runtime can read them. Sources: UINO-FSS (arXiv 2504.15669), DINOv2's and
-Segment Anything's published model definitions.
+The module needs no torch, so the runtime can import it. Sources: UINO-FSS (arXiv 2504.15669),
+DINOv2's and Segment Anything's published model definitions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The bottleneck adapter: convolutions at `hidden`, self-attention at `bottleneck`."""
+    """The bottleneck adapter: convolutions `hidden` wide, self-attention `bottleneck` wide."""
 
     hidden: int = 256
     bottleneck: int = 128
@@ -137,7 +137,7 @@ class UinoConfig:
         Args:
             preset: one of `PRESETS`.
             variant: a row of the paper's tables: comp-star, comp, full or cp4d.
-            image_size: side of the square image in pixels; the preset's own when None.
+            image_size: side of the square image in pixels; the preset's own if None.
 
         Raises:
             InputError: an unknown preset or variant, or an image size off the patch grid.
@@ -176,7 +176,7 @@ class UinoConfig:
 
 
 def _unknown_keys(values: dict[str, Any], known: dict[str, Any], prefix: str = "") -> list[str]:
-    """Name the keys that a configuration does not have: they would be another model's."""
+    """Return the keys that a configuration does not have: they would describe another model."""
     found = []
     for key, value in values.items():
         if key not in known:

@@ -1,4 +1,4 @@
-"""Which optional packages are installed, found out without importing them, and how to get them."""
+"""Detection of installed optional packages without importing them, and how to install them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LIBRARIES = (
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of those libraries that results depend on and that are installed."""
+    """Return the versions of the installed libraries that results depend on."""
     found = {name: installed_version(name) for name in _LIBRARIES}
     return {name: version for name, version in found.items() if version is not None}
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return a distribution's version from its metadata, None when it is not installed."""
+    """Return a distribution's version from its metadata, or None if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -46,10 +46,10 @@ def install_command(extra: str) -> str:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Check that an extra's modules are there before a command starts its work.
+    """Check that an extra's modules are installed before a command starts its work.
 
     Args:
-        extra: the extra of this package that brings them, such as "export".
+        extra: the extra of this package that installs them, such as "export".
         modules: top-level module names.
 
     Raises:

@@ -1,11 +1,11 @@
-"""One hierarchy for what a user can mend: what happened, what to do, and the exit code.
+"""User errors: what happened, what to do about it, and the exit code.
 
 UinoDeployError            1  (never raised itself)
-├── CheckFailed            1  a comparison, budget or gate did not hold
+├── CheckFailed            1  a comparison, budget or gate failed
 ├── InputError             2  an argument, image, mask, support, checkpoint or bundle is wrong
-│   ├── BundleError        2  a bundle is damaged, foreign, or reaches outside its folder
-│   ├── CheckpointError    2  a checkpoint is of another architecture, truncated or unreadable
-│   └── OutputExists       2  an output is there already and --force was not given
+│   ├── BundleError        2  a bundle is damaged, incompatible, or reaches outside its folder
+│   ├── CheckpointError    2  a checkpoint has another architecture, or is truncated or unreadable
+│   └── OutputExists       2  an output exists already and --force was not given
 ├── DependencyError        3  a package, provider, driver or device is missing
 ├── CudaError              3  a call of the CUDA runtime failed on a GPU that exists
 └── BuildError             4  an export, an engine or a kernel could not be built
@@ -13,7 +13,7 @@ UinoDeployError            1  (never raised itself)
 
 
 class UinoDeployError(Exception):
-    """What happened in one line; `hint` says what to do about it."""
+    """A user error: what happened, in one line; `hint` says what to do about it."""
 
     exit_code = 1
 
@@ -23,12 +23,12 @@ class UinoDeployError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """Return what happened and, where there is one, the hint, on one line."""
+        """Return what happened and the hint, if there is one, on one line."""
         return f"{self.what}; {self.hint}" if self.hint else self.what
 
 
 class CheckFailed(UinoDeployError):
-    """A comparison, budget or gate did not hold."""
+    """A comparison, budget or gate failed."""
 
 
 class InputError(UinoDeployError):
@@ -38,19 +38,19 @@ class InputError(UinoDeployError):
 
 
 class BundleError(InputError):
-    """A bundle is damaged, foreign, or names a path outside its folder."""
+    """A bundle is damaged, incompatible, or names a path outside its folder."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint is unreadable or of another architecture."""
+    """A checkpoint is unreadable or has another architecture."""
 
 
 class OutputExists(InputError):
-    """An output is there already."""
+    """An output exists already."""
 
 
 class DependencyError(UinoDeployError):
-    """A package, provider, driver or device that was asked for is missing."""
+    """A requested package, provider, driver or device is missing."""
 
     exit_code = 3
 

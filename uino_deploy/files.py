@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, the same each time, and hash them."""
+"""Atomic, reproducible writing of files and folders, and their hashes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOT_HERE = {
 
 
 def sha256(path: str | Path) -> str:
-    """Return a file's SHA-256 in hexadecimal, read in pieces of 1 MiB."""
+    """Return a file's SHA-256 in hexadecimal, read in chunks of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -37,7 +37,7 @@ def sha256(path: str | Path) -> str:
 
 
 def safetensors_bytes(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file whose bytes depend on its contents alone.
+    """Return a safetensors file whose bytes depend only on its contents.
 
     The library writes the metadata in an order that changes from run to run; here it is sorted.
     """
@@ -54,20 +54,22 @@ def refuse_existing(path: str | Path, force: bool, marker: str | None = None) ->
 
     Args:
         path: the output.
-        force: it may replace what lies there.
+        force: it may replace what exists.
         marker: a file that a folder must hold to be replaced, so that `--force` with a mistyped
             output cannot delete a folder that this command never wrote.
 
     Raises:
-        OutputExists: it is there, and `force` is not given or the marker is missing.
+        OutputExists: it exists, and `force` is not given or the marker is missing.
     """
     target = Path(os.path.abspath(path))
     if os.path.lexists(target):
         if not force:
-            raise OutputExists(f"{path} exists", "choose another output, or replace it by --force")
+            raise OutputExists(
+                f"{path} exists", "choose another output, or replace it with --force"
+            )
         if marker and not (target / marker).is_file():
             raise OutputExists(
-                f"{path} exists and is not this command's output (it holds no {marker})",
+                f"{path} exists and is not this command's output (it contains no {marker})",
                 "choose another output",
             )
     return target
@@ -77,14 +79,14 @@ def refuse_existing(path: str | Path, force: bool, marker: str | None = None) ->
 def atomic_directory(
     path: str | Path, force: bool = False, marker: str | None = None
 ) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place when the block ends well.
+    """Yield an empty folder beside `path` that replaces it when the block succeeds.
 
-    Missing parents are made. On any exception, Ctrl-C included, the folder is removed and `path`
-    is as it was. What `force` replaces is set aside first and deleted last.
+    Missing parents are created. On any exception, Ctrl-C included, the folder is removed and `path`
+    stays unchanged. What `force` replaces is moved aside first and deleted last.
 
     Args:
-        path: where the finished folder shall lie.
-        force: replace what lies there.
+        path: the finished folder.
+        force: replace what exists.
         marker: see `refuse_existing`.
 
     Raises:
@@ -105,13 +107,13 @@ def atomic_directory(
 
 @contextmanager
 def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
-    """Yield a path beside `path` to write to, renamed onto it when the block ends well.
+    """Yield a path beside `path` to write to, renamed to it when the block succeeds.
 
-    Missing parents are made. On any exception, Ctrl-C included, what was written is removed and
-    `path` is as it was.
+    Missing parents are created. On any exception, Ctrl-C included, the written file is removed and
+    `path` stays unchanged.
 
     Raises:
-        OutputExists: `path` is there and `force` is not given, or it is a folder.
+        OutputExists: `path` exists and `force` is not given, or it is a folder.
     """
     target = refuse_existing(path, force)
     if target.is_dir():
@@ -130,7 +132,7 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _writable(path: str | Path) -> Iterator[None]:
-    """Turn the system's refusal to make an output's folder into the user's error."""
+    """Turn the system's refusal to create an output's folder into a user error."""
     try:
         yield
     except OSError as error:
@@ -144,10 +146,10 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold a folder's lock while the block runs; yield whether it is held.
 
     Args:
-        folder: what is changed under the lock, such as a bundle.
-        wait: for whoever holds it; else yield False at once.
+        folder: the folder to change under the lock, such as a bundle.
+        wait: wait until the lock is free; otherwise yield False at once.
     """
-    if sys.platform == "win32":  # no such lock; two builds at a time are not looked for there
+    if sys.platform == "win32":  # no such lock there; concurrent builds go undetected
         yield wait
         return
     import fcntl
@@ -170,7 +172,7 @@ def _sibling(target: Path, kind: str) -> Path:
 
 
 def _share(files: Iterable[Path]) -> None:
-    """Give files an ordinary new file's mode: onnx and safetensors write for the owner alone."""
+    """Give files the mode of an ordinary new file: onnx and safetensors write owner-only files."""
     mode = None
     for file in files:
         if mode is None:

@@ -1,7 +1,7 @@
-"""A drawn example: one light letter on a dark ground, which any machine can draw without a file.
+"""A drawn example: a light letter on a dark background, which needs no image file.
 
-What is segmented must have a mask worth comparing: of a few pixels, one more or less says little.
-The bundled checkpoint finds letters, and to any other model they are an image like another.
+A comparison needs a mask of many pixels: in a mask of a few, one pixel more or less says little.
+The bundled checkpoint finds letters; for any other model they are as good as any image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SIDE = 160
 
 
 def draw_letter(seed: int, letter: str = "A") -> tuple[UInt8, UInt8]:
-    """Draw a light letter on a dark ground of smooth colours.
+    """Draw a light letter on a dark background of smooth colours.
 
     Returns:
         image uint8 [160, 160, 3] and the letter's mask uint8 [160, 160], 0 or 1; the same for the

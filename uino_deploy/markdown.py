@@ -1,4 +1,4 @@
-"""Markdown that commands write: tables, and the place in a page that is theirs to renew."""
+"""Markdown that commands write: tables, and the marked place in a page that they update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = 
 
     Args:
         header: the columns' titles.
-        rows: a cell for each column.
+        rows: each with a cell for every column.
         numbers: align all columns but the first to the right.
     """
     rule = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
@@ -29,12 +29,12 @@ def rewrite(path: Path, change: Callable[[str], str]) -> None:
 
 
 def renew(page: str, name: str, content: str) -> str:
-    """Replace what stands between the lines `<!-- NAME begins -->` and `<!-- NAME ends -->`.
+    """Replace the text between the lines `<!-- NAME begins -->` and `<!-- NAME ends -->`.
 
     Args:
-        page: a Markdown text that holds both once.
-        name: of the place.
-        content: what shall stand there; ends with a line's end.
+        page: a Markdown text that contains each line once.
+        name: the name in both lines.
+        content: the new text; ends with a newline.
 
     Raises:
         InputError: the page has no such place.

@@ -1,4 +1,4 @@
-"""How far a result may be from its reference, and why: the one table that everything reads.
+"""The one table of tolerances: how far a result may be from its reference, and why.
 
 Errors are relative L2 norms, |result - reference| / |reference|. Tests, `verify`, the GPU self-test
 and the benchmarks take their bounds from here.
@@ -18,7 +18,7 @@ class Tolerance:
     reason: str
 
 
-# An operator against float64 on the same, already rounded, inputs.
+# An operator against float64 on the same, already rounded inputs.
 OPERATOR: dict[str, Tolerance] = {
     "float32": Tolerance(1e-5, "float32 sums of some thousand terms, in another order"),
     "float16": Tolerance(2e-3, "float32 inside; the result is rounded to 11 bits"),
@@ -43,11 +43,11 @@ _WHOLE: dict[str, Tolerance] = {
     "int8": Tolerance(1.5e-1, "the encoder's int8 errors, carried through the other pieces"),
 }
 
-# The least IoU of the mask with float32 PyTorch's.
+# The lowest acceptable IoU of the mask with float32 PyTorch's.
 _MASK_IOU: dict[str, float] = {"fp32": 0.995, "fp16": 0.97, "bf16": 0.90, "int8": 0.85}
 
 # How many points of mIoU a bundle may lose on the demo's held-out episodes: 0.1 is a handful of
-# borderline pixels, 0.2 and 1.0 are what users were promised of half precision and of int8.
+# borderline pixels, 0.2 and 1.0 are what half precision and int8 promise to users.
 _MIOU_DROP: dict[str, float] = {"fp32": 0.1, "fp16": 0.2, "bf16": 0.2, "int8": 1.0}
 
 _FINENESS = ("fp32", "fp16", "bf16", "int8")
@@ -64,7 +64,7 @@ def whole_tolerance(precisions: Sequence[str]) -> Tolerance:
 
 
 def mask_iou_floor(precisions: Sequence[str]) -> float:
-    """Return the least mask IoU for a chain of pieces: that of the coarsest precision."""
+    """Return the lowest mask IoU allowed for a chain of pieces: that of the coarsest precision."""
     return _MASK_IOU[_coarsest(precisions)]
 
 

@@ -191,7 +191,7 @@ def test_a_manifest_that_is_none(bundle, text):
 
 
 def test_what_is_no_bundle(tmp_path):
-    refused(tmp_path / "nothing.uino", "is not there")
+    refused(tmp_path / "nothing.uino", "does not exist")
     refused(tmp_path, "is not a bundle", MANIFEST)
 
 

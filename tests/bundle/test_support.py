@@ -75,7 +75,7 @@ def test_another_models_support_is_refused_and_the_message_says_so(tmp_path):
 
 def test_a_missing_file_and_one_that_is_no_support(tmp_path):
     path = tmp_path / "s.safetensors"
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         Support.load(path)
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(InputError, match="cannot be read"):

@@ -510,7 +510,7 @@ def test_a_plan_moved_by_hand_is_refused(damaged, monkeypatch):
     other = damaged / "plans/tensorrt-sm_87/encoder.plan"
     other.write_bytes(b"another engine")
     opened = opened.add(["plans/tensorrt-sm_87/encoder.plan"])
-    with pytest.raises(BundleError, match="not the one that its side JSON describes"):
+    with pytest.raises(BundleError, match="not the one that its JSON file describes"):
         load_plan(opened, "encoder", "tensorrt", "sm_87", "10.9.0")
 
 
@@ -534,7 +534,7 @@ def test_a_damaged_side_json_is_refused(damaged, monkeypatch):
     opened = build_and_open(damaged)
     name = "plans/tensorrt-sm_87/encoder.json"
     (damaged / name).write_text("{}")
-    with pytest.raises(BundleError, match=r"encoder\.json describes no plan"):
+    with pytest.raises(BundleError, match=r"encoder\.json does not describe a plan"):
         load_plan(opened.add([name]), "encoder", "tensorrt", "sm_87", "10.9.0")
 
 

@@ -174,10 +174,10 @@ def test_another_size_is_refused_and_the_fitting_preset_is_named(tmp_path):
 
 def test_a_size_of_no_preset(tmp_path):
     torch.save(small_weights(), tmp_path / "dinov2.pth")
-    assert "no preset's encoder" in refusal(tmp_path / "dinov2.pth")
+    assert "matches no preset's encoder" in refusal(tmp_path / "dinov2.pth")
     nothing = {"blocks.0.norm1.weight": torch.zeros(())}
     torch.save(nothing, tmp_path / "nothing.pth")
-    assert "no preset's encoder" in refusal(tmp_path / "nothing.pth")
+    assert "matches no preset's encoder" in refusal(tmp_path / "nothing.pth")
 
 
 def test_the_wrong_kind_is_named(tmp_path):
@@ -189,7 +189,7 @@ def test_the_wrong_kind_is_named(tmp_path):
     assert "uino-deploy checkpoint, not DINOv2's" in refusal(tmp_path / "own.safetensors")
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
     line = refusal(tmp_path / "resnet.pth")
-    assert "no known layout; its tensors are conv1.weight" in line
+    assert "has an unknown layout; its tensors are conv1.weight" in line
     torch.save({}, tmp_path / "empty.pth")
     assert "none at all" in refusal(tmp_path / "empty.pth")
 

@@ -116,7 +116,7 @@ def test_official_names_and_shapes(file, config):
 def test_a_file_without_an_image_encoder_is_refused(tmp_path):
     path = tmp_path / "decoder.pth"
     torch.save({"mask_decoder.iou_token.weight": torch.zeros(1, 32)}, path)
-    with pytest.raises(CheckpointError, match="holds no image encoder"):
+    with pytest.raises(CheckpointError, match="contains no Segment Anything image encoder"):
         load_sam_image_encoder(path)
     encoder = filled(SMALL, seed=1)
     torch.save({"blocks.0.x": torch.zeros(1)}, tmp_path / "dino.pth")

@@ -286,10 +286,10 @@ def test_a_missing_image_and_a_missing_support(run, fake_bundle, supports, red_f
         run, fake_bundle, output, tmp_path / "gone.png", "--support", supports[0]
     )
     assert code == 2
-    one_line(err, "gone.png is not there")
+    one_line(err, "gone.png does not exist")
     code, _, err = predict(run, fake_bundle, output, red_files[0], "--support", tmp_path / "gone")
     assert code == 2
-    one_line(err, "gone is not there")
+    one_line(err, "gone does not exist")
     assert not output.exists()
     assert not left_over(tmp_path)
 
@@ -353,7 +353,7 @@ def break_link(bundle):
         (break_schema, "schema version 2.0"),
         (break_path, "'../encoder.onnx' is not a plain path inside the bundle"),
         (break_link, "leaves the bundle"),
-        (shutil.rmtree, "is not there"),
+        (shutil.rmtree, "does not exist"),
     ],
 )
 @pytest.mark.parametrize("command", ["enroll", "predict"])

@@ -188,7 +188,7 @@ def test_a_bad_shot_from_a_file_is_named_by_its_file(predictor, red_files, tmp_p
     Image.new("L", (80, 60)).save(tmp_path / "black.png")
     with pytest.raises(InputError, match=r"shot 1 \(red\.png\): the mask is empty"):
         predictor.enroll([(red_files[0], tmp_path / "black.png")], name="red")
-    with pytest.raises(InputError, match=r"gone\.png is not there"):
+    with pytest.raises(InputError, match=r"gone\.png does not exist"):
         predictor.enroll([(red_files[0], tmp_path / "gone.png")], name="red")
 
 
@@ -205,7 +205,7 @@ def test_a_bad_query(predictor, red_square, tmp_path):
         predictor.predict(red_square[0][:, :, :2], support)
     with pytest.raises(InputError, match="uint8 RGB"):
         predictor.predict(np.zeros((0, 5, 3), np.uint8), support)
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         predictor.predict(tmp_path / "gone.png", support)
 
 

@@ -1,7 +1,7 @@
-"""Which weight files an ONNX graph reads, found without the onnx package.
+"""The weight files that an ONNX graph reads, found without the onnx package.
 
-A graph names the files of its large weights itself. ONNX Runtime 1.23 reads them from anywhere on
-the machine, and no version knows of a manifest; so the names are read here first.
+A graph names the files of its large weights. ONNX Runtime 1.23 reads them from anywhere on the
+machine, and no version checks a manifest, so the names are read here first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from uino_deploy.bundle.protobuf import fields, submessage, text
 from uino_deploy.errors import BundleError
 
-# For each message of onnx.proto, the fields on the ways to a tensor and the messages they hold.
+# For each message of onnx.proto: the fields that lead to a tensor, and the messages they hold.
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -31,7 +31,7 @@ def external_weights(path: Path) -> set[str]:
         path: an ONNX file.
 
     Raises:
-        BundleError: it is no protocol buffer.
+        BundleError: the file is not a protocol buffer.
     """
     data = path.read_bytes()
     try:

@@ -1,8 +1,8 @@
 """A bundle: a folder whose manifest names, describes and hashes everything in it.
 
-Nothing of a bundle is read before it is checked: `Bundle.open` refuses a manifest of another
+No file of a bundle is read before it is checked: `Bundle.open` refuses a manifest with another
 major schema, a path that leaves the folder, and a file that is missing or changed; `Bundle.path`
-gives out only files that were checked so.
+returns only files that passed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         layers: how many layers compute in int8.
-        left_out: the names of the layers that stayed float32, because int8 hurts them most.
+        left_out: the names of the layers that stay float32 because int8 hurts them most.
         images: how many calibration images set the scales.
     """
 
@@ -53,7 +53,7 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """One exported graph: its file in the bundle, its inner precision and its edges."""
+    """One exported graph: its file in the bundle, its internal precision and its edges."""
 
     name: str
     model: str
@@ -74,12 +74,12 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of these values."""
+        """The SHA-256 of these values."""
         return _digest(self)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint that went in: what it is for, its file name (no folder), and its hash."""
+    """A source checkpoint: its purpose, its file name (without folder), and its hash."""
 
     role: str
     name: str
@@ -88,7 +88,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a bundle comes from; `untrained` names the parts that hold seeded random weights."""
+    """The origin of a bundle; `untrained` names the parts that hold seeded random weights."""
 
     created_by: str
     versions: dict[str, str]
@@ -106,9 +106,9 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """`manifest.json`. Unknown fields are passed over: a newer minor schema may add some.
+    """The contents of `manifest.json`; unknown fields, from a newer minor schema, are ignored.
 
-    `limits` holds the largest "batch" and "shots" that the exporter allowed, where it set any.
+    `limits` holds the largest "batch" and "shots" that the exporter allowed, if it set any.
     """
 
     schema: str = SCHEMA
@@ -147,12 +147,12 @@ class Bundle:
             path: the bundle's folder.
             verify: hash every file (about a second for each gigabyte). Without it their paths,
                 presence and sizes are still checked.
-            replacing: a folder of the bundle that is not looked at, since it will be made anew:
-                a damaged plan must not stand in the way of the build that mends it.
+            replacing: a folder of the bundle to skip because it is about to be rebuilt: a damaged
+                plan must not block the build that repairs it.
 
         Raises:
-            BundleError: not a bundle, another major schema, a path that leaves the folder, or a
-                file that is missing or is not the one that the manifest names.
+            BundleError: the path is not a bundle, its major schema is another, a path leaves the
+                folder, or a file is missing or differs from the manifest.
         """
         root = Path(path)
         manifest = _read_manifest(root)
@@ -166,15 +166,15 @@ class Bundle:
             for name, entry in manifest.files.items()
             if replacing is None or not name.startswith(f"{replacing}/")
         }
-        with ThreadPoolExecutor() as pool:  # while one thread hashes, others run
+        with ThreadPoolExecutor() as pool:  # hashing releases the GIL
             list(pool.map(lambda n: _check_file(root, n, checked[n], verify), checked))
         return cls(root, manifest, config)
 
     def path(self, relative: str) -> Path:
-        """Return where a file of the bundle lies.
+        """Return the path of a file in the bundle.
 
         Raises:
-            BundleError: the manifest does not list that file, so nobody checked it.
+            BundleError: the manifest does not list that file, so it was not checked.
         """
         if relative not in self.manifest.files:
             raise BundleError(f"{self.root}: {relative!r} is not listed in its manifest")
@@ -192,13 +192,13 @@ class Bundle:
         return self.manifest.pieces[name]
 
     def add(self, files: Iterable[str], *, without: Iterable[str] = (), **sections: Any) -> Bundle:
-        """List files that were just written into the bundle, and replace sections of the manifest.
+        """List files just written into the bundle, and replace sections of the manifest.
 
-        Only the named files are hashed: the others keep the hashes that they were checked against.
+        Only the named files are hashed: the others keep the hashes they were checked against.
 
         Args:
             files: paths in the bundle, relative, with `/`.
-            without: paths to list no more.
+            without: paths to remove from the list.
             sections: new values of manifest fields, such as `plans` or `report`.
 
         Returns:
@@ -219,7 +219,7 @@ class Bundle:
 def write_manifest(directory: str | Path, manifest: Manifest) -> Manifest:
     """Hash every file under `directory`, list them in the manifest and write it atomically.
 
-    Hidden files are left out: they are other commands' temporary ones.
+    Hidden files are left out: they are temporary files of other commands.
 
     Returns:
         The manifest as written.
@@ -242,7 +242,7 @@ def write_manifest(directory: str | Path, manifest: Manifest) -> Manifest:
 
 
 def model_fingerprint(model: Mapping[str, Any], weights: Mapping[str, str]) -> str:
-    """Return the identity of what makes a support file: configuration and weights.
+    """Return the identity of the model that makes a support: its configuration and weights.
 
     Args:
         model: `UinoConfig.to_dict()`.
@@ -262,7 +262,7 @@ def _digest(value: Any) -> str:
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     if not path.is_file():
-        what = "is not a bundle" if root.exists() else "is not there"
+        what = "is not a bundle" if root.exists() else "does not exist"
         raise BundleError(f"{root} {what}", f"a bundle is a folder that holds {MANIFEST}")
     data = path.read_bytes()
     try:
@@ -280,7 +280,7 @@ def _read_manifest(root: Path) -> Manifest:
 
 
 def _check_sections(root: Path, manifest: Manifest) -> None:
-    """Refuse sections that disagree with each other or name files that are not listed."""
+    """Refuse sections that contradict each other or name unlisted files."""
     named = [manifest.reference, *(piece.model for piece in manifest.pieces.values())]
     if manifest.report is not None:
         named.append(manifest.report)
@@ -290,7 +290,7 @@ def _check_sections(root: Path, manifest: Manifest) -> None:
             raise BundleError(f"{root / MANIFEST} names {name!r} but does not list its hash")
     for key, piece in manifest.pieces.items():
         if key != piece.name:
-            raise BundleError(f"{root / MANIFEST}: piece {key!r} calls itself {piece.name!r}")
+            raise BundleError(f"{root / MANIFEST}: piece {key!r} is named {piece.name!r}")
 
 
 def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
@@ -306,7 +306,7 @@ def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
 
 
 def _how_to_mend(root: Path, name: str) -> str:
-    """Say what to do about a damaged file: plans are built anew where they are used."""
+    """Return what to do about a damaged file: a plan is rebuilt where it is used."""
     folder, _, target = PurePosixPath(name).parent.as_posix().partition("/")
     backend, _, arch = target.rpartition("-")
     if folder == "plans" and backend:
@@ -316,10 +316,10 @@ def _how_to_mend(root: Path, name: str) -> str:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """Return `root / name`, refusing a name, or a link on its way, that leaves the folder."""
+    """Return `root / name`, refusing a name, or a link in its path, that leaves the folder."""
     pure = PurePosixPath(name)
     plain = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
-    # A backslash or a drive's colon is an ordinary character here and a way out on Windows.
+    # A backslash or a drive's colon is an ordinary character here, but an escape on Windows.
     if not plain or name == "." or "\\" in name or ":" in name or "\0" in name:
         raise BundleError(f"{root}: the path {name!r} is not a plain path inside the bundle")
     path = root / name

@@ -1,4 +1,4 @@
-"""What a built engine says of itself: the JSON beside a plan, and its place in the bundle.
+"""The description of a built engine: the JSON file beside a plan, and its place in the bundle.
 
 The plan itself is plain: trtexec and Triton Inference Server load it.
 """
@@ -25,10 +25,10 @@ class EngineLayers(msgspec.Struct, kw_only=True):
     """What TensorRT's inspector found in the engine.
 
     Attributes:
-        layers: how many there are, fused ones counted once.
-        types: number of layers by the float type of their first output, moves left out.
-        untyped: layers of which the inspector gives the name alone.
-        plugins: the plugin layers, each by all that names it.
+        layers: the number of layers, fused ones counted once.
+        types: the number of layers by the float type of their first output, without moves.
+        untyped: the number of layers for which the inspector gives only a name.
+        plugins: the plugin layers, each with everything that names it.
         tensors: the engine's inputs and outputs.
     """
 
@@ -40,7 +40,7 @@ class EngineLayers(msgspec.Struct, kw_only=True):
 
 
 class Gpu(msgspec.Struct, kw_only=True):
-    """The GPU that an engine was built on; versions as CUDA writes them, 12060 for 12.6."""
+    """The GPU that an engine was built on; CUDA's version numbers, 12060 for 12.6."""
 
     name: str
     capability: str
@@ -49,30 +49,30 @@ class Gpu(msgspec.Struct, kw_only=True):
 
 
 class PlanInfo(msgspec.Struct, kw_only=True):
-    """The side JSON of one plan.
+    """The JSON file beside one plan.
 
     Attributes:
         piece: the piece that was built.
         backend: which TensorRT built it.
-        version: the library's version; no other runs the plan.
+        version: the library's version; no other version runs the plan.
         arch: the GPU architecture, such as "sm_89".
-        compute_capability: the same as CUDA writes it, "8.9".
-        gpu: what it was built on; None where TensorRT-RTX built it without one.
-        precision: of the piece's ONNX file.
-        shapes: least, usual and largest shape of each input with dynamic dimensions.
-        workspace: bytes of scratch memory that the builder was given; None for its own limit.
-        layers: number of network layers by float type as parsed, constants and casts left out.
-        matrix_layers: the same of matrix products and convolutions alone.
-        engine: what the inspector found; None where no GPU of the architecture is at hand.
-        route: "aot" and "ipluginv3" where the operators are plugins (the kinds are explained in
-            `uino_deploy.kernels.plugins`), "function" where their bodies were built in, "none"
+        compute_capability: the same in CUDA's notation, "8.9".
+        gpu: the GPU it was built on; None if TensorRT-RTX built it without one.
+        precision: the precision of the piece's ONNX file.
+        shapes: the smallest, usual and largest shape of each input with dynamic dimensions.
+        workspace: bytes of scratch memory given to the builder; None for its own limit.
+        layers: the number of parsed network layers by float type, without constants and casts.
+        matrix_layers: the same for matrix products and convolutions only.
+        engine: what the inspector found; None without a GPU of the architecture.
+        route: "aot" or "ipluginv3" if the operators are plugins (`uino_deploy.kernels.plugins`
+            explains the kinds), "function" if their ONNX functions were built in, "none"
             without operators.
-        operators: the calls of our operators in the ONNX file, in its order.
-        sources: file -> SHA-256 of the ONNX file and its weights, so that a stale plan is noticed.
-        plan_sha256: of the plan.
-        built_by: the program.
+        operators: the calls of our operators in the ONNX file, in file order.
+        sources: file -> SHA-256 of the ONNX file and its weights, to detect a stale plan.
+        plan_sha256: the plan's hash.
+        built_by: the program that built it.
         seconds: how long parser and builder took.
-        host_memory: bytes of the host that they took at most; None where it cannot be asked.
+        host_memory: their peak host memory in bytes; None if it cannot be measured.
     """
 
     piece: str
@@ -102,7 +102,7 @@ def plan_folder(backend: EngineBackend, arch: str) -> str:
 
 
 def plan_path(info: PlanInfo) -> str:
-    """Return where a plan lies, relative to the bundle."""
+    """Return the path of a plan, relative to the bundle."""
     return f"{plan_folder(info.backend, info.arch)}/{info.piece}.plan"
 
 
@@ -115,8 +115,8 @@ def compute_capability(arch: str) -> str:
 def equivalent_commands(bundle: Bundle, infos: list[PlanInfo]) -> list[str]:
     """Return the trtexec and Polygraphy lines that build the same plans.
 
-    They write beside the bundle, never into it: a plan that it lists may not change. Neither can
-    make our plugins: for a plan with plugins there is a line that loads it instead.
+    They write beside the bundle, never into it: a plan that it lists must not change. Neither tool
+    can make our plugins, so a plan with plugins gets a line that loads it instead.
     Sources: `trtexec --help` of 10.16, `tensorrt_rtx --help` of 1.7, `polygraphy convert --help`.
     """
     lines = []
@@ -135,7 +135,7 @@ def _trtexec(info: PlanInfo, model: str, plan: str) -> list[str]:
     rtx = info.backend == "tensorrt-rtx"
     line = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={model}", f"--saveEngine={plan}"]
     line.append("--skipInference")
-    # 11.x is always strongly typed and takes the flag for the sake of 10.x.
+    # 11.x is always strongly typed and accepts the flag for compatibility with 10.x.
     line.append(f"--computeCapabilities={info.arch[3:]}" if rtx else "--stronglyTyped")
     for index, kind in enumerate(("min", "opt", "max")):
         shapes = [f"{name}:{'x'.join(map(str, s[index]))}" for name, s in info.shapes.items()]
@@ -161,7 +161,7 @@ def _polygraphy(info: PlanInfo, model: str, plan: str) -> str:
 
 
 def rebuild_command(bundle: Bundle, backend: EngineBackend, arch: str) -> str:
-    """Return the command that makes a target's plans anew."""
+    """Return the command that rebuilds a target's plans."""
     root = shlex.quote(str(bundle.root))
     return f"uino-deploy build {root} --backend {backend} --arch {arch} --force"
 
@@ -172,18 +172,18 @@ def load_plan(
     """Find the plan of a piece for this machine.
 
     Args:
-        bundle: opened, so its files are those of the manifest.
+        bundle: an opened bundle, whose files are checked.
         piece: the piece's name.
-        backend: the library that shall run it.
-        arch: architecture of the GPU at hand.
+        backend: the library that will run it.
+        arch: the architecture of this machine's GPU.
         version: the library's version.
 
     Returns:
-        The plan's path and what is known of it.
+        The plan's path and its description.
 
     Raises:
-        BundleError: there is none, it is of another GPU or library version, or the ONNX file or
-            its weights have changed since; the hint is the command that builds it.
+        BundleError: the bundle has no such plan, the plan is for another GPU or library version,
+            or the ONNX file or its weights changed since; the hint is the command that builds it.
     """
     hint = rebuild_command(bundle, backend, arch)
     name = f"{plan_folder(backend, arch)}/{piece}"
@@ -194,7 +194,9 @@ def load_plan(
     try:
         info = msgspec.json.decode(bundle.path(f"{name}.json").read_bytes(), type=PlanInfo)
     except msgspec.DecodeError as error:
-        raise BundleError(f"{bundle.root}: {name}.json describes no plan: {error}", hint) from error
+        raise BundleError(
+            f"{bundle.root}: {name}.json does not describe a plan: {error}", hint
+        ) from error
     wrong = _mismatch(bundle, info, piece, backend, arch, version)
     if wrong:
         raise BundleError(f"{bundle.root}: plan {name} {wrong}", hint)
@@ -204,7 +206,7 @@ def load_plan(
 def _mismatch(
     bundle: Bundle, info: PlanInfo, piece: str, backend: EngineBackend, arch: str, version: str
 ) -> str:
-    """Return what the plan is and what is needed, empty when it fits."""
+    """Return why the plan does not fit this machine and bundle; empty if it does."""
     if (info.piece, info.backend, info.arch) != (piece, backend, arch):
         return (
             f"is {info.piece} for {info.backend} on {info.arch}, "
@@ -214,7 +216,7 @@ def _mismatch(
         return f"was built by {backend} {info.version}, here is {version}"
     files = bundle.manifest.files
     if info.plan_sha256 != files[f"{plan_folder(backend, arch)}/{piece}.plan"].sha256:
-        return "is not the one that its side JSON describes"
+        return "is not the one that its JSON file describes"
     for name, digest in info.sources.items():
         if name not in files or files[name].sha256 != digest:
             return f"was built from another {name} than the bundle's"

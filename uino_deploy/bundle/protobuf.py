@@ -1,7 +1,7 @@
 """Protocol Buffers' wire format, read without generated code.
 
-A message is a sequence of fields, each a number and a value; that is all one needs to walk an ONNX
-file where the onnx package is not installed. The format:
+A message is a sequence of fields, each a number and a value. That is enough to walk an ONNX file
+without the onnx package. The format:
 https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -19,10 +19,10 @@ class Field(NamedTuple):
     """One field of a message.
 
     Attributes:
-        number: as the message's definition has it.
-        value: a number, or the bytes of whatever has a length or a fixed size.
-        start: where the field begins in its message.
-        end: where it ends.
+        number: the field's number in the message's definition.
+        value: a number, or the bytes of a value with a length or a fixed size.
+        start: the field's first byte in its message.
+        end: the byte after its last.
     """
 
     number: int
@@ -35,7 +35,7 @@ def fields(message: memoryview) -> Iterator[Field]:
     """Yield a message's fields in their order.
 
     Raises:
-        ValueError: this is no message.
+        ValueError: the bytes are not a message.
     """
     end = 0
     while end < len(message):
@@ -54,7 +54,7 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def submessage(value: Value) -> memoryview:
-    """Return a field's value where a message or a text belongs.
+    """Return the value of a field that must hold a message or a text.
 
     Raises:
         ValueError: it is a number.
@@ -68,13 +68,13 @@ def text(value: Value) -> str:
     """Return a field's value as text.
 
     Raises:
-        ValueError: it is a number, or no UTF-8.
+        ValueError: it is a number, or not UTF-8.
     """
     return str(submessage(value), "utf-8")
 
 
 def _size(message: memoryview, position: int, wire: int) -> tuple[int, int]:
-    """Return the bytes of a field's value, and where it begins."""
+    """Return the bytes of a field's value, and the position where it begins."""
     if wire == _LENGTH_DELIMITED:
         return _varint(message, position)
     if wire in {_EIGHT_BYTES, _FOUR_BYTES}:
@@ -83,7 +83,7 @@ def _size(message: memoryview, position: int, wire: int) -> tuple[int, int]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Return a number of 7 bits a byte, lowest first, and the position after it."""
+    """Return a number stored in 7 bits a byte, lowest first, and the position after it."""
     result = shift = 0
     while position < len(message):
         byte = message[position]
@@ -91,6 +91,6 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         result |= (byte & 0x7F) << shift
         shift += 7
         if not byte & 0x80:
-            # int64 is written as its two's complement.
+            # An int64 is written as its two's complement.
             return (result - (1 << 64) if result >> 63 else result), position
     raise ValueError("a number reaches over its message's end")

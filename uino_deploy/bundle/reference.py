@@ -1,7 +1,7 @@
-"""The tensors that pass between the pieces on one example, as PyTorch computes them.
+"""The tensors that pass between the pieces for one example, as PyTorch computes them.
 
-A bundle carries one such set, so that a device without torch can check itself. Each tensor is
-stored once, under its name on the way from image to logits, float32:
+A bundle stores one such set so that a device without torch can check itself. Each tensor is
+stored once, in float32, under its name on the path from image to logits:
 
     support_image [K,3,H,H]  mask [K,N]  support_deep [1,K,L,N,D]  weight [1,K,N]
     prototypes [2,D]  sparse [1,2,E]  image [B,3,H,H]  early [B,N,D]  query_deep [B,L,N,D]
@@ -24,7 +24,7 @@ from uino_deploy.errors import BundleError
 Array = npt.NDArray[Any]
 Example = Mapping[str, Array]
 
-# Where a piece calls a tensor otherwise than the example does; [0] takes its first batch.
+# Tensors that a piece names differently from the example; [0] takes the first batch.
 _NAMES: dict[str, dict[str, str]] = {
     "encoder": {"deep": "query_deep"},
     "support": {"deep": "support_deep"},
@@ -33,10 +33,10 @@ _UNBATCHED = {"support": {"deep", "weight", "sparse"}}
 
 
 def load_example(bundle: Bundle) -> dict[str, Array]:
-    """Read the example that a bundle carries.
+    """Read the example stored in a bundle.
 
     Raises:
-        BundleError: it is not a safetensors file.
+        BundleError: the file is not a safetensors file.
     """
     path: Path = bundle.path(bundle.manifest.reference)
     try:
@@ -46,12 +46,12 @@ def load_example(bundle: Bundle) -> dict[str, Array]:
 
 
 def inputs_of(piece: Piece, example: Example) -> dict[str, Array]:
-    """Return what an example feeds to a piece, by the piece's own names."""
+    """Return the inputs of a piece for an example, by the piece's names."""
     return {edge.name: _tensor(piece.name, edge.name, example) for edge in piece.inputs}
 
 
 def outputs_of(piece: Piece, example: Example) -> dict[str, Array]:
-    """Return what a piece shall answer to `inputs_of`, by the piece's own names."""
+    """Return the outputs expected of a piece for `inputs_of`, by the piece's names."""
     return {edge.name: _tensor(piece.name, edge.name, example) for edge in piece.outputs}
 
 

@@ -1,4 +1,4 @@
-"""An enrolled class: what its support images left behind, as arrays and as one checked file."""
+"""An enrolled class: the features of its support images, as arrays and as one checked file."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ class _Metadata(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """One class as `Predictor.enroll` leaves it; the arrays are float32 or float16.
+    """One class as `Predictor.enroll` returns it; the arrays are float32 or float16.
 
     Attributes:
         name: the class's name; it also names output folders.
-        shots: how many images it was enrolled from, K.
-        precision: inner precision of the encoder that made it.
-        model: preset, variant and image size of that model, for people.
-        fingerprint: that model's identity, `Manifest.fingerprint`.
-        preprocess: its preprocessing's identity, `Preprocess.fingerprint`.
+        shots: the number of images it was enrolled from, K.
+        precision: the internal precision of the encoder that made it.
+        model: that model's preset, variant and image size, for display.
+        fingerprint: that model's identity, see `Manifest.fingerprint`.
+        preprocess: the identity of its preprocessing, see `Preprocess.fingerprint`.
         prototypes: [2, D], foreground and background.
         deep: [K, L, N, D]; None for a variant without hypercorrelation.
         weight: [K, N]; None for a variant without hypercorrelation.
-        sparse: [2, E]; None for a variant without semantic prompt.
+        sparse: [2, E]; None for a variant without a semantic prompt.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Support:
 
     @property
     def features(self) -> dict[str, Array]:
-        """What the pieces of a query take of this class, by their inputs' names."""
+        """The inputs that the pieces of a query take from this class, by name."""
         batched = {"support_deep": self.deep, "weight": self.weight, "sparse": self.sparse}
         found = {name: array[None] for name, array in batched.items() if array is not None}
         return {"prototypes": self.prototypes, **found}
@@ -95,10 +95,10 @@ class Support:
 
         Args:
             path: the file.
-            force: replace it if it is there.
+            force: replace the file if it exists.
 
         Raises:
-            OutputExists: it is there and `force` is not given.
+            OutputExists: the file exists and `force` is not given.
         """
         metadata = _Metadata(
             format=FORMAT,
@@ -120,8 +120,8 @@ class Support:
         """Read what `save` wrote.
 
         Raises:
-            InputError: the file is missing, no support file, of another major format version, or
-                its contents are not what was saved.
+            InputError: the file is missing, is not a support file, has another major format
+                version, or its contents changed since it was saved.
         """
         metadata, tensors = _read(path)
         damaged = InputError(f"support {path} is damaged", "enroll the class again")
@@ -145,7 +145,7 @@ class Support:
         """Refuse a support that another model or another preprocessing made.
 
         Args:
-            manifest: of the bundle that shall use the support.
+            manifest: the manifest of the bundle that will use the support.
 
         Raises:
             InputError: it was made by another model.
@@ -159,7 +159,7 @@ class Support:
                 again,
             )
         if self.preprocess != manifest.preprocess.fingerprint:
-            raise InputError(f"support {self.name!r} was made by another preprocessing", again)
+            raise InputError(f"support {self.name!r} was made with another preprocessing", again)
 
 
 def describe_model(manifest: Manifest) -> str:
@@ -169,7 +169,7 @@ def describe_model(manifest: Manifest) -> str:
 
 
 def check_class_name(name: str) -> None:
-    """Refuse a class name that cannot name a folder on every system.
+    """Refuse a class name that cannot name a folder on some system.
 
     Raises:
         InputError: the name is empty, too long, starts with a dot, or holds a separator, a control
@@ -181,8 +181,8 @@ def check_class_name(name: str) -> None:
         raise InputError(f"class name {name!r} holds {shown}", "it names folders: leave that out")
     if not name.strip() or name.startswith(".") or name != name.strip() or len(name) > _MAX_NAME:
         raise InputError(
-            f"{name!r} is no class name",
-            f"it needs 1 to {_MAX_NAME} characters, no dot first and no space at either end",
+            f"{name!r} is not a valid class name",
+            f"it needs 1 to {_MAX_NAME} characters, no leading dot, and no space at either end",
         )
 
 
@@ -194,7 +194,7 @@ def _read(path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
             metadata = msgspec.convert(strings, _Metadata, strict=False)
             return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise InputError(f"support {path} is not there") from error
+        raise InputError(f"support {path} does not exist") from error
     except (OSError, SafetensorError, msgspec.ValidationError) as error:
         raise InputError(
             f"support {path} cannot be read: {error}", "make one with `uino-deploy enroll`"
@@ -213,7 +213,7 @@ def _check_format(path: str | Path, strings: Mapping[str, str]) -> None:
 
 
 def _digest(tensors: Mapping[str, Array]) -> str:
-    """Return SHA-256 over names, types, shapes and bytes: safetensors has no checksum."""
+    """Return the SHA-256 over names, types, shapes and bytes: safetensors has no checksum."""
     digest = hashlib.sha256()
     for name, array in sorted(tensors.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())

@@ -1,4 +1,4 @@
-"""Masks from annotations: the polygons of a COCO file, rasterised."""
+"""Masks rasterised from the polygons of a COCO annotation file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _CocoAnnotation(msgspec.Struct):
     id: int
     image_id: int
     category_id: int
-    # Decoded only for the annotations that are drawn: a training set's file has a million.
+    # Decoded only for the annotations to draw: a training set's file has a million.
     segmentation: msgspec.Raw
     iscrowd: int = 0
 
@@ -47,8 +47,8 @@ class _Coco(msgspec.Struct):
 def polygons_from_coco(path: str | Path, image: str | int, category: str) -> UInt8:
     """Rasterise one category's polygons in one image of a COCO annotation file.
 
-    A pixel is foreground where its centre lies inside any of the outlines (even-odd rule).
-    Annotations of crowds are passed over.
+    A pixel is foreground if its centre lies inside any of the outlines (even-odd rule).
+    Crowd annotations are skipped.
 
     Args:
         path: the annotation file.
@@ -59,8 +59,8 @@ def polygons_from_coco(path: str | Path, image: str | int, category: str) -> UIn
         uint8 [height, width] as the file gives them.
 
     Raises:
-        InputError: the file is no COCO file, the image or the category is not in it or more than
-            once, no annotation matches, or one is run-length encoded.
+        InputError: the file is not a COCO file, it does not contain the image or the category
+            exactly once, no annotation matches, or one is run-length encoded.
     """
     coco = _read_coco(path)
     entry = _only(
@@ -104,7 +104,7 @@ def _polygons(path: str | Path, annotation: _CocoAnnotation) -> list[list[float]
         polygons = msgspec.json.decode(annotation.segmentation, type=list[list[float]])
     except msgspec.ValidationError as error:
         raise InputError(
-            f"{path}: annotation {annotation.id} holds no polygons (run-length encoded?)",
+            f"{path}: annotation {annotation.id} has no polygons (run-length encoded?)",
             "give polygons, or the mask as an image",
         ) from error
     for polygon in polygons:

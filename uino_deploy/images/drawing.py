@@ -1,4 +1,4 @@
-"""Drawing masks over images."""
+"""Masks drawn over images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def overlay(image: UInt8, mask: UInt8, colour: Colour) -> UInt8:
 
 
 def _eroded(inside: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.bool_]:
-    """Return the mask without its outermost `steps` pixels; the picture's border is no edge."""
+    """Return the mask without its outermost `steps` pixels; the image border does not erode it."""
     kept = inside
     for _ in range(steps):
         padded = np.pad(kept, 1, mode="edge")

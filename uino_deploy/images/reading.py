@@ -1,4 +1,4 @@
-"""Reading images and masks from files."""
+"""Images and masks read from files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ UInt8 = npt.NDArray[np.uint8]
 def load_image(path: str | Path) -> UInt8:
     """Read an image as RGB, turned upright by its EXIF orientation.
 
-    Transparency is laid on white; 16-bit grey is scaled to 8 bits; of an animation the first frame
-    is taken; colour profiles are not applied.
+    Transparent pixels are blended with white; 16-bit grey is scaled to 8 bits; an animation gives
+    its first frame; colour profiles are not applied.
 
     Returns:
         uint8 [H, W, 3].
@@ -32,12 +32,12 @@ def load_image(path: str | Path) -> UInt8:
 
 
 def load_mask(path: str | Path) -> UInt8:
-    """Read a mask, turned upright by its EXIF orientation: what is not black is foreground.
+    """Read a mask, turned upright by its EXIF orientation; every pixel but black is foreground.
 
     Grey of any depth, RGB and palettes count by colour (a palette by its colours, not its indices:
-    both are 0 for the background of PASCAL VOC and of a two-colour drawing). Where any pixel is
-    fully transparent, the picture is a cut-out and its opacity alone decides. A JPEG blurs the
-    values, so it is cut at half of the range.
+    both are 0 for the background of PASCAL VOC and of a two-colour drawing). If any pixel is fully
+    transparent, the image is a cut-out and only its opacity decides. JPEG blurs the values, so a
+    JPEG mask is cut at half the range.
 
     Returns:
         uint8 [H, W] of 0 and 1.
@@ -49,10 +49,10 @@ def load_mask(path: str | Path) -> UInt8:
 
 
 def check_image(path: str | Path) -> None:
-    """Read a file's header alone: a cheap first look at a batch.
+    """Read only a file's header: a cheap first look at a batch.
 
     Raises:
-        InputError: the file is missing, no image, or too large to be decoded safely.
+        InputError: the file is missing, is not an image, or is too large to be decoded safely.
     """
     _decode(path, lambda image: np.zeros(0, np.uint8))
 
@@ -60,12 +60,12 @@ def check_image(path: str | Path) -> None:
 def _decode(path: str | Path, convert: Callable[[Image.Image], UInt8]) -> UInt8:
     try:
         with warnings.catch_warnings():
-            # Pillow warns at half of the size that it refuses; large photographs are fine.
+            # Pillow warns at half the size that it refuses; large photographs are fine.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return convert(image)
     except FileNotFoundError as error:
-        raise InputError(f"image {path} is not there") from error
+        raise InputError(f"image {path} does not exist") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"image {path} is too large to be decoded safely: {error}", "make it smaller"
@@ -75,7 +75,7 @@ def _decode(path: str | Path, convert: Callable[[Image.Image], UInt8]) -> UInt8:
     # Pillow's readers raise nearly anything on a damaged file (SyntaxError, struct.error, ...).
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no picture format that Pillow knows" if unknown else error
+        reason = "not an image format that Pillow knows" if unknown else error
         raise InputError(f"image {path} cannot be read: {reason}") from error
 
 
@@ -107,7 +107,7 @@ def _where(condition: npt.NDArray[np.bool_]) -> UInt8:
 
 
 def _scaled_grey(image: Image.Image) -> UInt8:
-    """Return 16-bit grey as 8 bits, which Pillow's own conversion would cut off at 255."""
+    """Return 16-bit grey scaled to 8 bits; Pillow's own conversion would clip it at 255."""
     values = np.asarray(image)
     if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The bottleneck adapter: early encoder tokens to an embedding in place of SAM's.
+"""The bottleneck adapter, which maps early encoder tokens to an embedding in place of SAM's.
 
 Source: UINO-FSS (arXiv 2504.15669), section on hierarchical distillation.
 """
@@ -11,7 +11,7 @@ from uino_deploy.model.layers import Mlp, SelfAttention, to_plane, to_tokens
 
 
 class AdapterBlock(nn.Module):
-    """A pre-norm self-attention block at the bottleneck's width."""
+    """A pre-norm self-attention block of the bottleneck's width."""
 
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class AdapterBlock(nn.Module):
         self.mlp = Mlp(width, feedforward)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
+        """Map [B, N, width] -> [B, N, width]."""
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))
 

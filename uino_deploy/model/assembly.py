@@ -1,4 +1,4 @@
-"""Put a model together from the checkpoints that are at hand, and say what is not trained."""
+"""A model assembled from the given checkpoints, with a record of what is not trained."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from uino_deploy.model.segmenter import UinoFSS
 
 @dataclass(frozen=True)
 class Assembly:
-    """A model and where its weights come from.
+    """A model and the origin of its weights.
 
     Attributes:
-        model: in evaluation mode.
-        sources: the checkpoints that went in.
+        model: the model, in evaluation mode.
+        sources: the checkpoints it was built from.
         untrained: the parts that hold random weights.
-        seed: of the random weights; None where nothing is random.
+        seed: the seed of the random weights; None if nothing is random.
     """
 
     model: UinoFSS
@@ -41,7 +41,7 @@ def assemble_from_checkpoint(path: Path, image_size: int | None = None) -> Assem
 
     Args:
         path: the file.
-        image_size: side of the image in pixels; the checkpoint's own when None. The position
+        image_size: side of the image in pixels; the checkpoint's own if None. The position
             embedding is interpolated for another size.
 
     Raises:
@@ -63,16 +63,16 @@ def assemble_from_parts(
     sam_checkpoint: Path | None = None,
     seed: int = 0,
 ) -> Assembly:
-    """Build a model from published weights where they are given, and seeded random ones elsewhere.
+    """Build a model from published weights where given, and from seeded random ones elsewhere.
 
     Args:
         config: the model.
-        encoder_checkpoint: DINOv2's weights; random when None.
-        sam_checkpoint: Segment Anything's, for the mask decoder; random when None.
-        seed: of the random weights. The global random state is left alone.
+        encoder_checkpoint: DINOv2's weights; random if None.
+        sam_checkpoint: Segment Anything's weights, for the mask decoder; random if None.
+        seed: the seed of the random weights. The global random state does not change.
 
     Raises:
-        CheckpointError: a file is unreadable or of another architecture.
+        CheckpointError: a file is unreadable or has another architecture.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

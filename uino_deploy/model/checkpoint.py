@@ -1,4 +1,4 @@
-"""Checkpoints: read DINOv2's, Segment Anything's and our own, write our own.
+"""Checkpoints: readers for DINOv2's, Segment Anything's and our own, and a writer for our own.
 
 Our own is one safetensors file: the model's tensors, and in the metadata `format`,
 `format_version`, `config` and `provenance` (the last two as JSON).
@@ -39,10 +39,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """What our own checkpoint says of itself.
+    """The metadata of one of our own checkpoints.
 
     Attributes:
-        config: the model it holds.
+        config: the configuration of its model.
         provenance: how it was made, as given to `save_checkpoint`.
     """
 
@@ -56,7 +56,7 @@ def load_dinov2(path: str | Path, config: EncoderConfig | None = None) -> DinoVi
     Args:
         path: weights of ViT-S, B or L with patch 14, with or without registers, in any
             floating type.
-        config: the encoder to fill; the preset with the file's sizes when None.
+        config: the encoder to fill; the preset with the file's sizes if None.
 
     Returns:
         The encoder in float32, in evaluation mode, without gradients.
@@ -70,7 +70,7 @@ def load_dinov2(path: str | Path, config: EncoderConfig | None = None) -> DinoVi
     if config is None:
         if not presets:
             raise CheckpointError(
-                f"{path} has the width, depth and registers of no preset's encoder",
+                f"{path} matches no preset's encoder in width, depth and registers",
                 "take DINOv2's ViT-S, B or L, or pass an EncoderConfig",
             )
         config = next(iter(presets.values()))
@@ -84,8 +84,8 @@ def load_sam_decoder(path: str | Path, config: DecoderConfig | None = None) -> M
     """Load the mask decoder and the position encoding from Segment Anything's `.pth` (B, L or H).
 
     Args:
-        path: the whole published checkpoint; the image encoder in it is not read from disk.
-        config: the decoder to fill; SAM's published sizes when None.
+        path: the whole published checkpoint; its image encoder is not read from disk.
+        config: the decoder to fill; SAM's published sizes if None.
 
     Returns:
         The decoder in float32, in evaluation mode.
@@ -103,13 +103,13 @@ def load_sam_decoder(path: str | Path, config: DecoderConfig | None = None) -> M
 def load_sam_image_encoder(path: str | Path) -> SamImageEncoder:
     """Load the image encoder from Segment Anything's `.pth` (B, L or H), the adapter's teacher.
 
-    Its sizes are read off the tensors' shapes.
+    The tensors' shapes give its sizes.
 
     Returns:
         The encoder in float32, in evaluation mode, without gradients.
 
     Raises:
-        CheckpointError: the file is unreadable, or holds no image encoder of SAM's.
+        CheckpointError: the file is unreadable, or contains no SAM image encoder.
     """
     tensors = _read(path)
     _expect("sam", path, tensors)
@@ -128,7 +128,7 @@ def _sam_encoder_config(path: str | Path, shapes: Shapes) -> SamEncoderConfig:
     neck = shapes.get("image_encoder.neck.0.weight", ())
     if not sides or len(position) != 4 or not neck:
         raise CheckpointError(
-            f"{path} holds no image encoder of Segment Anything",
+            f"{path} contains no Segment Anything image encoder",
             "take the whole published checkpoint: sam_vit_b, l or h",
         )
     grid, width = position[1], position[3]
@@ -150,18 +150,18 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     force: bool = False,
 ) -> None:
-    """Write a model as one file, whole or not at all; the same model gives the same bytes.
+    """Write a model as one file, atomically; the same model gives the same bytes.
 
     Args:
-        model: on any device.
+        model: the model, on any device.
         path: the `.safetensors` file to write.
-        provenance: how the model was made: plain values that JSON can hold.
-        dtype: type of the floating tensors in the file.
+        provenance: how the model was made, as values that JSON can represent.
+        dtype: the type of the floating-point tensors in the file.
         force: replace an existing file.
 
     Raises:
         OutputExists: the file exists and `force` is not given.
-        CheckpointError: a tensor holds values that are not finite in `dtype`.
+        CheckpointError: a tensor has values that are not finite in `dtype`.
     """
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -187,7 +187,7 @@ def load_checkpoint(path: str | Path) -> UinoFSS:
         The model in float32, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is unreadable, damaged, or not ours.
+        CheckpointError: the file is unreadable, damaged, or not one of ours.
     """
     metadata = read_checkpoint_metadata(path)
     tensors = _read(path)
@@ -197,10 +197,10 @@ def load_checkpoint(path: str | Path) -> UinoFSS:
 
 
 def read_checkpoint_metadata(path: str | Path) -> CheckpointMetadata:
-    """Read what our own checkpoint says of itself, without its tensors.
+    """Read the metadata of one of our own checkpoints, without its tensors.
 
     Raises:
-        CheckpointError: the file is unreadable, not ours, or of another format version.
+        CheckpointError: the file is unreadable, not one of ours, or has another format version.
     """
     metadata = _safetensors_metadata(path) if _is_safetensors(path) else {}
     if metadata.get("format") != FORMAT:
@@ -238,7 +238,7 @@ def _safetensors_metadata(path: str | Path) -> dict[str, str]:
 
 
 def _read(path: str | Path) -> Tensors:
-    """Read any checkpoint's tensors, mapped from disk where the file allows it."""
+    """Read any checkpoint's tensors, mapped from disk if the file allows it."""
     if not _is_safetensors(path):
         return _read_pickle(path)
     try:
@@ -251,12 +251,12 @@ def _read(path: str | Path) -> Tensors:
 
 def _read_pickle(path: str | Path) -> Tensors:
     with open(path, "rb") as file:
-        is_zip = file.read(2) == b"PK"  # what torch.save writes since 1.6, and can map
+        is_zip = file.read(2) == b"PK"  # torch.save's format since 1.6, which can be mapped
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what the file's pickle protocol might not support
+            warnings.simplefilter("ignore")  # about the file's pickle protocol
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # unpickling damaged bytes raises whatever the bytes say
+    except Exception as error:  # unpickling damaged bytes can raise anything
         raise _refused(path, error) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not named tensors")
@@ -277,8 +277,8 @@ def _refused(path: str | Path, error: Exception) -> CheckpointError:
             "save the model's state_dict() alone, or use safetensors",
         )
     return CheckpointError(
-        f"{path} is neither safetensors nor a PyTorch file of tensors alone, or it is truncated",
-        "download it again; a file that pickles more than tensors is never loaded",
+        f"{path} is truncated, or neither safetensors nor a PyTorch file of tensors only",
+        "download it again; a file that pickles anything but tensors is never loaded",
     )
 
 
@@ -287,7 +287,7 @@ def _recognise(path: str | Path, tensors: Tensors) -> Layout:
     if layout is None:
         first = ", ".join(list(tensors)[:3]) or "none at all"
         raise CheckpointError(
-            f"{path} is in no known layout; its tensors are {first}",
+            f"{path} has an unknown layout; its tensors are {first}",
             "take DINOv2's, Segment Anything's or uino-deploy's own checkpoints",
         )
     return layout
@@ -306,7 +306,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
 
 
 class _WithoutInit(TorchFunctionMode):
-    """Skip torch.nn.init: a large model's random weights take longer to draw than to load."""
+    """Skip torch.nn.init: drawing a large model's random weights takes longer than loading them."""
 
     def __torch_function__(
         self,
@@ -322,7 +322,7 @@ class _WithoutInit(TorchFunctionMode):
 
 
 def _unfilled(kind: Callable[[Config], Module], config: Config) -> Module:
-    """Build a module whose tensors will all be replaced, leaving the random state alone."""
+    """Build a module whose tensors will all be replaced, without touching the random state."""
     with torch.random.fork_rng(devices=[]), _WithoutInit():
         return kind(config)
 
@@ -331,7 +331,7 @@ def _unfilled(kind: Callable[[Config], Module], config: Config) -> Module:
 def _fill(
     module: nn.Module, tensors: Tensors, layout: Layout, path: str | Path, hint: str = ""
 ) -> None:
-    """Replace all of a module's tensors by float32 copies, after comparing names and shapes."""
+    """Replace all of a module's tensors with float32 copies, after comparing names and shapes."""
     _compare(layout.asked(_shapes(module.state_dict())), layout.held(_shapes(tensors)), path, hint)
     for name, target in module.state_dict().items():
         parts = [tensors[source] for source in layout.sources(name)]
@@ -362,7 +362,7 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 
 def _sort_metadata(path: Path) -> None:
-    """Order the header's metadata in place: safetensors writes it in an order of chance."""
+    """Sort the header's metadata in place: safetensors writes it in arbitrary order."""
     with open(path, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

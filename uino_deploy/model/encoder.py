@@ -16,14 +16,14 @@ INTERPOLATION_OFFSET = 0.1
 
 
 class LayerScale(nn.Module):
-    """A learned factor for every channel of a residual branch."""
+    """LayerScale: a learned factor for every channel of a residual branch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[..., width] -> [..., width]."""
+        """Map [..., width] -> [..., width]."""
         return tokens * self.gamma
 
 
@@ -40,7 +40,7 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
+        """Map [B, N, width] -> [B, N, width]."""
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
         return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, patch, stride=patch)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, N, width], row-major."""
+        """Map [B, 3, H, W] -> [B, N, width], row-major."""
         return to_tokens(self.proj(image))
 
 
@@ -82,8 +82,8 @@ class DinoVisionTransformer(nn.Module):
     def position_embedding(self, grid: int) -> Tensor:
         """Return the position embedding for a grid x grid image, [1, 1 + grid**2, width].
 
-        As the official code resizes it: bicubic, by scale factor with an offset of 0.1 for models
-        without registers; to size and antialiased for models with them
+        It is resized as in the official code: bicubic, by a scale factor with an offset of 0.1 for
+        models without registers; to size and antialiased for models with them
         (dinov2/models/vision_transformer.py and dinov2/hub/backbones.py).
         """
         side = self.config.pretrained_grid
@@ -114,7 +114,7 @@ class DinoVisionTransformer(nn.Module):
     def transform(self, patches: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Run the blocks on embedded patches [B, N, width]; see `forward`, `token_offsets`."""
         special = 1 + self.config.registers
-        # Padding and adding, rather than expanding to the batch, keeps shape tensors out of ONNX.
+        # Padding and adding, instead of expanding to the batch, keeps shape tensors out of ONNX.
         tokens = F.pad(patches, (0, 0, special, 0)) + offsets
         last = max(self.config.early_layer, *self.config.correlation_layers)
         after: dict[int, Tensor] = {}
@@ -126,7 +126,7 @@ class DinoVisionTransformer(nn.Module):
         return after[self.config.early_layer], deep
 
     def token_offsets(self, grid: int) -> Tensor:
-        """Return what is added to the padded patches of a grid x grid image.
+        """Return the offsets to add to the padded patches of a grid x grid image.
 
         Returns:
             [1, 1 + R + grid**2, width]: the class token with its position, the R registers, and

@@ -1,4 +1,4 @@
-"""The 4D hypercorrelation: its volume, and the two ways to aggregate it (MHCM and CP4D).
+"""The 4D hypercorrelation: its volume, and two ways to aggregate it (MHCM and CP4D).
 
 Sources: UINO-FSS (arXiv 2504.15669) for the module; VMamba (arXiv 2401.10166) for SS2D; Min et
 al., "Hypercorrelation Squeeze" (arXiv 2104.01538) for the center-pivot 4D convolution.
@@ -40,7 +40,7 @@ class SelectiveScanBlock(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start as Mamba does: steps log-uniform in [0.001, 0.1], decays 1 to N."""
+        """Initialise as Mamba does: steps log-uniform in [0.001, 0.1], decays 1 to N."""
         nn.init.uniform_(self.dt_weight, -(self.rank**-0.5), self.rank**-0.5)
         low, high = math.log(1e-3), math.log(1e-1)
         step = torch.exp(torch.rand_like(self.dt_bias) * (high - low) + low)
@@ -49,7 +49,7 @@ class SelectiveScanBlock(nn.Module):
             self.A_log.copy_(torch.arange(1.0, self.state + 1).log().expand_as(self.A_log))
 
     def forward(self, planes: Tensor) -> Tensor:
-        """[S, H, W, width] -> [S, H, W, width]."""
+        """Map [S, H, W, width] -> [S, H, W, width]."""
         height, width = planes.shape[1:3]
         x, gate = self.in_proj(planes).chunk(2, dim=-1)
         x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
@@ -74,7 +74,7 @@ class ScanMixer(nn.Module):
         self.support_scan = SelectiveScanBlock(width, state)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """[S, hq, wq, hs, ws, C] -> the same shape."""
+        """Map [S, hq, wq, hs, ws, C] -> the same shape."""
         normed = _query_planes(self.query_norm(volume))
         volume = volume + _from_query_planes(self.query_scan(normed), volume)
         normed = self.support_norm(volume).flatten(0, 2)  # [S*hq*wq, hs, ws, C]
@@ -91,7 +91,7 @@ class CenterPivotMixer(nn.Module):
         self.support_conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """[S, hq, wq, hs, ws, C] -> the same shape."""
+        """Map [S, hq, wq, hs, ws, C] -> the same shape."""
         normed = self.norm(volume)
         over_query = _conv_last(self.query_conv, _query_planes(normed))
         over_support = _conv_last(self.support_conv, normed.flatten(0, 2))
@@ -102,12 +102,12 @@ class CenterPivotMixer(nn.Module):
 
 
 def _query_planes(volume: Tensor) -> Tensor:
-    """[S, hq, wq, hs, ws, C] -> [S*hs*ws, hq, wq, C]."""
+    """Map [S, hq, wq, hs, ws, C] -> [S*hs*ws, hq, wq, C]."""
     return volume.permute(0, 3, 4, 1, 2, 5).flatten(0, 2)
 
 
 def _from_query_planes(planes: Tensor, volume: Tensor) -> Tensor:
-    """[S*hs*ws, hq, wq, C] -> the volume's layout [S, hq, wq, hs, ws, C]."""
+    """Map [S*hs*ws, hq, wq, C] -> the volume's layout [S, hq, wq, hs, ws, C]."""
     hq, wq, hs, ws, channels = volume.shape[1:]
     return planes.reshape(-1, hs, ws, hq, wq, channels).permute(0, 3, 4, 1, 2, 5)
 
@@ -117,7 +117,7 @@ def _conv_last(conv: nn.Conv2d, planes: Tensor) -> Tensor:
 
 
 class PlaneNorm(nn.Module):
-    """GroupNorm over each plane, its statistics one LayerNormalization when exported."""
+    """GroupNorm over each plane, exported as one LayerNormalization for its statistics."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class PlaneNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, planes: Tensor) -> Tensor:
-        """[S, C, H, W] -> [S, C, H, W], normalised in groups of C / 8 channels."""
+        """Map [S, C, H, W] -> [S, C, H, W], normalised in groups of C / 8 channels."""
         channels, height, width = planes.shape[1:]
         grouped = planes.reshape(-1, NORM_GROUPS, channels // NORM_GROUPS * height * width)
         normed = F.layer_norm(grouped, grouped.shape[-1:]).reshape(-1, channels, height, width)
@@ -133,7 +133,7 @@ class PlaneNorm(nn.Module):
 
 
 class GlobalModellingBlock(nn.Module):
-    """HGMB: squeeze the support plane, mix both planes, then a pointwise MLP."""
+    """HGMB: squeezes the support plane, mixes both planes, then applies a pointwise MLP."""
 
     def __init__(self, in_channels: int, channels: int, config: PromptConfig) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class GlobalModellingBlock(nn.Module):
         self.mlp = Mlp(channels, 2 * channels)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """[S, hq, wq, hs, ws, Cin] -> [S, hq, wq, ceil(hs/2), ceil(ws/2), C]."""
+        """Map [S, hq, wq, hs, ws, Cin] -> [S, hq, wq, ceil(hs/2), ceil(ws/2), C]."""
         hq, wq = volume.shape[1:3]
         planes = volume.flatten(0, 2).permute(0, 3, 1, 2)
         planes = F.gelu(self.squeeze_norm(self.squeeze(planes))).permute(0, 2, 3, 1)
@@ -155,7 +155,7 @@ class GlobalModellingBlock(nn.Module):
 
 
 class Hypercorrelation(nn.Module):
-    """From deep tokens of query and support to a dense prompt (MHCM, or its rival CP4D)."""
+    """MHCM, or its alternative CP4D: deep tokens of query and support to a dense prompt."""
 
     def __init__(self, config: PromptConfig, layers: int, embedding: int) -> None:
         super().__init__()

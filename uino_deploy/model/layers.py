@@ -1,4 +1,4 @@
-"""Layers that the encoder, the adapter and the decoder share."""
+"""Layers shared by the encoder, the adapter and the decoder."""
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(query @ key^T / sqrt(d)) @ value.
 
-    Exported, it is written out: two matrix products around a Softmax, the form that inference
-    engines fuse, and batches of 1 broadcast without an Expand. In eager mode it is PyTorch's own.
+    On export it becomes two matrix products around a Softmax, the form that inference engines fuse,
+    and batches of 1 broadcast without an Expand. In eager mode it is PyTorch's own.
 
     Args:
         query: [B or 1, heads, Nq, d].
@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
+        """Map [B, N, width] -> [B, N, width]."""
         count, width = tokens.shape[1:]
         heads = self.qkv(tokens).reshape(-1, count, 3, self.heads, width // self.heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
@@ -54,23 +54,23 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width if out is None else out)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[..., width] -> [..., out]."""
+        """Map [..., width] -> [..., out]."""
         return self.fc2(F.gelu(self.fc1(tokens)))
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of [B, C, H, W], kept one LayerNormalization when exported."""
+    """LayerNorm over the channels of [B, C, H, W], exported as one LayerNormalization."""
 
     def forward(self, planes: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, H, W]."""
+        """Map [B, C, H, W] -> [B, C, H, W]."""
         return super().forward(planes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def to_plane(tokens: Tensor, height: int, width: int) -> Tensor:
-    """[B, height*width, C] -> [B, C, height, width]."""
+    """Map [B, height*width, C] -> [B, C, height, width]."""
     return tokens.transpose(1, 2).reshape(-1, tokens.shape[2], height, width)
 
 
 def to_tokens(plane: Tensor) -> Tensor:
-    """[B, C, height, width] -> [B, height*width, C]."""
+    """Map [B, C, height, width] -> [B, height*width, C]."""
     return plane.flatten(2).transpose(1, 2)

@@ -1,7 +1,8 @@
-"""The layouts of checkpoints: how each names the tensors that the reference model holds.
+"""Checkpoint layouts: how each kind of file names the tensors of the reference model.
 
 Sources: the published files of facebookresearch/dinov2 and facebookresearch/segment-anything, and
-of facebook/dinov2-* on the Hugging Face hub. Torch-free: a layout is told by names and shapes.
+of facebook/dinov2-* on the Hugging Face hub. No torch is needed: names and shapes identify a
+layout.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to name tensors.
+    """One naming scheme for tensors.
 
     Attributes:
-        title: what a person calls it.
-        holds: the part of the model that it can fill.
-        sources: from the reference model's name of a tensor to the file's: one, or several that
-            are joined along the first dimension.
-        unused: prefixes of tensors that such files hold and the model by design does not.
+        title: its name for people.
+        holds: the part of the model that it fills.
+        sources: maps the reference model's name of a tensor to the file's: one name, or several
+            whose tensors are joined along the first dimension.
+        unused: prefixes of tensors that such files contain and the model, by design, lacks.
     """
 
     title: str
@@ -35,7 +36,7 @@ class Layout:
     unused: tuple[str, ...] = ()
 
     def asked(self, model: Shapes) -> dict[str, tuple[int, ...]]:
-        """Return the tensors, by the file's names, that fill a model's."""
+        """Return the tensors that fill a model's, by the file's names."""
         wanted = {}
         for name, shape in model.items():
             sources = self.sources(name)
@@ -78,7 +79,7 @@ _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")
 
 
 def _transformers(names: Shapes) -> Layout:
-    """Return the layout of a transformers model: as its files or as its modules name attention."""
+    """Return the layout of a transformers model, with attention named as in files or modules."""
     prefix = next(p for p in _PREFIXES if any(name.startswith(p) for name in names))
     hub = any(".attention.attention." in name for name in names)
     attention = _HUB_ATTENTION if hub else _MODULE_ATTENTION
@@ -119,7 +120,7 @@ SAM_ENCODER = Layout(
 
 
 def recognise(shapes: Shapes) -> Layout | None:
-    """Return the layout that a file's tensors are named in; None where it is none of ours."""
+    """Return the layout of a file's tensors; None if it is unknown."""
     if any(name.startswith("prompt_generator.") for name in shapes):
         return UINO
     if any(name.startswith("mask_decoder.") for name in shapes):

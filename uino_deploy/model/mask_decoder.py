@@ -1,4 +1,4 @@
-"""SAM's mask decoder, single-mask output.
+"""SAM's mask decoder with a single output mask.
 
 Source: Kirillov et al., "Segment Anything" (arXiv 2304.02643), appendix A. Parameters carry the
 names of the official checkpoints (`mask_decoder.*`; `pe_layer` is `prompt_encoder.pe_layer`).
@@ -15,7 +15,7 @@ from uino_deploy.model.layers import LayerNorm2d, attention, to_tokens
 
 
 class RandomFourierPosition(nn.Module):
-    """Position encoding of a grid by random spatial frequencies."""
+    """The position encoding of a grid by random spatial frequencies."""
 
     positional_encoding_gaussian_matrix: Tensor
 
@@ -34,7 +34,7 @@ class RandomFourierPosition(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention between two token sets, at `width / downsample` inside."""
+    """Attention between two token sets, internally `width / downsample` wide."""
 
     def __init__(self, width: int, heads: int, downsample: int = 1) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, width)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B or 1, Nq, width], [B or 1, Nk, width] twice -> [B, Nq, width]."""
+        """Map [B or 1, Nq, width], [B or 1, Nk, width] twice -> [B, Nq, width]."""
         mixed = attention(
             self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v))
         )
@@ -67,7 +67,7 @@ class MlpBlock(nn.Module):
         self.lin2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[..., width] -> [..., width]."""
+        """Map [..., width] -> [..., width]."""
         return self.lin2(F.relu(self.lin1(tokens)))
 
 
@@ -106,7 +106,7 @@ class TwoWayAttentionBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Blocks of two-way attention and a last look of the tokens at the image."""
+    """Blocks of two-way attention, then attention from the tokens to the image."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -133,14 +133,14 @@ class Perceptron(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in sizes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[..., width] -> [..., out]."""
+        """Map [..., width] -> [..., out]."""
         for layer in self.layers[:-1]:
             tokens = F.relu(layer(tokens))
         return self.layers[-1](tokens)
 
 
 class MaskDecoder(nn.Module):
-    """Prompts and an image embedding to one mask and its predicted IoU."""
+    """The decoder from prompts and an image embedding to one mask and its predicted IoU."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class MaskDecoder(nn.Module):
 
         Returns:
             logits: [B, 1, 4h, 4h]; above 0 is foreground.
-            iou: [B, 1], the predicted IoU of the mask; it may leave 0 to 1.
+            iou: [B, 1], the predicted IoU of the mask; it may leave the range 0 to 1.
         """
         grid = embedding.shape[-1]
         width = embedding.shape[1]
@@ -193,6 +193,6 @@ def _append(learned: Tensor, sparse: Tensor | None) -> Tensor:
     """Put the learned tokens [T, E] before each batch's sparse prompts [B or 1, P, E]."""
     if sparse is None:
         return learned[None]
-    # Padding and adding, rather than expanding to the batch, keeps shape tensors out of ONNX.
+    # Padding and adding, instead of expanding to the batch, keeps shape tensors out of ONNX.
     front = F.pad(learned, (0, 0, 0, sparse.shape[1]))
     return front + F.pad(sparse, (0, 0, learned.shape[0], 0))

@@ -16,11 +16,11 @@ EPS = 1e-6
 
 
 class SupportFeatures(NamedTuple):
-    """What a query needs to know of a class; B is 1 when one support serves all queries.
+    """What a query needs to know about a class; B is 1 if one support serves all queries.
 
     Attributes:
         deep: [B, K, L, N, D], the support tokens.
-        weight: [B, K, N], how much each support token speaks for (or against) the class.
+        weight: [B, K, N], how strongly each support token votes for (or against) the class.
         prototypes: [B, 2, D], mean foreground and mean background token of the last layer.
         sparse: [B, 2, E], the sparse prompt; None without SVP.
     """
@@ -32,7 +32,7 @@ class SupportFeatures(NamedTuple):
 
 
 class SemanticPrompt(nn.Module):
-    """SVP: prototypes through one shared MLP, and an embedding of their type."""
+    """SVP: prototypes through one shared MLP, plus an embedding of their type."""
 
     def __init__(self, width: int, hidden: int, embedding: int) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class SemanticPrompt(nn.Module):
         nn.init.normal_(self.type_embedding, std=0.02)
 
     def forward(self, prototypes: Tensor) -> Tensor:
-        """[B, 2, D] -> [B, 2, E]."""
+        """Map [B, 2, D] -> [B, 2, E]."""
         embedded: Tensor = self.mlp(prototypes)
         return embedded + self.type_embedding
 
 
 class PromptGenerator(nn.Module):
-    """Support features once for a class; a dense prompt for every query."""
+    """The generator of support features, once per class, and of a dense prompt per query."""
 
     def __init__(self, config: UinoConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class PromptGenerator(nn.Module):
         return SupportFeatures(deep, weight.to(deep.dtype), prototypes, sparse)
 
     def similarity_map(self, deep: Tensor, prototypes: Tensor) -> Tensor:
-        """PCS's map: cosine to the foreground prototype, under CE minus that to the background.
+        """Return PCS's map: cosine to the foreground prototype; under CE, minus the background's.
 
         Args:
             deep: [B, L, N, D], the query's tokens.
@@ -128,7 +128,7 @@ def _unit(tokens: Tensor) -> Tensor:
 
 
 def _masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """[B, K, N, D] averaged under [B, K, N] -> [B, D], in float32."""
+    """Average [B, K, N, D] with weights [B, K, N] -> [B, D], in float32."""
     weights = mask.float()[..., None]
     total = (tokens.float() * weights).sum(dim=(1, 2))
     return (total / weights.sum(dim=(1, 2)).clamp(min=EPS)).to(tokens.dtype)

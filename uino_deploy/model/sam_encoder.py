@@ -22,12 +22,12 @@ PATCH = 16
 
 @dataclass(frozen=True)
 class SamEncoderConfig:
-    """Sizes of an image encoder; blocks count from 0, as in SAM's own definition.
+    """The sizes of an image encoder; blocks count from 0, as in SAM's definition.
 
     Attributes:
-        width: of the tokens.
-        depth: number of blocks.
-        heads: of every attention.
+        width: the width of the tokens.
+        depth: the number of blocks.
+        heads: the heads of every attention.
         global_blocks: the blocks that attend to the whole image; the others stay in windows.
         window: side of a window in tokens.
         image_size: side of the padded image in pixels.
@@ -49,7 +49,7 @@ class SamEncoderConfig:
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention on a plane, with learned embeddings of the distance along each axis."""
+    """Self-attention over a plane, with learned embeddings of the distance along each axis."""
 
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class RelativeAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
 
     def forward(self, plane: Tensor) -> Tensor:
-        """[B, side, side, width] -> [B, side, side, width]."""
+        """Map [B, side, side, width] -> [B, side, side, width]."""
         side, width = self.side, plane.shape[-1]
         heads = self.qkv(plane).reshape(-1, side * side, 3, self.heads, width // self.heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, side**2, d]
@@ -69,9 +69,9 @@ class RelativeAttention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(-1, side, side, width))
 
     def _bias(self, query: Tensor) -> Tensor:
-        """Return what the distances add to the scores, [B, heads, side**2, side**2].
+        """Return the distances' contribution to the scores, [B, heads, side**2, side**2].
 
-        The embeddings meet the unscaled query, as in SAM.
+        The embeddings multiply the unscaled query, as in SAM.
         """
         side = self.side
         place = torch.arange(side, device=query.device)
@@ -96,7 +96,7 @@ class SamBlock(nn.Module):
         self.mlp = _GeluMlp(config.width, 4 * config.width)
 
     def forward(self, plane: Tensor) -> Tensor:
-        """[B, h, h, width] -> [B, h, h, width]."""
+        """Map [B, h, h, width] -> [B, h, h, width]."""
         normal = self.norm1(plane)
         plane = plane + (self._in_windows(normal) if self.window else self.attn(normal))
         return plane + self.mlp(self.norm2(plane))
@@ -117,7 +117,7 @@ class _GeluMlp(MlpBlock):
     """The decoder's two linear layers, around a GELU."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[..., width] -> [..., width]."""
+        """Map [..., width] -> [..., width]."""
         return self.lin2(F.gelu(self.lin1(tokens)))
 
 
@@ -129,15 +129,15 @@ class _PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, PATCH, stride=PATCH)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, H] -> [B, H/16, H/16, width]."""
+        """Map [B, 3, H, H] -> [B, H/16, H/16, width]."""
         return self.proj(image).permute(0, 2, 3, 1)
 
 
 class SamImageEncoder(nn.Module):
-    """An image to SAM's embedding.
+    """SAM's image encoder.
 
     Args:
-        config: sizes.
+        config: the sizes.
     """
 
     def __init__(self, config: SamEncoderConfig) -> None:

@@ -60,9 +60,9 @@ class UinoFSS(nn.Module):
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Return the number of parameters of each part, of the segmenter, and of the whole.
+    """Return the parameter count of each part, of the segmenter, and of the whole.
 
-    The segmenter is everything but the encoder: what the paper's tables count.
+    The segmenter is everything but the encoder, as the paper's tables count it.
     """
     parts = {name: _count(part) for name, part in model.named_children()}
     total = sum(parts.values())

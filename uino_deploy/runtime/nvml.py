@@ -1,4 +1,4 @@
-"""The few things that are asked of NVIDIA's management library, through ctypes; None without it.
+"""Queries to NVIDIA's management library through ctypes; None without the library.
 
 Names and layouts are those of nvml.h, which NVIDIA keeps binary compatible.
 """
@@ -29,19 +29,19 @@ class _ProcessInfo(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card: its name and its clocks now and at most, in MHz."""
+    """One card: its name, and its present and highest clocks in MHz."""
 
     name: str
     clocks: str
 
 
 def gpus() -> list[Gpu]:
-    """Return the cards of this machine; none without the library."""
+    """Return the cards of this machine; an empty list without the library."""
     return [Gpu(_name(device), _clocks(device)) for device in _devices()]
 
 
 def total_joules() -> float | None:
-    """Return what all cards have used since their driver was loaded."""
+    """Return the energy that all cards have used since their driver was loaded."""
     totals = []
     for device in _devices():
         millijoules = ctypes.c_ulonglong()
@@ -51,7 +51,7 @@ def total_joules() -> float | None:
 
 
 def process_bytes(process: int) -> int | None:
-    """Return what a process holds of all cards; None where no card tells."""
+    """Return the memory that a process holds on all cards; None if no card reports it."""
     known = []
     for device in _devices():
         count = ctypes.c_uint(_MOST_PROCESSES)
@@ -86,7 +86,7 @@ def _devices() -> tuple[ctypes.c_void_p, ...]:
 
 
 def _call(name: str, *arguments: object) -> bool:
-    """Call a function; False where there is no library, no such function, or no success."""
+    """Call a function; False if the library or the function is missing, or the call fails."""
     library = _library()
     function = getattr(library, name, None) if library is not None else None
     return function is not None and function(*arguments) == _SUCCESS
@@ -99,7 +99,7 @@ def _name(device: ctypes.c_void_p) -> str:
 
 
 def _clocks(device: ctypes.c_void_p) -> str:
-    """Return "SM now/most, memory now/most MHz", as far as the card tells."""
+    """Return "SM now/most, memory now/most MHz", as far as the card reports them."""
     parts = []
     for title, kind in (("SM", _CLOCK_SM), ("memory", _CLOCK_MEMORY)):
         values = []
