@@ -1,4 +1,4 @@
-"""The two operators no runtime has: references, Triton kernels, ONNX bodies, TensorRT plugins."""
+"""The two custom operators: specification, Triton, ONNX, OpenVINO and TensorRT forms."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""What every form of the two operators agrees on: their names' domain, and two numbers."""
+"""What every form of the two operators shares: their domain and two constants."""
 
 DOMAIN = "uino"
 """The ONNX domain of the operators, and TensorRT's namespace of their plugins."""
@@ -7,7 +7,7 @@ VERSION = 1
 """The version of the domain's operators."""
 
 EPS = 1e-6
-"""The least length that the correlation divides a token by."""
+"""The smallest length by which the correlation divides a token."""
 
 DIRECTIONS = 4
-"""In which the scan visits a plane: by row, by column, and both reversed."""
+"""The number of orders in which the scan visits a plane: by row, by column, and both reversed."""

@@ -1,4 +1,4 @@
-"""What the operators' ONNX nodes have in common: types, and how a plugin is asked for."""
+"""What the operators' ONNX nodes share: types, and the request for a plugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
-# TensorRT 10.15+ takes a plugin in a function's place only where the node names a namespace;
+# TensorRT 10.15+ replaces a function by a plugin only if the node names a namespace;
 # `aot` selects the ahead-of-time plugin (onnx-tensorrt, importerUtils.cpp). Others ignore both.
 PLUGIN: Mapping[str, int | str] = {
     "aot": 1,

@@ -1,9 +1,9 @@
-"""What the operators' OpenVINO forms have in common: constants and casts.
+"""What the operators' OpenVINO forms share: constants and casts.
 
-OpenVINO's ONNX reader does not expand the functions that an ONNX file defines. It asks the
-operators' converters instead, which know every shape and so give it the forms that its CPU plugin
-runs best. Inputs of any float type are computed in float32, but for the correlation's matrix
-product, which takes unit vectors in the inputs' own type and sums in float32.
+OpenVINO's ONNX reader does not expand the functions that an ONNX file defines. It calls the
+operators' converters instead, which know every shape and can return the form that its CPU plugin
+runs best. Everything is computed in float32 except the correlation's matrix product, which takes
+unit vectors in the inputs' type and sums in float32.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def float32(tensor: Any) -> Any:
 
 
 def integers(*values: int) -> Any:
-    """Return a constant of int64."""
+    """Return an int64 constant."""
     return constant(np.array(values, np.int64))
 
 
 def constant(values: Any) -> Any:
-    """Return a constant of an array's own type."""
+    """Return a constant of the array's type."""
     import openvino.opset13 as op
 
     return op.constant(values)

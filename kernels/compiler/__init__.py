@@ -1,1 +1,1 @@
-"""The ahead-of-time compiler: every kernel variant as PTX and cubin for GPUs that are not here."""
+"""The ahead-of-time compiler: every kernel variant as PTX and cubin, without a GPU."""

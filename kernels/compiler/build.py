@@ -1,4 +1,4 @@
-"""Builds a folder of kernels: PTX, cubin and a JSON beside them for each variant and target."""
+"""A folder of kernels: PTX, cubin and a JSON file for each variant and target."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from uino_deploy.kernels.compiler.targets import Target
 if TYPE_CHECKING:  # it imports Triton
     from uino_deploy.kernels.compiler.variants import Variant
 
-# What a launch without an opt-in attribute may use; TensorRT's plugins are not known to opt in.
+# The limit of a launch without an opt-in attribute; whether TensorRT's plugins opt in is unknown.
 PLUGIN_SHARED_BYTES = 49152
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One variant for one target; `record` is the JSON that is written beside it."""
+    """One variant for one target; `record` is the content of its JSON file."""
 
     name: str
     ptx: str
@@ -38,12 +38,12 @@ class Compiled:
 def compile_target(
     target: Target, presets: Sequence[str] | None = None, names: Sequence[str] | None = None
 ) -> list[Compiled]:
-    """Compile the variants that presets need on one target, in a process of its own.
+    """Compile the variants that presets need on one target, in a separate process.
 
     Args:
         target: architecture and CUDA release.
-        presets: which models; all of them when None.
-        names: which variants (`Variant.name`); all that the presets need when None.
+        presets: the models; all of them if None.
+        names: the variants (`Variant.name`); all that the presets need if None.
 
     Raises:
         BuildError: a variant could not be compiled, or cannot be launched by a plugin.
@@ -140,14 +140,15 @@ def read(folder: Path) -> list[Compiled]:
     """Read what `write` wrote.
 
     Raises:
-        InputError: not such a folder, or a file of it was changed.
+        InputError: the folder holds no kernels, or a file in it was changed.
     """
     try:
         names = json.loads((folder / "kernels.json").read_text())["kernels"]
         found = [_read_one(folder, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{folder} holds no kernels that can be read: {error}", "write it with kernels build"
+            f"{folder} holds no readable kernels: {error}",
+            "write it with `uino-deploy kernels build`",
         ) from error
     return found
 
@@ -157,7 +158,7 @@ def _read_one(folder: Path, name: str) -> Compiled:
     ptx, cubin = (folder / f"{name}.ptx").read_bytes(), (folder / f"{name}.cubin").read_bytes()
     for kind, data in (("ptx", ptx), ("cubin", cubin)):
         if hashlib.sha256(data).hexdigest() != record[f"{kind}_sha256"]:
-            raise ValueError(f"{name}.{kind} is not the one that its JSON describes")
+            raise ValueError(f"{name}.{kind} is not the file that its JSON describes")
     return Compiled(name, ptx.decode(), cubin, record)
 
 

@@ -1,4 +1,4 @@
-"""Compiles kernels into a folder, or into a bundle as `kernels/<arch>/` and in its manifest."""
+"""Compiled kernels in a folder, or in a bundle as `kernels/<arch>/` and in its manifest."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def build_into(
 
 
 def folder_of(arch: str) -> str:
-    """Return where an architecture's kernels lie in a bundle."""
+    """Return the folder of an architecture's kernels in a bundle."""
     return f"kernels/{arch}"
 
 
@@ -88,7 +88,7 @@ def refuse_present(bundle: Bundle, archs: Sequence[str]) -> None:
     """Refuse a bundle that has kernels of one of these architectures.
 
     Raises:
-        OutputExists: it has.
+        OutputExists: the bundle has such kernels.
     """
     present = [arch for arch in archs if arch in bundle.manifest.kernels]
     if present:
@@ -96,13 +96,13 @@ def refuse_present(bundle: Bundle, archs: Sequence[str]) -> None:
 
 
 def install(root: Path, arch: str, compiled: Sequence[Compiled]) -> Bundle:
-    """Add one architecture's kernels to a bundle, in place of those it has.
+    """Add one architecture's kernels to a bundle, replacing those it has.
 
-    The bundle opens at every instant: first the manifest stops listing what is to go, then the
-    folder is exchanged, then the manifest lists the new one.
+    The bundle opens at every instant: first the manifest drops the old files, then the folder is
+    exchanged, then the manifest lists the new files.
 
     Raises:
-        BundleError: no bundle, or one that does not open.
+        BundleError: the path is not a bundle, or the bundle does not open.
     """
     place = folder_of(arch)
     with tempfile.TemporaryDirectory(dir=root, prefix=".kernels-") as folder, locked(root):
@@ -110,7 +110,7 @@ def install(root: Path, arch: str, compiled: Sequence[Compiled]) -> Bundle:
         staged.mkdir()
         write(list(compiled), staged)
         files = [f"{place}/{path.name}" for path in sorted(staged.iterdir())]
-        # Another command may have added to the bundle since the caller opened it.
+        # Another command may have changed the bundle since the caller opened it.
         bundle = Bundle.open(root, verify=False)
         others = {name: where for name, where in bundle.manifest.kernels.items() if name != arch}
         old = [name for name in bundle.manifest.files if name.startswith(f"{place}/")]

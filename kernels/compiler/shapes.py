@@ -1,4 +1,4 @@
-"""The shapes at which a model calls the two operators, from its configuration alone."""
+"""The shapes at which a model calls the two operators, derived from its configuration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ScanShape:
 
     @property
     def length(self) -> int:
-        """Steps of each scan."""
+        """The steps of each scan."""
         return self.height * self.width
 
 
@@ -48,7 +48,7 @@ def correlation_shape(config: UinoConfig, batch: int = 1, shots: int = 1) -> Cor
 
 
 def scan_shapes(config: UinoConfig, batch: int = 1, shots: int = 1) -> list[ScanShape]:
-    """Return the shapes of the model's scans: per stage the query plane, then the support's."""
+    """Return the shapes of the model's scans: per stage, the query plane, then the support's."""
     folded = batch * shots
     side = config.pooled_grid
     shapes = []

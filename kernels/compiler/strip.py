@@ -1,4 +1,4 @@
-"""Takes Triton's hidden trailing parameters off a kernel's entry, after proving them unused.
+"""Removal of Triton's hidden trailing parameters from a kernel, after proving them unused.
 
 Triton appends the addresses of two scratch buffers to every kernel. TensorRT's ahead-of-time
 plugins pass only what was declared, so a kernel may be shipped only if it reads neither.
@@ -11,7 +11,7 @@ from typing import Any
 
 from uino_deploy.errors import BuildError
 
-# What a launch by grid, block, shared memory and arguments alone cannot give a kernel.
+# Needs that a launch by grid, block, shared memory and arguments alone cannot meet.
 _NEEDS = {
     "global_scratch_size": 0,
     "profile_scratch_size": 0,
@@ -24,7 +24,7 @@ _HIDDEN = re.compile(r"\s*\.param \.u64 (?:\.ptr \.global \.align \d+ )?(\w+)")
 
 
 def strip_hidden(ptx: str, metadata: dict[str, Any], parameters: int) -> str:
-    """Return the PTX with an entry of exactly `parameters` parameters.
+    """Return the PTX with an entry that has exactly `parameters` parameters.
 
     Args:
         ptx: a module as Triton writes it.
@@ -33,7 +33,7 @@ def strip_hidden(ptx: str, metadata: dict[str, Any], parameters: int) -> str:
 
     Raises:
         BuildError: the kernel needs scratch memory, clusters or a special launch, reads a hidden
-            parameter, or is not of the form that Triton 3.4 to 3.9 write.
+            parameter, or does not have the form that Triton 3.4 to 3.9 write.
     """
     for key, harmless in _NEEDS.items():
         if metadata.get(key, harmless) != harmless:
@@ -47,7 +47,7 @@ def strip_hidden(ptx: str, metadata: dict[str, Any], parameters: int) -> str:
     for hidden in declared[parameters:]:
         match = _HIDDEN.fullmatch(hidden)
         if match is None:
-            raise BuildError(f"kernel {entry[2]}: {hidden.strip()!r} is no scratch address")
+            raise BuildError(f"kernel {entry[2]}: {hidden.strip()!r} is not a scratch address")
         if re.search(rf"(?<![\w$]){re.escape(match[1])}(?![\w$])", body):
             raise BuildError(f"kernel {entry[2]} reads its hidden parameter {match[1]}")
     if len(declared) - parameters not in (0, 1, 2):

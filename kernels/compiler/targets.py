@@ -1,4 +1,4 @@
-"""The GPUs we compile for, and which CUDA release first knows each."""
+"""The GPUs we compile for, and the first CUDA release that supports each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from uino_deploy.errors import InputError
 # CUDA release -> PTX ISA that its driver accepts, ten times the version (8.5 -> 85).
 PTX_ISA = {"12.6": 85, "13.0": 90, "13.2": 92}
 
-# Triton 3.9 assembles for architectures before sm_90 with the ptxas of CUDA 12.9. Drivers take
-# older PTX than their own.
+# Triton 3.9 assembles for architectures before sm_90 with the ptxas of CUDA 12.9. Drivers accept
+# PTX older than their own.
 _OLD_ASSEMBLER_ISA = 88
 
 # Architecture -> (boards and chips, the least PTX ISA that names it). Source: the PTX ISA manual's
@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, tuple[str, int]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """One architecture under one CUDA release."""
+    """One architecture with one CUDA release."""
 
     arch: str
     cuda: str
@@ -44,7 +44,7 @@ class Target:
 
     @property
     def ptx_isa(self) -> int:
-        """PTX ISA version times ten: the release's, capped by what Triton's assembler takes."""
+        """PTX ISA version times ten: the release's, capped by what Triton's assembler accepts."""
         newest = PTX_ISA[self.cuda]
         return newest if self.capability >= 90 else min(newest, _OLD_ASSEMBLER_ISA)
 
@@ -55,7 +55,7 @@ def capability_of(arch: str) -> int:
 
 
 def oldest_cuda(arch: str) -> str:
-    """Return the oldest CUDA release here that knows an architecture.
+    """Return the oldest listed CUDA release that supports an architecture.
 
     Raises:
         InputError: an unknown architecture.

@@ -1,4 +1,4 @@
-"""The kernel variants that the presets need: kernel, types, compile-time numbers, launch."""
+"""The kernel variants that the presets need: kernel, types, compile-time constants, launch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _FLOAT32 = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One compilation: an operator, an element type, and every compile-time number."""
+    """One compilation: an operator, an element type, and every compile-time constant."""
 
     op: str
     dtype: str
@@ -166,7 +166,7 @@ def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[
 
 
 def model_variants(configs: Sequence[UinoConfig], capability: int) -> list[Variant]:
-    """Return the variants that models need on an architecture, in every type it has."""
+    """Return the variants that models need on an architecture, in every type it supports."""
     dtypes = [t for t in DTYPES if t != "bfloat16" or capability >= 80]
     found = {}
     for config in configs:

@@ -1,6 +1,6 @@
-"""Compiles variants for one target; `uino_deploy.child` runs `compile_all`.
+"""The compilation of variants for one target; `uino_deploy.child` runs `compile_all`.
 
-LLVM ends the process on a target that it does not know, so the builder must not share it.
+LLVM ends the process on a target that it does not support, so the builder must not share it.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def source(kernel: Any, parameters: list[Parameter], constants: dict[str, Any]) 
 
 
 def compile_variant(variant: Variant, target: Target) -> dict[str, Any]:
-    """Return the stripped PTX, the cubin that ptxas makes of it, and what both say of themselves.
+    """Return the stripped PTX, the cubin that ptxas makes of it, and their metadata.
 
     Raises:
         BuildError: the kernel cannot be launched with its declared parameters alone, or ptxas
-            does not take the stripped PTX.
+            refuses the stripped PTX.
     """
     compiled: Any = triton.compile(
         source(variant.kernel, variant.parameters, variant.constants),
@@ -99,7 +99,7 @@ def assemble(ptx: str, target: Target) -> tuple[bytes, dict[str, Any]]:
 def _one(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
     found = pattern.search(text)
     if found is None:
-        raise BuildError("ptxas said nothing of the kernel's resources")
+        raise BuildError("ptxas reported no resources for the kernel")
     return found.groups()
 
 

@@ -1,4 +1,4 @@
-"""Correlation4d as the mathematics is written: the specification, the CPU path, the test oracle."""
+"""Correlation4d written as its mathematics: the specification, CPU path and test oracle."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Correlation4d in ONNX: its schema, and a body in standard operators for runtimes without it."""
+"""Correlation4d in ONNX: its schema, and a portable function for runtimes that lack it."""
 
 import onnx
 from onnx.defs import OpSchema
@@ -29,7 +29,7 @@ SCHEMA = OpSchema(
 
 
 def body(height: int, width: int, pool: int, dtype: int, opset: int) -> onnx.FunctionProto:
-    """Return the operator written in standard operators, its arithmetic in float32.
+    """Return the operator as a function of standard operators, computed in float32.
 
     Args:
         height: rows of the support grid.

@@ -1,4 +1,4 @@
-"""`uino::correlation4d` as PyTorch sees it: shape rule, dispatch and gradient."""
+"""The torch operator `uino::correlation4d`: shape rule, dispatch and gradient."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiate the operator: the volume is recomputed, never kept."""
+    """Differentiate the operator; the volume is recomputed rather than kept."""
     if runs_on_triton(gradient):
         from uino_deploy.kernels.correlation import triton_kernel_backward
 

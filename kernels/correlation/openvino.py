@@ -1,4 +1,4 @@
-"""Correlation4d in OpenVINO's own operators, for shapes that are known."""
+"""Correlation4d in OpenVINO's own operators, for static shapes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def _output_shape(attributes: Attributes) -> tuple[Expression, ...]:
 def _grid(
     attributes: Attributes, constants: Constants
 ) -> tuple[Expression, Expression, Expression]:
-    """(tiles of queries and windows, layers, batch and shots), as `Tile.grid` says it."""
+    """Return (tiles of queries and windows, layers, batch and shots), as `Tile.grid` does."""
     windows_of_a_tile = constants["BLOCK_S"] // attributes["pool"] ** 2
     tiles = product(
         ceil_div(_N_QUERY, constants["BLOCK_Q"]), ceil_div(_windows(attributes), windows_of_a_tile)

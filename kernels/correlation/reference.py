@@ -1,7 +1,6 @@
-"""Correlation4d in numpy, float64: what a device without torch is checked against.
+"""Correlation4d in numpy and float64: the reference on a device without torch.
 
-The same mathematics as `naive.py`, written a second time: with torch at hand the two are compared
-with each other.
+It repeats the mathematics of `naive.py`; where torch is installed, the tests compare the two.
 """
 
 from __future__ import annotations

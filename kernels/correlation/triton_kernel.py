@@ -20,11 +20,11 @@ _LARGEST = tl.constexpr(3.4028234663852886e38)  # of the finite float32
 
 @dataclass(frozen=True)
 class Tile:
-    """The compile-time numbers of one variant.
+    """The compile-time constants of one variant.
 
     A block computes `block_q` query tokens against `block_s` support slots, `block_d` channels at
-    a time; `precision` is what `tl.dot` makes of float32 operands. With `serial`, the two products
-    that pool half-precision cosines come one after the other.
+    a time; `precision` is how `tl.dot` multiplies float32 operands. With `serial`, the two products
+    that pool half-precision cosines run one after the other.
     """
 
     block_q: int
@@ -44,7 +44,7 @@ class Tile:
             "BLOCK_Q": self.block_q,
             "BLOCK_S": self.block_s,
             "BLOCK_D": self.block_d,
-            # 16 columns are the least that every tensor core multiplies.
+            # Every tensor core multiplies at least 16 columns.
             "BLOCK_W": max(16, triton.next_power_of_2(windows)),
             "GROUP_Q": _GROUP_Q,
             "EPSILON": EPS,
@@ -75,7 +75,7 @@ def tile_for(element_bytes: int, capability: int) -> Tile:
         return Tile(128, 128, 32, 8, 2) if element_bytes == 2 else Tile(64, 64, 16, 4, 2, "ieee")
     if element_bytes == 2 and capability == 90:  # wgmma
         return Tile(128, 128, 32, 8, 4, settle=True)
-    if element_bytes == 2:  # 16 deep: ldmatrix then has half the bank conflicts
+    if element_bytes == 2:  # depth 16 halves ldmatrix's bank conflicts
         return Tile(128, 128, 16, 8, 7, serial=capability != 80)
     return Tile(128, 64, 16, 8, 3 if capability == 90 else 4)
 
@@ -138,7 +138,7 @@ def correlation4d_kernel(
     # Slots hold the support tokens window by window: slot s is cell s % CELLS of window s // CELLS.
     slot = tl.arange(0, BLOCK_S)
     window = w_tile * WINDOWS + slot // CELLS
-    if WINDOWS * CELLS < BLOCK_S:  # the slots left over belong to no window
+    if WINDOWS * CELLS < BLOCK_S:  # the remaining slots belong to no window
         window = tl.where(slot < WINDOWS * CELLS, window, n_windows)
     y = window // windows_across * POOL + slot % CELLS // POOL
     x = window % windows_across * POOL + slot % POOL
@@ -202,7 +202,7 @@ def correlation4d_kernel(
         if weight.dtype == tl.float32:
             pooled = _dot(cosine, choose, pooled, PRECISION, WIDEN)
         elif SERIAL:
-            # A loop that no compiler unrolls, since it cannot know that there are channels, holds
+            # A loop that no compiler unrolls, because the number of channels may be zero, holds
             # one of the two numbers at a time.
             for _ in range(tl.where(channels > 0, 2, 0)):
                 high = cosine.to(weight.dtype)
@@ -215,7 +215,7 @@ def correlation4d_kernel(
             pooled = _dot(low, choose, pooled, PRECISION, WIDEN)
         cells_down = tl.minimum(height - out_window // windows_across * POOL, POOL)
         cells_across = tl.minimum(width - out_window % windows_across * POOL, POOL)
-        # Windows of the padding have no cells; they are not stored.
+        # Padding windows have no cells and are not stored.
         cells = tl.maximum(cells_down * cells_across, 1)
         pooled = pooled / cells.to(tl.float32)[None, :]
 
@@ -244,7 +244,7 @@ def correlation4d(
         height: rows of the support grid.
         width: columns of the support grid.
         pool: side of the averaging window, 1 to `LARGEST_POOL`.
-        tile: the variant; by the rule of `tile_for` when None.
+        tile: the variant; `tile_for` chooses if None.
 
     Returns:
         [B, K, L, Nq, h'*w'] of the inputs' type.

@@ -1,4 +1,4 @@
-"""TensorRT plugins of the two operators: which kind a TensorRT version takes, and its registration.
+"""TensorRT plugins for the two operators: the kind that a TensorRT version takes; registration.
 
 Both kinds are made from one description per operator (`kernels/<operator>/plugin.py`) and launch
 the same compiled kernels:
@@ -6,7 +6,7 @@ the same compiled kernels:
 - `aot`, TensorRT 10.9 and newer: quick-deployable plugins. The PTX goes into the engine, which
   then needs neither Python nor this module nor the kernels' folder when it runs.
 - `ipluginv3`, TensorRT 10.3 and newer: plugins in Python that launch the cubin through
-  cuda-python. Whoever deserializes such an engine calls `register_plugins` first, each time.
+  cuda-python. Call `register_plugins` before deserializing such an engine, each time.
 
 Imports neither torch, triton nor onnx; TensorRT is imported when plugins are registered.
 """
@@ -29,27 +29,27 @@ _taken: Route | None = None
 
 
 def register_plugins(architecture: str, kernels: Path | None, route: Route | None = None) -> Route:
-    """Make TensorRT know Correlation4d and SelectiveScan2d of domain `uino`.
+    """Register Correlation4d and SelectiveScan2d of domain `uino` with TensorRT.
 
-    To be called before an ONNX file is parsed for an engine with plugins, and before an engine of
-    route `ipluginv3` is deserialized; engines of route `aot` need no call. Calling it again is
-    harmless: engines made from then on take their kernels from the folder given last.
+    Call this before parsing an ONNX file for an engine with plugins, and before deserializing an
+    engine of route `ipluginv3`; engines of route `aot` need no call. Another call is harmless:
+    engines made afterwards take their kernels from the folder given last.
 
     Args:
         architecture: compute capability of the GPU, such as "sm_87".
         kernels: folder written by `uino-deploy kernels build` with kernels for the architecture;
-            None where there is none, which is an error of its own.
-        route: the kind of plugin; by the TensorRT version when None.
+            None if there is none, which raises.
+        route: the kind of plugin; chosen by the TensorRT version if None.
 
     Returns:
-        The route that was taken.
+        The route taken.
 
     Raises:
-        DependencyError: TensorRT is not installed, too old, or does not work with the NumPy that
-            is; or cuda-python is not installed and the route needs it.
+        DependencyError: TensorRT is not installed, is too old, or does not work with the installed
+            NumPy; or the route needs cuda-python and it is not installed.
         BuildError: the folder is missing, or holds no intact kernels for the architecture.
     """
-    global _taken  # noqa: PLW0603 - what TensorRT's registry holds, for the life of the process
+    global _taken  # noqa: PLW0603 - TensorRT's registry lives as long as the process
     trt = _tensorrt()
     chosen = route or route_for(trt.__version__)
     _check_versions(trt.__version__, chosen)
@@ -57,7 +57,7 @@ def register_plugins(architecture: str, kernels: Path | None, route: Route | Non
         raise BuildError(f"this process has registered its plugins by {_taken}, not {chosen}")
     if kernels is None:
         raise BuildError(
-            f"there are no compiled kernels for {architecture}",
+            f"no compiled kernels for {architecture}",
             f"uino-deploy kernels build --arch {architecture} -o DIR",
         )
     from uino_deploy.kernels.plugins.library import Library
@@ -79,7 +79,7 @@ def route_for(version: str) -> Route:
         version: such as "10.16.1.11".
 
     Raises:
-        DependencyError: the version has neither kind of plugin.
+        DependencyError: the version supports neither kind of plugin.
     """
     if _numbers(version) >= OLDEST["aot"]:
         return "aot"
@@ -96,7 +96,7 @@ def _check_versions(version: str, route: Route) -> None:
             f"TensorRT {version} has no plugins of kind {route}",
             f"install TensorRT {oldest} or newer, or build the engine without plugins",
         )
-    # Up to 11.2.0 TensorRT makes an int of a one-element array, which NumPy 2.4 refuses.
+    # Up to 11.2.0 TensorRT converts a one-element array to an int, which NumPy 2.4 refuses.
     if route == "aot" and _numbers(version) < (11, 2, 1) and _numbers(np.__version__) >= (2, 4):
         raise DependencyError(
             f"TensorRT {version} cannot read a plugin's attributes with NumPy {np.__version__}",

@@ -1,7 +1,7 @@
 """The operators as quick-deployable plugins for TensorRT 10.9 and newer: PTX into the engine.
 
-The functions that TensorRT calls are made from the operator's description: it reads their
-signatures, so each gets one of its own.
+The functions that TensorRT calls are made from the operator's description. TensorRT reads their
+signatures, so each operator gets its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uino_deploy.kernels.plugins.names import NAMESPACE
 from uino_deploy.kernels.plugins.operator import Operator
 
 _SPELLED = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
-# Launch parameters are symbols for the kernel at hand; there is one kernel, so one tactic.
+# Launch parameters are symbols for one kernel, so there is one tactic.
 _TACTIC = 1
 
 Implementation = tuple[str, bytes, trtp.KernelLaunchParams, trtp.SymExprs]
@@ -28,14 +28,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Symbols:
-    """Evaluates expressions with the shape expressions of quick-deployable plugins."""
+    """An evaluator of expressions as the shape expressions of quick-deployable plugins."""
 
     def __init__(self, descs: dict[str, trtp.TensorDesc]) -> None:
         self._descs = descs
 
     def value(self, expression: Expression) -> trtp.ShapeExpr | int:
-        """Return an expression as TensorRT takes it."""
-        # Named, not returned at once: with the union in view mypy would take it for T.
+        """Return an expression in the form that TensorRT takes."""
+        # Named before it is returned: otherwise mypy infers the union for T.
         result = evaluate(expression, self)
         return result
 
@@ -53,20 +53,20 @@ class Symbols:
 
 
 class Plugin:
-    """What TensorRT calls for one operator while it builds an engine."""
+    """The callbacks of one operator while TensorRT builds an engine."""
 
     def __init__(self, operator: Operator, library: Library) -> None:
         self.operator, self.library = operator, library
 
     def describe(self, *descs: trtp.TensorDesc, **attributes: int) -> trtp.TensorDesc:
-        """Return the output's shape, as expressions over the inputs', and type."""
+        """Return the output's type, and its shape as expressions over the inputs' shapes."""
         symbols = Symbols(self._named(descs))
         shape = self.operator.output_shape(attributes)
         sizes = [symbols.value(e) for e in shape]
         return trtp.from_shape_expr(tuple(sizes), dtype=descs[0].dtype)
 
     def combinations(self, *arguments: Any) -> list[trtp.AutoTuneCombination]:
-        """Return the one combination of types, as the network has them; all tensors linear."""
+        """Return the one combination of types, the network's, with all tensors linear."""
         dtype = self._dtype(arguments[0])
         types = ", ".join(_SPELLED[name] for name in self.operator.types(dtype))
         return [trtp.AutoTuneCombination(types, "LINEAR", [_TACTIC])]
@@ -77,7 +77,7 @@ class Plugin:
         descs = self._named(arguments[:count])
         names = self.operator.attributes
         attributes = dict(zip(names, map(int, arguments[count : count + len(names)]), strict=True))
-        # Checked, and the kernel chosen, for the shapes that the engine is optimised for.
+        # Check, and choose the kernel, for the shapes that the engine is optimised for.
         shapes = {name: _sizes(desc) for name, desc in descs.items()}
         kernel = self.library.launch(
             self.operator, attributes, shapes, self._dtype(arguments[0])
@@ -115,7 +115,7 @@ def _sizes(desc: trtp.TensorDesc) -> tuple[int, ...]:
 
 
 def _signed(function: Function, parameters: dict[str, Any], result: Any) -> Any:
-    """Return a function that shows these annotated parameters to whoever inspects it."""
+    """Return a function whose signature has these annotated parameters."""
 
     def signed(*arguments: Any, **keywords: Any) -> Any:
         return function(*arguments, **keywords)
@@ -147,7 +147,7 @@ _plugins: dict[str, Plugin] = {}
 
 
 def register(library: Library) -> None:
-    """Define a plugin for each operator; the second time, only give them the new library."""
+    """Define a plugin for each operator; later calls only pass on the new library."""
     for name, operator in OPERATORS.items():
         if name in _plugins:
             _plugins[name].library = library

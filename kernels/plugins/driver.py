@@ -1,6 +1,6 @@
-"""Loads a cubin and launches it through cuda-python, on the stream that is given.
+"""Loading and launching of cubins through cuda-python, on a given stream.
 
-Loading happens before any capture of a CUDA graph; launching neither allocates nor waits.
+Loading happens before any CUDA graph capture; launching neither allocates nor waits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BuildError, DependencyError
 from uino_deploy.kernels.plugins.library import Kernel, Launch
 
-# More dynamic shared memory than this must be asked for, function by function.
+# More dynamic shared memory than this must be requested for each function.
 _PLAIN_SHARED_BYTES = 49152
 
 # (context, cubin's SHA-256) -> function. Modules stay loaded: engines share and outlive them.
@@ -30,7 +30,7 @@ def bindings() -> Any:
     Raises:
         DependencyError: cuda-python is not installed.
     """
-    # The name since 12.6, and the one before.
+    # The module's name since 12.6, and before.
     for name in ("cuda.bindings.driver", "cuda.cuda"):
         try:
             return importlib.import_module(name)
@@ -43,7 +43,7 @@ def load(kernel: Kernel) -> Any:
     """Return a kernel's function in the current CUDA context, loading its cubin the first time.
 
     Raises:
-        BuildError: the file has changed, or the driver does not take it.
+        BuildError: the file has changed, or the driver refuses it.
     """
     driver = bindings()
     context = int(_checked(driver.cuCtxGetCurrent(), kernel))
@@ -75,7 +75,7 @@ def run(
     Raises:
         BuildError: the driver refuses the launch.
     """
-    # Eight bytes for each argument: a kernel reads the lower four where it wants an int32.
+    # Eight bytes for each argument: a kernel reads the lower four of an int32.
     values = np.array([*inputs, *launch.scalars, *outputs], dtype="<u8")
     addresses = values.ctypes.data + 8 * np.arange(len(values), dtype="<u8")
     done = bindings().cuLaunchKernel(
@@ -91,8 +91,8 @@ def run(
 
 
 def _checked(result: tuple[Any, ...], kernel: Kernel) -> Any:
-    """Return what a call of the driver gave beside its status."""
+    """Return a driver call's results without its status."""
     status, *values = result
     if int(status):
-        raise BuildError(f"{kernel.record.name}: the CUDA driver says {status.name}")
+        raise BuildError(f"{kernel.record.name}: the CUDA driver returns {status.name}")
     return values[0] if values else None

@@ -1,4 +1,4 @@
-"""TensorRT's element types as our kernels call them."""
+"""TensorRT's element types by our kernels' names."""
 
 import tensorrt as trt
 

@@ -1,6 +1,6 @@
-"""Integer expressions over tensors' dimensions: plain data that numbers or TensorRT can evaluate.
+"""Integer expressions over tensors' dimensions, evaluated on numbers or by TensorRT.
 
-Only what a plugin's shapes and launches need: products, and divisions by a number rounded up.
+Shapes and launches of plugins need only products, and divisions by a number rounded up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Product:
-    """left * right."""
+    """The product left * right."""
 
     left: Symbolic
     right: Expression
@@ -28,7 +28,7 @@ class Product:
 
 @dataclass(frozen=True)
 class CeilDiv:
-    """left / right, rounded up."""
+    """The quotient left / right, rounded up."""
 
     left: Symbolic
     right: int
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Symbols(Protocol[T]):
-    """What evaluates expressions: numbers, or the symbols of one of TensorRT's interfaces."""
+    """An evaluator of expressions: as numbers, or as symbols of a TensorRT interface."""
 
     def dimension(self, tensor: str, axis: int) -> T:
         """Return an input's size along an axis."""
@@ -54,20 +54,20 @@ class Symbols(Protocol[T]):
 
 
 def product(left: Expression, right: Expression) -> Expression:
-    """Return left * right; a number where both are."""
+    """Return left * right; a number if both are."""
     if isinstance(left, int):
-        # Numbers go right: TensorRT's symbols have no reflected operators.
+        # Numbers go on the right: TensorRT's symbols have no reflected operators.
         return left * right if isinstance(right, int) else Product(right, left)
     return Product(left, right)
 
 
 def ceil_div(left: Expression, right: int) -> Expression:
-    """Return left / right, rounded up; a number where left is one."""
+    """Return left / right, rounded up; a number if left is one."""
     return -(-left // right) if isinstance(left, int) else CeilDiv(left, right)
 
 
 def evaluate(expression: Expression, symbols: Symbols[T]) -> T | int:
-    """Return an expression's value; an int where it is a number from the start."""
+    """Return an expression's value; an int expression is its own value."""
     return expression if isinstance(expression, int) else _evaluate(expression, symbols)
 
 
@@ -82,7 +82,7 @@ def _evaluate(expression: Symbolic, symbols: Symbols[T]) -> T:
 
 
 class Numbers:
-    """Evaluates expressions for concrete shapes."""
+    """An evaluator of expressions for concrete shapes."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
         self._shapes = shapes

@@ -1,7 +1,7 @@
 """The operators as Python plugins for TensorRT 10.3 and newer: they launch the compiled cubin.
 
-Capture-safe: cubins are loaded when shapes are set, and `enqueue` only puts one launch on the
-stream. No workspace, no tactics of its own.
+They are safe under CUDA graph capture: cubins are loaded when shapes are set, and `enqueue` only
+puts one launch on the stream. They have no workspace and no tactics of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uino_deploy.kernels.plugins.operator import Operator
 
 
 class Symbols:
-    """Evaluates expressions with the dimension expressions of TensorRT's builder."""
+    """An evaluator of expressions as the dimension expressions of TensorRT's builder."""
 
     def __init__(
         self, operator: Operator, inputs: Sequence[trt.DimsExprs], builder: trt.IExprBuilder
@@ -50,14 +50,14 @@ class Symbols:
         return self._builder.operation(kind, left, self.constant(right))
 
 
-# The bindings of 10.3 corrupt memory when Python frees a plugin: none is freed. They are few.
+# The bindings of 10.3 corrupt memory when Python frees a plugin, so these few are never freed.
 _alive: list[trt.IPluginV3] = []
 
 
 class KernelPlugin(
     trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime
 ):
-    """One node: an operator with its attributes, computed by a library's kernels."""
+    """One node: an operator with its attributes, computed by the kernels of a library."""
 
     def __init__(self, operator: Operator, attributes: dict[str, int], library: Library) -> None:
         trt.IPluginV3.__init__(self)
@@ -73,11 +73,11 @@ class KernelPlugin(
         self.launch: Launch | None = None
         self.function: object = None
         # TensorRT reads the fields after `get_fields_to_serialize` has returned. One element each:
-        # longer arrays come back wrong from TensorRT up to 10.13 with NumPy 2.
+        # with NumPy 2, longer arrays come back wrong from TensorRT up to 10.13.
         self.fields = {name: np.array([v], np.int32) for name, v in attributes.items()}
 
     def get_capability_interface(self, type: trt.PluginCapabilityType) -> KernelPlugin:
-        """Return the object that has a capability: this one has all three."""
+        """Return the object that implements a capability: this one implements all three."""
         return self
 
     def get_output_data_types(self, input_types: Sequence[trt.DataType]) -> list[trt.DataType]:
@@ -111,7 +111,7 @@ class KernelPlugin(
     def configure_plugin(
         self, in_: Sequence[trt.DynamicPluginTensorDesc], out: Sequence[trt.DynamicPluginTensorDesc]
     ) -> None:
-        """Do nothing: a kernel is chosen when the shapes are known."""
+        """Do nothing: the kernel is chosen once the shapes are known."""
 
     def on_shape_change(
         self, in_: Sequence[trt.PluginTensorDesc], out: Sequence[trt.PluginTensorDesc]
@@ -128,7 +128,7 @@ class KernelPlugin(
         return self.clone()
 
     def get_fields_to_serialize(self) -> trt.PluginFieldCollection:
-        """Return the attributes, which the engine keeps."""
+        """Return the attributes, which the engine stores."""
         kind = trt.PluginFieldType.INT32
         fields = [trt.PluginField(name, value, kind) for name, value in self.fields.items()]
         return trt.PluginFieldCollection(fields)
@@ -144,7 +144,7 @@ class KernelPlugin(
     ) -> None:
         """Put the launch on the stream."""
         if self.launch is None:
-            raise BuildError(f"{self.operator.name}: run before its shapes were set")
+            raise BuildError(f"{self.operator.name}: enqueued before its shapes were set")
         driver.run(self.function, self.launch, inputs, outputs, stream)
 
     def clone(self) -> KernelPlugin:
@@ -155,7 +155,7 @@ class KernelPlugin(
 
 
 class Creator(trt.IPluginCreatorV3One):
-    """Makes an operator's plugins, from ONNX nodes and from engines."""
+    """A factory of one operator's plugins, for ONNX nodes and for engines."""
 
     def __init__(self, operator: Operator, library: Library) -> None:
         trt.IPluginCreatorV3One.__init__(self)
@@ -192,7 +192,7 @@ _creators: dict[str, Creator] = {}
 
 
 def register(library: Library) -> None:
-    """Register a creator for each operator; the second time, only give them the new library.
+    """Register a creator for each operator; later calls only pass on the new library.
 
     Raises:
         BuildError: TensorRT's registry refuses.

@@ -1,4 +1,4 @@
-"""A folder of compiled kernels as the plugins read it: which one to launch, and how."""
+"""A folder of compiled kernels as the plugins read it: which kernel to launch, and how."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPERATORS = {o.name: o for o in (correlation.OPERATOR, selective_scan.OPERATOR)}
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What the plugins read of the JSON beside a kernel; `kernels build` writes more."""
+    """The fields that plugins read from a kernel's JSON file; `kernels build` writes more."""
 
     name: str
     op: str
@@ -80,7 +80,7 @@ class Launch:
 
     @property
     def threads(self) -> int:
-        """Threads of a block; it is one-dimensional."""
+        """The threads of a block, which is one-dimensional."""
         return self.kernel.record.block[0]
 
 
@@ -91,7 +91,7 @@ class Library:
     """The kernels of one architecture."""
 
     def __init__(self, folder: Path, architecture: str, kernels: list[Kernel]) -> None:
-        """Index kernels by what they compute; `open` reads a folder."""
+        """Index kernels by what they compute; `open` reads them from a folder."""
         self.folder, self.architecture = folder, architecture
         self._kernels = {(k.record.op, k.record.config, k.record.dtype): k for k in kernels}
 
@@ -100,8 +100,8 @@ class Library:
         """Read a folder written by `uino-deploy kernels build`.
 
         Raises:
-            BuildError: it is no such folder, holds nothing for the architecture, or its kernels
-                take other arguments than this version's plugins give.
+            BuildError: it is not a kernels folder, has nothing for the architecture, or its kernels
+                take other arguments than this version's plugins pass.
         """
         names = _decode(folder / "kernels.json", _Index).kernels
         kernels = [_kernel(folder, name) for name in names]
@@ -120,7 +120,7 @@ class Library:
         """Return the best kernel for an operator's attributes, its inputs' shapes and type.
 
         Raises:
-            BuildError: the folder has none.
+            BuildError: the folder has no such kernel.
         """
         configs = operator.configurations(attributes, shapes)
         for config in configs:
@@ -149,12 +149,12 @@ class Library:
 
 def _kernel(folder: Path, name: str) -> Kernel:
     if Path(name).name != name:
-        raise BuildError(f"{folder / 'kernels.json'} names {name!r}, which is no file beside it")
+        raise BuildError(f"{folder / 'kernels.json'} names {name!r}, which is not a file beside it")
     record = _decode(folder / f"{name}.json", Record)
     for operator in OPERATORS.values():
         if operator.kernel == record.op and operator.parameters(record.dtype) != record.parameters:
             raise BuildError(
-                f"{folder / name}.json: its kernel takes other arguments than this version gives",
+                f"{folder / name}.json: its kernel takes other arguments than this version passes",
                 _REBUILD,
             )
     return Kernel(record, folder)

@@ -1,6 +1,6 @@
-"""The names under which TensorRT knows the plugins; ONNX nodes carry them."""
+"""The plugins' names in TensorRT, which the ONNX nodes carry."""
 
 from uino_deploy.kernels.identity import DOMAIN
 
 NAMESPACE = DOMAIN
-VERSION = "1"  # the only one that quick-deployable plugins can have
+VERSION = "1"  # the only version that quick-deployable plugins can have

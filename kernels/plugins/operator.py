@@ -1,7 +1,7 @@
-"""What a plugin must know of an operator: the one description from which both kinds are made.
+"""The description of an operator from which both kinds of plugin are made.
 
-The kernel's arguments are always the inputs, the int32 scalars, the outputs, in the order given
-here; TensorRT's ahead-of-time plugins know no other.
+The kernel's arguments are always the inputs, the int32 scalars and the outputs, in the order given
+here; TensorRT's ahead-of-time plugins support no other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POINTER_ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: its rank, and its type where that is not the operator's own."""
+    """An input or output: its rank, and its type if that differs from the operator's."""
 
     name: str
     rank: int
@@ -31,7 +31,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Scalar:
-    """An int32 argument of the kernel; the compiled code relies on its being a multiple."""
+    """An int32 argument of the kernel; the compiled code may rely on its being a multiple."""
 
     name: str
     value: Callable[[Attributes], Expression]
@@ -45,7 +45,7 @@ class Parameter:
     name: str
     type: str
     pointer: bool
-    # What the compiled code relies on: pointers and the channel count are multiples of this.
+    # The compiled code relies on pointers and the channel count being multiples of this.
     divisible_by: int
 
 
@@ -54,16 +54,16 @@ class Operator:
     """One operator as the ONNX graph, the compiler and TensorRT's plugins see it.
 
     Attributes:
-        name: of the ONNX operator and the plugin.
-        kernel: what kernel files call it.
-        inputs: in the order of the ONNX node and of the kernel.
+        name: the name of the ONNX operator and the plugin.
+        kernel: its name in kernel files.
+        inputs: the inputs, in the order of the ONNX node and of the kernel.
         output: the one result.
         attributes: names of the int attributes, in the order in which a plugin registers them.
         scalars: the kernel's int32 arguments.
-        output_shape: from the attributes, the result's dimensions.
-        grid: from the attributes and a kernel's compile-time numbers, its launch grid.
-        configurations: from the attributes and the inputs' shapes, the kernels that compute the
-            operator there, the best one first.
+        output_shape: returns the result's dimensions, given the attributes.
+        grid: returns a kernel's launch grid, given the attributes and the kernel's constants.
+        configurations: returns the kernels that compute the operator, the best one first, given
+            the attributes and the inputs' shapes.
         check: raises ValueError for attributes and shapes that do not fit together.
     """
 
@@ -92,7 +92,7 @@ class Operator:
         """Return the int32 arguments of a launch for concrete shapes.
 
         Raises:
-            BuildError: no kernel computes this.
+            BuildError: no kernel computes these shapes.
         """
         try:
             self.check(attributes, shapes)
@@ -102,7 +102,7 @@ class Operator:
         for scalar, value in zip(self.scalars, values, strict=True):
             if value % scalar.multiple_of:
                 raise BuildError(
-                    f"{self.name}: {scalar.name} is {value}, and the kernels take multiples of "
+                    f"{self.name}: {scalar.name} is {value}, but the kernels take multiples of "
                     f"{scalar.multiple_of}",
                     "build the engine without plugins",
                 )

@@ -1,8 +1,8 @@
-"""The selective scan in a form that is quick to differentiate: what `op` goes backward through.
+"""The selective scan in a form that is fast to differentiate, for the gradient of `op`.
 
-The same mathematics as `naive`, with all steps but the recurrence itself done for the whole
-sequence at once, and the recurrence's gradient written out: a training step on a processor spends
-half of the time that differentiating `naive` takes.
+The mathematics is that of `naive`. Everything but the recurrence itself is computed for the whole
+sequence at once, and the recurrence's gradient is written out: a training step on a CPU takes half
+the time of differentiating `naive`.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from uino_deploy.kernels.selective_scan.naive import (
 
 
 class _Recurrence(torch.autograd.Function):
-    """state[t] = decay[t] * state[t - 1] + inputs[t] along the first dimension, from zero."""
+    """The recurrence state[t] = decay[t] * state[t - 1] + inputs[t] along axis 0, from zero."""
 
     @staticmethod
     def forward(ctx: Any, decay: Tensor, inputs: Tensor) -> Tensor:

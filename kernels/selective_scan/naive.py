@@ -1,4 +1,4 @@
-"""The selective scans as the recurrence is written: the specification, the CPU path, the oracle.
+"""The selective scans written as their recurrence: the specification, CPU path and test oracle.
 
 Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces"
 (arXiv 2312.00752), equation 2 with the zero-order hold on A and Euler's rule on B; the four
@@ -68,14 +68,14 @@ def visiting_order(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def in_order(tensor: Tensor, order: Tensor) -> Tensor:
-    """[S, H, W, 4, C] or [S, T, 4, C] by cell -> [T, S, 4, C] by visiting step."""
+    """Map [S, H, W, 4, C] or [S, T, 4, C] by cell -> [T, S, 4, C] by visiting step."""
     by_cell = tensor.reshape(tensor.shape[0], order.shape[1], DIRECTIONS, -1)
     visited = [by_cell[:, order[g], g] for g in range(DIRECTIONS)]
     return torch.stack(visited, dim=2).transpose(0, 1)
 
 
 def in_place(by_step: Tensor, order: Tensor) -> Tensor:
-    """[T, S, 4, D] by visiting step -> [S, T, 4, D] by cell, contiguous."""
+    """Map [T, S, 4, D] by visiting step -> [S, T, 4, D] by cell, contiguous."""
     cells = [by_step[order[g].argsort(), :, g].transpose(0, 1) for g in range(DIRECTIONS)]
     return torch.stack(cells, dim=2)
 

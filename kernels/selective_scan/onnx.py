@@ -1,4 +1,4 @@
-"""SelectiveScan2d in ONNX: its schema, and a body in standard operators for runtimes without it."""
+"""SelectiveScan2d in ONNX: its schema, and a portable function for runtimes that lack it."""
 
 import onnx
 from onnx.defs import OpSchema
@@ -28,11 +28,11 @@ SCHEMA = OpSchema(
 
 
 def body(dtype: int, opset: int) -> onnx.FunctionProto:
-    """Return the operator written in standard operators: one Scan over all four directions.
+    """Return the operator as a function of standard operators: one Scan over all four directions.
 
     The operands are laid out by visiting step, [T, 4, S, ...], so that each step of the Scan
     reads one contiguous slice, and the channels come last in the state, so that each product runs
-    along them: ONNX Runtime is several times slower where they do not. The arithmetic is float32.
+    along them: otherwise ONNX Runtime is several times slower. The arithmetic is float32.
 
     Args:
         dtype: the inputs' type, an `onnx.TensorProto` number.
@@ -112,7 +112,7 @@ def body(dtype: int, opset: int) -> onnx.FunctionProto:
 
 
 def _softplus(name: str, result: str) -> str:
-    """log(1 + exp(name)), exact for small results too, where the operator Softplus is not.
+    """Return log(1 + exp(name)), accurate for small results too, unlike the operator Softplus.
 
     With u = 1 + e rounded, e = exp(-|name|): log1p(e) = log(u) + (e - (u - 1)) / u to first order
     in what the rounding lost, which is exact here.
@@ -142,7 +142,7 @@ def _reversed(name: str, result: str) -> str:
 
 
 def _visited(name: str) -> str:
-    """[S, H, W, 4, C] by cell -> `name`_steps [T, 4, S, C] by visiting step."""
+    """Map [S, H, W, 4, C] by cell -> `name`_steps [T, 4, S, C] by visiting step."""
     return f"""
         {name}_32 = Cast <to = 1> ({name})
         {name}_size = Shape <start = 4, end = 5> ({name})
@@ -164,7 +164,7 @@ def _visited(name: str) -> str:
 
 
 def _at_cells(name: str, shape: str) -> str:
-    """[T, 1, S, D] by visiting step -> `name`_cells [S, H, W, 1, D]."""
+    """Map [T, 1, S, D] by visiting step -> `name`_cells [S, H, W, 1, D]."""
     order = "[3, 0, 1, 2, 4]" if shape == "rows" else "[3, 1, 0, 2, 4]"
     return f"""
         {name}_plane = Reshape ({name}, {shape})

@@ -1,4 +1,4 @@
-"""`uino::selective_scan2d` and `selective_scan_fn` as PyTorch sees them."""
+"""The torch operators `uino::selective_scan2d` and `selective_scan_fn`."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -93,7 +93,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-    """Differentiate the scan: its states are computed again, never kept."""
+    """Differentiate the scan; its states are recomputed rather than kept."""
     if runs_on_triton(gradient):
         from uino_deploy.kernels.selective_scan import triton_kernel_backward
 
@@ -127,7 +127,7 @@ def selective_scan_fn(
     """
     if runs_on_triton(u) and not A.is_complex():
         tensors = (u, delta, A, B, C, D, z, delta_bias)
-        # torch gives `apply` no types.
+        # torch does not type `apply`.
         out, state = _Scan1d.apply(delta_softplus, *tensors)  # type: ignore[no-untyped-call]
         return (out, state) if return_last_state else out
     return naive.selective_scan_fn(

@@ -1,4 +1,4 @@
-"""SelectiveScan2d in OpenVINO's own operators, for shapes that are known."""
+"""SelectiveScan2d in OpenVINO's own operators, for static shapes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.openvino_nodes import constant, float32, integers
 
-# Sequences in a tile: their states and one step's operands stay in a core's second-level cache.
+# Sequences in a tile: their states and one step's operands fit a core's L2 cache.
 _TILE = 64
 _BEFORE_THE_FIRST = -(1 << 63) + 1  # the end of a slice that runs backwards through all
 
 
 class Scans:
-    """The scans of one model; `finish` the model that they took part in.
+    """The scans of one model; call `finish` on the converted model.
 
-    The model sums the scan's four directions at once. A converter does not see what comes after
-    its node, so it leaves a stand-in, and `finish` puts the scan there, summed where it can be.
+    The model sums the scan's four directions right away. A converter does not see what follows
+    its node, so it leaves a stand-in; `finish` puts the scan there, already summed if possible.
     """
 
     def __init__(self) -> None:
@@ -32,17 +32,17 @@ class Scans:
         return [scan.stand_in.output(0)]
 
     def finish(self) -> None:
-        """Put the scans in their places."""
+        """Replace the stand-ins by the scans."""
         for scan in self._scans:
             scan.expand()
 
 
 class _Scan:
-    """SelectiveScan2d: x [S,H,W,D], dt, B, C [S,H,W,4,.], and its weights -> y [S,H,W,4,D].
+    """One scan: x [S,H,W,D], dt, B, C [S,H,W,4,.] and weights -> y [S,H,W,4,D].
 
     A TensorIterator runs over tiles [c, 4, s, .] of c steps of s sequences, small enough for the
-    cache, and its body holds the steps one by one. Many short sequences are scanned whole, some of
-    them at a time; few long ones all together, a row at a time, their state carried on.
+    cache, and its body holds the unrolled steps. Many short sequences are scanned whole, some at a
+    time; few long ones are scanned all together, a row at a time, and carry their state on.
     """
 
     def __init__(self, operands: list[Any]) -> None:
@@ -63,7 +63,7 @@ class _Scan:
         self.stand_in = op.concat([op.unsqueeze(x, integers(3))] * DIRECTIONS, axis=3)
 
     def expand(self) -> None:
-        """Put the scan in its stand-in's place, or in that of the sum over its directions."""
+        """Replace the stand-in, or the sum over its directions, by the scan."""
         import openvino.opset13 as op
 
         sums = _sums(self.stand_in, 3)
@@ -82,7 +82,7 @@ class _Scan:
         return loop.run([(self._at_cells(_directions(y), summed), False)])[0]
 
     def _tall(self, summed: bool) -> Any:
-        """Scan a row of steps at a time, all sequences together, the state carried on."""
+        """Scan a row of steps at a time, all sequences together, and carry the state on."""
         loop = _Loop()
         x, packed = (
             [loop.tiles(t, self.width, backward=g >= 2) for g, t in enumerate(visited)]
@@ -99,24 +99,24 @@ class _Scan:
         return [DIRECTIONS, sequences, self.states, self.channels]
 
     def _visited(self, x: Any) -> list[Any]:
-        """[s,H,W,D] -> for each direction [H*W,s,D], the reversed ones not yet reversed."""
+        """Map [s,H,W,D] -> for each direction [H*W,s,D], the reversed ones not yet reversed."""
         rows, columns = self._by_row(x), self._by_column(x)
         return [rows, columns, rows, columns]
 
     def _visited_packed(self, packed: Any) -> list[Any]:
-        """[s,H,W,4,P] -> for each direction [H*W,s,P], the reversed ones not yet reversed."""
+        """Map [s,H,W,4,P] -> for each direction [H*W,s,P], the reversed ones not yet reversed."""
         import openvino.opset13 as op
 
         planes = [op.squeeze(p, integers(3)) for p in _split(packed, 3, DIRECTIONS)]
         return [self._by_column(p) if g % 2 else self._by_row(p) for g, p in enumerate(planes)]
 
     def _by_row(self, planes: Any) -> Any:
-        """[s,H,W,n] -> [H*W,s,n]."""
+        """Map [s,H,W,n] -> [H*W,s,n]."""
         sequences, *_, size = _shape(planes)
         return _transpose(_reshape(planes, [sequences, -1, size]), 1, 0, 2)
 
     def _by_column(self, planes: Any) -> Any:
-        """[s,H,W,n] -> [W*H,s,n]."""
+        """Map [s,H,W,n] -> [W*H,s,n]."""
         sequences, *_, size = _shape(planes)
         rows = _reshape(self._by_row(planes), [self.height, self.width, sequences * size])
         return _reshape(_transpose(rows, 1, 0, 2), [-1, sequences, size])
@@ -128,7 +128,7 @@ class _Scan:
             x: for each direction [c,s,D], the reversed ones not yet reversed.
             packed: likewise [c,s,R+2N].
             state: [4,s,N,D] before the tile.
-            loop: whose body this is.
+            loop: the loop whose body this is.
 
         Returns:
             The state after the tile, and y [c,4,s,D] by visiting step.
@@ -156,7 +156,7 @@ class _Scan:
         return state, op.add(op.concat(ys, 0), op.multiply(inputs, skip))
 
     def _at_cells(self, ys: Sequence[Any], summed: bool) -> Any:
-        """Each direction's [H*W,s,D] by row or column -> y [s,H,W,4,D], or its sum [s,H,W,D]."""
+        """Map each [H*W,s,D], by row or column, -> y [s,H,W,4,D], or the sum [s,H,W,D]."""
         import openvino.opset13 as op
 
         if summed:
@@ -166,18 +166,18 @@ class _Scan:
         return op.concat([op.unsqueeze(y, integers(3)) for y in cells], 3)
 
     def _from_row(self, steps: Any) -> Any:
-        """[H*W,s,D] -> [s,H,W,D]."""
+        """Map [H*W,s,D] -> [s,H,W,D]."""
         plane = _reshape(steps, [self.height, self.width, *_shape(steps)[1:]])
         return _transpose(plane, 2, 0, 1, 3)
 
     def _from_column(self, steps: Any) -> Any:
-        """[W*H,s,D] -> [s,H,W,D]."""
+        """Map [W*H,s,D] -> [s,H,W,D]."""
         plane = _reshape(steps, [self.width, self.height, *_shape(steps)[1:]])
         return _transpose(plane, 2, 1, 0, 3)
 
 
 class _Loop:
-    """A TensorIterator in the making: what its body reads and what it collects."""
+    """A TensorIterator under construction: what its body reads and what it collects."""
 
     def __init__(self) -> None:
         import openvino.opset13 as op
@@ -195,26 +195,26 @@ class _Loop:
         return inner
 
     def whole(self, tensor: Any) -> Any:
-        """Return a tensor that is the same in every turn."""
+        """Return a tensor that is the same in every iteration."""
         inner = _parameter(_shape(tensor))
         self._whole.append((inner, tensor))
         return inner
 
     def carried(self, first: Any) -> Any:
-        """Return a tensor that is `first` in the first turn, then what `carry` says."""
+        """Return a tensor that is `first` at first, and then the value given to `carry`."""
         inner = _parameter(_shape(first))
         self._state = inner, first
         return inner
 
     def carry(self, value: Any) -> None:
-        """Give the next turn's value of the carried tensor."""
+        """Set the carried tensor's value for the next iteration."""
         self._next = value
 
     def run(self, collected: Sequence[tuple[Any, bool]]) -> list[Any]:
         """Close the loop.
 
         Args:
-            collected: tiles of results and whether they come backward.
+            collected: tiles of results, and whether they come last one first.
 
         Returns:
             The results, joined along axis 0.
@@ -248,7 +248,7 @@ def _bounds(size: int, backward: bool) -> tuple[int, int, int, int]:
 
 
 def _sums(node: Any, axis: int) -> list[Any]:
-    """Return the nodes that sum an axis of this one away, if that is all that is done with it."""
+    """Return the nodes that sum away an axis of this node, if it has no other readers."""
     readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
     found = []
     for reader in readers:
@@ -273,7 +273,7 @@ def _sums_axis(node: Any, axis: int) -> bool:
 
 
 def _joined(*parts: Any) -> Any:
-    """Join tensors along their last axis; where they were just split, return what was split."""
+    """Join tensors along their last axis; if they were just split, return the whole tensor."""
     import openvino.opset13 as op
 
     node = parts[0].get_node()
@@ -285,7 +285,7 @@ def _joined(*parts: Any) -> Any:
 
 
 def _in_order(directions: Sequence[Any]) -> Any:
-    """Each direction's [c,s,n], two not yet reversed -> [c,4,s,n] by visiting step."""
+    """Map each direction's [c,s,n], two not yet reversed -> [c,4,s,n] by visiting step."""
     import openvino.opset13 as op
 
     turned = [_reversed(t) if g >= 2 else t for g, t in enumerate(directions)]
@@ -293,7 +293,7 @@ def _in_order(directions: Sequence[Any]) -> Any:
 
 
 def _directions(steps: Any) -> list[Any]:
-    """[c,4,s,n] by visiting step -> each direction's [c,s,n], the reversed ones turned back."""
+    """Map [c,4,s,n] by visiting step -> each direction's [c,s,n], reversed ones turned back."""
     import openvino.opset13 as op
 
     parts = [op.squeeze(part, integers(1)) for part in _split(steps, 1, DIRECTIONS)]
@@ -334,7 +334,7 @@ def _parameter(shape: Sequence[int]) -> Any:
 
 
 def _output(tensor: Any) -> Any:
-    """Return the first output of a node; an output is its own."""
+    """Return a node's first output; return an output as it is."""
     return tensor.output(0) if hasattr(tensor, "outputs") else tensor
 
 

@@ -25,13 +25,13 @@ def _output_shape(_attributes: Attributes) -> tuple[Expression, ...]:
 def _grid(
     _attributes: Attributes, constants: Constants
 ) -> tuple[Expression, Expression, Expression]:
-    """(sequences or groups of them, directions, channel blocks), as `Tiling.grid` says it."""
+    """Return (sequences or groups of them, directions, channel blocks), as `Tiling.grid` does."""
     groups = _SEQUENCES if constants["PARALLEL"] else ceil_div(_SEQUENCES, constants["ROWS"])
     return groups, DIRECTIONS, ceil_div(_CHANNELS, constants["BLOCK_D"])
 
 
 def _configurations(_attributes: Attributes, shapes: Shapes) -> list[str]:
-    """Both tilings compute every shape; the model's folder need not hold both."""
+    """Return both tilings: each computes every shape, and a folder may hold only one."""
     sequences, height, width, channels = shapes["x"]
     states, rank = shapes["a"][2], shapes["dt"][4]
     both = tilings(sequences, height * width, channels, states)

@@ -1,4 +1,4 @@
-"""How the plane's scan cuts its work. Needs no Triton: a plugin asks it on the device."""
+"""How the plane's scan divides its work. Plugins use this on the device, so it needs no Triton."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uino_deploy.kernels.identity import DIRECTIONS
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a launch cuts the work: `rows` x `steps` visits of `block_d` channels at a time.
+    """How a launch divides the work: `rows` x `steps` visits of `block_d` channels at a time.
 
     With `parallel`, the rows are consecutive segments of one sequence, joined by a parallel scan;
     without, each row is a sequence and time is serial.
@@ -28,7 +28,7 @@ class Tiling:
         return groups, DIRECTIONS, -(-channels // self.block_d)
 
     def chunk(self) -> int:
-        """Return the steps of one sequence between two trips round the loop."""
+        """Return the steps of one sequence in one iteration of the loop."""
         return self.rows * self.steps if self.parallel else self.steps
 
     def constants(self, states: int, rank: int) -> dict[str, Any]:
@@ -57,8 +57,8 @@ _ENOUGH_WARPS = 1024
 def tilings(sequences: int, length: int, channels: int, states: int) -> tuple[Tiling, Tiling]:
     """Return both tilings for `sequences` scans of `length` steps, the better one first.
 
-    Serial time costs the fewest instructions, so it is taken where the sequences alone fill a large
-    GPU, or where a sequence is shorter than one chunk of the parallel form.
+    Serial time costs the fewest instructions, so it comes first if the sequences alone fill a large
+    GPU, or if a sequence is shorter than one chunk of the parallel form.
     """
     block_d = min(64, max(16, _power_of_2(channels)))
     warps = block_d // 8
@@ -75,10 +75,10 @@ def tiling_for(sequences: int, length: int, channels: int, states: int) -> Tilin
 
 
 def _state_blocks(states: int) -> int:
-    """Return by how much the steps held in registers shrink: four states cost one measure."""
+    """Return the factor by which the steps held in registers shrink: 1 for up to four states."""
     return -(-_power_of_2(states) // 4)
 
 
 def _power_of_2(number: int) -> int:
-    """Return the least power of two that is not below a number."""
+    """Return the smallest power of two that is not below a number."""
     return 1 << (number - 1).bit_length()

@@ -1,7 +1,7 @@
 """The selective scan of a plane in Triton: four directions in one launch, states in registers.
 
-States are tiles [channels, rows]. A row is a sequence of its own, or, where sequences are few and
-long, one of the segments into which a chunk of time is cut; README.md says when and why.
+States are tiles [channels, rows]. A row is one sequence or, if sequences are few and long, one of
+the segments into which a chunk of time is cut; README.md says when and why.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _then(first_decay, first_state, decay, state):
 
 @triton.jit
 def _columns(tile, LOG2: tl.constexpr):
-    """Take [D, ROWS, 2**LOG2] apart into 2**LOG2 tiles [D, ROWS], each held by the same threads."""
+    """Split [D, ROWS, 2**LOG2] into 2**LOG2 tiles [D, ROWS], each held by the same threads."""
     D: tl.constexpr = tile.shape[0]
     ROWS: tl.constexpr = tile.shape[1]
     parts = (tile,)
@@ -45,7 +45,7 @@ def _columns(tile, LOG2: tl.constexpr):
 
 @triton.jit
 def _stack(parts, LOG2: tl.constexpr):
-    """Put 2**LOG2 tiles [D, ROWS] together into one [D, ROWS, 2**LOG2]; undoes `_columns`."""
+    """Join 2**LOG2 tiles [D, ROWS] into one [D, ROWS, 2**LOG2]; the inverse of `_columns`."""
     D: tl.constexpr = parts[0].shape[0]
     ROWS: tl.constexpr = parts[0].shape[1]
     for level in tl.static_range(LOG2):
@@ -58,7 +58,7 @@ def _stack(parts, LOG2: tl.constexpr):
 
 @triton.jit
 def _softplus(value):
-    """log(1 + exp(value)) to 2e-7 of its size, small results included.
+    """Return log(1 + exp(value)) to 2e-7 of its size, small results included.
 
     log1p(e) / e on [0, 1] is a Chebyshev fit of degree 8: a logarithm of 1 + e would lose the low
     bits of a small e, and costs more instructions.
@@ -79,7 +79,7 @@ def _softplus(value):
 def _parameter(ptr, offset, ok, ROWS: tl.constexpr):
     """Read one float per channel as [D, 1].
 
-    Only the threads of the first row ask memory; the sum over the rows tells the others.
+    Only the threads of the first row read memory; a sum over the rows hands the value on.
     """
     first = tl.arange(0, ROWS)[None, :] == 0
     ptrs = tl.broadcast_to(ptr + offset[:, None], (offset.shape[0], ROWS))
@@ -121,7 +121,7 @@ def _advance(
                 states = states + (state,)
             state = decay * carry[n] + state
             decay, state = tl.associative_scan((decay, state), 1, _then)
-            # Turn the rows round by one: each gets the state that its segment starts from, and
+            # Rotate the rows by one: each gets the state that its segment starts from, and
             # row 0 the one that the next chunk starts from.
             row = tl.arange(0, ROWS)
             before = tl.broadcast_to(((row + ROWS - 1) % ROWS)[None, :], (D, ROWS))
@@ -269,7 +269,7 @@ def selective_scan2d(
         dt_bias: [4, D], float32.
         A: [4, D, N], float32.
         skip: [4, D], float32.
-        tiling: the variant; by the rule of `tiling_for` when None.
+        tiling: the variant; `tiling_for` chooses if None.
 
     Returns:
         y: [S, H, W, 4, D] of x's type.

@@ -1,6 +1,6 @@
 """mamba-ssm's one-dimensional scan in Triton, on the plane scan's recurrence.
 
-Time is contiguous here and `delta` comes full-size; a chunk of time is cut into rows that a
+Time is contiguous here and `delta` has full size; a chunk of time is cut into rows that a
 parallel scan joins, as in `triton_kernel`.
 """
 
@@ -110,7 +110,7 @@ def selective_scan1d_kernel(
                 delta_i += bias
             if SOFTPLUS:
                 delta_i = _softplus(delta_i)
-            # Past the end nothing moves, so that the last state is that of the last step.
+            # Past the end the state stays, so the final state is that of the last step.
             step_ok = (start + tl.arange(0, ROWS) * STEPS + i < length)[None, :]
             delta_i = tl.where(step_ok, delta_i, 0.0)
             deltas = deltas + (delta_i,)
@@ -136,7 +136,7 @@ def selective_scan1d_kernel(
 
 @triton.jit
 def _per_visit(tile, BLOCK_N: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr):
-    """Take [N, ROWS * STEPS] apart into one [1, ROWS] for each step and state, states fastest."""
+    """Split [N, ROWS * STEPS] into one [1, ROWS] for each step and state, states fastest."""
     LOG2: tl.constexpr = STEPS.bit_length() + BLOCK_N.bit_length() - 2
     by_row = tl.permute(tl.reshape(tile, (BLOCK_N, ROWS, STEPS)), (1, 2, 0))
     return _columns(tl.reshape(by_row, (1, ROWS, STEPS * BLOCK_N)), LOG2)
@@ -217,7 +217,7 @@ def selective_scan_fn(
     tiling = tiling_of(length, dim // groups, states)
     options = given_options(D, z, delta_bias, delta_softplus)
     grid = (batch, groups, triton.cdiv(dim // groups, tiling.block_d))
-    absent = u  # stands for what the kernel will not read
+    absent = u  # placeholder for an operand that the kernel does not read
     selective_scan1d_kernel[grid](
         u.contiguous(),
         delta.contiguous(),
@@ -260,7 +260,7 @@ def grouped(B: Tensor, C: Tensor, u: Tensor, states: int) -> tuple[Tensor, Tenso
 
 
 def _by_group(name: str, tensor: Tensor, u: Tensor, states: int) -> Tensor:
-    """Return B or C as [batch, groups, state, length], or as [dim, state] where it is constant."""
+    """Return B or C as [batch, groups, state, length], or as [dim, state] if it is constant."""
     batch, dim, length = u.shape
     if tuple(tensor.shape) == (dim, states):
         return tensor

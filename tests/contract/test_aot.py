@@ -195,7 +195,7 @@ def test_dynamic_dimensions_stay_symbols(registry, monkeypatch):
 
 def test_a_build_of_what_no_kernel_computes(registry, monkeypatch):
     shapes = correlation_shapes(grid=(7, 8), channels=40)
-    with pytest.raises(BuildError, match="channels is 40, and the kernels take multiples of 16"):
+    with pytest.raises(BuildError, match="channels is 40, but the kernels take multiples of 16"):
         build(registry, monkeypatch, CORRELATION, GRID, shapes, HALF)
     with pytest.raises(BuildError, match="no kernel computes in"):
         build(

@@ -227,14 +227,14 @@ def test_a_cubin_that_the_driver_refuses(registry, folder, monkeypatch):
     refuse = Driver(SCAN).number("stub_refuse_module")
     refuse.value = 1
     try:
-        with pytest.raises(BuildError, match="driver says CUDA_ERROR_NO_BINARY_FOR_GPU"):
+        with pytest.raises(BuildError, match="driver returns CUDA_ERROR_NO_BINARY_FOR_GPU"):
             prepared(registry, folder, *CASES[1])
     finally:
         refuse.value = 0
 
 
 def test_enqueue_without_shapes(library):
-    with pytest.raises(BuildError, match="run before its shapes were set"):
+    with pytest.raises(BuildError, match="enqueued before its shapes were set"):
         ipluginv3.KernelPlugin(SCAN, {}, library).enqueue([], [], [], [], 0, 0)
 
 

@@ -115,9 +115,9 @@ def test_a_folder_of_kernels_reads_back_and_shows_a_change(orin, tmp_path):
     assert read(tmp_path) == written
     file = tmp_path / f"{written[0].name}.ptx"
     file.write_text(file.read_text() + "\n")
-    with pytest.raises(InputError, match="is not the one that its JSON describes"):
+    with pytest.raises(InputError, match="is not the file that its JSON describes"):
         read(tmp_path)
-    with pytest.raises(InputError, match="holds no kernels"):
+    with pytest.raises(InputError, match="holds no readable kernels"):
         read(tmp_path / "nowhere")
 
 

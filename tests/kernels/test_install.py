@@ -106,7 +106,7 @@ def test_the_command_builds_the_bundles_own_model(bundle, monkeypatch, capsys):
         ((), "either -o FOLDER or --bundle BUNDLE"),
         (("-o", "a", "--bundle", "b"), "either -o FOLDER or --bundle BUNDLE"),
         (("--bundle", "b", "--preset", "tiny"), "cannot be combined with --bundle"),
-        (("--bundle", "nowhere.uino"), "is not there"),
+        (("--bundle", "nowhere.uino"), "does not exist"),
     ],
 )
 def test_what_does_not_fit_together_is_a_usage_error(arguments, message, monkeypatch, capsys):

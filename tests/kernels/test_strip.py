@@ -47,7 +47,7 @@ def test_what_a_plain_launch_cannot_give_is_refused(key, value):
 
 
 def test_a_trailing_parameter_of_another_kind_is_refused():
-    with pytest.raises(BuildError, match="no scratch address"):
+    with pytest.raises(BuildError, match="not a scratch address"):
         strip_hidden(module().replace(SCRATCH.format(3), ".param .u32 k_param_3"), HARMLESS, 2)
 
 

@@ -81,7 +81,7 @@ def test_a_changed_byte(folder, suffix, read):
     [
         ("{", "is not what `kernels build` writes"),
         ('{"kernels": [1]}', "is not what `kernels build` writes"),
-        ('{"kernels": ["../secret"]}', "which is no file beside it"),
+        ('{"kernels": ["../secret"]}', "which is not a file beside it"),
     ],
 )
 def test_a_damaged_index(folder, text, words):
@@ -114,5 +114,5 @@ def drop(record):
 @pytest.mark.parametrize("change", [swap, retype, drop])
 def test_kernels_of_another_abi(tmp_path, change):
     folder = write_folder(tmp_path, change=change)
-    with pytest.raises(BuildError, match="takes other arguments than this version gives"):
+    with pytest.raises(BuildError, match="takes other arguments than this version passes"):
         Library.open(folder, "sm_87")

@@ -149,7 +149,7 @@ def test_a_model_gets_the_kernels_and_grids_of_the_compiler(preset, batch, shots
             CORRELATION,
             GRID,
             correlation_shapes(grid=(7, 8), channels=40),
-            "channels is 40, and the kernels take multiples of 16",
+            "channels is 40, but the kernels take multiples of 16",
         ),
         (SCAN, {}, scan_shapes() | {"skip": (4, 31)}, "skip is"),
     ],
