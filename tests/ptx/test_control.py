@@ -1,4 +1,4 @@
-"""Branches, loops, barriers, blocks side by side, and registers nobody wrote."""
+"""Branches, loops, barriers, blocks side by side, and registers never written."""
 
 import numpy as np
 import pytest
@@ -205,12 +205,12 @@ def test_scopes_of_inline_assembly(assemble):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.replace("ret;", "bra $nowhere;\nret;"), "no known label"),
+        (lambda t: t.replace("ret;", "bra $nowhere;\nret;"), "an unknown label"),
         (lambda t: t.replace("ret;", "add.s32 %r1, %zz, 1;\nret;"), "operand %zz"),
         (lambda t: t.replace("ret;", ".local .align 8 .b8 depot[8];\nret;"), "directive"),
         (lambda t: t.replace("ret;", "bar.sync 1;\nret;"), "this form"),
         (lambda t: t.replace("ret;", "trap;"), "trap"),
-        (lambda t: t.replace("ret;", "$a:\n$a:\nret;"), "stands twice"),
+        (lambda t: t.replace("ret;", "$a:\n$a:\nret;"), "is defined twice"),
         (lambda t: t + ".func f() { ret; }", "device functions"),
         (lambda t: t.replace(".visible .entry k(", ".visible .k("), "0 entries"),
         (lambda t: t.rstrip().rstrip("}"), "no closing brace"),

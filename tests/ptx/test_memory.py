@@ -116,7 +116,7 @@ def test_inputs_are_read_only_and_outputs_poisoned(assemble):
     source = np.arange(32, dtype=np.uint32)
     with pytest.raises(ptx.PtxFault, match="writes argument 1, which is an input"):
         copy(assemble, [source, source.copy()])
-    with pytest.raises(ptx.PtxFault, match="reads bytes of argument 0 that nobody wrote"):
+    with pytest.raises(ptx.PtxFault, match="reads bytes of argument 0 that were never written"):
         copy(assemble, [ptx.poisoned(32, np.float32), ptx.poisoned(32, np.float32)])
     kept = ptx.Output(source.copy(), keep=True)
     out = ptx.poisoned(32, np.uint32)

@@ -183,15 +183,15 @@ def uninitialised(text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: remove(t, "cp.async.wait_group"), "waited for"),
-        (lambda t: remove(t, "bar.sync"), "without a barrier|nobody wrote"),
+        (lambda t: remove(t, "cp.async.wait_group"), "before waiting for"),
+        (lambda t: remove(t, "bar.sync"), "without a barrier|never written"),
         (
             lambda t: re.sub(r"(add.s64 \t%rd\d+, %rd\d+), 64;", r"\1, 72;", t),
             "misaligned",
         ),
         (lambda t: shift_loads(t, 1 << 20), "out of bounds"),
         (uninitialised, "never written"),
-        (lambda t: remove(t, "cp.async.commit_group"), "waited for"),
+        (lambda t: remove(t, "cp.async.commit_group"), "before waiting for"),
     ],
     ids=["no wait", "no barrier", "misaligned", "offset", "register", "no commit"],
 )

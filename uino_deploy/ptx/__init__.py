@@ -1,7 +1,7 @@
-"""Executes the PTX that Triton writes, on a CPU with numpy, and counts what it asks of memory.
+"""An executor, in numpy, for the PTX that Triton writes; it counts memory traffic.
 
-What it does not prove: timing; memory ordering between blocks; tcgen05 (refused); the rounding
-of a GPU's approximate units and tensor-core sums; what ptxas makes of the text.
+It does not prove timing; memory ordering between blocks; tcgen05 (refused); the rounding of a
+GPU's approximate units and tensor-core sums; what ptxas makes of the text.
 
     program = parse(ptx)
     out = poisoned((rows, columns), np.float16)

@@ -1,4 +1,4 @@
-"""Kernel arguments as the bytes that a launch passes."""
+"""Kernel arguments, laid out as the bytes that a launch passes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Struct:
 
 
 def flat(arguments: Sequence[object]) -> Iterator[object]:
-    """Yield the arguments, a struct's members in its place: the order that positions count in."""
+    """Yield the arguments, with each struct replaced by its members, in the order of positions."""
     for argument in arguments:
         if isinstance(argument, Struct):
             yield from argument.members

@@ -1,7 +1,7 @@
-"""Elementwise instructions: arithmetic, comparison, selection and bits of registers.
+"""Elementwise instructions: arithmetic, comparison, selection and bitwise operations.
 
-Integers wrap, float32 is computed in float32, fused multiply-add in float64 and rounded once
-more, approximations in float64: a GPU's approximate units may differ in their last bits.
+Integers wrap. float32 is computed in float32, fused multiply-add in float64 and then rounded,
+approximations in float64: a GPU's approximate units may differ in the last bits.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _computed(
     modifiers: set[str],
     arity: int,
 ) -> Action:
-    """Apply a function of arrays to all sources of one type, with its flushing and rounding."""
+    """Apply an array function to sources of one type; flush and round as the instruction says."""
     if len(instruction.operands) != arity + 1:
         raise unsupported(instruction, "operand count")
     target = machine.registers.target(instruction, instruction.operands[0], kind)
@@ -76,8 +76,8 @@ def simple(function: Callable[..., Array], arity: int = 2) -> Handler:
 def _add_to_zero(a: Array, b: Array) -> Array:
     """Add float32, rounding to zero.
 
-    The float64 sum may itself have been rounded, up to a float32 that the exact sum falls short of;
-    its error (by Knuth's two-sum, exact) tells.
+    The float64 sum may itself have been rounded up to a float32 that the exact sum does not reach;
+    its error, exact by Knuth's two-sum, shows this.
     """
     x, y = a.astype(np.float64), b.astype(np.float64)
     total = x + y
@@ -91,7 +91,7 @@ def _add_to_zero(a: Array, b: Array) -> Array:
 
 
 def add(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`add`; of float32 also rounding to zero."""
+    """Bind `add`, which for float32 may also round to zero."""
     kind, modifiers = kind_of(instruction, {"ftz", "sat", "rn", "rz"})
     if "rz" in modifiers and kind != "f32":
         raise unsupported(instruction)
@@ -104,7 +104,7 @@ def _round_to(values: Array, kind: str) -> Array:
 
 
 def fma(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`fma.rn`: the product is exact in float64, the sum is rounded there and to the type."""
+    """Bind `fma.rn`: the product is exact in float64; the sum rounds there and to the type."""
     kind, modifiers = kind_of(instruction, {"rn", "ftz", "sat", "relu"})
     if kind == "f64" or kind not in _FLOATS or "relu" in modifiers:
         raise unsupported(instruction)
@@ -145,7 +145,7 @@ def _wider(kind: str) -> str:
 
 
 def _product(machine: State, instruction: Instruction, kind: str, part: str) -> Callable[[], Array]:
-    """Return a reader of the low, high or whole product of the first two integer sources."""
+    """Return a reader of the low half, high half or whole product of two integer sources."""
     a, b = (machine.registers.source(instruction, o, kind) for o in instruction.operands[1:3])
     if part == "lo":
         return lambda: np.multiply(a, b)
@@ -160,7 +160,7 @@ def _product(machine: State, instruction: Instruction, kind: str, part: str) -> 
 
 
 def multiply(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`mul` of floats, and the low half, high half or whole product of integers."""
+    """Bind `mul`: of floats, or the low half, high half or whole product of integers."""
     kind, modifiers = kind_of(instruction, _ALLOWED)
     part = modifiers & {"lo", "hi", "wide"}
     if kind in _FLOATS:
@@ -175,7 +175,7 @@ def multiply(machine: State, instruction: Instruction, where: Array | None) -> A
 
 
 def multiply_add(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`mad` of integers; of floats it is `fma`."""
+    """Bind `mad` of integers; of floats it is `fma`."""
     kind, modifiers = kind_of(instruction, _ALLOWED)
     if kind in _FLOATS:
         return fma(machine, instruction, where)
@@ -190,7 +190,7 @@ def multiply_add(machine: State, instruction: Instruction, where: Array | None) 
 
 
 def truncated_quotient(a: Array, b: Array) -> Array:
-    """Divide integers towards zero; all ones where the divisor is zero, as GPUs do."""
+    """Divide integers towards zero; a zero divisor gives all ones, as on GPUs."""
     divisor = np.where(b == 0, b.dtype.type(1), b)
     quotient = np.floor_divide(a, divisor)
     if a.dtype.kind == "i":
@@ -199,7 +199,7 @@ def truncated_quotient(a: Array, b: Array) -> Array:
 
 
 def divide(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`div`: floats in their type, integers towards zero."""
+    """Bind `div`: floats in their type, integers towards zero."""
     kind, modifiers = kind_of(instruction, {"approx", "full", "rn", "ftz"})
     function = np.divide if kind in _FLOATS else truncated_quotient
     return _computed(machine, instruction, where, function, kind, modifiers, 2)
@@ -287,7 +287,7 @@ def _shift64(function: np.ufunc, value: Array, amount: Array) -> Array:
 
 
 def select(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`selp`: the first source where the predicate holds, else the second."""
+    """Bind `selp`: the first source if the predicate holds, else the second."""
     kind, _ = kind_of(instruction, set())
     target = machine.registers.target(instruction, instruction.operands[0], kind)
     a, b = (machine.registers.source(instruction, o, kind) for o in instruction.operands[1:3])

@@ -1,4 +1,4 @@
-"""Instructions on bit fields, bytes and counts of bits."""
+"""Instructions on bit fields, bytes and bit counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uino_deploy.ptx.registers import Action, assign, dtype_of
 
 
 def extract_field(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`bfe`: `length` bits from bit `start`, zero- or sign-extended."""
+    """Bind `bfe`: `length` bits from bit `start`, zero- or sign-extended."""
     kind, _ = kind_of(instruction, set())
     width = 8 * width_of(kind)
     target = machine.registers.target(instruction, instruction.operands[0], kind)
@@ -46,7 +46,7 @@ def extract_field(machine: State, instruction: Instruction, where: Array | None)
 
 
 def insert_field(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`bfi.b32 d, a, b, start, length`: the low bits of a replace a field of b."""
+    """Bind `bfi.b32 d, a, b, start, length`: the low bits of a replace a field of b."""
     kind, _ = kind_of(instruction, set())
     if kind != "b32":
         raise unsupported(instruction)
@@ -65,7 +65,7 @@ def insert_field(machine: State, instruction: Instruction, where: Array | None) 
 
 
 def permute_bytes(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`prmt.b32 d, a, b, selector`: four of the eight bytes of {b, a}, or copies of their sign."""
+    """Bind `prmt.b32 d, a, b, selector`: four of the eight bytes of {b, a}, or their signs."""
     if instruction.modifiers != ("b32",):
         raise unsupported(instruction)
     target = machine.registers.target(instruction, instruction.operands[0], "b32")
@@ -89,7 +89,7 @@ def permute_bytes(machine: State, instruction: Instruction, where: Array | None)
 
 
 def lookup(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`lop3.b32 d, a, b, c, table`: any function of three bits, by its table."""
+    """Bind `lop3.b32 d, a, b, c, table`: any function of three bits, by its table."""
     table = instruction.operands[-1]
     if instruction.modifiers != ("b32",) or not isinstance(table, Immediate):
         raise unsupported(instruction)
@@ -110,7 +110,7 @@ def lookup(machine: State, instruction: Instruction, where: Array | None) -> Act
 
 
 def funnel_shift(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`shf.{l,r}.{wrap,clamp}.b32 d, low, high, amount`."""
+    """Bind `shf.{l,r}.{wrap,clamp}.b32 d, low, high, amount`."""
     if len(instruction.modifiers) != 3 or instruction.modifiers[2] != "b32":
         raise unsupported(instruction)
     direction, mode, _ = instruction.modifiers
@@ -133,7 +133,7 @@ def funnel_shift(machine: State, instruction: Instruction, where: Array | None) 
 
 
 def count_bits(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`popc` and `clz`: bits set, and zeros above the highest bit set."""
+    """Bind `popc` and `clz`: bits set, and zeros above the highest bit set."""
     kind, _ = kind_of(instruction, set())
     target = machine.registers.target(instruction, instruction.operands[0], "u32")
     value = machine.registers.source(instruction, instruction.operands[1], kind)
@@ -150,7 +150,7 @@ def count_bits(machine: State, instruction: Instruction, where: Array | None) ->
 
 
 def reverse(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`brev.b32`: the bits in opposite order."""
+    """Bind `brev.b32`: the bits in reverse order."""
     if instruction.modifiers != ("b32",):
         raise unsupported(instruction)
     target = machine.registers.target(instruction, instruction.operands[0], "b32")

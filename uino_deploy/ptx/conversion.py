@@ -30,7 +30,7 @@ _LARGEST = {"f16": 65504.0, "bf16": 3.3895313892515355e38}
 
 
 def move(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`mov`, also packing `{a, b}` into a wider register and unpacking it."""
+    """Bind `mov`, which may also pack `{a, b}` into a wider register or unpack it."""
     kind, _ = kind_of(instruction, set())
     target, source = instruction.operands
     if isinstance(source, Vector):
@@ -96,7 +96,7 @@ def _reader(values: Array) -> Callable[[], Array]:
 
 
 def convert(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`cvt` between integers and floats, and of two floats into a packed pair."""
+    """Bind `cvt` between integers and floats, or of two floats into a packed pair."""
     if len(instruction.modifiers) < 2:
         raise unsupported(instruction)
     *modes, to, of = instruction.modifiers
@@ -133,7 +133,7 @@ def _wide_target(
 def _wide_source(
     machine: State, instruction: Instruction, operand: Operand, kind: str
 ) -> Callable[[], Array]:
-    """Return a reader of values; a register wider than an integer type is cut to it."""
+    """Return a reader of values; a register wider than its integer type is truncated."""
     if isinstance(operand, Register) and operand.width > width_of(kind) and kind[0] in "us":
         row = machine.registers.row(operand)
         narrow = dtype_of(kind)
@@ -216,7 +216,7 @@ def _integer_to_integer(values: Array, to: str, sat: bool) -> Array:
 def _convert_pair(
     machine: State, instruction: Instruction, where: Array | None, modes: set[str], to: str
 ) -> Action:
-    """`cvt.rn.f16x2.f32 d, a, b`: a becomes the upper half, b the lower."""
+    """Bind `cvt.rn.f16x2.f32 d, a, b`: a becomes the upper half, b the lower."""
     if modes - {"rn", "rz", "relu", "satfinite"} or len(instruction.operands) != 3:
         raise unsupported(instruction)
     target = machine.registers.target(instruction, instruction.operands[0], to)
@@ -261,7 +261,7 @@ def _any_nan(a: Array, b: Array) -> Array:
 
 
 def _comparison(name: str, floats: bool) -> Callable[[Array, Array], Array]:
-    """Return a comparison: of floats, NaN makes it false, or true where its name ends in u."""
+    """Return a comparison; a float NaN makes it false, or true if its name ends in u."""
     if name == "nan":
         return _any_nan
     if name == "num":
@@ -275,7 +275,7 @@ def _comparison(name: str, floats: bool) -> Callable[[Array, Array], Array]:
 
 
 def set_predicate(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`setp`: compare two sources; `p|q` also sets the complement."""
+    """Bind `setp`: compare two sources; `p|q` also sets the complement."""
     combine = next((m for m in instruction.modifiers if m in _COMBINE), None)
     names = {*_COMPARE, *_UNORDERED, *_NAN}
     kind, modifiers = kind_of(instruction, {*names, *_COMBINE, "ftz"})
@@ -320,7 +320,7 @@ def _flushing(read: Callable[[], Array]) -> Callable[[], Array]:
 
 
 def to_address_space(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`cvta`: global addresses are their generic addresses; others are refused."""
+    """Bind `cvta`: a global address is its own generic address; others are refused."""
     if "global" not in instruction.modifiers:
         raise unsupported(instruction)
     target = machine.registers.target(instruction, instruction.operands[0], "u64")

@@ -1,7 +1,7 @@
-"""Control flow of a program, and which registers may be read before they were written.
+"""Control flow of a program, and the registers that may be read before they are written.
 
-A register that is written on every path to each of its reads needs no check while running;
-only the others are watched, thread by thread.
+A register that is written on every path to each of its reads needs no check at run time; only the
+others are watched, thread by thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENDS_BLOCK = frozenset({"bra", "ret", "exit"})
 
 @dataclass(frozen=True)
 class BasicBlock:
-    """Instructions `start` to `stop`; `last` ends the block where it branches, waits or returns.
+    """Instructions `start` to `stop`; `last` ends the block if it branches, waits or returns.
 
     `target` is the block a branch goes to; the number of blocks means the end of the program.
     """
@@ -44,7 +44,7 @@ class BasicBlock:
 
 
 def is_barrier(instruction: Instruction) -> bool:
-    """Tell whether all threads of the block wait here for each other."""
+    """Return whether all threads of the block wait here for each other."""
     return instruction.opcode in ("bar", "barrier") and instruction.modifiers[:1] != ("warp",)
 
 
@@ -83,10 +83,10 @@ def _registers(operand: Operand) -> Iterator[Register]:
 
 
 def basic_blocks(program: Program) -> list[BasicBlock]:
-    """Cut a program where control may enter or leave; in program order.
+    """Split a program where control may enter or leave; return the blocks in program order.
 
     Raises:
-        UnsupportedPtx: A branch goes to no label of the program.
+        UnsupportedPtx: A branch's target is not a label of the program.
     """
     instructions = program.instructions
     starts = {0, *program.labels.values()}
@@ -111,7 +111,7 @@ def basic_blocks(program: Program) -> list[BasicBlock]:
 def _target(program: Program, branch: Instruction) -> int:
     operand = branch.operands[0]
     if not isinstance(operand, Symbol) or operand.name not in program.labels:
-        raise UnsupportedPtx("a branch to no known label", branch.line, branch.text)
+        raise UnsupportedPtx("a branch to an unknown label", branch.line, branch.text)
     return program.labels[operand.name]
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with PTX here: text this executor does not know, and faults of the program."""
+"""Errors of the executor: unsupported PTX text, and faults of the program."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from uino_deploy.errors import CheckFailed
 
 
 class PtxError(CheckFailed):
-    """The base of both: a PTX program could not be vouched for."""
+    """The base of both errors: a PTX program could not be verified."""
 
 
 class UnsupportedPtx(PtxError):
-    """An instruction, modifier, operand or directive that the executor does not know.
+    """An instruction, modifier, operand or directive that the executor does not support.
 
-    The executor refuses what it does not know: guessing would make its verdict worthless.
+    The executor refuses what it does not support: guessing would make its verdict worthless.
     """
 
     def __init__(self, reason: str, line: int, text: str = "") -> None:
@@ -22,7 +22,7 @@ class UnsupportedPtx(PtxError):
 
 
 class PtxFault(PtxError):
-    """The program did something undefined, such as reading bytes that nobody wrote."""
+    """The program did something undefined, such as reading unwritten bytes."""
 
     def __init__(self, reason: str, line: int, text: str, block: int, thread: int) -> None:
         super().__init__(f"PTX line {line}: {reason} (block {block}, thread {thread}) in `{text}`")

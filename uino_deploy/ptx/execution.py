@@ -1,4 +1,4 @@
-"""Launches a program over a grid and returns its counters.
+"""The launch of a program over a grid.
 
 This executes PTX on a CPU with numpy. It proves that the instructions compute the right values
 from the right addresses, for the arguments and grid given. It does not prove: timing; the order
@@ -21,7 +21,7 @@ from uino_deploy.ptx.machine import Machine
 from uino_deploy.ptx.parser import Program
 from uino_deploy.ptx.trace import Trace
 
-# Lanes executed together: enough to hide numpy's overhead, few enough for the caches.
+# Lanes executed together: enough to hide numpy's overhead, few enough to fit the caches.
 _LANES = 2048
 _REGISTER_BYTES = 64 << 20
 
@@ -45,15 +45,15 @@ def launch(
         arguments: One for each parameter: numpy arrays that the kernel only reads, `Output` for
             those it writes (changed in place), ints, floats, None for a null pointer, bytes for
             structs, or a `Struct` for one that holds pointers. Arrays must be C-contiguous.
-        blocks: Linear indices (x fastest) of the blocks to run; all of them where None.
-        limit: Basic blocks to execute before a batch of blocks counts as endless.
+        blocks: Linear indices (x fastest) of the blocks to run; all of them if None.
+        limit: Basic blocks to execute before a batch of blocks counts as an endless loop.
 
     Returns:
         The counters of the launch.
 
     Raises:
         InputError: The arguments, grid or block do not fit the program.
-        UnsupportedPtx: The program uses what this executor does not know.
+        UnsupportedPtx: The program uses something that this executor does not support.
         PtxFault: The program does something undefined.
     """
     total = prod(grid)

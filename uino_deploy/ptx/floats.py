@@ -1,4 +1,4 @@
-"""Float formats and roundings that numpy has no name for: bfloat16, TF32, flushing, saturation."""
+"""Float formats and roundings that numpy lacks: bfloat16, TF32, flushing, saturation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def round_tf32(values: Array, mode: str = "rna") -> Array:
     """Round float32 to TF32's ten mantissa bits, as float32.
 
     `rna` rounds halves away from zero, `rn` to even, `rz` truncates, as the tensor core does
-    with operands that were not converted.
+    with unconverted operands.
     """
     values = np.ascontiguousarray(values)
     bits = values.view(np.uint32)
@@ -53,7 +53,7 @@ def round_tf32(values: Array, mode: str = "rna") -> Array:
 
 
 def flush(values: Array) -> Array:
-    """Replace float32 subnormals by zeros of their sign (`.ftz`)."""
+    """Replace float32 subnormals with zeros of their sign (`.ftz`)."""
     return np.where(np.abs(values) < _SMALLEST_NORMAL, np.copysign(np.float32(0), values), values)
 
 

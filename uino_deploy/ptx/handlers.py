@@ -1,4 +1,4 @@
-"""What handles an instruction: from a machine's state and the instruction to what it does."""
+"""Handlers: from a machine's state and an instruction to the action it performs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uino_deploy.ptx.shared import SharedMemory
 
 
 class State(Protocol):
-    """What instructions read and change. `Machine` has it; a handler needs to know no more."""
+    """The state that instructions read and change; `Machine` provides it to the handlers."""
 
     program: Program
     parameters: dict[str, bytes]
@@ -48,6 +48,6 @@ def kind_of(instruction: Instruction, allowed: frozenset[str] | set[str]) -> tup
 
 
 def unsupported(instruction: Instruction, what: str = "") -> UnsupportedPtx:
-    """Return the refusal of an instruction, of `what` about it where that is said."""
+    """Return the refusal of an instruction, or of `what` about it if given."""
     reason = f"{what} of {instruction.name}" if what else f"instruction {instruction.name}"
     return UnsupportedPtx(f"{reason} is not supported", instruction.line, instruction.text)

@@ -14,7 +14,7 @@ WARP = 32
 class Lanes:
     """`slots` blocks of `threads` threads; a lane's block is lane // threads.
 
-    `active` (bool, [lanes]) marks the lanes that execute the current instruction where not all
+    `active` (bool, [lanes]) marks the lanes that execute the current instruction if not all
     do; `blocks` (int64, [slots]) names the block in each slot.
     """
 
@@ -27,7 +27,7 @@ class Lanes:
 
     @property
     def warps(self) -> int:
-        """Warps in all slots."""
+        """The number of warps in all slots."""
         return self.count // WARP
 
     def fault(self, instruction: Instruction, reason: str, lane: int) -> PtxFault:
@@ -41,13 +41,13 @@ class Lanes:
         )
 
     def selected(self, where: Array | None) -> Array | None:
-        """Return the indices of the lanes in `where`; None where that is all of them."""
+        """Return the indices of the lanes in `where`; None if that is all of them."""
         if where is None or where.all():
             return None
         return np.flatnonzero(where)
 
     def whole_warps(self, instruction: Instruction, where: Array | None) -> Array | None:
-        """Return `selected`, having checked that no warp takes part only partly."""
+        """Return `selected` after checking that every warp takes part as a whole or not at all."""
         if where is None:
             return None
         counts = np.count_nonzero(where.reshape(-1, WARP), axis=1)
@@ -60,7 +60,7 @@ class Lanes:
 
 
 def by_warp(values: Array, lanes: Array | None, total: int, filler: int) -> Array:
-    """Arrange one value for each lane as [warps, 32], `filler` where a lane is not in `lanes`."""
+    """Arrange one value per lane as [warps, 32], with `filler` for lanes outside `lanes`."""
     if lanes is not None:
         everyone = np.full(total, filler, dtype=values.dtype)
         everyone[lanes] = values

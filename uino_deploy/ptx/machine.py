@@ -1,4 +1,4 @@
-"""Runs blocks side by side, smallest program counter first, with their barriers."""
+"""A machine that runs blocks side by side, smallest program counter first, with barriers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Machine:
         self._steps = 0
 
     def run(self, blocks: Array, limit: int) -> None:
-        """Run the blocks with these linear indices, at most as many as there are slots."""
+        """Run the blocks with these linear indices, no more than there are slots."""
         lanes = self.lanes
         lanes.blocks[: blocks.size] = blocks
         for axis, index in zip(
@@ -127,7 +127,7 @@ class Machine:
         ]
 
     def _action(self, instruction: Instruction, where: Array | None) -> Action:
-        """Bind one instruction to the rows it works on, for all lanes or those of `where`."""
+        """Bind one instruction to the rows it works on, for all lanes or those in `where`."""
         if instruction.opcode == "trap":
             return self._chain([self._trap(instruction)], instruction, where)
         handler = _HANDLERS.get(instruction.opcode)
@@ -158,7 +158,7 @@ class Machine:
         return run
 
     def _guarding(self, instruction: Instruction, where: Array | None) -> Action:
-        """Return what computes the lanes that pass an instruction's predicate."""
+        """Return a function that computes the lanes that pass an instruction's predicate."""
         guard = instruction.guard
         row = self.registers.row(guard) if guard is not None else self._guard
         if instruction.negated:
@@ -182,7 +182,7 @@ class Machine:
     def _watched(
         self, registers: Iterable[Register], instruction: Instruction, where: Array | None
     ) -> list[Action]:
-        """Return the checks that lanes have written those registers that need watching."""
+        """Return checks that lanes have written the registers that need watching."""
 
         def check(name: str, defined: Array) -> None:
             missing = ~defined if where is None else where & ~defined
@@ -207,7 +207,7 @@ class Machine:
             raise PtxError(f"PTX line {line}: still running after the limit of basic blocks")
 
     def _run_together(self, index: int) -> None:
-        """Run while all lanes are at one place; go on apart where they part."""
+        """Run while all lanes are at one place; when they diverge, continue them separately."""
         while index < self.end:
             block = self.blocks[index]
             self._tick(block)
@@ -244,7 +244,7 @@ class Machine:
         return everyone & (~row if branch.negated else row)
 
     def _run_apart(self, position: Array) -> None:
-        """Run lanes at different places, those at the smallest first, until they meet again."""
+        """Run lanes at different places, smallest place first, until they converge."""
         waiting = np.zeros(self.lanes.count, dtype=np.bool_)
         active = self.lanes.active
         while True:
@@ -284,7 +284,7 @@ class Machine:
             raise unsupported(barrier, "this form")
 
     def _check_warps(self, barrier: Instruction, position: Array, active: Array) -> None:
-        """Threads of a warp that have not returned must reach a barrier together."""
+        """Require that a warp's remaining threads reach a barrier together."""
         missing = ~active & (position < self.end)
         arriving = np.repeat(active.reshape(-1, WARP).any(axis=1), WARP)
         if (missing & arriving).any():
@@ -292,7 +292,7 @@ class Machine:
             raise self.lanes.fault(barrier, "a warp's threads do not all arrive here", lane)
 
     def _release(self, position: Array, waiting: Array) -> None:
-        """Let the blocks go on whose threads all wait or have returned."""
+        """Release the blocks whose threads all wait or have returned."""
         shape = (-1, self.lanes.threads)
         arrived = (waiting | (position >= self.end)).reshape(shape).all(axis=1)
         released = np.repeat(arrived, self.lanes.threads) & waiting

@@ -1,6 +1,6 @@
 """Tensor-core instructions: `mma.sync`, `ldmatrix` and `stmatrix`, with their lane layouts.
 
-Of a warp's lanes, g = lane // 4 and t = lane % 4. A fragment register of two halves holds columns
+In a warp, g = lane // 4 and t = lane % 4. A fragment register of two halves holds columns
 2t and 2t+1 (of A, C, D) or rows 2t and 2t+1 (of B); registers of A alternate rows g and g+8 first,
 then move right by 8 halves (4 TF32); PTX ISA, section "Matrix Fragments for mma".
 """
@@ -21,7 +21,7 @@ from uino_deploy.ptx.transfer import address_of, vector_of
 
 
 class _Shape(NamedTuple):
-    """Registers of A and B, and how many elements one register holds."""
+    """The register counts of A and B, and the number of elements in one register."""
 
     a: int
     b: int
@@ -63,7 +63,7 @@ def right_matrix(registers: Array, kind: str) -> Array:
 
 
 def multiply_matrices(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`mma.sync.aligned.m16n8kK.row.col.f32.T.T.f32`: D = A B + C, accumulated in float32."""
+    """Bind `mma.sync.aligned.m16n8kK.row.col.f32.T.T.f32`: D = A B + C, accumulated in float32."""
     found = instruction.modifiers
     if len(found) != 9 or found[:2] != ("sync", "aligned") or found[3:5] != ("row", "col"):
         raise unsupported(instruction)
@@ -113,7 +113,7 @@ def _gather(rows: list[Array], lanes: Array | None) -> Array:
 
 
 def _matrices(instruction: Instruction) -> tuple[int, bool]:
-    """Return how many 8x8 matrices an ldmatrix or stmatrix moves, and whether transposed."""
+    """Return how many 8x8 matrices an instruction moves, and whether it transposes them."""
     found = [m for m in instruction.modifiers if m != "trans"]
     space = "shared::cta" if "shared::cta" in found else "shared"
     if found[:3] != ["sync", "aligned", "m8n8"] or found[4:] != [space, "b16"]:
@@ -135,10 +135,10 @@ def _words(rows: Array, count: int, transposed: bool) -> tuple[Array, ...]:
     Args:
         rows: Row addresses, [warps, 8 * count].
         count: Matrices.
-        transposed: Whether lanes hold columns.
+        transposed: True if lanes hold columns.
 
     Returns:
-        Addresses of words, [count, warps, 32]; two (low and high halves) where transposed.
+        Addresses of words, [count, warps, 32]; two (low and high halves) if transposed.
     """
     lane = np.arange(WARP)
     matrix = np.arange(count)[:, None] * 8
@@ -150,7 +150,7 @@ def _words(rows: Array, count: int, transposed: bool) -> tuple[Array, ...]:
 
 
 def load_matrices(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`ldmatrix`: lane 8i + r names row r of matrix i; each lane receives a pair of elements."""
+    """Bind `ldmatrix`: lane 8i + r names row r of matrix i; each lane receives two elements."""
     count, transposed = _matrices(instruction)
     targets = _rows(machine, instruction, instruction.operands[0], count)
     address, lanes, shared = _address(machine, instruction, 1), machine.lanes, machine.shared
@@ -180,7 +180,7 @@ def load_matrices(machine: State, instruction: Instruction, where: Array | None)
 
 
 def store_matrices(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`stmatrix`: the opposite of `ldmatrix`."""
+    """Bind `stmatrix`: the inverse of `ldmatrix`."""
     count, transposed = _matrices(instruction)
     sources = _rows(machine, instruction, instruction.operands[1], count)
     address, lanes, shared = _address(machine, instruction, 0), machine.lanes, machine.shared

@@ -19,12 +19,12 @@ _NOBODY = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Output:
-    """An array that a kernel may write; `written` (bool, one for each byte) says what it wrote.
+    """An array that a kernel may write; `written` (bool, one for each byte) marks what it wrote.
 
-    The array is filled with NaN; integers with their largest value, which read as the bits of a
-    float is a NaN too (so bfloat16 in uint16). Reading a byte before it was written is a fault.
-    With `keep`, the array keeps its contents, which then count as written. Two threads writing the
-    same bytes are no fault.
+    Floats are filled with NaN, integers with their largest value, whose bits as a float are a NaN
+    too (such as bfloat16 in uint16). Reading a byte before it is written is a fault. With `keep`,
+    the array keeps its contents, which then count as written. Two threads may write the same
+    bytes.
 
     Raises:
         InputError: The array is not C-contiguous or not writeable.
@@ -40,7 +40,7 @@ class Output:
 
     @property
     def complete(self) -> bool:
-        """Whether every byte was written."""
+        """True if every byte was written."""
         return bool(self.written.all())
 
 
@@ -50,7 +50,7 @@ def poisoned(shape: int | tuple[int, ...], dtype: np.dtype[np.generic] | type) -
 
 
 class _Shadow:
-    """One mark for each byte of an array, set and asked for by whole accesses."""
+    """One mark for each byte of an array, set and queried by whole accesses."""
 
     def __init__(self, size: int) -> None:
         self.marks = np.zeros(size, dtype=np.uint8)
@@ -65,7 +65,7 @@ class _Shadow:
             view[index + step] = _ones(unit)
 
     def missing(self, offsets: Array, size: int) -> Array:
-        """Tell for each offset whether any of its `size` bytes is unmarked."""
+        """Return for each offset whether any of its `size` bytes is unmarked."""
         unit = min(size, 8)
         index = offsets // unit
         found = np.zeros(offsets.shape, dtype=np.bool_)
@@ -98,7 +98,7 @@ class _Buffer:
         self.trace = ArrayTrace(argument, self.size)
 
     def finish(self) -> ArrayTrace:
-        """Hand written bytes back to the caller's array and return the counters."""
+        """Copy written bytes back to the caller's array and return the counters."""
         self.trace.loads.distinct_bytes = int(np.count_nonzero(self.loaded.marks))
         self.trace.stores.distinct_bytes = int(np.count_nonzero(self.stored.marks))
         if self.output is not None:
@@ -130,7 +130,7 @@ class GlobalMemory:
         """Read `count` consecutive values of `size` bytes from each address.
 
         Args:
-            instruction: What reads, for faults.
+            instruction: The reading instruction, for faults.
             addresses: Byte addresses (uint64), one for each lane taking part.
             lanes: The lanes taking part; None for all.
             size: Bytes of one value: 1, 2, 4 or 8.
@@ -140,7 +140,7 @@ class GlobalMemory:
             `count` arrays of unsigned integers of `size` bytes.
 
         Raises:
-            PtxFault: Out of bounds, misaligned, or bytes of an output that nobody wrote.
+            PtxFault: Out of bounds, misaligned, or unwritten bytes of an output.
         """
         kind = UNSIGNED[size]
         results = [np.empty(addresses.shape, dtype=kind) for _ in range(count)]
@@ -149,7 +149,7 @@ class GlobalMemory:
             if buffer.output is not None:
                 missing = buffer.written.missing(offsets, size * count)
                 if missing.any():
-                    reason = f"reads bytes of argument {buffer.argument} that nobody wrote"
+                    reason = f"reads bytes of argument {buffer.argument} that were never written"
                     raise self._fault(instruction, reason, chosen, missing)
             buffer.loaded.mark(offsets, size * count)
             self._count(buffer.trace.loads, addresses[part], chosen, size * count)
@@ -168,7 +168,7 @@ class GlobalMemory:
         """Write consecutive values (unsigned integers of one size) to each address.
 
         Raises:
-            PtxFault: Out of bounds, misaligned, or an array that is no Output.
+            PtxFault: Out of bounds, misaligned, or an array that is not an Output.
         """
         size = values[0].dtype.itemsize
         total = size * len(values)
@@ -193,11 +193,11 @@ class GlobalMemory:
         """Apply `change(cell, position)` to the cell at each address in turn (atomics).
 
         `cell` is a one-element view of `kind` that `change` may overwrite. The order among
-        threads is that of their numbers, where a GPU promises none.
+        threads is that of their numbers; a GPU promises no order.
         """
         size = kind.itemsize
         (before,) = self.read(instruction, addresses, lanes, size, 1)
-        del before  # read for its checks and counters alone
+        del before  # read only for its checks and counters
         for buffer, part, chosen in self._groups(instruction, addresses, lanes):
             self._writeable(instruction, buffer, chosen)
             offsets = addresses[part].astype(np.int64) - buffer.base
@@ -215,7 +215,7 @@ class GlobalMemory:
     def _groups(
         self, instruction: Instruction, addresses: Array, lanes: Array | None
     ) -> Iterator[tuple[_Buffer, slice | Array, Array | None]]:
-        """Split an access by array; nearly always there is one."""
+        """Split an access by array; nearly always there is just one."""
         spans = addresses >> np.uint64(_SPAN_BITS)
         first = spans[0]
         if (spans == first).all():

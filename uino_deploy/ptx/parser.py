@@ -1,7 +1,7 @@
-"""Text of one PTX entry to instructions: labels resolved, operands typed, nothing interpreted.
+"""The parser from the text of one PTX entry to instructions with labels and typed operands.
 
 Comments, `.loc` and debug sections are dropped. Registers of nested scopes (Triton's inline
-assembly) are renamed, so that a name means one register in the whole program.
+assembly) are renamed so that a name means one register in the whole program.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ class Special(NamedTuple):
 
 
 class Symbol(NamedTuple):
-    """A name of a variable or parameter."""
+    """The name of a variable or parameter."""
 
     name: str
 
 
 class Vector(NamedTuple):
-    """`{a, b, ...}`; None is the sink `_`."""
+    """A vector `{a, b, ...}`; None is the sink `_`."""
 
     items: tuple[Register | Immediate | None, ...]
 
 
 class Address(NamedTuple):
-    """`[base + offset]`."""
+    """An address `[base + offset]`."""
 
     base: Register | Symbol | None
     offset: int
 
 
 class Pair(NamedTuple):
-    """`d|p`: a result and the predicate beside it."""
+    """A pair `d|p`: a result and its predicate."""
 
     first: Register
     second: Register
@@ -85,7 +85,7 @@ class Instruction:
 
 
 class Parameter(NamedTuple):
-    """A kernel parameter: `size` bytes, an array of bytes (a struct) where `struct` is set."""
+    """A kernel parameter of `size` bytes; if `struct` is set, an array of bytes (a struct)."""
 
     name: str
     size: int
@@ -120,10 +120,10 @@ _LINE_DIRECTIVE = re.compile(r"\.(?:loc|file|pragma)\b")
 
 
 def width_of(kind: str) -> int:
-    """Return the bytes of a type such as `f32`, `b16x2` or `pred`.
+    """Return the size in bytes of a type such as `f32`, `b16x2` or `pred`.
 
     Raises:
-        KeyError: The name is no type.
+        KeyError: The name is not a type.
     """
     if kind in _WIDTHS:
         return _WIDTHS[kind]
@@ -137,12 +137,13 @@ def parse(text: str) -> Program:
     """Parse the PTX of a module with exactly one entry.
 
     Raises:
-        UnsupportedPtx: No or several entries, device functions, or text that is not understood.
+        UnsupportedPtx: The module has no entry, several entries, device functions, or text that
+            the parser does not understand.
     """
     text = _strip_comments(text)
     entries = list(_ENTRY.finditer(text))
     if len(entries) != 1:
-        raise UnsupportedPtx(f"{len(entries)} entries where one is expected", 1)
+        raise UnsupportedPtx(f"{len(entries)} entries, expected one", 1)
     if found := re.search(r"\.func\b", text):
         raise UnsupportedPtx("device functions are not supported", _line(text, found.start()))
     parameters_end = text.index(")", entries[0].end())
@@ -190,7 +191,7 @@ def _parameters(text: str, line: int) -> list[Parameter]:
             item,
         )
         if found is None:
-            raise UnsupportedPtx("a parameter that is not understood", line, item)
+            raise UnsupportedPtx("an unsupported parameter", line, item)
         size = int(found[3]) if found[3] else width_of(found[1])
         parameters.append(Parameter(found[2], size, found[3] is not None))
     return parameters
@@ -219,7 +220,7 @@ def _declare_shared(program: Program, text: str) -> None:
 
 
 class _Body:
-    """The statements between the braces of an entry."""
+    """A reader of the statements between the braces of an entry."""
 
     def __init__(self, program: Program, text: str, start: int) -> None:
         self.program = program
@@ -245,7 +246,7 @@ class _Body:
                 self._advance(self.position + 1)
             elif found := _LABEL.match(self.text, self.position):
                 if found[1] in self.program.labels:
-                    raise UnsupportedPtx(f"label {found[1]} stands twice", self.line)
+                    raise UnsupportedPtx(f"label {found[1]} is defined twice", self.line)
                 self.program.labels[found[1]] = len(self.program.instructions)
                 self._advance(found.end())
             elif _LINE_DIRECTIVE.match(self.text, self.position):
@@ -266,7 +267,7 @@ class _Body:
         line = self.line
         end = self.text.find(";", self.position)
         if end < 0:
-            raise UnsupportedPtx("a statement has no end", line)
+            raise UnsupportedPtx("a statement without an end", line)
         statement = re.sub(r"\s+", " ", self.text[self.position : end]).strip()
         self._advance(end + 1)
         if statement.startswith(".reg"):
@@ -274,14 +275,14 @@ class _Body:
         elif statement.startswith((".shared", ".extern")):
             return  # laid out by _declare_shared
         elif statement.startswith("."):
-            raise UnsupportedPtx("a directive that is not supported", line, statement)
+            raise UnsupportedPtx("an unsupported directive", line, statement)
         elif statement:
             self.program.instructions.append(self._instruction(statement, line))
 
     def _declare(self, statement: str, line: int) -> None:
         found = re.fullmatch(r"\.reg\s+\.(\w+)\s+(.+)", statement)
         if found is None:
-            raise UnsupportedPtx("a register declaration that is not understood", line, statement)
+            raise UnsupportedPtx("an unsupported register declaration", line, statement)
         width = width_of(found[1])
         for item in (part.strip() for part in found[2].split(",")):
             ranged = re.fullmatch(rf"({_IDENTIFIER})<(\d+)>", item)
@@ -336,7 +337,7 @@ class _Body:
             return Special(item)
         if re.fullmatch(_IDENTIFIER, item):
             return Symbol(item)
-        raise UnsupportedPtx(f"operand {item} is not understood", line, statement)
+        raise UnsupportedPtx(f"operand {item} is not supported", line, statement)
 
     def _scalar(self, item: str, line: int, statement: str) -> Register | Immediate:
         value = _immediate(item)
@@ -347,7 +348,7 @@ class _Body:
         if found is None:
             value = _immediate(item)
             if value is None:
-                raise UnsupportedPtx(f"address {item} is not understood", line, statement)
+                raise UnsupportedPtx(f"address {item} is not supported", line, statement)
             return Address(None, value.bits)
         base = self._find(found[1]) or Symbol(found[1])
         return Address(base, int(found[2], 0) if found[2] else 0)
@@ -367,7 +368,7 @@ def _split(arguments: str) -> list[str]:
 
 
 def _immediate(item: str) -> Immediate | None:
-    """Read a literal: integers, `0f`/`0d` bit patterns, decimal floats; None where it is none."""
+    """Read a literal: integers, `0f`/`0d` bit patterns, decimal floats; None for anything else."""
     if re.fullmatch(r"0[fFdD][0-9a-fA-F]+", item):
         return Immediate(int(item[2:], 16))
     if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", item):

@@ -10,7 +10,7 @@ from uino_deploy.ptx.floats import Array
 
 
 class _Product(NamedTuple):
-    """One `wgmma` of some lanes: what it will add to which registers, and what it reads."""
+    """One `wgmma` of some lanes: what it adds to which registers, and what it reads."""
 
     sums: list[Array]
     fragments: Array
@@ -32,7 +32,7 @@ class Products:
         self._waiting: list[_Product] = []
 
     def reset(self) -> None:
-        """Forget everything: other blocks take the slots."""
+        """Forget everything: new blocks take the slots."""
         self.committed.fill(0)
         self.readers.fill(0)
         self._waiting.clear()
@@ -43,7 +43,7 @@ class Products:
     def start(
         self, sums: list[Array], fragments: Array, added: Array, lanes: Array, granules: Array
     ) -> None:
-        """Keep a product: float32 [registers, lanes], for the registers' rows in `sums`."""
+        """Record a product: float32 [registers, lanes], for the registers' rows in `sums`."""
         once = np.unique(granules)
         self.readers[once] += 1
         groups = self.committed[lanes]

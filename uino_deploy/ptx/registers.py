@@ -1,4 +1,4 @@
-"""Registers as rows of numpy matrices, one column for each lane, and operands as arrays."""
+"""Registers as rows of numpy matrices, with one column per lane, and operands as arrays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STORAGE: dict[int, type[np.generic]] = {
     4: np.uint32,
     8: np.uint64,
 }
-_FIRST_PARAMETER = 1 << 20  # no address that a program could take for a small number
+_FIRST_PARAMETER = 1 << 20  # an address that no program could confuse with a small number
 _LETTERS = {"b": "u", "u": "u", "s": "i", "f": "f"}
 
 
@@ -48,12 +48,12 @@ def dtype_of(kind: str) -> np.dtype[Any]:
 
 
 def is_packed(kind: str) -> bool:
-    """Tell whether a type holds two elements."""
+    """Return whether a type holds two elements."""
     return kind.endswith("x2")
 
 
 def parameter_addresses(program: Program) -> tuple[dict[str, int], int]:
-    """Lay parameters out in their state space; return each one's address, and where they end."""
+    """Lay parameters out in their state space; return each address, and the end."""
     addresses, end = {}, _FIRST_PARAMETER
     for parameter in program.parameters:
         addresses[parameter.name] = end
@@ -62,7 +62,7 @@ def parameter_addresses(program: Program) -> tuple[dict[str, int], int]:
 
 
 class Registers:
-    """All registers of all lanes, and the values an instruction's operands stand for."""
+    """All registers of all lanes, and the values of an instruction's operands."""
 
     def __init__(self, program: Program, lanes: Lanes) -> None:
         self.lanes = lanes
@@ -82,11 +82,11 @@ class Registers:
                 self._rows[register.name] = row
 
     def watch(self, names: frozenset[str]) -> None:
-        """Keep, for these registers, which lanes have written them."""
+        """Record, for these registers, which lanes have written them."""
         self.defined = {name: np.zeros(self.lanes.count, dtype=np.bool_) for name in names}
 
     def reset(self) -> None:
-        """Forget what was written: other blocks take the lanes."""
+        """Forget what was written: new blocks take the lanes."""
         for defined in self.defined.values():
             defined.fill(False)
 
@@ -101,7 +101,7 @@ class Registers:
         """
         if not isinstance(operand, Register) or operand.width != width_of(kind):
             raise UnsupportedPtx(
-                f"the result is no {kind} register", instruction.line, instruction.text
+                f"the result is not a {kind} register", instruction.line, instruction.text
             )
         return self._as(self._rows[operand.name], kind)
 
@@ -171,7 +171,7 @@ def assign(compute: Callable[[], Array], target: Array, where: Array | None) -> 
 
 
 def flushed(source: Array, ftz: bool) -> Callable[[], Array]:
-    """Return a reader of `source` that flushes subnormals where `ftz` is set."""
+    """Return a reader of `source` that flushes subnormals if `ftz` is set."""
     if ftz and source.dtype == np.float32:
         return lambda: flush(source)
     return lambda: source

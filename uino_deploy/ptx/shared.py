@@ -1,9 +1,9 @@
-"""Shared memory: what was written, by whom and since which barrier; what is in flight; banks.
+"""Shared memory: contents, writers and readers since the last barrier, work in flight, banks.
 
 Time is counted in barriers. A granule (the smallest access of the program, at most 16 bytes)
-remembers when and by which lane it was last written and last read, so that a read of another
-thread's bytes, or an overwriting of bytes another thread reads, without a barrier between is a
-fault. Only the last reader is remembered.
+remembers when and by which lane it was last written and last read. Reading another thread's bytes,
+or overwriting bytes that another thread reads, without a barrier between is a fault. Only the last
+reader is remembered.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MEMO = 4096
 
 
 class _Copy(NamedTuple):
-    """A cp.async of some lanes that no wait has completed."""
+    """A cp.async by some lanes that no wait has completed yet."""
 
     lanes: Array
     groups: Array
@@ -58,7 +58,7 @@ class SharedMemory:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all contents: other blocks take the slots."""
+        """Forget all contents: new blocks take the slots."""
         self.write_time.fill(_UNWRITTEN)
         self.read_time.fill(0)
         self.block_time.fill(0)
@@ -69,11 +69,11 @@ class SharedMemory:
         self.now = 1
 
     def barrier(self, lanes: Array | None) -> None:
-        """Let the threads of whole blocks see each other's accesses."""
+        """Make accesses visible between the threads of whole blocks."""
         self._tick(self.block_time, lanes)
 
     def warp_barrier(self, lanes: Array | None) -> None:
-        """Let the threads of whole warps see each other's accesses."""
+        """Make accesses visible between the threads of whole warps."""
         self._tick(self.warp_time, lanes)
 
     def _tick(self, times: Array, lanes: Array | None) -> None:
@@ -150,7 +150,7 @@ class SharedMemory:
         lanes: Array | None,
         values: list[Array],
     ) -> None:
-        """Begin an asynchronous copy: the bytes may be read once its group was waited for."""
+        """Begin an asynchronous copy; its bytes may be read after a wait for its group."""
         width = values[0].dtype.itemsize * len(values)
         offsets = self._offsets(instruction, addresses, lanes, width)
         granules = self._store(instruction, offsets, lanes, values)
@@ -187,7 +187,7 @@ class SharedMemory:
     def _offsets(
         self, instruction: Instruction, addresses: Array, lanes: Array | None, width: int
     ) -> Array:
-        """Return offsets into all slots' bytes, having checked bounds and alignment."""
+        """Return offsets into all slots' bytes after checking bounds and alignment."""
         addresses = addresses.astype(np.int64)
         wrong = addresses + width > self.size
         wrong |= (addresses & (width - 1)) != 0
@@ -226,11 +226,11 @@ class SharedMemory:
         self.reader[granules] = everyone[:, None]
 
     def _judge_read(self, instruction: Instruction, lanes: Array, granules: Array) -> None:
-        """Raise the fault of reads of bytes that no barrier vouches for, if there is one."""
+        """Raise a fault for a read of bytes that no barrier made visible, if there is one."""
         times = self.write_time[granules]
         for mark, reason in (
-            (_UNWRITTEN, "reads shared memory that nobody wrote"),
-            (_PENDING, "reads shared memory before its cp.async group was waited for"),
+            (_UNWRITTEN, "reads shared memory that was never written"),
+            (_PENDING, "reads shared memory before waiting for its cp.async group"),
         ):
             if (times == mark).any():
                 position = int(np.argmax(times == mark))
@@ -244,7 +244,7 @@ class SharedMemory:
             raise self.lanes.fault(instruction, reason, int(lanes[position]))
 
     def _unordered(self, lanes: Array, others: Array, times: Array) -> Array:
-        """Tell which pairs of lanes have no synchronisation between `times` and now."""
+        """Return which pairs of lanes have not synchronised since `times`."""
         same_warp = (lanes // WARP) == (others // WARP)
         ordered = (lanes == others) | (same_warp & (times <= self.warp_time[lanes]))
         unordered: Array = ~ordered
@@ -253,9 +253,9 @@ class SharedMemory:
     def _store(
         self, instruction: Instruction, offsets: Array, lanes: Array | None, values: list[Array]
     ) -> Array:
-        """Write values, having checked races; return the granules written.
+        """Write values after checking for races; return the granules written.
 
-        Writing the bytes that are already there races with nothing.
+        Writing bytes that already hold the same value is not a race.
         """
         size = values[0].dtype.itemsize
         index, view = offsets // size, self.views[size]
@@ -284,7 +284,7 @@ class SharedMemory:
     def _judge_write(
         self, instruction: Instruction, lanes: Array, granules: Array, rows: Array
     ) -> None:
-        """Raise the fault of overwriting what others wrote, read or copy, if there is one."""
+        """Raise a fault for overwriting what others wrote, read or copy, if there is one."""
         for column in range(granules.shape[1] if rows.size else 0):
             touched = granules[rows, column]
             since = self.block_time[lanes]
@@ -307,7 +307,7 @@ class SharedMemory:
     def count(
         self, counters: SharedTrace, addresses: Array, lanes: Array | None, width: int
     ) -> None:
-        """Count an access of `width` bytes for each lane, and the passes its banks need."""
+        """Count an access of `width` bytes per lane, and the passes that its banks need."""
         origin = int(addresses[0]) & ~127
         relative = by_warp(addresses.astype(np.int64) - origin, lanes, self.lanes.count, _NOBODY)
         key = (width, relative.tobytes())
@@ -326,7 +326,7 @@ class SharedMemory:
 def wavefronts(addresses: Array, width: int) -> tuple[int, int, int]:
     """Count the passes that 32 banks of 4 bytes need for one access of some warps.
 
-    A warp's access of 8 bytes a thread is served for each half warp, of 16 bytes for each quarter.
+    An access of 8 bytes a thread is served per half warp, one of 16 bytes per quarter warp.
     In a pass each bank delivers one word, to any number of threads.
 
     Args:

@@ -1,4 +1,4 @@
-"""What an execution asked of memory, and which instructions it ran."""
+"""The counters of an execution: memory traffic and executed instructions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Accesses:
     """One direction (loads or stores) of one array.
 
-    `requested_bytes` sums what the threads asked for; `sectors` counts the distinct 32-byte
+    `requested_bytes` sums the threads' requests; `sectors` counts the distinct 32-byte
     sectors of each warp instruction, summed; `distinct_bytes` counts each byte of the array once
     over the whole launch; `by_width` counts thread accesses by their width in bytes.
     """
@@ -39,7 +39,7 @@ class SharedTrace:
     `ideal` is what conflict-free accesses of the same widths would need; copies by cp.async are
     not counted. `collisions` counts stored values that another thread of the same instruction
     replaced by a different one: threads that hold one sum redundantly round it in different
-    orders, and which of them wins is not defined.
+    orders, and it is undefined which of them wins.
     """
 
     warp_instructions: int = 0
@@ -50,7 +50,7 @@ class SharedTrace:
 
     @property
     def conflicts(self) -> int:
-        """Passes beyond the ideal."""
+        """The passes beyond the ideal."""
         return self.wavefronts - self.ideal
 
 
@@ -72,30 +72,30 @@ class Trace:
 
     @property
     def requested_bytes(self) -> int:
-        """Bytes of global memory that threads asked to read."""
+        """The bytes of global memory that threads requested to read."""
         return sum(array.loads.requested_bytes for array in self.arrays.values())
 
     @property
     def written_bytes(self) -> int:
-        """Bytes of global memory that threads asked to write."""
+        """The bytes of global memory that threads requested to write."""
         return sum(array.stores.requested_bytes for array in self.arrays.values())
 
     @property
     def load_sectors(self) -> int:
-        """32-byte sectors read, summed over warp instructions."""
+        """The 32-byte sectors read, summed over warp instructions."""
         return sum(array.loads.sectors for array in self.arrays.values())
 
     @property
     def store_sectors(self) -> int:
-        """32-byte sectors written, summed over warp instructions."""
+        """The 32-byte sectors written, summed over warp instructions."""
         return sum(array.stores.sectors for array in self.arrays.values())
 
     @property
     def distinct_bytes(self) -> int:
-        """Bytes of global memory read or written, each array's bytes once for each direction."""
+        """The bytes of global memory read or written, each array's bytes once per direction."""
         return sum(a.loads.distinct_bytes + a.stores.distinct_bytes for a in self.arrays.values())
 
     @property
     def tensor_core_instructions(self) -> int:
-        """Executed warp-level matrix instructions."""
+        """The executed warp-level matrix instructions."""
         return sum(n for name, n in self.instructions.items() if name.startswith("mma."))

@@ -21,13 +21,13 @@ from uino_deploy.ptx.parser import (
 )
 from uino_deploy.ptx.registers import Action, assign, dtype_of, parameter_addresses
 
-# Every access happens here, in program order: volatile asks for no more.
+# Every access happens here, in program order, which satisfies volatile.
 _CACHE = frozenset({"ca", "cg", "cs", "cv", "lu", "nc", "wb", "wt", "weak", "volatile", "L1", "L2"})
 _SPACES = frozenset({"global", "shared", "shared::cta", "param"})
 
 
 def _shape(instruction: Instruction) -> tuple[str, str, int]:
-    """Return (space, type, count) of a load or store; hints for caches change nothing here."""
+    """Return (space, type, count) of a load or store; cache hints have no effect here."""
     space, kind, count = "", "", 1
     for modifier in instruction.modifiers:
         if modifier in _SPACES:
@@ -46,7 +46,7 @@ def _shape(instruction: Instruction) -> tuple[str, str, int]:
 
 
 def access_width(instruction: Instruction) -> int | None:
-    """Return the bytes of one thread's shared-memory access; None where it makes none."""
+    """Return the size of one thread's shared-memory access in bytes; None if it makes none."""
     if instruction.opcode in ("ldmatrix", "stmatrix"):
         return 16
     if instruction.opcode == "cp" and len(instruction.operands) > 2:
@@ -89,7 +89,7 @@ def vector_of(operand: Operand, count: int, instruction: Instruction) -> list[Op
 
 
 def load(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`ld` from parameters, global or shared memory."""
+    """Bind `ld` from parameters, global or shared memory."""
     space, kind, count = _shape(instruction)
     items = vector_of(instruction.operands[0], count, instruction)
     if space == "param":
@@ -112,7 +112,7 @@ def load(machine: State, instruction: Instruction, where: Array | None) -> Actio
 def _receiver(
     machine: State, instruction: Instruction, item: Operand | None, kind: str
 ) -> Callable[[Array, Array | None], None]:
-    """Return what puts loaded bits into a register, extended where it is wider."""
+    """Return a function that puts loaded bits into a register, extended if it is wider."""
     if item is None:
         return lambda value, lanes: None
     if not isinstance(item, Register) or item.width < width_of(kind):
@@ -168,7 +168,7 @@ def _load_parameter_from(
     kind: str,
     items: list[Operand | None],
 ) -> Action:
-    """Load from an address that is computed from `mov %rd, parameter`."""
+    """Load from an address computed from `mov %rd, parameter`."""
     addresses, end = parameter_addresses(machine.program)
     space = np.zeros(end, dtype=np.uint8)
     inside = np.zeros(end, dtype=np.bool_)
@@ -212,7 +212,7 @@ def _fill(
 def sender(
     machine: State, instruction: Instruction, item: Operand | None, kind: str
 ) -> Callable[[Array | None], Array]:
-    """Return a reader of the bits to store, cut where the register is wider than the type."""
+    """Return a reader of the bits to store, truncated if the register is wider than the type."""
     size, count = width_of(kind), machine.lanes.count
     if isinstance(item, Register) and item.width > size:
         row = machine.registers.row(item)
@@ -226,7 +226,7 @@ def sender(
 
 
 def store(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`st` to global or shared memory."""
+    """Bind `st` to global or shared memory."""
     space, kind, count = _shape(instruction)
     if space == "param":
         raise unsupported(instruction)
@@ -246,7 +246,7 @@ def store(machine: State, instruction: Instruction, where: Array | None) -> Acti
 
 
 def copy_async(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`cp.async`, its groups and its waits."""
+    """Bind `cp.async`, its groups and its waits."""
     found = instruction.modifiers
     lanes, shared = machine.lanes, machine.shared
     if found[:1] != ("async",):
@@ -267,7 +267,7 @@ def copy_async(machine: State, instruction: Instruction, where: Array | None) ->
 
 
 def _copy(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`cp.async [shared], [global], size{, source size}`: bytes beyond the source are zeros."""
+    """Bind `cp.async [shared], [global], size{, source size}`: bytes past the source are zeros."""
     to, of, width, *more = instruction.operands
     if not isinstance(width, Immediate) or width.bits not in (4, 8, 16):
         raise unsupported(instruction)
@@ -286,7 +286,7 @@ def _copy(machine: State, instruction: Instruction, where: Array | None) -> Acti
         sizes = np.broadcast_to(width.bits if filled is None else filled, lanes.count)[everyone]
         partial = (sizes != 0) & (sizes != width.bits)
         if partial.any():
-            raise unsupported(instruction, "a source size other than 0 and the whole")
+            raise unsupported(instruction, "a source size other than 0 or the whole")
         reading = np.flatnonzero(sizes)
         if reading.size:
             part = everyone[reading]
@@ -318,7 +318,7 @@ _ORDERS = frozenset({"relaxed", "acquire", "release", "acq_rel", "gpu", "cta", "
 
 
 def atomic(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`atom` and `red` on global memory, one thread after the other."""
+    """Bind `atom` and `red` on global memory, one thread after the other."""
     rest = [m for m in instruction.modifiers if m not in _ORDERS]
     if "global" not in instruction.modifiers or len(rest) != 2 or rest[1] not in (
         "u32", "s32", "b32", "u64", "b64", "f32", "f64",
@@ -356,12 +356,12 @@ def atomic(machine: State, instruction: Instruction, where: Array | None) -> Act
 
 
 def nothing(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """Fences and prefetches: with blocks run in order they change nothing here."""
+    """Bind a fence or prefetch, which has no effect here: blocks run in order."""
     return lambda: None
 
 
 def cache_policy(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`createpolicy`: a cache hint; any value will do."""
+    """Bind `createpolicy`, a cache hint: any value serves."""
     target = machine.registers.target(instruction, instruction.operands[0], "b64")
     zero = np.zeros(1, dtype=np.uint64)
     return assign(lambda: zero, target, where)

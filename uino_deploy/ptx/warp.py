@@ -1,4 +1,4 @@
-"""Instructions among the threads of a warp: shuffles, votes, reductions, synchronisation."""
+"""Instructions between the threads of a warp: shuffles, votes, reductions, synchronisation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVERYONE = 0xFFFF_FFFF
 def _check_members(
     machine: State, instruction: Instruction, members: Operand, where: Array | None
 ) -> Action:
-    """Return the check that every thread named by a member mask is here, and only those."""
+    """Return a check that exactly the threads of a member mask arrive here."""
     mask = machine.registers.source(instruction, members, "b32")
     lanes = machine.lanes
     constant = isinstance(members, Immediate) and members.bits & _EVERYONE == _EVERYONE
@@ -32,14 +32,14 @@ def _check_members(
             ((wanted & ~np.repeat(present, WARP).astype(np.uint32)) != 0) | ((wanted & own) == 0)
         )
         if wrong.any():
-            reason = "a thread of the member mask is not here"
+            reason = "a thread of the member mask does not arrive here"
             raise lanes.fault(instruction, reason, int(np.argmax(wrong)))
 
     return check
 
 
 def _sources(mode: str, lane: Array, offset: Array, control: Array) -> tuple[Array, Array]:
-    """Return the lane (of its warp) each thread reads, and whether it is in range."""
+    """Return the lane of its warp that each thread reads, and whether it is in range."""
     segment, clamp = (control >> 8) & 31, control & 31
     first = lane & segment
     last = first | (clamp & ~segment)
@@ -60,7 +60,7 @@ def _sources(mode: str, lane: Array, offset: Array, control: Array) -> tuple[Arr
 
 
 def shuffle(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`shfl.sync.{up,down,bfly,idx}.b32 d[|p], a, offset, control, members`."""
+    """Bind `shfl.sync.{up,down,bfly,idx}.b32 d[|p], a, offset, control, members`."""
     found = instruction.modifiers
     if len(found) != 3 or found[0] != "sync" or found[2] != "b32":
         raise unsupported(instruction)
@@ -102,7 +102,7 @@ def shuffle(machine: State, instruction: Instruction, where: Array | None) -> Ac
 
 
 def vote(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`vote.sync.{any,all,uni}.pred d, p, members` and `vote.sync.ballot.b32`."""
+    """Bind `vote.sync.{any,all,uni}.pred d, p, members` and `vote.sync.ballot.b32`."""
     if len(instruction.modifiers) != 3 or instruction.modifiers[0] != "sync":
         raise unsupported(instruction)
     mode = instruction.modifiers[1]
@@ -133,7 +133,7 @@ def vote(machine: State, instruction: Instruction, where: Array | None) -> Actio
 
 
 def active_mask(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`activemask.b32 d`: the threads of the warp that execute this."""
+    """Bind `activemask.b32 d`: the threads of the warp that execute this."""
     target = machine.registers.target(instruction, instruction.operands[0], "b32")
     count = machine.lanes.count
     bit = np.uint32(1) << (np.arange(count, dtype=np.uint32) % np.uint32(WARP))
@@ -156,7 +156,7 @@ _REDUCTIONS: dict[str, np.ufunc] = {
 
 
 def reduce(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`redux.sync.op.type d, a, members`, with all threads of a warp as members."""
+    """Bind `redux.sync.op.type d, a, members`, with all threads of a warp as members."""
     if len(instruction.modifiers) != 3 or instruction.modifiers[0] != "sync":
         raise unsupported(instruction)
     _, operation, kind = instruction.modifiers
@@ -178,7 +178,7 @@ def reduce(machine: State, instruction: Instruction, where: Array | None) -> Act
 
 
 def warp_barrier(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`bar.warp.sync members`: the warp's threads see each other's accesses."""
+    """Bind `bar.warp.sync members`: the warp's accesses become visible to its threads."""
     check = _check_members(machine, instruction, instruction.operands[0], where)
 
     def run() -> None:

@@ -158,7 +158,7 @@ def _matrix(
 
 
 def multiply(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`wgmma.mma_async.sync.aligned.m64nNkK.f32.T.T`: D = A B (+ D), accumulated in float32."""
+    """Bind `wgmma.mma_async.sync.aligned.m64nNkK.f32.T.T`: D = A B (+ D), summed in float32."""
     form = _form(instruction)
     target, left, right, scale = instruction.operands[:4]
     sums = _rows(machine, instruction, target, form.columns // 2)
@@ -192,7 +192,7 @@ def multiply(machine: State, instruction: Instruction, where: Array | None) -> A
 
 
 def _added(machine: State, instruction: Instruction, scale: Operand) -> Callable[[Array], Array]:
-    """Return what says, for each lane, whether the product is added to the sums."""
+    """Return a reader of whether, for each lane, the product is added to the sums."""
     if isinstance(scale, Immediate):
         fixed = bool(scale.bits)
         return lambda lanes: np.full(lanes.size, fixed)
@@ -211,7 +211,7 @@ def _rows(machine: State, instruction: Instruction, operand: Operand, count: int
 
 
 def _whole_groups(machine: State, instruction: Instruction, where: Array | None) -> Array:
-    """Return the lanes that take part, having checked that they are groups of four warps."""
+    """Return the lanes that take part after checking that they are groups of four warps."""
     lanes = machine.lanes
     if lanes.threads % GROUP:
         raise unsupported(instruction, "a block that is not made of warp groups")
@@ -225,7 +225,7 @@ def _whole_groups(machine: State, instruction: Instruction, where: Array | None)
 
 
 def handle(machine: State, instruction: Instruction, where: Array | None) -> Action:
-    """`wgmma` in all its forms."""
+    """Bind `wgmma` in all its forms."""
     step, products = instruction.modifiers[0], machine.shared.products
     if step == "mma_async":
         return multiply(machine, instruction, where)
