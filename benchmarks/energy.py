@@ -1,4 +1,4 @@
-"""Energy of a span of time: an NVIDIA GPU's own counter, or a Jetson's INA sensors; else nothing.
+"""Energy used over a span of time, from an NVIDIA GPU's counter or a Jetson's INA sensors.
 
 NVML's counter and the Jetson's rails measure the whole device, other processes' share included.
 """
@@ -20,7 +20,7 @@ _INPUT_RAILS = ("VDD_IN", "VIN_SYS_5V0", "VIN", "POM_5V_IN")
 
 
 class EnergyMeter:
-    """Measures joules between `start` and `stop`."""
+    """A meter of the joules used between `start` and `stop`."""
 
     def __init__(self, hwmon: Path = HWMON) -> None:
         self._rail = find_rail(hwmon)
@@ -34,7 +34,7 @@ class EnergyMeter:
             self._sampler = _Sampler(self._rail)
 
     def stop(self) -> float | None:
-        """End the span; return its joules, None where nothing measures them."""
+        """End the span; return its joules, or None if nothing measures them."""
         if self._begun is not None:
             now = nvml.total_joules()
             return None if now is None else now - self._begun
@@ -60,13 +60,13 @@ def find_rail(hwmon: Path = HWMON) -> tuple[Path, Path] | None:
 
 
 def read_watts(rail: tuple[Path, Path]) -> float:
-    """Return a rail's power now."""
+    """Return a rail's present power in watts."""
     millivolts, milliamperes = (float(file.read_text()) for file in rail)
     return millivolts * milliamperes / 1e6
 
 
 class _Sampler:
-    """Integrates a rail's power in a thread, by the trapezoidal rule."""
+    """A thread that integrates a rail's power by the trapezoidal rule."""
 
     def __init__(self, rail: tuple[Path, Path]) -> None:
         self._rail = rail
@@ -76,7 +76,7 @@ class _Sampler:
         self._thread.start()
 
     def stop(self) -> float | None:
-        """Take the last sample; return the joules, None where the rail could not be read."""
+        """Take the last sample; return the joules, or None if the rail could not be read."""
         self._finished.set()
         self._thread.join()
         try:

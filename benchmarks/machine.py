@@ -1,4 +1,4 @@
-"""Describe the machine and the sources without naming a user, a host or a path."""
+"""A description of the machine and the sources that names no user, host or path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMEOUT = 20
 
 
 def describe_machine(root: Path = Path("/")) -> Machine:
-    """Return what the system tells of itself; `root` is another file system's in tests."""
+    """Return what the system reports about itself; tests pass another `root`."""
     gpus = nvml.gpus()
     frequency = root / "sys/devices/system/cpu/cpu0/cpufreq"
     limit = _read(frequency / "scaling_max_freq")
@@ -36,18 +36,18 @@ def describe_machine(root: Path = Path("/")) -> Machine:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of what is installed beside it."""
+    """Return the versions of Python, of this package and of the installed libraries."""
     ours = {"python": platform.python_version(), "uino-deploy": __version__}
     return ours | library_versions()
 
 
 def commit(folder: Path | None = None) -> str | None:
-    """Return the commit that the sources are at, "+" behind it where they were changed."""
+    """Return the commit of the sources, followed by "+" if they were changed."""
     where = folder or Path(__file__).resolve().parent
     head = _run(["git", "rev-parse", "--short=12", "HEAD"], where)
     if head is None:
         return None
-    # A wheel inside somebody's checkout is not that checkout's.
+    # A wheel installed inside some checkout does not come from that checkout.
     if _run(["git", "ls-files", "--error-unmatch", Path(__file__).name], where) is None:
         return None
     changed = _run(["git", "status", "--porcelain", "--untracked-files=no"], where)
@@ -55,7 +55,7 @@ def commit(folder: Path | None = None) -> str | None:
 
 
 def _processor(cpuinfo: Path) -> str:
-    """Return the processor's own name; Arm's kernels give only numbers."""
+    """Return the processor's name; kernels on Arm give only numbers."""
     lines = (_read(cpuinfo) or "").splitlines()
     fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
     parts = ("model name", "Model", "CPU implementer", "CPU part")
@@ -80,7 +80,7 @@ def _memory(meminfo: Path) -> int | None:
 
 
 def _power_mode() -> str | None:
-    """Return what a Jetson's nvpmodel says, such as "MAXN"."""
+    """Return a Jetson's power mode as nvpmodel reports it, such as "MAXN"."""
     if shutil.which("nvpmodel") is None:
         return None
     said = _run(["nvpmodel", "-q"], Path("/"))
@@ -98,7 +98,7 @@ def _read(path: Path) -> str | None:
 
 
 def _run(command: list[str], folder: Path) -> str | None:
-    """Return a command's output; None where it fails or is not there."""
+    """Return a command's output; None if it fails or does not exist."""
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=True

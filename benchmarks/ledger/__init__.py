@@ -1,1 +1,1 @@
-"""The ledger: what each compiled kernel holds, computes and moves, beside what it must."""
+"""The ledger: what each compiled kernel holds, computes and moves, beside the minimum."""

@@ -1,4 +1,4 @@
-"""The GPUs that floors are computed for: bandwidth, tensor-core rate and limits, with sources."""
+"""The GPUs for which floors are computed: bandwidth, tensor-core rate and limits, with sources."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Board:
     """One board's bandwidth and dense peak rates.
 
     Attributes:
-        bandwidth: of its memory, GB/s.
-        half_tflops: tensor cores, float16 inputs and float32 sums, without sparsity.
-        float32_tflops: the ordinary units, two operations for each multiply-add.
-        source: the maker's document that states the figures, and how a stated one is converted.
-        checked: a page that repeats the maker's figures, where they were last read.
+        bandwidth: the memory's bandwidth, GB/s.
+        half_tflops: the rate of tensor cores on float16 inputs with float32 sums, without sparsity.
+        float32_tflops: the rate of the ordinary units, with two operations per multiply-add.
+        source: the maker's document with the figures, and how a figure is converted.
+        checked: a page that repeats the maker's figures, where they were last checked.
     """
 
     name: str
@@ -81,7 +81,7 @@ BOARDS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one multiprocessor holds: registers, shared memory in bytes, warps, blocks."""
+    """The limits of one multiprocessor: registers, shared memory in bytes, warps, blocks."""
 
     shared: int
     warps: int
@@ -109,8 +109,8 @@ LIMITS = {
 def occupancy(arch: str, registers: int, shared: int, warps: int) -> float:
     """Return the share of a multiprocessor's warps that can be resident, 0 to 1.
 
-    Registers are given out in units of 256 to each warp; from sm_80 on the driver keeps 1 KB of
-    shared memory of each block.
+    Registers are allocated per warp in units of 256; from sm_80 on the driver reserves 1 KB of
+    shared memory per block.
     """
     limits = LIMITS[arch]
     per_warp = -(-registers * 32 // 256) * 256
@@ -128,10 +128,10 @@ def floor_us(board: Board, moved_bytes: int, flops: int, tflops: float) -> float
     """Return the roofline's lower bound in microseconds: a floor, never a prediction.
 
     Args:
-        board: whose memory moves the bytes.
-        moved_bytes: what no cache can spare the memory.
-        flops: operations.
-        tflops: the peak of the unit that does them, see `peak_tflops`.
+        board: the board whose memory moves the bytes.
+        moved_bytes: the traffic that no cache can avoid.
+        flops: the number of operations.
+        tflops: the peak rate of the unit that executes them, see `peak_tflops`.
     """
     return max(moved_bytes / board.bandwidth / 1e3, flops / tflops / 1e6)
 
@@ -139,8 +139,7 @@ def floor_us(board: Board, moved_bytes: int, flops: int, tflops: float) -> float
 def peak_tflops(board: Board, dtype: str, tensor_cores: bool) -> float:
     """Return the peak rate of a kernel's arithmetic on a board.
 
-    float32 on tensor cores is three TF32 products for each of its own, at half the rate of
-    float16's.
+    A float32 product on tensor cores takes three TF32 products, each at half the rate of float16.
     """
     if not tensor_cores:
         return board.float32_tflops

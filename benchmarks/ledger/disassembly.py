@@ -1,4 +1,4 @@
-"""Reads a cubin's machine code: how often the instructions that matter stand in it."""
+"""Instruction counts from a cubin's machine code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def instruction_mix(cubin: bytes) -> dict[str, int]:
     """Return the number of instructions of each class in the code, and of all, as `total`.
 
     Raises:
-        BuildError: the disassembler does not take the cubin.
+        BuildError: the disassembler refuses the cubin.
     """
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
     with tempfile.TemporaryDirectory() as folder:

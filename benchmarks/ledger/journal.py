@@ -1,4 +1,4 @@
-"""Keeps what was executed in a file, so that a long ledger that was cut off goes on from there."""
+"""The journal of executed programs, from which an interrupted ledger continues."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _TARGET_LINES = re.compile(r"^\.(version|target)\b.*$", re.MULTILINE)
 
 
 class Journal:
-    """Results by key, one JSON line each; in memory alone where there is no file.
+    """Results by key, one JSON line each; kept only in memory without a file.
 
-    Delete the file after a change of the executor: the keys know only what was executed.
+    Delete the file after a change of the executor: the keys describe only what was executed.
     """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._known: dict[str, Any] = {}
         if file is not None and file.exists():
-            # A line without an end was being written when its process was killed.
+            # An unfinished line was being written when its process was killed.
             for line in file.read_text().split("\n")[:-1]:
                 entry = json.loads(line)
                 self._known[entry["key"]] = entry["value"]
@@ -31,7 +31,7 @@ class Journal:
         return self._known.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a result; it is in the file when this returns."""
+        """Store a result; it is in the file when this returns."""
         self._known[key] = value
         if self._file is not None:
             with self._file.open("a") as lines:
@@ -39,5 +39,5 @@ class Journal:
 
 
 def program_key(ptx: str) -> str:
-    """Name a program by its text: what differs in nothing but the named target runs the same."""
+    """Name a program by its text; programs that differ only in the named target run the same."""
     return hashlib.sha256(_TARGET_LINES.sub("", ptx).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Counts what mamba-ssm's CUDA kernel asks for, by compiling it from its sdist and executing it.
+"""The memory traffic of mamba-ssm's CUDA kernel, counted by compiling its sdist and executing it.
 
-Needs nvcc and torch's headers; nothing of mamba-ssm is kept but the counts:
+This needs nvcc and torch's headers, and keeps nothing of mamba-ssm but the counts:
 
     pip download --no-deps --no-binary :all: mamba-ssm==2.3.2.post1
     python -m uino_deploy.benchmarks.ledger.mamba mamba_ssm-2.3.2.post1.tar.gz > mamba_ssm.json
@@ -42,7 +42,7 @@ _FLAGS = [
     *(f"-U__CUDA_NO_{kind}_CONVERSIONS__" for kind in ("HALF", "BFLOAT16", "BFLOAT162")),
 ]
 _CPP = {"float32": "float", "float16": "at::Half", "bfloat16": "at::BFloat16"}
-# One entry, and the shared memory that its launcher asks for, where the PTX shows it.
+# One entry, and a constant that shows in the PTX the shared memory its launcher requests.
 _SOURCE = """
 #include "selective_scan_fwd_kernel.cuh"
 using Traits = Selective_Scan_fwd_kernel_traits<{threads}, {items}, 1, {even}, true, true, false,
@@ -50,13 +50,13 @@ using Traits = Selective_Scan_fwd_kernel_traits<{threads}, {items}, 1, {even}, t
 template __global__ void selective_scan_fwd_kernel<Traits>(SSMParamsBase);
 __device__ __constant__ int shared_bytes = Traits::kSmemSize + MAX_DSTATE * sizeof(Traits::scan_t);
 """
-# CPU builds of torch leave out a header that this one would include; the kernel needs neither.
+# CPU builds of torch lack a header that this one would include; the kernel needs neither.
 _EXCEPTION_HEADER = "#define C10_CUDA_CHECK(x) (x)\n#define C10_CUDA_KERNEL_LAUNCH_CHECK()\n"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One instantiation: threads of a block, steps that a thread takes at a time."""
+    """One instantiation: the threads of a block, and the steps that a thread takes at a time."""
 
     threads: int
     items: int
@@ -65,7 +65,7 @@ class Kernel:
 
     @classmethod
     def for_length(cls, length: int, dtype: str) -> Kernel:
-        """Return what mamba-ssm's launcher takes for a length (`selective_scan_fwd_cuda`)."""
+        """Return the instantiation that mamba-ssm's launcher picks (`selective_scan_fwd_cuda`)."""
         rule = ((128, 32, 4), (256, 32, 8), (512, 32, 16), (1024, 64, 16))
         threads, items = next(((t, i) for most, t, i in rule if length <= most), (128, 16))
         return cls(threads, items, length % (threads * items) == 0, dtype)
@@ -73,7 +73,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel's PTX, its dynamic shared memory and what ptxas says of it."""
+    """A kernel's PTX, its dynamic shared memory and its resources by ptxas."""
 
     program: ptx.Program
     shared_bytes: int
@@ -116,18 +116,18 @@ def _run(command: list[str]) -> str:
 def _find(pattern: str, text: str) -> str:
     found = re.search(pattern, text)
     if found is None:
-        raise CheckFailed(f"nothing in the compiler's output is like {pattern}")
+        raise CheckFailed(f"nothing in the compiler's output matches {pattern}")
     return found[1]
 
 
 def execute(compiled: Compiled, kernel: Kernel, shape: ScanShape) -> dict[str, Any]:
     """Run the kernel on one plane of four directions; return its counts.
 
-    The plane is the 1-D scan that mamba-ssm would be given for it: the directions stacked as
+    The plane becomes the 1-D scan that mamba-ssm would compute for it: the directions stacked as
     groups, x permuted for each, delta at full width.
 
     Raises:
-        CheckFailed: its output is not the reference's.
+        CheckFailed: its output differs from the reference's.
     """
     batch, dim, length, states = 1, DIRECTIONS * shape.channels, shape.length, shape.states
     chunks = -(-length // 2048)
@@ -165,7 +165,7 @@ def execute(compiled: Compiled, kernel: Kernel, shape: ScanShape) -> dict[str, A
     expected = naive.selective_scan_fn(
         *arrays, a.double(), *groups, skip.double(), None, bias.double(), True
     )
-    assert isinstance(expected, torch.Tensor)  # the last state was not asked for
+    assert isinstance(expected, torch.Tensor)  # the last state is not requested
     got = torch.from_numpy(out.array)
     got = (got.view(torch.bfloat16) if kernel.dtype == "bfloat16" else got).double()
     error = ((got - expected).norm() / expected.norm()).item()
@@ -187,7 +187,7 @@ def _bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
 
 
 def shapes() -> list[ScanShape]:
-    """Return the presets' scans, one sequence of each, and one of 32 channels in all groups."""
+    """Return the presets' scans, one sequence of each, and one with 32 channels in all groups."""
     found = {(1369, 8, 4): ScanShape(1, 37, 37, 8, 4, 2)}
     for config in PRESETS.values():
         for s in scan_shapes(config):

@@ -1,4 +1,4 @@
-"""The ledger's tables in `kernels/README.md`, between their two marks."""
+"""The ledger's tables in its README, between their two marks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def tables(records: list[Record]) -> str:
         "Registers a thread and, in brackets, theoretical occupancy in per cent:\n\n"
         + _resources(records),
         f"Floors in microseconds, `{_PRESET}` in float16, from the boards' data sheets "
-        "(`boards.py`); no kernel can be faster, none is predicted to be as fast:\n\n"
+        "(`boards.py`); no kernel can be faster, and none is expected to be as fast:\n\n"
         + _floors([r for r in records if _PRESET in r["presets"] and r["dtype"] == "float16"]),
-        "What was compiled, and executed against the reference (worst relative L2 error of any "
-        "kernel; - where the executor does not know the code):\n\n" + _executed(records),
+        "Kernels compiled, and executed against the reference (worst relative L2 error of any "
+        "kernel; - if the executor does not know its instructions):\n\n" + _executed(records),
     ]
     return "\n" + "\n".join(parts) + "\n"
 

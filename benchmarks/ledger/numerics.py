@@ -1,4 +1,4 @@
-"""Executes a compiled kernel on a small ragged shape and compares it with the float64 reference."""
+"""The error of a compiled kernel, executed on a small ragged shape, against float64."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from uino_deploy.tolerances import OPERATOR
 
 
 def small_shape(variant: Variant) -> Shape:
-    """Return a shape of several tiles, all ragged, that this variant serves.
+    """Return a shape with several tiles, all ragged, for a variant.
 
-    The correlation's two query tiles and several window tiles have a rest in every dimension; the
+    The correlation's two query tiles and several window tiles are partial in every dimension; the
     scan has two chunks or two groups.
     """
     n = variant.constants
@@ -33,8 +33,8 @@ def relative_error(kernel: Executable, shape: Shape, capability: int) -> float:
 
     Raises:
         PtxFault: the program does something undefined.
-        UnsupportedPtx: the executor does not know its code.
-        CheckFailed: it left a part of its output unwritten.
+        UnsupportedPtx: the executor does not support its code.
+        CheckFailed: it leaves a part of its output unwritten.
     """
     variant = kernel.variant
     tensors = operands(shape, variant.dtype)
@@ -55,7 +55,7 @@ def relative_error(kernel: Executable, shape: Shape, capability: int) -> float:
 
 
 def tolerance(variant: Variant) -> float:
-    """Return the largest relative L2 error of a right kernel."""
+    """Return the largest relative L2 error of a correct kernel."""
     return OPERATOR[variant.dtype].relative_l2
 
 
@@ -70,12 +70,12 @@ def operands(shape: Shape, dtype: str) -> list[torch.Tensor]:
 
 
 def bits(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """Return a tensor's memory as numpy has it: bfloat16 as uint16."""
+    """Return a tensor's memory as a numpy array, bfloat16 as uint16."""
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def reference(tensors: list[torch.Tensor], shape: Shape) -> torch.Tensor:
-    """Return the operator's definition on the same, already rounded, inputs in float64."""
+    """Return the specification's result in float64 on the same, already rounded inputs."""
     exact = [t.double() for t in tensors]
     if isinstance(shape, ScanShape):
         return selective_scan.selective_scan2d(*exact)

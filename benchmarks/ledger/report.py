@@ -1,4 +1,4 @@
-"""Assembles the ledger's records: one for each kernel, architecture, type and shape of a preset."""
+"""The ledger's records: one for each kernel, architecture, type and shape of a preset."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from uino_deploy.kernels.compiler.variants import (
     scan_variant,
 )
 
-# Whose count stands in where an architecture's own code is beyond the executor.
+# The architecture whose count stands in if the executor does not support the code.
 STAND_IN = "sm_80"
 
 
 class Bench:
-    """Compiles each target once, and executes each program and shape once."""
+    """A source of results that compiles each target, and executes each program and shape, once."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Bench:
         """Return a compiled variant.
 
         Raises:
-            InputError: the kernels that were given have it not, or otherwise tiled.
+            InputError: the given kernels lack it, or have another tiling.
         """
         if arch not in self._kernels:
             goal = target(arch, self._cuda or oldest_cuda(arch))
@@ -73,7 +73,7 @@ class Bench:
         return found
 
     def count(self, arch: str, variant: Variant, shape: Shape) -> traffic.Traffic | None:
-        """Return a launch's traffic; None where the executor does not know the code."""
+        """Return a launch's traffic; None if the executor does not support the code."""
         compiled = self.kernel(arch, variant)
         sampled = traffic.sampled(shape)
 
@@ -86,7 +86,7 @@ class Bench:
         return traffic.scaled([traffic.Traffic(**part) for part in found], shape)
 
     def error(self, arch: str, variant: Variant) -> float | None:
-        """Return the error of a launch on a small shape; None where the code is not known."""
+        """Return the error of a launch on a small shape; None if the code is not supported."""
         compiled, shape = self.kernel(arch, variant), numerics.small_shape(variant)
 
         def run(kernel: traffic.Executable) -> float:
@@ -105,7 +105,7 @@ class Bench:
         return found
 
     def unfused(self, variant: Variant, shape: Shape) -> dict[str, int]:
-        """Return what PyTorch's operators move: with the product at its tile, and each array once.
+        """Return the bytes that PyTorch's operators move: with a tiled product, or each array once.
 
         A scan has no product, so the two are one number.
         """
@@ -125,7 +125,7 @@ class Bench:
         shape: Shape,
         run: Callable[[traffic.Executable], Any],
     ) -> Any:
-        """Return what the journal knows, or run and note it; False stands for unknown code."""
+        """Return the journal's result, or run and record it; False stands for unsupported code."""
         key = f"{what} {program_key(compiled.ptx)} {shape}"
         found = self._journal.get(key)
         if found is None:
@@ -139,10 +139,10 @@ class Bench:
 
 
 def executable(compiled: Compiled, variant: Variant) -> traffic.Executable:
-    """Return a compiled kernel as the executor takes it.
+    """Return a compiled kernel in the executor's form.
 
     Raises:
-        UnsupportedPtx: its code is not known.
+        UnsupportedPtx: its code is not supported.
     """
     program = ptx.parse(compiled.ptx)
     return traffic.Executable(variant, program, variant.warps * 32, compiled.record["shared_bytes"])
@@ -182,7 +182,7 @@ def variant_for(shape: Shape, dtype: str, capability: int) -> Variant:
 
 
 def record(bench: Bench, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
-    """Return one kernel's line in the ledger for one shape."""
+    """Return one kernel's record for one shape."""
     capability = capability_of(arch)
     variant = variant_for(shape, dtype, capability)
     compiled = bench.kernel(arch, variant)
@@ -230,7 +230,7 @@ def record(bench: Bench, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
 def _counted(
     bench: Bench, arch: str, variant: Variant, shape: Shape
 ) -> tuple[traffic.Traffic | None, str | None]:
-    """Return the traffic and whose code it was counted on."""
+    """Return the traffic, and the architecture whose code it was counted on."""
     own = bench.count(arch, variant, shape)
     if own is not None:
         return own, arch
@@ -241,9 +241,9 @@ def _counted(
 
 
 def _traffic_key(variant: Variant) -> dict[str, Any]:
-    """Return the constants that decide what is asked of memory.
+    """Return the constants that determine the memory traffic.
 
-    The correlation's depth is not among them: every channel of a tile's tokens is asked for once.
+    The correlation's depth is not among them: each channel of a tile's tokens is requested once.
     """
     depth = ("BLOCK_D", "SERIAL") if variant.op == "correlation4d" else ()
     return {name: value for name, value in variant.constants.items() if name not in depth}
@@ -255,7 +255,7 @@ def _parallelism(variant: Variant, shape: Shape, capability: int) -> dict[str, A
     if isinstance(shape, ScanShape):
         tiling = scan_tiling(shape)
         rounds = -(-shape.length // tiling.chunk())
-        # Inside a round each thread takes its own steps one after the other.
+        # Within a round each thread takes its steps one after the other.
         steps = rounds * tiling.steps
     else:
         rounds = steps = -(-shape.channels // variant.constants["BLOCK_D"])
@@ -274,7 +274,7 @@ def _mamba_counts() -> dict[tuple[int, int, int, str], dict[str, int]]:
 
 
 def mamba_ssm(shape: ScanShape, dtype: str) -> dict[str, int | None]:
-    """Return what mamba-ssm's kernel moves for a scan, as counted once (see `mamba.py`)."""
+    """Return the traffic of mamba-ssm's kernel for a scan, counted once (see `mamba.py`)."""
     found = _mamba_counts().get((shape.length, shape.channels, shape.states, dtype))
     keys = ("requested_bytes", "written_bytes", "load_sectors", "store_sectors")
     return {

@@ -1,4 +1,4 @@
-"""How the ledger's records are named and printed, in every form."""
+"""The names and printed forms of the ledger's records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def kernel_name(r: Record) -> str:
 
 
 def megabytes(count: float) -> str:
-    """Return bytes as megabytes, with three digits where they are few."""
+    """Return bytes as megabytes, with three digits if they are few."""
     return f"{count / 1e6:.1f}" if count >= 1e6 else f"{count / 1e6:.3g}"
 
 
@@ -59,5 +59,5 @@ def shape_text(shape: dict[str, int]) -> str:
 
 
 def unique(values: Iterable[T]) -> list[T]:
-    """Return the values without repeats, in the order of their first."""
+    """Return the values without repeats, in order of first appearance."""
     return list(dict.fromkeys(values))

@@ -1,4 +1,4 @@
-"""The ledger as a file: JSON with one record a line, so that a change of one shows as one."""
+"""The ledger as a file: JSON with one record a line, so that one change shows as one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from uino_deploy.errors import InputError
 
-# The whole matrix as last counted; its README says how.
+# The whole matrix as last counted; the README says how.
 LEDGER = Path(__file__).with_name("ledger.json")
 
 
@@ -23,13 +23,13 @@ def load(file: Path) -> list[dict[str, Any]]:
     """Return the records of a file.
 
     Raises:
-        InputError: no such file, or not a ledger.
+        InputError: the file does not exist, or is not a ledger.
     """
     try:
         records: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["kernels"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file} is no ledger: {error}", "write one with kernels report --save"
+            f"{file} is not a ledger: {error}", "write one with kernels report --save"
         ) from error
     return records
 

@@ -1,4 +1,4 @@
-"""Counts the global memory that a kernel asks for by executing its PTX on representative blocks."""
+"""Global memory traffic of a kernel, counted by executing its PTX on representative blocks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from uino_deploy.kernels.compiler.variants import (
 
 Shape = CorrelationShape | ScanShape
 
-# bfloat16 has no numpy type: its bits travel as uint16.
+# numpy has no bfloat16: its bits are passed as uint16.
 NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a whole launch asks of global memory; scaled from whole blocks that were executed."""
+    """A launch's global memory traffic, scaled from whole executed blocks."""
 
     requested_bytes: float
     written_bytes: float
@@ -49,7 +49,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Executable:
-    """A compiled kernel as the executor takes it, with its variant."""
+    """A compiled kernel in the executor's form, with its variant."""
 
     variant: Variant
     program: ptx.Program
@@ -76,13 +76,13 @@ def array_shapes(shape: Shape) -> list[tuple[int, ...]]:
 
 
 def compulsory_bytes(variant: Variant, shape: Shape) -> int:
-    """Return the least that can be asked for: each array once, the scan's x for each direction."""
+    """Return the compulsory bytes: each array once, the scan's x once for each direction."""
     sizes = _array_bytes(variant, shape)
     return sum(sizes.values()) + 3 * sizes.get("x_ptr", 0)
 
 
 def distinct_bytes(variant: Variant, shape: Shape) -> int:
-    """Return the bytes of all arrays together, which no cache can spare the memory."""
+    """Return the bytes of all arrays, the traffic that no cache can avoid."""
     return sum(_array_bytes(variant, shape).values())
 
 
@@ -95,7 +95,7 @@ def _array_bytes(variant: Variant, shape: Shape) -> dict[str, int]:
 
 
 def flops(shape: Shape) -> int:
-    """Return multiplications and additions: of the dot products, or of the recurrence.
+    """Return the multiplications and additions of the dot products, or of the recurrence.
 
     A scan's step costs each state 6 (decay's exponent, two products, two sums, output) and each
     channel 2 R + 12 (the low-rank step, softplus, skip); an exponential counts one.
@@ -114,14 +114,14 @@ def run_blocks(
     grid: tuple[int, int, int],
     blocks: list[int],
 ) -> Traffic:
-    """Execute the blocks with these linear indices and return what they asked for."""
+    """Execute the blocks with these linear indices and return their traffic."""
     arrays: list[NDArray[np.generic]] = []
     generator = np.random.default_rng(0)
     pointers = [p for p in kernel.variant.parameters if p.pointer]
     dims = array_shapes(shape)
     for parameter, size in zip(pointers[:-1], dims[:-1], strict=True):
         kind = NUMPY[parameter.type]
-        # Small bit patterns are tame numbers of either 16-bit type.
+        # Small bit patterns are harmless numbers in either 16-bit type.
         values = generator.integers(0x3800, 0x3C00, size).astype(np.uint16)
         arrays.append(
             values.view(kind) if kind != np.float32 else values.astype(np.float32) / 2**14
@@ -150,17 +150,17 @@ def count(kernel: Executable, shape: Shape, capability: int) -> Traffic:
 
 
 def sampled(shape: Shape) -> Shape:
-    """Return the shape whose samples serve this one too: of a correlation, any depth."""
+    """Return the shape whose samples serve this one too; a correlation's may have any depth."""
     if isinstance(shape, ScanShape):
         return shape
     return replace(shape, batch=1, shots=1, layers=1, channels=_LONG)
 
 
 def samples(kernel: Executable, shape: Shape, capability: int) -> list[Traffic]:
-    """Execute whole blocks of a launch: what `scaled` makes the launch's traffic of.
+    """Execute whole blocks of a launch, from which `scaled` computes the launch's traffic.
 
-    Of a scan two directions of each kind of group (reversed directions visit the same cells); of
-    a correlation one layer's first row and column of tiles, at two depths.
+    A scan needs two directions of each kind of group (reversed directions visit the same cells); a
+    correlation needs one layer's first row and column of tiles, at two depths.
     """
     if isinstance(shape, CorrelationShape):
         return [_one_layer(kernel, shape, depth, capability) for depth in (_SHORT, _LONG)]
@@ -176,7 +176,7 @@ def samples(kernel: Executable, shape: Shape, capability: int) -> list[Traffic]:
 def scaled(samples: list[Traffic], shape: Shape) -> Traffic:
     """Return a launch's traffic from its samples.
 
-    The correlation's loop over channels adds the same traffic in every round.
+    The correlation's loop over channels adds the same traffic in each iteration.
     """
     if isinstance(shape, CorrelationShape):
         short, long = samples
@@ -190,7 +190,7 @@ def scaled(samples: list[Traffic], shape: Shape) -> Traffic:
 
 
 def _groups(shape: ScanShape) -> list[tuple[int, int]]:
-    """Return (sequences in a block, how many such blocks): whole groups, then the rest."""
+    """Return (sequences in a block, number of such blocks): whole groups, then the rest."""
     tiling = scan_tiling(shape)
     per_group = 1 if tiling.parallel else tiling.rows
     whole, rest = divmod(shape.sequences, per_group)
@@ -219,7 +219,7 @@ def _one_layer(
     group = min(constants["GROUP_Q"], q_tiles)
 
     def block(q: int, w: int) -> int:
-        """Undo the kernel's order of tiles."""
+        """Invert the kernel's order of tiles."""
         start = q // group * group
         return start * w_tiles + w * min(group, q_tiles - start) + q % group
 

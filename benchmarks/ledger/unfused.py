@@ -1,4 +1,4 @@
-"""Counts what the same mathematics moves as a chain of PyTorch operators."""
+"""The memory traffic of the same mathematics as a chain of PyTorch operators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VIEWS = {
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's has no types
-    """Adds up the bytes that go into and come out of every operator that touches memory."""
+    """A mode that sums the bytes into and out of every operator that touches memory."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's has no types
@@ -37,7 +37,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ha
 
 
 def _held(tensor: torch.Tensor) -> int:
-    """Return the bytes a tensor covers; broadcast dimensions hold one element."""
+    """Return the bytes that a tensor covers; a broadcast dimension counts as one element."""
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     return math.prod(n for n, stride in sizes if stride) * tensor.element_size()
 

@@ -155,7 +155,7 @@ def test_a_saved_ledger_reads_back(tmp_path):
     assert select(found, ["vitb14"], ["sm_80"], []) == found[1:]
     assert select(found, ["tiny"], [], []) == []
     file.write_text("[1]")
-    with pytest.raises(InputError, match="is no ledger"):
+    with pytest.raises(InputError, match="is not a ledger"):
         load(file)
 
 
@@ -249,9 +249,9 @@ def test_the_command_prints_a_saved_ledger(monkeypatch, capsys, tmp_path):
     assert load(saved) == records
     assert page_file.read_text().count("<svg") == 2
     assert run(monkeypatch, *chosen, "--save", saved) == 2
-    assert "replace it by --force" in capsys.readouterr().err
+    assert "replace it with --force" in capsys.readouterr().err
     assert run(monkeypatch, "--load", tmp_path / "none") == 2
-    assert "is no ledger" in capsys.readouterr().err
+    assert "is not a ledger" in capsys.readouterr().err
     assert run(monkeypatch, "--dtype", "float8") == 2
 
 
