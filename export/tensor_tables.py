@@ -1,4 +1,4 @@
-"""`docs/tensors.md`: every piece's tensors, for who loads the engines from C++ or by trtexec.
+"""`docs/tensors.md`: every piece's tensors, for loading engines from C++ or with trtexec.
 
     python -m uino_deploy.export.tensor_tables > docs/tensors.md
 
@@ -18,27 +18,29 @@ from uino_deploy.export.precision import parse_precision
 _HEAD = """\
 # The tensors of every piece
 
-Written by `python -m uino_deploy.export.tensor_tables`; a test holds it to the code. A bundle's
-`manifest.json` says the same of the bundle at hand under `pieces`, types included.
+This page lists the inputs and outputs of every piece, for loading them from C++ or with trtexec.
+`python -m uino_deploy.export.tensor_tables` writes it, and a test keeps it current. A bundle's
+`manifest.json` lists the same tensors for that bundle, with their types, under `pieces`.
 
-- All tensors are dense and row-major, and an engine's input and output names are these names.
+- All tensors are dense and row-major. An engine's inputs and outputs have these names.
 - `batch` (queries at a time) and `shots` (images of a class) are dynamic in the ONNX files. An
-  engine is built for 1 of each unless `uino-deploy build --shapes` asks for a range.
-- `image` is RGB, squashed to the square, divided by 255 and normalised by ImageNet's mean and
-  deviation; `mask` is the share of each patch that is the object, row by row, 0 to 1.
-- `logits` are not squashed: above 0 is the object. `iou` is the decoder's estimate of its quality.
-- `image`, `mask`, `logits` and `iou` are float32 always. An edge between pieces is float16 where
-  the piece that produces it was exported in fp16, and float32 otherwise (fp32 and bf16).
+  engine is built for 1 of each unless `uino-deploy build --shapes` sets a range.
+- `image` is RGB, squashed to a square, divided by 255 and normalised with ImageNet's mean and
+  standard deviation. `mask` is the share of each patch that the object covers, row by row, 0 to 1.
+- `logits` come before the sigmoid: values above 0 are the object. `iou` is the IoU that the decoder
+  predicts for its mask; it may leave the range 0 to 1.
+- `image`, `mask`, `logits` and `iou` are always float32. An edge between pieces is float16 if the
+  piece that produces it was exported in fp16, and float32 otherwise (fp32, bf16 and int8).
 
-A class is enrolled by `encoder` (its images, as a batch) and `support`. A query then takes `query`
-alone, or `encoder`, `adapter`, and for each class `prompt` and `decoder`. What one piece gives the
-next, under another name or with a leading 1:
+To enroll a class, run `encoder` on its images, as a batch, then `support`. For a query, run `query`
+alone, or `encoder` and `adapter` once, then `prompt` and `decoder` for each class. Some tensors
+change their name or gain a leading 1 on the way:
 
 | from | to |
 |---|---|
 | `encoder.early` | `adapter.early` |
 | `encoder.deep` of the class's images, `[shots, ...]` | `support.deep` |
-| the same as `[1, shots, ...]` | `prompt.support_deep`, `query.support_deep` |
+| the same, as `[1, shots, ...]` | `prompt.support_deep`, `query.support_deep` |
 | `encoder.deep` of the query | `prompt.query_deep` |
 | `support.weight` as `[1, shots, tokens]` | `prompt.weight`, `query.weight` |
 | `support.prototypes` | `prompt.prototypes`, `query.prototypes` |
@@ -48,11 +50,11 @@ next, under another name or with a leading 1:
 """
 
 _VARIANT_NOTE = """
-## What the variants leave out
+## What the other variants lack
 
-The tables above are of the variant `full`; `cp4d` has the same tensors.
+The tables above describe the variant `full`; `cp4d` has the same tensors.
 
-| variant | tensors that are not there |
+| variant | missing tensors |
 |---|---|
 """
 

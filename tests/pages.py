@@ -31,9 +31,10 @@ def console_commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def shell_lines(text: str) -> list[list[str]]:
-    """Return the words of every command in a page's `sh` blocks."""
+    """Return the words of every command in a page's `sh` blocks, without a redirected output."""
     joined = "\n".join(blocks(text, "sh")).replace("\\\n", " ")
-    return [words for line in joined.splitlines() if (words := shlex.split(line, comments=True))]
+    lines = [shlex.split(line.partition(" > ")[0], comments=True) for line in joined.splitlines()]
+    return [words for words in lines if words]
 
 
 def check_command(words: list[str]) -> None:
@@ -48,18 +49,24 @@ def check_command(words: list[str]) -> None:
 
 
 def check_links(page: Path) -> None:
-    """Assert that the page's links to files and to its own headings lead somewhere."""
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
-        if not re.match(r"https?://", target):
-            assert (page.parent / target).exists(), target
-    headings = {
+    """Assert that the page's links to files and headings lead somewhere."""
+    for name, anchor in re.findall(
+        r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")
+    ):
+        if re.match(r"https?://", name):
+            continue
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in _anchors(target), f"{name}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings."""
+    return {
         re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).strip().replace(" ", "-")
-        for line in text.splitlines()
+        for line in page.read_text(encoding="utf-8").splitlines()
         if line.startswith("#")
     }
-    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
-        assert anchor in headings, anchor
 
 
 def environment_with_command(folder: Path) -> dict[str, str]:

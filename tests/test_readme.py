@@ -1,10 +1,15 @@
-"""The README keeps its word: console blocks run as printed, other commands parse, links resolve."""
+"""The pages keep their word: console blocks run as printed, other commands parse, links resolve."""
 
 import re
 import sys
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from tests.pages import (
     ROOT,
@@ -21,6 +26,13 @@ from tests.pages import (
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += [*sorted(ROOT.glob("kernels/**/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "uino_deploy" / "training" / "README.md"]
+PAGES += [ROOT / "tests" / "gpu" / "README.md"]
+# Their console blocks run after the README's, on what its commands left.
+CONTINUED = [ROOT / "docs" / "inspection.md"]
+# Deployment and tutorial have tests of their own.
+PARSED = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
+PARSED += [ROOT / "docs" / name for name in ("ablation.md", "backends.md", "training.md")]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +47,7 @@ def test_console_blocks_run_as_printed(workplace):
     folder, environment = workplace
     commands = console_commands(README)
     assert "uino-deploy demo" in commands[0][0], "the rest uses what the demo leaves"
+    commands += [each for page in CONTINUED for each in console_commands(page.read_text("utf-8"))]
     for command, expected in commands:
         printed = run(["bash", "-c", command], folder, environment)
         got = [without_numbers(line) for line in printed.splitlines()]
@@ -60,10 +73,11 @@ def check_accuracy(folder: Path, printed: list[str]) -> None:
         assert abs(float(number) - report[key]) < 0.5, key
 
 
-def test_other_commands_parse():
+@pytest.mark.parametrize("page", PARSED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_other_commands_parse(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    lines = shell_lines(README)
-    assert any(line[0] == "make" for line in lines)
+    lines = shell_lines(page.read_text("utf-8"))
+    assert any(line[0] == "uino-deploy" for line in lines)
     for line in lines:
         if line[0] == "make":
             assert line[1] in targets
@@ -83,8 +97,8 @@ def test_contributing_names_files_that_exist():
 
 
 def test_the_readme_lists_every_extra_and_no_other():
-    tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     table = README[README.index("| extra |") : README.index("Python 3.10 to 3.13, numpy")]
-    listed = {name for row in table.splitlines()[2:] for name in re.findall(r"`(.+?)`", row)}
-    assert listed - {"none"} >= set(project["optional-dependencies"])
+    rows = [row for row in table.splitlines()[2:] if row.startswith("|")]
+    listed = {name for row in rows for name in re.findall(r"`(.+?)`", row.split("|")[1])}
+    assert listed == set(project["optional-dependencies"])
