@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from uino_deploy.markdown import renew, rewrite, table
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "uino_deploy"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
 # What the base installation can import; it knows nothing of what lies above it.
 LEAVES = {
@@ -48,6 +51,9 @@ ALLOWED = {
 }
 ALLOWED["cli"] = set(ALLOWED)
 ALLOWED["__main__"] = {"cli"}
+
+# Real folders at the top; links in the package lead to them.
+TOP = {"benchmarks", "export", "kernels"}
 
 # May be imported only inside functions there, so that a device without them runs a bundle.
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "torch", "triton"}
@@ -166,3 +172,29 @@ def test_an_upward_import_would_be_found():
     }
     lazy = ast.parse("if TYPE_CHECKING:\n    import torch\ndef f():\n    import onnx\nimport numpy")
     assert [name for node in module_level(lazy) for name in imported(node)] == ["numpy"]
+
+
+def rooms_table() -> str:
+    """Return CONTRIBUTING's table: each room, its docstring's first line, what it may import."""
+    rooms = [name for name in components() if not name.startswith("_")]
+    layers = [name for name in reversed(ALLOWED) if name in rooms and name not in LEAVES]
+    rows = []
+    for name in [*layers, *sorted(LEAVES & set(rooms))]:
+        folder = (PACKAGE / name).is_dir()
+        path = PACKAGE / name / "__init__.py" if folder else PACKAGE / f"{name}.py"
+        what = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").splitlines()[0]
+        room = name if name in TOP else f"uino_deploy/{name}"
+        imports = ", ".join(f"`{each}`" for each in layers if each in ALLOWED[name]) or "leaves"
+        shown = "leaf" if name in LEAVES else "everything" if name == "cli" else imports
+        rows.append([f"`{room}/`" if folder else f"`{room}.py`", what.rstrip("."), shown])
+    return table(["room", "what it holds", "may import"], rows)
+
+
+def test_the_table_of_rooms_is_current():
+    """Write it anew by: python -m tests.test_layers."""
+    page = CONTRIBUTING.read_text("utf-8")
+    assert renew(page, "rooms", rooms_table()) == page
+
+
+if __name__ == "__main__":
+    rewrite(CONTRIBUTING, lambda page: renew(page, "rooms", rooms_table()))
