@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 # One thread for each worker: two workers with two threads each would fight over two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.cpu_times -m "not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean \

@@ -1,5 +1,37 @@
-"""Runs Triton's kernels in its interpreter: the switch must be set before they are decorated."""
+"""Runs Triton's kernels in its interpreter, and makes what is slow to make once for all workers."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+
+# The switch must be set before the kernels are decorated.
 os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable], Path]:
+    """Return a function that makes a file or folder once for all processes of a run.
+
+    `made_once(name, make)` calls `make(path)` unless another worker has done so, and returns where
+    the result lies. Every worker reads it: copy what a test changes.
+    """
+    from uino_deploy.files import locked
+
+    root = tmp_path_factory.getbasetemp()
+    # Each worker of xdist has a folder of its own inside the run's.
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "made-once"
+    root.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        lock, path = root / f"{name}.lock", root / name
+        lock.mkdir(exist_ok=True)
+        with locked(lock):
+            if not path.exists():
+                unfinished = lock / name
+                make(unfinished)
+                unfinished.rename(path)
+        return path
+
+    return once

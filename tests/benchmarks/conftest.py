@@ -124,11 +124,13 @@ def record_of():
 
 
 @pytest.fixture(scope="session")
-def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_path(made_once) -> Path:
+    """The bundled checkpoint's bundle; do not change it."""
     from uino_deploy.export import export_bundle
     from uino_deploy.model.assembly import assemble_from_checkpoint
 
-    made = assemble_from_checkpoint(ASSET)
-    path = tmp_path_factory.mktemp("benchmark") / "tiny.uino"
-    export_bundle(made.model, path, sources=made.sources)
-    return path
+    def make(path: Path) -> None:
+        made = assemble_from_checkpoint(ASSET)
+        export_bundle(made.model, path, sources=made.sources)
+
+    return Path(made_once("benchmark.uino", make))

@@ -1,6 +1,7 @@
 """The demo: its scores, its conditions of passing, its folder, and that it is whole or absent."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -133,9 +134,15 @@ def small_demo(output, checkpoint, force=False):
     return results, lines, progress
 
 
-def test_a_demo_leaves_everything_and_fails_untrained(tmp_path, checkpoint):
-    folder = tmp_path / "build" / "demo"
-    results, lines, progress = small_demo(folder, checkpoint)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, checkpoint):
+    """Return a demo's folder, its results, its lines and its progress."""
+    folder = tmp_path_factory.mktemp("work") / "build" / "demo"
+    return folder, *small_demo(folder, checkpoint)
+
+
+def test_a_demo_leaves_everything_and_fails_untrained(tmp_path, checkpoint, finished):
+    folder, results, lines, progress = finished
     assert progress.steps == 2 * 3 + 2
     assert [line.split(":")[0] for line in lines][:3] == ["load", "export", "verify"]
     assert results.verify["passed"]
@@ -160,10 +167,16 @@ def test_a_demo_leaves_everything_and_fails_untrained(tmp_path, checkpoint):
         small_demo(notes, checkpoint, force=True)
 
 
-def test_an_interrupted_demo_leaves_nothing(tmp_path, checkpoint, monkeypatch):
+def test_an_interrupted_demo_leaves_nothing(tmp_path, checkpoint, finished, monkeypatch):
+    def copied(path, *_arguments):
+        shutil.copytree(finished[0] / "demo.uino", path)
+        return None, {}
+
     def interrupt(*_arguments):
+        assert list(tmp_path.glob("*/demo.uino/manifest.json"))
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(run, "_make_bundle", copied)
     monkeypatch.setattr(run, "segment", interrupt)
     with pytest.raises(KeyboardInterrupt):
         small_demo(tmp_path / "demo", checkpoint)

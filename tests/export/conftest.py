@@ -1,5 +1,7 @@
-"""One model and one exported bundle for all tests of the export."""
+"""One model and its exported bundles for all tests of the export."""
 
+import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from uino_deploy.bundle import Bundle
 from uino_deploy.config import UinoConfig
 from uino_deploy.export import export_bundle
+from uino_deploy.export.precision import parse_precision
 from uino_deploy.model.segmenter import UinoFSS
 
 
@@ -31,14 +34,35 @@ def model() -> UinoFSS:
 
 
 @pytest.fixture(scope="session")
-def bundle(model: UinoFSS, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    path = tmp_path_factory.mktemp("export") / "tiny.uino"
-    return export_bundle(model, path, seed=7, untrained=["encoder"])
+def exported(model, made_once, tmp_path_factory):
+    """The function that exports the model in a precision: once, with a copy for each worker."""
+
+    @cache
+    def export(precision: str) -> Bundle:
+        def make(path: Path) -> None:
+            chosen = parse_precision([precision])
+            export_bundle(model, path, precision=chosen, seed=7, untrained=["encoder"])
+
+        root = made_once(f"export-{precision}.uino", make)
+        folder = tmp_path_factory.mktemp(precision)
+        return Bundle.open(shutil.copytree(root, folder / "tiny.uino"))
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def bundle(exported) -> Bundle:
+    """The model in float32; do not change it."""
+    return exported("fp32")
+
+
+@pytest.fixture(scope="session")
+def half(exported) -> Bundle:
+    """The model in float16; do not change it."""
+    return exported("fp16")
 
 
 @pytest.fixture
 def damaged(bundle: Bundle, tmp_path: Path) -> Path:
     """A copy of the bundle to do harm to."""
-    import shutil
-
     return Path(shutil.copytree(bundle.root, tmp_path / "damaged.uino"))

@@ -7,10 +7,15 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.export.conftest import random_model
 from uino_deploy import cli
+from uino_deploy.bundle import Bundle
 from uino_deploy.cli import cli as group
+from uino_deploy.export import verify_bundle
 from uino_deploy.letters import draw_letter
 from uino_deploy.model import save_checkpoint
+from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from uino_deploy.tolerances import piece_tolerance
 
 
 def main(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -55,19 +60,22 @@ def test_export_refuses_what_it_cannot_do(capsys, tmp_path, monkeypatch, options
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_writes_what_it_says(capsys, tmp_path, checkpoint, model):
+def test_export_writes_what_it_says(capsys, tmp_path):
+    """A compact variant in mixed precision; the README exports a full one."""
+    model, checkpoint = random_model("comp-star"), tmp_path / "model.safetensors"
+    save_checkpoint(model, checkpoint, {})
     target = tmp_path / "half.uino"
-    options = ("--precision", "fp16", "--precision", "encoder=fp32", "--max-shots", "5")
+    options = ("--precision", "fp16", "--precision", "support=fp32", "--max-shots", "5")
     code, out, err = main(
         capsys, "export", "--checkpoint", checkpoint, *options, "-o", target, "--json"
     )
     document = json.loads(out)
     assert code == 0
-    assert "exporting encoder in fp32" in err
+    assert "exporting support in fp32" in err
     assert "untrained" not in err.lower()
     manifest = json.loads((target / "manifest.json").read_text())
     assert document["fingerprint"] == manifest["fingerprint"]
-    assert document["precision"]["encoder"] == manifest["pieces"]["encoder"]["precision"] == "fp32"
+    assert document["precision"]["support"] == manifest["pieces"]["support"]["precision"] == "fp32"
     assert document["precision"]["decoder"] == manifest["pieces"]["decoder"]["precision"] == "fp16"
     assert manifest["provenance"]["sources"][0]["name"] == "model.safetensors"
     assert str(tmp_path) not in (target / "manifest.json").read_text()
@@ -75,6 +83,10 @@ def test_export_writes_what_it_says(capsys, tmp_path, checkpoint, model):
     code, out, err = main(capsys, "verify", target, "--checkpoint", checkpoint, "--quiet")
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "PASSED"
+    report = verify_bundle(Bundle.open(target), OnnxRuntimeBackend(threads=1), model)
+    assert report.passed, report.reason
+    encoder = next(c for c in report.pieces if c.output == "deep")
+    assert piece_tolerance("fp32").relative_l2 < encoder.relative_l2
 
     code, out, err = main(capsys, "export", "--checkpoint", checkpoint, "-o", target)
     assert code == 2

@@ -12,7 +12,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.export.conftest import random_model
 from tests.export.test_verify import rewrite
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import PlanInfo, compute_capability, equivalent_commands, load_plan
@@ -37,12 +36,6 @@ RTX = "tensorrt-rtx"
 @pytest.fixture(scope="module")
 def rtx() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    path = tmp_path_factory.mktemp("half") / "half.uino"
-    return export_bundle(random_model(), path, precision=parse_precision(["fp16"]))
 
 
 def test_shapes_are_parsed():
@@ -88,21 +81,39 @@ def test_compute_capability(arch, text):
     assert compute_capability(arch) == text
 
 
+ALL = ("encoder", "adapter", "support", "prompt", "decoder", "query")
+EVERYTHING = ("support", "query")  # the query is the graphs of the four others
+BUILDS = [
+    ("sm_89", "fp32", ALL),
+    ("sm_89", "fp16", ALL),
+    ("sm_80", "fp16", EVERYTHING),
+    ("sm_86", "fp32", EVERYTHING),
+    ("sm_120", "fp16", EVERYTHING),
+]
+BUILDS += [
+    pytest.param(arch, precision, ALL, marks=pytest.mark.slow)
+    for arch in ("sm_80", "sm_86", "sm_120")
+    for precision in ("fp32", "fp16")
+]
+
+
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_120"])
-def test_every_piece_builds(bundle, half, arch):
-    for made, wanted in ((bundle, "FLOAT"), (half, "HALF")):
-        infos = build_engines(made, RTX, arch, shapes={"batch": (1, 1, 2)}, force=True)
-        assert [info.piece for info in infos] == list(made.manifest.pieces)
-        for info in infos:
-            assert info.matrix_layers[wanted] >= 0.8 * sum(info.matrix_layers.values())
-            assert info.route == ("function" if info.piece in ("prompt", "query") else "none")
-            assert info.engine is None or info.engine.types
-        opened = Bundle.open(made.root)
-        path, info = load_plan(opened, "query", RTX, arch, infos[0].version)
-        assert path.stat().st_size > 100_000
-        assert info == infos[-1]
-        assert not list(made.root.glob(".plans-*"))
+@pytest.mark.parametrize(("arch", "precision", "pieces"), BUILDS)
+def test_every_piece_builds(exported, tmp_path, arch, precision, pieces):
+    made = Bundle.open(shutil.copytree(exported(precision).root, tmp_path / "made.uino"))
+    wanted = {"fp32": "FLOAT", "fp16": "HALF"}[precision]
+    infos = build_engines(made, RTX, arch, pieces=pieces, shapes={"batch": (1, 1, 2)})
+    assert tuple(info.piece for info in infos) == pieces
+    assert tuple(made.manifest.pieces) == ALL
+    for info in infos:
+        assert info.matrix_layers[wanted] >= 0.8 * sum(info.matrix_layers.values())
+        assert info.route == ("function" if info.piece in ("prompt", "query") else "none")
+        assert info.engine is None or info.engine.types
+    opened = Bundle.open(made.root)
+    path, info = load_plan(opened, "query", RTX, arch, infos[0].version)
+    assert path.stat().st_size > 100_000
+    assert info == infos[-1]
+    assert not list(made.root.glob(".plans-*"))
 
 
 @pytest.mark.slow
@@ -119,8 +130,8 @@ def test_vitb14_at_518_px_builds(tmp_path, precision):
 
 
 @pytest.mark.usefixtures("rtx")
-def test_float32_pieces_have_no_half_layers(bundle):
-    infos = build_engines(bundle, RTX, "sm_86", pieces=["adapter", "decoder"], force=True)
+def test_float32_pieces_have_no_half_layers(damaged):
+    infos = build_engines(Bundle.open(damaged), RTX, "sm_86", pieces=["adapter", "decoder"])
     assert [set(info.layers) for info in infos] == [{"FLOAT"}, {"FLOAT"}]
 
 
@@ -135,9 +146,9 @@ def test_a_query_is_of_its_pieces_precisions(bundle):
 
 
 @pytest.mark.usefixtures("rtx")
-def test_the_side_json_says_what_was_built(bundle):
+def test_the_side_json_says_what_was_built(damaged):
     (info,) = build_engines(
-        bundle,
+        Bundle.open(damaged),
         RTX,
         "sm_89",
         pieces=["support"],
@@ -145,11 +156,11 @@ def test_the_side_json_says_what_was_built(bundle):
         workspace=512 << 20,
         force=True,
     )
-    path = bundle.root / "plans/tensorrt-rtx-sm_89/support.json"
+    path = damaged / "plans/tensorrt-rtx-sm_89/support.json"
     assert msgspec.json.decode(path.read_bytes(), type=PlanInfo) == info
     assert (info.compute_capability, info.workspace, info.gpu) == ("8.9", 512 << 20, None)
     assert info.shapes["mask"] == ([1, 64], [2, 64], [5, 64])
-    files = Bundle.open(bundle.root).manifest.files
+    files = Bundle.open(damaged).manifest.files
     assert info.sources == {
         name: files[name].sha256 for name in ("support.onnx", "support.weights")
     }
@@ -181,10 +192,10 @@ def test_rtx_takes_no_timing_cache(bundle, tmp_path):
 
 
 @pytest.mark.usefixtures("rtx")
-def test_plans_are_kept_without_force(bundle):
-    build_engines(bundle, RTX, "sm_89", pieces=["support"], force=True)
+def test_plans_are_kept_without_force(damaged):
+    build_engines(Bundle.open(damaged), RTX, "sm_89", pieces=["support"], force=True)
     with pytest.raises(OutputExists, match="support"):
-        build_engines(Bundle.open(bundle.root), RTX, "sm_89", pieces=["support"])
+        build_engines(Bundle.open(damaged), RTX, "sm_89", pieces=["support"])
 
 
 @pytest.mark.usefixtures("rtx")

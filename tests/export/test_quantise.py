@@ -9,7 +9,7 @@ import pytest
 from uino_deploy.bundle import Bundle
 from uino_deploy.data.calibration import SCENES, calibration_images
 from uino_deploy.errors import BuildError, InputError
-from uino_deploy.export import export_bundle, quantise, verify_bundle
+from uino_deploy.export import export_bundle, exporter, quantise, verify_bundle
 from uino_deploy.export.precision import PIECES, parse_precision
 from uino_deploy.images import preprocess_image
 from uino_deploy.letters import draw_letter
@@ -23,10 +23,23 @@ def calibration():
     return [draw_letter(seed)[0] for seed in range(50, 54)]
 
 
+def reuse(patch, bundle):
+    """Let an export copy the float32 bundle's pieces in place of tracing the same ones again."""
+
+    def copy(piece, folder, _opset):
+        for name in (f"{piece.name}.weights", f"{piece.name}.onnx"):
+            shutil.copy(bundle.root / name, folder)
+        return folder / name
+
+    patch.setattr(exporter, "write_piece", copy)
+
+
 @pytest.fixture(scope="module")
-def int8(model, calibration, tmp_path_factory):
+def int8(model, bundle, calibration, tmp_path_factory):
     path = tmp_path_factory.mktemp("int8") / "int8.uino"
-    return export_bundle(model, path, precision=MIXED, calibration=calibration)
+    with pytest.MonkeyPatch.context() as patch:
+        reuse(patch, bundle)
+        return export_bundle(model, path, precision=MIXED, calibration=calibration)
 
 
 def test_weights_are_symmetric_int8_for_each_channel(int8, model):
@@ -101,7 +114,8 @@ def test_int8_is_for_the_encoder():
             parse_precision([value])
 
 
-def test_int8_without_images_leaves_nothing_behind(model, tmp_path):
+def test_int8_without_images_leaves_nothing_behind(model, bundle, tmp_path, monkeypatch):
+    reuse(monkeypatch, bundle)
     with pytest.raises(InputError, match="calibration images"):
         export_bundle(model, tmp_path / "none.uino", precision=MIXED)
     assert not list(tmp_path.iterdir())

@@ -8,12 +8,11 @@ import pytest
 from tests.export.conftest import random_model
 from uino_deploy.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from uino_deploy.errors import CheckFailed
-from uino_deploy.export import export_bundle, verify_bundle
-from uino_deploy.export.precision import PIECES, parse_precision
+from uino_deploy.export import verify_bundle
+from uino_deploy.export.precision import PIECES
 from uino_deploy.export.verify import mask_iou, relative_l2
 from uino_deploy.letters import draw_letter
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from uino_deploy.tolerances import piece_tolerance
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +88,6 @@ def test_another_model_is_not_compared(bundle, backend):
     other.encoder.cls_token.data += 1
     with pytest.raises(CheckFailed, match="not exported from this model"):
         verify_bundle(bundle, backend, other)
-
-
-def test_mixed_half_precision_of_a_compact_variant(tmp_path, backend):
-    model = random_model("comp-star")
-    precision = parse_precision(["fp16", "support=fp32"])
-    bundle = export_bundle(model, tmp_path / "half.uino", precision=precision)
-    report = verify_bundle(bundle, backend, model)
-    assert report.passed, report.reason
-    encoder = next(c for c in report.pieces if c.output == "deep")
-    assert piece_tolerance("fp32").relative_l2 < encoder.relative_l2
 
 
 def test_metrics():

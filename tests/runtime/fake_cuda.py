@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -271,7 +272,12 @@ class Runtime:
             self.logger.log(self.trt.ILogger.WARNING, "not this")
             self.logger.log(self.trt.ILogger.ERROR, "magic tag is wrong")
             return None
-        return Engine(self.trt, onnxruntime.InferenceSession(plan.decode()))
+        return Engine(self.trt, _session(plan.decode()))
+
+
+@lru_cache(16)
+def _session(path):
+    return onnxruntime.InferenceSession(path)
 
 
 class Engine:
