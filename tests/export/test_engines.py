@@ -82,16 +82,16 @@ def test_compute_capability(arch, text):
 
 
 ALL = ("encoder", "adapter", "support", "prompt", "decoder", "query")
-EVERYTHING = ("support", "query")  # the query is the graphs of the four others
+WHOLE = ("support", "query")  # the query holds the graphs of the four others
 BUILDS = [
-    ("sm_89", "fp32", ALL),
-    ("sm_89", "fp16", ALL),
-    ("sm_80", "fp16", EVERYTHING),
-    ("sm_86", "fp32", EVERYTHING),
-    ("sm_120", "fp16", EVERYTHING),
+    pytest.param("sm_89", "fp32", ALL, id="sm_89 fp32"),
+    pytest.param("sm_89", "fp16", ALL, id="sm_89 fp16"),
+    pytest.param("sm_80", "fp16", WHOLE, id="sm_80 fp16 whole"),
+    pytest.param("sm_86", "fp32", WHOLE, id="sm_86 fp32 whole"),
+    pytest.param("sm_120", "fp16", WHOLE, id="sm_120 fp16 whole"),
 ]
 BUILDS += [
-    pytest.param(arch, precision, ALL, marks=pytest.mark.slow)
+    pytest.param(arch, precision, ALL, id=f"{arch} {precision}", marks=pytest.mark.slow)
     for arch in ("sm_80", "sm_86", "sm_120")
     for precision in ("fp32", "fp16")
 ]

@@ -12,7 +12,7 @@ import pytest
 from tests.export.conftest import random_model
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import BuildError
-from uino_deploy.export.onnx_writer import check_model, write_piece
+from uino_deploy.export.onnx_writer import DEFAULT_OPSET, check_model, write_piece
 from uino_deploy.export.pieces import pieces_of
 from uino_deploy.export.precision import parse_precision
 
@@ -129,10 +129,15 @@ def test_a_file_is_the_same_in_another_process(half, tmp_path):
         ("support", "comp", "fp16", 20),
     ],
 )
-def test_other_precisions_variants_and_opsets_are_valid(name, variant, precision, opset, tmp_path):
-    pieces = pieces_of(random_model(variant), parse_precision([precision]), opset)
-    piece = next(piece for piece in pieces if piece.name == name)
-    model = onnx.load(write_piece(piece, tmp_path, opset))
+def test_other_precisions_variants_and_opsets_are_valid(
+    exported, name, variant, precision, opset, tmp_path
+):
+    if (variant, opset) == ("full", DEFAULT_OPSET):
+        path = exported(precision).path(f"{name}.onnx")
+    else:
+        pieces = pieces_of(random_model(variant), parse_precision([precision]), opset)
+        path = write_piece(next(piece for piece in pieces if piece.name == name), tmp_path, opset)
+    model = onnx.load(path)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     versions = {entry.domain: entry.version for entry in inferred.opset_import}
     assert versions[""] == opset
