@@ -27,7 +27,7 @@ def assert_same_weights(one, other):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A training that nobody stopped: its model and what was observed."""
+    """A training that nobody stopped, its batches drawn by another process: model and progress."""
     seen = []
     folder = tmp_path_factory.mktemp("whole")
     return train_from_scratch(RECIPE, 0, folder, observe=seen.append), seen

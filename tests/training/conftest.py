@@ -1,0 +1,15 @@
+"""Draws a training's batches where they are used: a process of its own takes seconds to start."""
+
+import pytest
+
+from uino_deploy.training.batches import Batches
+
+
+@pytest.fixture(autouse=True)
+def drawn_in_this_process(monkeypatch):
+    """Spare each test the process; fixtures of a module still have it, and must agree."""
+
+    def drawn(self, first):
+        return (self[number] for number in range(first, len(self)))
+
+    monkeypatch.setattr(Batches, "drawn_ahead", drawn)
