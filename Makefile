@@ -12,8 +12,9 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
-# One thread for each worker: two workers with two threads each would fight over two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.cpu_times -m "not slow"
+# One thread for each worker: two workers with two threads each would fight over two cores. A file's
+# tests stay in one worker, so that its fixtures are made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean \
@@ -22,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p t
 
 help:
 	@echo "make demo          export, verify and try the bundled model: build/demo/report.html"
-	@echo "make test          all quick tests"
+	@echo "make test          all quick tests; at the end the slowest 20, in seconds of CPU time"
 	@echo "make check         linters and types"
 	@echo "make test-contract the TensorRT code against the Python bindings of five versions"
 	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
@@ -37,7 +38,7 @@ demo: $(VENV)/.demo
 	$(BIN)/uino-deploy demo -o build/demo --force
 
 test: $(VENV)/.dev
-	$(PYTEST) tests
+	$(PYTEST) -p tests.cpu_times tests
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
