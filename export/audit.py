@@ -88,14 +88,6 @@ def _check_attributes(where: str, call: Call, expected: Mapping[str, int | str])
             )
 
 
-def precisions_of(bundle: Bundle, piece: Piece) -> set[str]:
-    """Return the precisions a graph is made of: several in a query of differing pieces."""
-    if piece.name != "query":
-        return {piece.precision}
-    pieces = bundle.manifest.pieces.values()
-    return {each.precision for each in pieces if each.name not in ("support", "query")}
-
-
 def check_network(piece: Piece, precisions: Set[str], matrix_layers: Mapping[str, int]) -> None:
     """Refuse a parsed network whose arithmetic is not in the precision asked for.
 

@@ -6,61 +6,59 @@ its own name. External weights are referred to, not copied.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 
-from uino_deploy.bundle import Precision
-from uino_deploy.bundle import Tensor as Edge
+from uino_deploy.bundle import Edge, Piece
 from uino_deploy.errors import BuildError
 from uino_deploy.export.onnx_writer import check_model
-from uino_deploy.export.pieces import Piece
-
-_PIECES = ("encoder", "adapter", "prompt", "decoder")
-_QUERY_INPUTS = ("image", "support_deep", "weight", "prototypes", "sparse")
-_QUERY_OUTPUTS = ("logits", "iou")
+from uino_deploy.pipeline import QUERY, WHOLE
 
 
-def query_edges(pieces: tuple[Piece, ...]) -> tuple[list[Edge], list[Edge]]:
-    """Return the inputs and outputs of the whole query, those that the variant has."""
-    joined = [piece for piece in pieces if piece.name in _PIECES]
-    inputs = {edge.name: edge for piece in joined for edge in piece.inputs}
-    outputs = {edge.name: edge for piece in joined for edge in piece.outputs}
-    return (
-        [inputs[name] for name in _QUERY_INPUTS if name in inputs],
-        [outputs[name] for name in _QUERY_OUTPUTS],
+def describe_query(pieces: Mapping[str, Piece]) -> Piece:
+    """Describe the joined query: the edges its variant has, and its pieces' one precision.
+
+    Where the pieces differ in precision, it is given as fp32; `Bundle.precisions` tells them all.
+    """
+    joined = [pieces[name] for name in QUERY.pieces]
+    inputs = {QUERY.name(edge.name): edge for piece in joined for edge in piece.inputs}
+    outputs = {QUERY.name(edge.name): edge for piece in joined for edge in piece.outputs}
+    precisions = {piece.precision for piece in joined}
+    return Piece(
+        name=WHOLE,
+        model=f"{WHOLE}.onnx",
+        precision=precisions.pop() if len(precisions) == 1 else "fp32",
+        inputs=[inputs[name] for name in QUERY.ends.inputs if name in inputs],
+        outputs=[outputs[name] for name in QUERY.ends.outputs],
     )
 
 
-def query_precision(pieces: tuple[Piece, ...]) -> Precision:
-    """Return the one precision of the joined pieces, or fp32 where they differ."""
-    found = {piece.precision for piece in pieces if piece.name in _PIECES}
-    return found.pop() if len(found) == 1 else "fp32"
-
-
-def write_query(pieces: tuple[Piece, ...], folder: Path) -> Path:
+def write_query(pieces: Mapping[str, Piece], folder: Path) -> Path:
     """Join the pieces' files in `folder` into `folder/query.onnx`.
 
     Raises:
         BuildError: a piece cannot be joined, or the result is not a valid ONNX model.
     """
     models = {
-        name: onnx.load(folder / f"{name}.onnx", load_external_data=False) for name in _PIECES
+        name: onnx.load(folder / pieces[name].model, load_external_data=False)
+        for name in QUERY.pieces
     }
-    graph = onnx.GraphProto(name="query")
+    graph = onnx.GraphProto(name=WHOLE)
     for name, model in models.items():
         _append(graph, name, model.graph)
-    inputs, outputs = query_edges(pieces)
-    graph.input.extend(_value(edge) for edge in inputs)
-    graph.output.extend(_value(edge) for edge in outputs)
+    whole = describe_query(pieces)
+    graph.input.extend(map(_value, whole.inputs))
+    graph.output.extend(map(_value, whole.outputs))
     query = onnx.helper.make_model(
         graph,
-        functions=[body for model in models.values() for body in model.functions],
+        functions=[function for model in models.values() for function in model.functions],
         opset_imports=_opsets(models),
-        ir_version=models["encoder"].ir_version,
+        ir_version=max(model.ir_version for model in models.values()),
         producer_name="uino-deploy",
     )
-    path = folder / "query.onnx"
+    path = folder / whole.model
     path.write_bytes(query.SerializeToString(deterministic=True))
     check_model(path)
     return path
@@ -79,8 +77,7 @@ def _append(joined: onnx.GraphProto, piece: str, graph: onnx.GraphProto) -> None
 
     def renamed(name: str) -> str:
         if name in edges:
-            # The encoder's `deep` is the query's; the other edges have one name throughout.
-            return "query_deep" if name == "deep" else name
+            return QUERY.name(name)
         return f"{piece}/{name}" if name else ""
 
     for node in graph.node:

@@ -38,7 +38,6 @@ from uino_deploy.export.audit import (
     check_engine,
     check_graph,
     check_network,
-    precisions_of,
 )
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress
 from uino_deploy.export.graph_reader import GraphSummary
@@ -246,7 +245,7 @@ def _check_request(
         if largest > limit:
             raise InputError(f"--shapes {name}: the bundle allows {limit}, not {largest}")
     for piece in pieces:
-        for precision in sorted(precisions_of(bundle, piece) - TYPE_NAMES.keys()):
+        for precision in sorted(bundle.precisions(piece) - TYPE_NAMES.keys()):
             raise InputError(
                 f"{piece.name} has {precision}, which is for the CPU's runtimes, not for engines",
                 "name the others by --piece, or export in fp32, fp16 or bf16",
@@ -315,7 +314,7 @@ def _finish(
     bundle: Bundle, piece: Piece, job: Job, summary: GraphSummary, outcome: Outcome
 ) -> PlanInfo:
     """Check what was built, and describe the plan."""
-    precisions = precisions_of(bundle, piece)
+    precisions = bundle.precisions(piece)
     check_network(piece, precisions, outcome.matrix_layers)
     operators = [call.operator for call in summary.calls]
     # RTX engines are built where they cannot run; TensorRT's were built on the GPU at hand.

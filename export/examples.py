@@ -1,8 +1,8 @@
-"""Examples to compare on: generated or given images through the PyTorch model, edge by edge."""
+"""Examples to compare on: images through the PyTorch model, every tensor between pieces kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from uino_deploy.config import UinoConfig
+from uino_deploy.export.pieces import reference_pieces, run_modules
 from uino_deploy.images import preprocess_image, preprocess_mask
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.pipeline import CLASS, QUERY, with_class_axis
 
 Image = npt.NDArray[np.uint8]
 
@@ -29,62 +31,36 @@ def example_of(
     Returns:
         float32 tensors under the names of `uino_deploy.bundle.reference`.
     """
-    config = model.config
-    images = torch.stack([_image(image, config) for image, _ in shots])
-    masks = torch.stack([_mask(mask, config) for _, mask in shots])
-    with torch.inference_mode():
-        support = model.enroll(images[None], masks[None])
-        image = _image(query, config)[None]
-        early, deep = model.encoder(image)
-        dense = model.prompt_generator(deep, support.deep, support.weight, support.prototypes)
-        embedding = model.adapter(early)
-        logits, iou = model.decoder(embedding, support.sparse, dense)
-    # Without contrastive enhancement the weight is the mask itself; a file holds no tensor twice.
-    weight = support.weight.clone()
-    sparse = {} if support.sparse is None else {"sparse": support.sparse}
-    tensors = {
-        "support_image": images,
-        "mask": masks,
-        "support_deep": support.deep,
-        "weight": weight,
-        "prototypes": support.prototypes[0],
-        **sparse,
-        "image": image,
-        "early": early,
-        "query_deep": deep,
-        "embedding": embedding,
-        "dense": dense,
-        "logits": logits,
-        "iou": iou,
+    config, pieces = model.config, reference_pieces(model)
+    support = {
+        "support_image": torch.stack([_image(image, config) for image, _ in shots]),
+        "mask": torch.stack([_mask(mask, config) for _, mask in shots]),
     }
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with torch.inference_mode():
+        enrolled = run_modules(CLASS, [pieces[name] for name in CLASS.pieces], support)
+        del enrolled["early"]  # a query takes only its own image's
+        known = {**with_class_axis(enrolled), "image": _image(query, config)[None]}
+        tensors = run_modules(QUERY, [pieces[name] for name in QUERY.pieces], known)
+    # Cloned: without contrastive enhancement the weight is the mask, and a file holds none twice.
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
 
 
-def logits_from(model: UinoFSS, tensors: dict[str, Tensor]) -> Tensor:
-    """Finish in PyTorch from whatever is known, so that one piece's output can be another's.
+def logits_from(model: UinoFSS, piece: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Compute in PyTorch what follows a piece in a query: an exported piece in the model's place.
 
     Args:
         model: the reference.
-        tensors: an example from which those of embedding, dense and logits that shall be computed
-            anew are left out.
+        piece: the piece whose outputs are given.
+        tensors: those outputs, and an example's other tensors; what depends on the outputs is
+            computed anew.
+
+    Returns:
+        logits, float32 [B, 1, 4h, 4w].
     """
-    known = dict(tensors)
-    generator = model.prompt_generator
+    pieces = reference_pieces(model)
+    after = QUERY.after(piece)
     with torch.inference_mode():
-        if "embedding" not in known:
-            known["embedding"] = model.adapter(known["early"])
-        if "dense" not in known:
-            known["dense"] = generator(
-                known["query_deep"],
-                known["support_deep"],
-                known["weight"],
-                known["prototypes"][None],
-            )
-        if "logits" not in known:
-            known["logits"], _ = model.decoder(
-                known["embedding"], known.get("sparse"), known["dense"]
-            )
-    return known["logits"]
+        return run_modules(QUERY, [pieces[name] for name in after], tensors)["logits"]
 
 
 def _image(image: Image, config: UinoConfig) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from msgspec.structs import replace
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,23 +20,22 @@ from uino_deploy.bundle import (
     Precision,
     Preprocess,
     Provenance,
-    Quantisation,
     Source,
     model_fingerprint,
     write_manifest,
 )
-from uino_deploy.bundle import Piece as PieceEntry
 from uino_deploy.errors import InputError
-from uino_deploy.export.compose import query_edges, query_precision, write_query
+from uino_deploy.export.compose import describe_query, write_query
 from uino_deploy.export.examples import Image, example_of
 from uino_deploy.export.onnx_writer import DEFAULT_OPSET, OPSETS, write_piece
-from uino_deploy.export.pieces import BATCH, SHOTS, Piece, pieces_of
+from uino_deploy.export.pieces import BATCH, SHOTS, exportable_pieces
 from uino_deploy.export.precision import parse_precision
 from uino_deploy.export.quantise import quantise
 from uino_deploy.files import atomic_directory
 from uino_deploy.images import preprocess_image
 from uino_deploy.letters import draw_letter
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.pipeline import WHOLE
 
 REFERENCE = "reference.safetensors"
 REFERENCE_SEED = 0
@@ -71,7 +71,7 @@ def export_bundle(
         sources: the checkpoints that the weights came from.
         untrained: the parts that hold random weights.
         seed: the seed of those.
-        force: replace the bundle if it is there.
+        force: replace an existing bundle.
         calibration: images uint8 [H, W, 3] that set the scales of int8 pieces.
         progress: called with a note before each step.
 
@@ -79,8 +79,8 @@ def export_bundle(
         The bundle, opened.
 
     Raises:
-        InputError: an opset or limit that cannot be had, or int8 without calibration images.
-        OutputExists: the bundle is there already, or a folder that is no bundle.
+        InputError: an unsupported opset, a limit below 1, or int8 without calibration images.
+        OutputExists: the bundle exists, or the folder exists and is not a bundle.
         BuildError: a piece could not be exported.
     """
     if opset not in OPSETS:
@@ -89,16 +89,16 @@ def export_bundle(
         )
     limits = _limits(max_batch, max_shots)
     model.eval()
-    pieces = pieces_of(model, precision or parse_precision([]), opset)
-    quantised: dict[str, Quantisation] = {}
+    modules = exportable_pieces(model, precision or parse_precision([]), opset)
+    pieces = {name: made.piece for name, made in modules.items()}
     inputs = [preprocess_image(image, model.config.image_size)[None] for image in calibration]
     with atomic_directory(output, force, marker=MANIFEST) as folder:
-        for piece in pieces:
-            progress(f"exporting {piece.name} in {piece.precision}")
-            path = write_piece(piece, folder, opset)
-            if piece.precision == "int8":
-                progress(f"quantising {piece.name}")
-                quantised[piece.name] = quantise(path, inputs)
+        for name, made in modules.items():
+            progress(f"exporting {name} in {made.piece.precision}")
+            path = write_piece(made, folder, opset)
+            if made.piece.precision == "int8":
+                progress(f"quantising {name}")
+                pieces[name] = replace(made.piece, quantisation=quantise(path, inputs))
         progress("joining the pieces of a query")
         write_query(pieces, folder)
         progress("running the reference")
@@ -113,7 +113,7 @@ def export_bundle(
                 fingerprint=fingerprint(model),
                 preprocess=Preprocess(size=model.config.image_size),
                 opset=opset,
-                pieces=_entries(pieces, quantised),
+                pieces={**pieces, WHOLE: describe_query(pieces)},
                 limits=limits,
                 reference=REFERENCE,
                 provenance=Provenance(
@@ -127,31 +127,6 @@ def export_bundle(
             ),
         )
     return Bundle.open(output, verify=False)
-
-
-def _entries(
-    pieces: tuple[Piece, ...], quantised: Mapping[str, Quantisation]
-) -> dict[str, PieceEntry]:
-    entries = {
-        piece.name: PieceEntry(
-            name=piece.name,
-            model=f"{piece.name}.onnx",
-            precision=piece.precision,
-            inputs=list(piece.inputs),
-            outputs=list(piece.outputs),
-            quantisation=quantised.get(piece.name),
-        )
-        for piece in pieces
-    }
-    inputs, outputs = query_edges(pieces)
-    entries["query"] = PieceEntry(
-        name="query",
-        model="query.onnx",
-        precision=query_precision(pieces),
-        inputs=inputs,
-        outputs=outputs,
-    )
-    return entries
 
 
 def _limits(max_batch: int | None, max_shots: int | None) -> dict[str, int]:

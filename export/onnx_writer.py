@@ -1,4 +1,4 @@
-"""One piece to one ONNX file: traced, folded, cleaned, given its function bodies and checked."""
+"""One piece to one ONNX file: traced, folded, cleaned, given its ONNX functions, checked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import onnxscript.optimizer
 import torch
 from onnxscript import values
 
-from uino_deploy.bundle import Tensor as Edge
+from uino_deploy.bundle import Edge, Piece
 from uino_deploy.errors import BuildError
-from uino_deploy.export.pieces import BATCH, SHOTS, Piece
+from uino_deploy.export.pieces import BATCH, SHOTS, PieceModule
 from uino_deploy.kernels.correlation import onnx as correlation
 from uino_deploy.kernels.identity import DOMAIN, VERSION
 from uino_deploy.kernels.onnx_domain import PLUGIN
@@ -47,15 +47,16 @@ def _selective_scan2d(*operands: Any) -> Any:
     return _uino.SelectiveScan2d(*operands, **PLUGIN)
 
 
-def write_piece(piece: Piece, folder: Path, opset: int) -> Path:
+def write_piece(made: PieceModule, folder: Path, opset: int) -> Path:
     """Export a piece to `folder/NAME.onnx`, its large weights to `folder/NAME.weights`.
 
     Raises:
         BuildError: the exporter failed, or the result is not a valid, typed ONNX model.
     """
-    path = folder / f"{piece.name}.onnx"
-    model = _cleaned(_traced(piece, opset), piece)
-    model.functions.extend(_bodies(model, opset))
+    piece = made.piece
+    path = folder / piece.model
+    model = _cleaned(_traced(made, opset), piece)
+    model.functions.extend(_functions(model, opset))
     save_model(model, path, f"{piece.name}.weights")
     check_model(path)
     return path
@@ -94,8 +95,9 @@ def _register_schemas() -> None:
             onnx.defs.register_schema(schema)
 
 
-def _traced(piece: Piece, opset: int) -> onnx_ir.Model:
+def _traced(made: PieceModule, opset: int) -> onnx_ir.Model:
     _register_schemas()
+    piece = made.piece
     dims = {name: torch.export.Dim(name) for name in _EXAMPLES}
     shapes = [
         {i: dims[d] for i, d in enumerate(edge.shape) if isinstance(d, str)}
@@ -103,7 +105,7 @@ def _traced(piece: Piece, opset: int) -> onnx_ir.Model:
     ]
     with _quietly():
         program = torch.onnx.export(
-            piece.module,
+            made.module,
             tuple(_example(edge) for edge in piece.inputs),
             dynamo=True,
             opset_version=opset,
@@ -171,19 +173,23 @@ def _type_edges(proto: onnx.ModelProto, piece: Piece) -> None:
             value.CopyFrom(typed)
 
 
-def _bodies(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
-    """Return the function bodies that a model's operators need."""
+def _functions(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
+    """Return the portable ONNX functions of the operators that a model calls."""
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     dtype = _operator_type(model, nodes)
-    bodies = []
+    functions = []
     grids = [_integers(node) for node in nodes if node.op_type == "Correlation4d"]
     if len(grids) > 1:
-        raise BuildError("a model has one body for Correlation4d, and this one needs several")
+        raise BuildError(
+            "a model has one ONNX function for Correlation4d, and this one needs several"
+        )
     for grid in grids:
-        bodies.append(correlation.body(grid["height"], grid["width"], grid["pool"], dtype, opset))
+        functions.append(
+            correlation.body(grid["height"], grid["width"], grid["pool"], dtype, opset)
+        )
     if any(node.op_type == "SelectiveScan2d" for node in nodes):
-        bodies.append(selective_scan.body(dtype, opset))
-    return bodies
+        functions.append(selective_scan.body(dtype, opset))
+    return functions
 
 
 def _operator_type(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> int:
@@ -192,7 +198,7 @@ def _operator_type(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> int:
     types = {info.name: info.type.tensor_type.elem_type for info in infos}
     found = {types[node.output[0]] for node in nodes}
     if len(found) > 1:
-        raise BuildError("a model has one body for each operator, in one type")
+        raise BuildError("a model has one ONNX function for each operator, in one type")
     return found.pop() if found else onnx.TensorProto.FLOAT
 
 

@@ -1,21 +1,20 @@
-"""The five pieces of a model, each a module with named, typed edges (the table in the README).
+"""A model's pieces as modules with typed edges, ready to export; `pipeline` says who feeds whom.
 
-Piece edges are float32 or float16: an edge has the type of the piece that produces it, and images,
-masks, logits and IoU estimates are always float32.
+An edge has the type of the piece that gives it, float32 or float16. Images, masks, logits and
+predicted IoUs are always float32.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fusion
 
-from uino_deploy.bundle import Precision
-from uino_deploy.bundle import Tensor as Edge
+from uino_deploy.bundle import Edge, Piece, Precision
 from uino_deploy.config import UinoConfig
 from uino_deploy.export.precision import PRECISIONS, edge_type, in_precision
 from uino_deploy.model.adapter import BottleneckAdapter
@@ -23,116 +22,126 @@ from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.mask_decoder import MaskDecoder
 from uino_deploy.model.prompt_generator import PromptGenerator
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.pipeline import (
+    CLASS,
+    CLASS_AXIS,
+    PIECES,
+    QUERY,
+    Route,
+    producer,
+    route_of,
+    variant_edges,
+)
 
 BATCH = "batch"
 SHOTS = "shots"
 
-# What each piece produces, so that an edge's type can be told from its name.
-_PRODUCER = {
-    "early": "encoder",
-    "deep": "encoder",
-    "query_deep": "encoder",
-    "support_deep": "encoder",
-    "weight": "support",
-    "prototypes": "support",
-    "sparse": "support",
-    "embedding": "adapter",
-    "dense": "prompt",
-}
 
+class PieceModule(NamedTuple):
+    """A piece as the manifest describes it, and the module that computes it."""
 
-@dataclass(frozen=True)
-class Piece:
-    """A module to export and the names, shapes and types of its edges."""
-
-    name: str
-    precision: Precision
+    piece: Piece
     module: nn.Module
-    inputs: tuple[Edge, ...]
-    outputs: tuple[Edge, ...]
 
 
-def pieces_of(model: UinoFSS, precision: Mapping[str, Precision], opset: int) -> tuple[Piece, ...]:
-    """Split a model into its pieces, ready to export.
+def reference_pieces(model: UinoFSS) -> dict[str, PieceModule]:
+    """Return a model's own modules as its pieces, in float32: the reference to judge exports by."""
+    pieces = describe_pieces(model.config, dict.fromkeys(PIECES, "fp32"))
+    return {name: PieceModule(pieces[name], part) for name, part in _modules(model).items()}
+
+
+def exportable_pieces(
+    model: UinoFSS, precision: Mapping[str, Precision], opset: int
+) -> dict[str, PieceModule]:
+    """Return copies of a model's modules as its pieces, ready to export.
 
     Args:
         model: in evaluation mode, float32.
         precision: for each piece; see `precision.parse_precision`.
         opset: the ONNX opset that the pieces will be written in.
     """
-    config = model.config
-    parts: dict[str, nn.Module] = {
-        "encoder": EncoderPiece(model.encoder, config.grid),
-        "adapter": _without_batch_norm(model.adapter),
+    parts = {**_modules(model), "adapter": _without_batch_norm(model.adapter)}
+    pieces = {}
+    for name, piece in describe_pieces(model.config, precision).items():
+        cast = in_precision(parts[name], piece.precision, opset)
+        module = TypedEdges(cast, PRECISIONS[piece.precision], piece.inputs, piece.outputs)
+        pieces[name] = PieceModule(piece, module.eval())
+    return pieces
+
+
+def run_modules(
+    route: Route, pieces: Iterable[PieceModule], known: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Run some pieces of a route one after the other, each on what is known by then.
+
+    Returns:
+        What was known and all outputs, under the route's names.
+    """
+    tensors = dict(known)
+    for piece, module in pieces:
+        outputs = module(*(tensors[route.name(edge.name)] for edge in piece.inputs))
+        listed = (outputs,) if isinstance(outputs, Tensor) else outputs
+        names = (route.name(edge.name) for edge in piece.outputs)
+        tensors |= dict(zip(names, listed, strict=True))
+    return tensors
+
+
+def describe_pieces(config: UinoConfig, precision: Mapping[str, Precision]) -> dict[str, Piece]:
+    """Describe a model's pieces for the manifest: files, precisions, names, shapes and types."""
+    return {
+        name: Piece(
+            name=name,
+            model=f"{name}.onnx",
+            precision=precision[name],
+            inputs=[_edge(name, edge, config, precision) for edge in edges.inputs],
+            outputs=[_edge(name, edge, config, precision) for edge in edges.outputs],
+        )
+        for name, edges in variant_edges(config).items()
+    }
+
+
+def _modules(model: UinoFSS) -> dict[str, nn.Module]:
+    """Return the module of each piece; it takes and gives what `pipeline.PIECES` says, in order."""
+    return {
+        "encoder": EncoderPiece(model.encoder, model.config.grid),
+        "adapter": model.adapter,
         "support": SupportPiece(model.prompt_generator),
         "prompt": PromptPiece(model.prompt_generator),
         "decoder": DecoderPiece(model.decoder),
     }
-    edges = edges_of(config, precision)
-    pieces = []
-    for name, part in parts.items():
-        inputs, outputs = edges[name]
-        cast = in_precision(part, precision[name], opset)
-        module = TypedEdges(cast, PRECISIONS[precision[name]], inputs, outputs)
-        pieces.append(Piece(name, precision[name], module.eval(), inputs, outputs))
-    return tuple(pieces)
-
-
-def edge_names(config: UinoConfig) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return the names of every piece's inputs and outputs; a variant leaves out what it lacks."""
-    correlates = config.prompt.hypercorrelation != "none"
-    weight = ("weight",) if correlates else ()
-    tokens = ("support_deep", "weight") if correlates else ()
-    sparse = ("sparse",) if config.prompt.semantic else ()
-    return {
-        "encoder": (("image",), ("early", "deep")),
-        "adapter": (("early",), ("embedding",)),
-        "support": (("deep", "mask"), (*weight, "prototypes", *sparse)),
-        "prompt": (("query_deep", *tokens, "prototypes"), ("dense",)),
-        "decoder": (("embedding", *sparse, "dense"), ("logits", "iou")),
-    }
-
-
-def edges_of(
-    config: UinoConfig, precision: Mapping[str, Precision]
-) -> dict[str, tuple[tuple[Edge, ...], tuple[Edge, ...]]]:
-    """Return every piece's inputs and outputs: names, shapes and types."""
-    edges = {}
-    for piece, (inputs, outputs) in edge_names(config).items():
-        edges[piece] = (
-            tuple(_edge(piece, name, config, precision) for name in inputs),
-            tuple(_edge(piece, name, config, precision) for name in outputs),
-        )
-    return edges
 
 
 def _edge(piece: str, name: str, config: UinoConfig, precision: Mapping[str, Precision]) -> Edge:
-    half = name in _PRODUCER and edge_type(precision[_PRODUCER[name]]) == torch.float16
-    shape = _shape(piece, name, config)
+    route = route_of(piece)
+    tensor = route.name(name)
+    giver = producer(tensor)
+    inner = giver is not None and tensor not in QUERY.ends.outputs
+    half = inner and edge_type(precision[giver]) == torch.float16
+    shape = _shapes(config)[tensor]
+    if route is CLASS and tensor in CLASS_AXIS:
+        shape = shape[1:]
     return Edge(name=name, shape=shape, dtype="float16" if half else "float32")
 
 
-def _shape(piece: str, name: str, config: UinoConfig) -> list[int | str]:
+def _shapes(config: UinoConfig) -> dict[str, list[int | str]]:
+    """Return the shape of every tensor in a query."""
     size, tokens, grid, mask = config.image_size, config.tokens, config.grid, config.mask_size
     width, layers = config.encoder.width, len(config.encoder.correlation_layers)
     embedding = config.decoder.width
-    enrolling = piece == "support"
-    shapes: dict[str, list[int | str]] = {
+    return {
         "image": [BATCH, 3, size, size],
         "early": [BATCH, tokens, width],
-        "deep": [SHOTS if enrolling else BATCH, layers, tokens, width],
         "query_deep": [BATCH, layers, tokens, width],
         "support_deep": [1, SHOTS, layers, tokens, width],
         "mask": [SHOTS, tokens],
-        "weight": [SHOTS, tokens] if enrolling else [1, SHOTS, tokens],
+        "weight": [1, SHOTS, tokens],
         "prototypes": [2, width],
-        "sparse": [2, embedding] if enrolling else [1, 2, embedding],
+        "sparse": [1, 2, embedding],
         "embedding": [BATCH, embedding, grid, grid],
         "dense": [BATCH, embedding, grid, grid],
         "logits": [BATCH, 1, mask, mask],
         "iou": [BATCH, 1],
     }
-    return shapes[name]
 
 
 class TypedEdges(nn.Module):
@@ -145,8 +154,8 @@ class TypedEdges(nn.Module):
         self,
         part: nn.Module,
         compute: torch.dtype,
-        inputs: tuple[Edge, ...],
-        outputs: tuple[Edge, ...],
+        inputs: Sequence[Edge],
+        outputs: Sequence[Edge],
     ) -> None:
         super().__init__()
         self.part = part

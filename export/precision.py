@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from uino_deploy.bundle import Precision
 from uino_deploy.errors import InputError
+from uino_deploy.pipeline import PIECES
 
-PIECES = ("encoder", "adapter", "support", "prompt", "decoder")
 PRECISIONS: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,

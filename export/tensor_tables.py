@@ -7,12 +7,10 @@ A test holds the page to what this writes.
 
 from __future__ import annotations
 
-from torch import nn
-
-from uino_deploy.bundle import Precision, Tensor
+from uino_deploy.bundle import Edge, Precision
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig, Variant
-from uino_deploy.export.compose import query_edges
-from uino_deploy.export.pieces import Piece, edges_of
+from uino_deploy.export.compose import describe_query
+from uino_deploy.export.pieces import describe_pieces
 from uino_deploy.export.precision import parse_precision
 
 _HEAD = """\
@@ -78,32 +76,29 @@ def preset_section(preset: str) -> str:
         "|---|---|---|---|---|---|",
     ]
     half = dict(_rows(config, "fp16"))
-    for key, tensor in _rows(config, "fp32"):
+    for key, edge in _rows(config, "fp32"):
         piece, way, name = key
-        shape = ", ".join(map(str, tensor.shape))
-        types = f"{tensor.dtype} | {half[key].dtype}"
+        shape = ", ".join(map(str, edge.shape))
+        types = f"{edge.dtype} | {half[key].dtype}"
         lines.append(f"| `{piece}` | {way} | `{name}` | [{shape}] | {types} |")
     return "\n".join([*lines, ""])
 
 
-def _rows(config: UinoConfig, precision: Precision) -> list[tuple[tuple[str, str, str], Tensor]]:
-    """Return ((piece, in or out, tensor's name), tensor) of every edge."""
-    edges = edges_of(config, parse_precision([precision]))
-    pieces = tuple(Piece(name, precision, nn.Identity(), *ways) for name, ways in edges.items())
-    inputs, outputs = query_edges(pieces)
-    edges["query"] = (tuple(inputs), tuple(outputs))
+def _rows(config: UinoConfig, precision: Precision) -> list[tuple[tuple[str, str, str], Edge]]:
+    """Return ((piece, in or out, name), edge) for every edge."""
+    pieces = describe_pieces(config, parse_precision([precision]))
     return [
-        ((piece, way, tensor.name), tensor)
-        for piece, ways in edges.items()
-        for way, tensors in zip(("in", "out"), ways, strict=True)
-        for tensor in tensors
+        ((piece.name, way, edge.name), edge)
+        for piece in (*pieces.values(), describe_query(pieces))
+        for way, edges in (("in", piece.inputs), ("out", piece.outputs))
+        for edge in edges
     ]
 
 
 def _missing(variant: Variant) -> str:
     """Return the table's row of a variant; empty where it has every tensor."""
     every, there = (
-        {f"`{piece}.{name}`" for (piece, _way, name), _tensor in _rows(config, "fp32")}
+        {f"`{piece}.{name}`" for (piece, _way, name), _edge in _rows(config, "fp32")}
         for config in (
             UinoConfig.from_preset("vitb14"),
             UinoConfig.from_preset("vitb14", variant),

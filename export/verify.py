@@ -17,6 +17,8 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.errors import CheckFailed
 from uino_deploy.letters import draw_letter
+from uino_deploy.pipeline import CLASS, QUERY, WHOLE, route_of, with_class_axis
+from uino_deploy.runtime.session import feeds_of, run_pieces, to_host
 from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ Image = npt.NDArray[np.uint8]
 Shot = tuple[Image, Image]
 
 GENERATED_LETTERS = "AR"
-_WHOLE = "query"
-_SUPPORT_PATH = ("encoder", "support")
 
 
 class Comparison(msgspec.Struct, kw_only=True):
@@ -131,7 +131,7 @@ def verify_bundle(
     if model is not None:
         _check_same_model(bundle, model)
     found = _examples(bundle, model, examples)
-    names = [name for name in bundle.manifest.pieces if name != _WHOLE]
+    names = [name for name in bundle.manifest.pieces if name != WHOLE]
     comparisons: list[Comparison] = []
     swaps: list[Swap] = []
     for name in names:
@@ -208,16 +208,6 @@ def _compare_piece(
     return comparisons
 
 
-# What is computed after a piece, and so is left out when the piece's own output takes part.
-_AFTER = {
-    "encoder": ("embedding", "dense", "logits"),
-    "adapter": ("logits",),
-    "support": ("dense", "logits"),
-    "prompt": ("logits",),
-    "decoder": (),
-}
-
-
 def _swap(
     bundle: Bundle,
     model: UinoFSS,
@@ -230,34 +220,31 @@ def _swap(
 
     from uino_deploy.export.examples import logits_from
 
+    route = route_of(name)
     pairs = []
     for example, got in zip(examples, outputs, strict=True):
-        tensors = {key: torch.from_numpy(np.array(value)) for key, value in example.items()}
-        for key in _AFTER[name]:
-            tensors.pop(key)
-        for key, value in got.items():
-            known = "query_deep" if key == "deep" else key
-            shape = example[known].shape
-            tensors[known] = torch.from_numpy(value.astype(np.float32).reshape(shape))
-        pairs.append((logits_from(model, tensors).numpy(), example["logits"]))
+        made = route.named(got)
+        swapped = {**example, **(with_class_axis(made) if route is CLASS else made)}
+        tensors = {
+            key: torch.from_numpy(np.array(value, np.float32)) for key, value in swapped.items()
+        }
+        pairs.append((logits_from(model, name, tensors).numpy(), example["logits"]))
     return _judge(name, [bundle.piece(name).precision], pairs)
 
 
 def _whole(bundle: Bundle, backend: Backend, examples: list[Example]) -> Swap:
     """Enroll and segment with exported graphs only, the query as one graph."""
-    encoder, support = (backend.load(bundle, name) for name in _SUPPORT_PATH)
-    query = backend.load(bundle, _WHOLE)
+    support = [backend.load(bundle, name) for name in CLASS.pieces]
+    query = backend.load(bundle, WHOLE)
     pairs = []
     for example in examples:
-        deep = encoder.run({"image": example["support_image"]})["deep"]
-        features = support.run({"deep": deep, "mask": example["mask"]})
-        known = {"image": example["image"], "support_deep": deep[None]}
-        known["prototypes"] = features.pop("prototypes")
-        known |= {key: value[None] for key, value in features.items()}
-        feeds = {edge.name: known[edge.name] for edge in query.piece.inputs}
+        given = {name: example[name] for name in CLASS.ends.inputs}
+        enrolled = run_pieces(CLASS, support, given)
+        known = with_class_axis({name: to_host(value) for name, value in enrolled.items()})
+        feeds = feeds_of(QUERY, query, {**known, "image": example["image"]})
         pairs.append((query.run(feeds)["logits"], example["logits"]))
-    precisions = [p.precision for name, p in bundle.manifest.pieces.items() if name != _WHOLE]
-    return _judge(_WHOLE, precisions, pairs)
+    precisions = [p.precision for name, p in bundle.manifest.pieces.items() if name != WHOLE]
+    return _judge(WHOLE, precisions, pairs)
 
 
 def _judge(name: str, precisions: Sequence[str], pairs: list[tuple[Array, Array]]) -> Swap:

@@ -26,6 +26,7 @@ LEAVES = {
     "letters",
     "markdown",
     "page",
+    "pipeline",
     "progress",
     "tolerances",
 }

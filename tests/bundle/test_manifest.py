@@ -11,12 +11,12 @@ from uino_deploy.bundle import (
     MANIFEST,
     SCHEMA,
     Bundle,
+    Edge,
     Manifest,
     Piece,
     Preprocess,
     Provenance,
     Source,
-    Tensor,
     model_fingerprint,
     write_manifest,
 )
@@ -33,7 +33,7 @@ def bundle(tmp_path):
     (folder / "reference.safetensors").write_bytes(b"numbers")
     (folder / ".report.json.tmp-1").write_bytes(b"another command's")
     config = UinoConfig.from_preset("tiny").to_dict()
-    image = Tensor(name="image", shape=["batch", 3, 112, 112], dtype="float32")
+    image = Edge(name="image", shape=["batch", 3, 112, 112], dtype="float32")
     source = Source(role="encoder", name="dino.pth", sha256="0" * 64, trained=True)
     manifest = Manifest(
         model=config,

@@ -94,7 +94,7 @@ def test_prototype_similarity_is_high_where_the_foreground_is():
         preprocess="",
         prototypes=np.array([[0, 2, 0, 0], [5, 0, 0, 0]], np.float32),
     )
-    found = prototype_similarity(Encoded(tokens, tokens, 8, 8), support)
+    found = prototype_similarity(Encoded({"query_deep": tokens}, 8, 8), support)
     assert found.shape == (8, 8)
     assert np.unravel_index(found.argmax(), found.shape) in {(2, 2), (2, 3), (3, 2), (3, 3)}
     assert found.min() == pytest.approx(-1)

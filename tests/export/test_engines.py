@@ -141,8 +141,8 @@ def test_a_query_is_of_its_pieces_precisions(bundle):
     pieces["support"] = msgspec.structs.replace(pieces["support"], precision="bf16")
     manifest = msgspec.structs.replace(bundle.manifest, pieces=pieces)
     mixed = Bundle(bundle.root, manifest, bundle.config)
-    assert engines.precisions_of(mixed, pieces["query"]) == {"fp16", "fp32"}
-    assert engines.precisions_of(mixed, pieces["encoder"]) == {"fp16"}
+    assert mixed.precisions(pieces["query"]) == {"fp16", "fp32"}
+    assert mixed.precisions(pieces["encoder"]) == {"fp16"}
 
 
 @pytest.mark.usefixtures("rtx")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from uino_deploy.bundle import Piece, Tensor
+from uino_deploy.bundle import Edge, Piece
 from uino_deploy.errors import BuildError, CheckFailed
 from uino_deploy.export.audit import check_engine, check_network
 from uino_deploy.export.inspector import read_inspector
@@ -87,8 +87,8 @@ ADAPTER = Piece(
     name="adapter",
     model="adapter.onnx",
     precision="fp16",
-    inputs=[Tensor(name="early", shape=["batch", 4, 8], dtype="float16")],
-    outputs=[Tensor(name="embedding", shape=["batch", 8, 2, 2], dtype="float16")],
+    inputs=[Edge(name="early", shape=["batch", 4, 8], dtype="float16")],
+    outputs=[Edge(name="embedding", shape=["batch", 8, 2, 2], dtype="float16")],
 )
 
 

@@ -13,7 +13,7 @@ from tests.export.conftest import random_model
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import BuildError
 from uino_deploy.export.onnx_writer import DEFAULT_OPSET, check_model, write_piece
-from uino_deploy.export.pieces import pieces_of
+from uino_deploy.export.pieces import exportable_pieces
 from uino_deploy.export.precision import parse_precision
 
 GRAPHS = ["encoder", "adapter", "support", "prompt", "decoder", "query"]
@@ -104,11 +104,10 @@ def test_a_file_is_the_same_in_another_process(half, tmp_path):
         "import pathlib, sys, torch\n"
         "from tests.export.conftest import random_model\n"
         "from uino_deploy.export.onnx_writer import write_piece\n"
-        "from uino_deploy.export.pieces import pieces_of\n"
+        "from uino_deploy.export.pieces import exportable_pieces\n"
         "from uino_deploy.export.precision import parse_precision\n"
-        "pieces = pieces_of(random_model(), parse_precision(['fp16']), 18)\n"
-        "piece = next(p for p in pieces if p.name == 'prompt')\n"
-        "write_piece(piece, pathlib.Path(sys.argv[1]), 18)\n"
+        "pieces = exportable_pieces(random_model(), parse_precision(['fp16']), 18)\n"
+        "write_piece(pieces['prompt'], pathlib.Path(sys.argv[1]), 18)\n"
     )
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(root)}
@@ -135,8 +134,8 @@ def test_other_precisions_variants_and_opsets_are_valid(
     if (variant, opset) == ("full", DEFAULT_OPSET):
         path = exported(precision).path(f"{name}.onnx")
     else:
-        pieces = pieces_of(random_model(variant), parse_precision([precision]), opset)
-        path = write_piece(next(piece for piece in pieces if piece.name == name), tmp_path, opset)
+        pieces = exportable_pieces(random_model(variant), parse_precision([precision]), opset)
+        path = write_piece(pieces[name], tmp_path, opset)
     model = onnx.load(path)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     versions = {entry.domain: entry.version for entry in inferred.opset_import}

@@ -6,13 +6,13 @@ from torch import nn
 
 from uino_deploy.errors import InputError
 from uino_deploy.export.precision import (
-    PIECES,
     Float32Convolution,
     edge_type,
     in_precision,
     parse_precision,
 )
 from uino_deploy.model.hypercorrelation import SelectiveScanBlock
+from uino_deploy.pipeline import PIECES
 
 
 def test_the_default_is_float32_everywhere():

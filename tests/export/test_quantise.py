@@ -10,9 +10,10 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.data.calibration import SCENES, calibration_images
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.export import export_bundle, exporter, quantise, verify_bundle
-from uino_deploy.export.precision import PIECES, parse_precision
+from uino_deploy.export.precision import parse_precision
 from uino_deploy.images import preprocess_image
 from uino_deploy.letters import draw_letter
+from uino_deploy.pipeline import PIECES
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 
 MIXED = {**dict.fromkeys(PIECES, "fp32"), "encoder": "int8"}

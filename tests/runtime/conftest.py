@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from uino_deploy.bundle import (
+    Edge,
     Manifest,
     Piece,
     Preprocess,
     Provenance,
-    Tensor,
     model_fingerprint,
     write_manifest,
 )
@@ -153,7 +153,7 @@ def write_fake_bundle(directory: Path, weights: str = "0" * 64) -> Path:
     return directory
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+def _tensor(value: onnx.ValueInfoProto) -> Edge:
     kind = value.type.tensor_type
     shape = [d.dim_param or d.dim_value for d in kind.shape.dim]
-    return Tensor(name=value.name, shape=shape, dtype="float32")
+    return Edge(name=value.name, shape=shape, dtype="float32")

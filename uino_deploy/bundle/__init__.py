@@ -5,6 +5,7 @@ from uino_deploy.bundle.manifest import (
     SCHEMA,
     Bundle,
     DType,
+    Edge,
     FileEntry,
     Manifest,
     Piece,
@@ -13,7 +14,6 @@ from uino_deploy.bundle.manifest import (
     Provenance,
     Quantisation,
     Source,
-    Tensor,
     model_fingerprint,
     write_manifest,
 )
@@ -23,6 +23,7 @@ __all__ = [
     "SCHEMA",
     "Bundle",
     "DType",
+    "Edge",
     "FileEntry",
     "Manifest",
     "Piece",
@@ -31,7 +32,6 @@ __all__ = [
     "Provenance",
     "Quantisation",
     "Source",
-    "Tensor",
     "model_fingerprint",
     "write_manifest",
 ]

@@ -22,6 +22,7 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BundleError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.images import IMAGENET_MEAN, IMAGENET_STD
+from uino_deploy.pipeline import QUERY, WHOLE
 
 SCHEMA = "1.0"
 MANIFEST = "manifest.json"
@@ -30,7 +31,7 @@ DType = Literal["float32", "float16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
-class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+class Edge(msgspec.Struct, frozen=True, kw_only=True):
     """One input or output of a piece; a dimension that is a name ("batch", "shots") is dynamic."""
 
     name: str
@@ -58,8 +59,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     model: str
     precision: Precision
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    inputs: list[Edge]
+    outputs: list[Edge]
     quantisation: Quantisation | None = None
 
 
@@ -190,6 +191,11 @@ class Bundle:
             known = ", ".join(self.manifest.pieces)
             raise BundleError(f"{self.root} has no piece {name!r}", f"it has {known}")
         return self.manifest.pieces[name]
+
+    def precisions(self, piece: Piece) -> set[str]:
+        """Return the precisions that a graph computes in: the whole query has its pieces' ones."""
+        names = QUERY.pieces if piece.name == WHOLE else (piece.name,)
+        return {self.piece(name).precision for name in names}
 
     def add(self, files: Iterable[str], *, without: Iterable[str] = (), **sections: Any) -> Bundle:
         """List files just written into the bundle, and replace sections of the manifest.

@@ -1,7 +1,7 @@
 """The tensors that pass between the pieces for one example, as PyTorch computes them.
 
-A bundle stores one such set so that a device without torch can check itself. Each tensor is
-stored once, in float32, under its name on the path from image to logits:
+A bundle stores one such set so that a device without torch can check itself. Each tensor of the
+model's variant is stored once, in float32, under its name on the routes of `pipeline`:
 
     support_image [K,3,H,H]  mask [K,N]  support_deep [1,K,L,N,D]  weight [1,K,N]
     prototypes [2,D]  sparse [1,2,E]  image [B,3,H,H]  early [B,N,D]  query_deep [B,L,N,D]
@@ -20,16 +20,10 @@ from safetensors.numpy import load_file
 
 from uino_deploy.bundle.manifest import Bundle, Piece
 from uino_deploy.errors import BundleError
+from uino_deploy.pipeline import CLASS, CLASS_AXIS, route_of
 
 Array = npt.NDArray[Any]
 Example = Mapping[str, Array]
-
-# Tensors that a piece names differently from the example; [0] takes the first batch.
-_NAMES: dict[str, dict[str, str]] = {
-    "encoder": {"deep": "query_deep"},
-    "support": {"deep": "support_deep"},
-}
-_UNBATCHED = {"support": {"deep", "weight", "sparse"}}
 
 
 def load_example(bundle: Bundle) -> dict[str, Array]:
@@ -56,7 +50,9 @@ def outputs_of(piece: Piece, example: Example) -> dict[str, Array]:
 
 
 def _tensor(piece: str, edge: str, example: Example) -> Array:
-    name = _NAMES.get(piece, {}).get(edge, edge)
+    route = route_of(piece)
+    name = route.name(edge)
     if name not in example:
         raise BundleError(f"the reference has no tensor {name!r}", "export the bundle again")
-    return example[name][0] if edge in _UNBATCHED.get(piece, ()) else example[name]
+    # An example has the shapes of a query; the pieces of a class have no axis for it.
+    return example[name][0] if route is CLASS and name in CLASS_AXIS else example[name]

@@ -16,13 +16,13 @@ from safetensors import SafetensorError, safe_open
 from uino_deploy.bundle.manifest import Manifest, Precision
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file, safetensors_bytes
+from uino_deploy.pipeline import CLASS, with_class_axis
 
 Array = npt.NDArray[Any]
 
 FORMAT = "uino-support"
 FORMAT_VERSION = "1.0"
 
-_TENSORS = ("deep", "weight", "prototypes", "sparse")
 _RANKS = {"deep": 4, "weight": 2, "prototypes": 2, "sparse": 2}
 _MAX_NAME = 100
 
@@ -80,15 +80,13 @@ class Support:
     @property
     def tensors(self) -> dict[str, Array]:
         """The arrays that this model's variant has, by name."""
-        found = {name: getattr(self, name) for name in _TENSORS}
+        found = {name: getattr(self, name) for name in _RANKS}
         return {name: array for name, array in found.items() if array is not None}
 
     @property
     def features(self) -> dict[str, Array]:
-        """The inputs that the pieces of a query take from this class, by name."""
-        batched = {"support_deep": self.deep, "weight": self.weight, "sparse": self.sparse}
-        found = {name: array[None] for name, array in batched.items() if array is not None}
-        return {"prototypes": self.prototypes, **found}
+        """What a query takes of this class; names and shapes are those of `pipeline.QUERY`."""
+        return with_class_axis(CLASS.named(self.tensors))
 
     def save(self, path: str | Path, force: bool = False) -> None:
         """Write the class as one `.safetensors` file, whole or not at all.
@@ -125,7 +123,7 @@ class Support:
         """
         metadata, tensors = _read(path)
         damaged = InputError(f"support {path} is damaged", "enroll the class again")
-        if not {"prototypes"} <= tensors.keys() <= set(_TENSORS):
+        if not {"prototypes"} <= tensors.keys() <= _RANKS.keys():
             raise damaged
         if any(array.ndim != _RANKS[name] for name, array in tensors.items()):
             raise damaged

@@ -97,7 +97,7 @@ def prototype_similarity(encoded: Encoded, support: Support) -> Float32:
     Returns:
         float32 [H, W] at the query's own size.
     """
-    tokens = _unit(to_host(encoded.deep)[0, -1].astype(np.float32))
+    tokens = _unit(to_host(encoded.features["query_deep"])[0, -1].astype(np.float32))
     foreground, background = _unit(support.prototypes.astype(np.float32))
     grid = round(len(tokens) ** 0.5)
     plane = (tokens @ (foreground - background)).reshape(grid, grid)

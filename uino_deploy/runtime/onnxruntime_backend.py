@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.bundle import Bundle, Edge, Piece
 from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError, UinoDeployError
@@ -162,7 +162,7 @@ def _check_edges(bundle: Bundle, piece: Piece, session: onnxruntime.InferenceSes
             )
 
 
-def _edge(tensor: Tensor) -> tuple[str, str, str]:
+def _edge(tensor: Edge) -> tuple[str, str, str]:
     return tensor.name, tensor.dtype, _shape(tensor.shape)
 
 

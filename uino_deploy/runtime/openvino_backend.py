@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.bundle import Bundle, Edge, Piece
 from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError
@@ -114,7 +114,7 @@ class OpenVinoBackend(HostBackend):
 
     def shared(self, array: Array) -> Any:
         """Return a tensor that is an array's own memory."""
-        return self._openvino.Tensor(array, shared_memory=True)
+        return self._openvino.Edge(array, shared_memory=True)
 
     def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
         """Do the work for several items at once, each on one thread; see `Backend.each`.
@@ -208,7 +208,7 @@ class OpenVinoBackend(HostBackend):
     def _check_computed(self, bundle: Bundle, piece: Piece, compiled: Any) -> None:
         """Refuse a piece that OpenVINO computes in another type than its file says."""
         found = _computed_types(compiled)
-        asked = _precisions(bundle, piece)
+        asked = bundle.precisions(piece)
         allowed = {kind for precision in asked for kind in _COMPUTED[precision]}
         missing = [p for p in asked if found and not found & set(_COMPUTED[p][:2])]
         if found - allowed or missing:
@@ -318,14 +318,6 @@ class OpenVinoSession(HostSession):
             return compiled, requests[lane]
 
 
-def _precisions(bundle: Bundle, piece: Piece) -> set[str]:
-    """Return a piece's precision; of the joined query, those of the pieces that it joins."""
-    if piece.name != "query":
-        return {piece.precision}
-    joined = ("encoder", "adapter", "prompt", "decoder")
-    return {bundle.piece(name).precision for name in joined}
-
-
 def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
     """Return the shapes of one query and one shot."""
     return {
@@ -413,7 +405,7 @@ def _check_edges(bundle: Bundle, piece: Piece, compiled: Any) -> None:
             )
 
 
-def _fits(tensor: Tensor, port: Any) -> bool:
+def _fits(tensor: Edge, port: Any) -> bool:
     kind = port.element_type.to_string()
     return (
         tensor.name in port.names

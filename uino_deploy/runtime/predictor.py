@@ -22,14 +22,26 @@ from uino_deploy.images import (
     preprocess_mask,
     upsample_logits,
 )
+from uino_deploy.pipeline import CLASS, QUERY, Route
 from uino_deploy.runtime.backends import BackendOptions, open_backend
-from uino_deploy.runtime.session import Array, Backend, Session, Value, feeds_of
+from uino_deploy.runtime.session import (
+    Array,
+    Backend,
+    Session,
+    Value,
+    feeds_of,
+    run_pieces,
+    run_to_host,
+    to_host,
+)
 
 ImageSource = UInt8 | str | Path
 MaskSource = Array | str | Path
 
-_OF_A_QUERY = ("encoder", "adapter")
-_OF_A_CLASS = ("prompt", "decoder")
+# A query's pieces that run once for an image, and those that run for each class.
+_PER_IMAGE, _PER_CLASS = QUERY.split({"image"})
+# An enrolment's pieces that run for each shot, and those that run once for all shots.
+_PER_SHOT, _PER_SUPPORT = CLASS.split({"support_image"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +52,13 @@ class Encoded:
     dropped.
 
     Attributes:
-        deep: [1, L, N, D].
-        embedding: [1, E, h, w].
+        features: what the other pieces of a query take of the image, under the names of
+            `pipeline.QUERY`: query_deep [1, L, N, D] and embedding [1, E, h, w].
         height: the image's own height in pixels.
         width: the image's own width in pixels.
     """
 
-    deep: Value
-    embedding: Value
+    features: Mapping[str, Value]
     height: int
     width: int
 
@@ -83,7 +94,7 @@ class Predictor:
         self.bundle = bundle
         self.backend = backend
         self._sessions: dict[str, Session] = {}
-        # What the prompt and the decoder take of a class, for as long as someone holds the class.
+        # What a query takes of a class, for as long as someone holds the class.
         self._classes: WeakKeyDictionary[Support, dict[str, Value]] = WeakKeyDictionary()
 
     @classmethod
@@ -131,13 +142,14 @@ class Predictor:
         images, masks = zip(
             *(self._shot(number, *shot) for number, shot in enumerate(shots, 1)), strict=True
         )
-        self._load(("encoder", "support"))
-        encoder = self._session("encoder")
-        tokens = np.concatenate([encoder.run({"image": image})["deep"] for image in images])
-        made = self._session("support").run({"deep": tokens, "mask": np.stack(masks)})
+        self._load((*_PER_SHOT, *_PER_SUPPORT))
+        tokens = np.concatenate(
+            [to_host(self._features(CLASS, each)["support_deep"]) for each in images]
+        )
+        known = {"support_deep": tokens, "mask": np.stack(masks)}
+        made = run_to_host(CLASS, map(self._session, _PER_SUPPORT), known)
         _check_finite(made, f"class {name!r}")
         manifest = self.bundle.manifest
-        prompt_inputs = {tensor.name for tensor in self.bundle.piece("prompt").inputs}
         return Support(
             name=name,
             shots=len(shots),
@@ -145,7 +157,7 @@ class Predictor:
             model=describe_model(manifest),
             fingerprint=manifest.fingerprint,
             preprocess=manifest.preprocess.fingerprint,
-            deep=tokens if "support_deep" in prompt_inputs else None,
+            deep=tokens if "support_deep" in self._taken(QUERY, _PER_CLASS) else None,
             **made,
         )
 
@@ -159,7 +171,7 @@ class Predictor:
             InputError: the image is unreadable, or an array of another kind.
         """
         pixels = _image(image, "the image")
-        self._load(_OF_A_QUERY)
+        self._load(_PER_IMAGE)
         return self._encode(pixels)
 
     @overload
@@ -196,11 +208,11 @@ class Predictor:
         for one in supports:
             one.check(self.bundle.manifest)
         if isinstance(image, Encoded):
-            self._load(_OF_A_CLASS)
+            self._load(_PER_CLASS)
             query = image
         else:
             pixels = _image(image, "the image")
-            self._load((*_OF_A_QUERY, *_OF_A_CLASS))
+            self._load((*_PER_IMAGE, *_PER_CLASS))
             query = self._encode(pixels)
         for one in supports:
             self._class(one)  # below, several threads may want them at once
@@ -208,16 +220,23 @@ class Predictor:
         return results[0] if isinstance(support, Support) else results
 
     def _encode(self, pixels: UInt8) -> Encoded:
-        known = {"image": self._preprocessed(pixels)}
-        tokens = self._session("encoder").run_resident(known)
-        adapted = self._session("adapter").run_resident({"early": tokens["early"]})
-        return Encoded(tokens["deep"], adapted["embedding"], *pixels.shape[:2])
+        return Encoded(self._features(QUERY, self._preprocessed(pixels)), *pixels.shape[:2])
+
+    def _features(self, route: Route, image: Float32) -> dict[str, Value]:
+        """Run the pieces of a route that need the image alone; return what the others take."""
+        name = route.name("image")
+        pieces, others = route.split({name})
+        known = run_pieces(route, map(self._session, pieces), {name: image})
+        return {name: known[name] for name in self._taken(route, others) & known.keys()}
+
+    def _taken(self, route: Route, pieces: Sequence[str]) -> set[str]:
+        """Return the route's names of all that some pieces of this bundle take."""
+        edges = [edge for piece in pieces for edge in self.bundle.piece(piece).inputs]
+        return {route.name(edge.name) for edge in edges}
 
     def _segment(self, query: Encoded, support: Support, threshold: float) -> Result:
-        known = {"query_deep": query.deep, "embedding": query.embedding, **self._class(support)}
-        prompt, decoder = self._session("prompt"), self._session("decoder")
-        known |= prompt.run_resident(feeds_of(prompt, known))
-        made = decoder.run(feeds_of(decoder, known))
+        known = {**query.features, **self._class(support)}
+        made = run_to_host(QUERY, map(self._session, _PER_CLASS), known)
         _check_finite(made, f"class {support.name!r}")
         logits: Float32 = made["logits"][0, 0]
         mask = upsample_logits(logits, query.height, query.width) > threshold
@@ -263,8 +282,9 @@ class Predictor:
         """Return a class's tensors, put where the backend keeps them on their first use."""
         if support not in self._classes:
             uploaded: dict[str, Value] = {}
-            for session in (self._session("prompt"), self._session("decoder")):
-                uploaded |= session.upload(feeds_of(session, support.features))
+            for session in map(self._session, _PER_CLASS):
+                mine = feeds_of(QUERY, session, support.features)
+                uploaded |= QUERY.named(session.upload(mine))
             self._classes[support] = uploaded
         return self._classes[support]
 

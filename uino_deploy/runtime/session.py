@@ -7,7 +7,7 @@ that one query's features serve any number of classes without a copy to the host
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.bundle import Bundle, Edge, Piece
 from uino_deploy.errors import InputError
+from uino_deploy.pipeline import Route
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
@@ -113,10 +114,41 @@ class Session(Protocol):
         """
 
 
-def feeds_of(session: Session, known: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
-    """Return those of the known values that a piece takes, as its variant does."""
-    names = {tensor.name for tensor in session.piece.inputs}
-    return {name: known[name] for name in names & known.keys()}
+def feeds_of(route: Route, session: Session, known: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
+    """Return those of a route's tensors that a piece takes, under the piece's own names."""
+    names = {edge.name: route.name(edge.name) for edge in session.piece.inputs}
+    return {edge: known[name] for edge, name in names.items() if name in known}
+
+
+def run_pieces(
+    route: Route, sessions: Iterable[Session], known: Mapping[str, Value]
+) -> dict[str, Value]:
+    """Run some pieces of a route one after the other, each on what is known by then.
+
+    Args:
+        route: the names of the tensors.
+        sessions: the loaded pieces, in the route's order.
+        known: what the pieces take and none of them gives; it may hold more.
+
+    Returns:
+        What was known and all outputs, which stay where the backend keeps them.
+
+    Raises:
+        InputError: an input is missing or of a shape that its piece does not take.
+    """
+    tensors = dict(known)
+    for session in sessions:
+        tensors |= route.named(session.run_resident(feeds_of(route, session, tensors)))
+    return tensors
+
+
+def run_to_host(
+    route: Route, sessions: Iterable[Session], known: Mapping[str, Value]
+) -> dict[str, Array]:
+    """Run some pieces of a route as `run_pieces` does; return the last one's outputs as arrays."""
+    *first, last = sessions
+    made = last.run(feeds_of(route, last, run_pieces(route, first, known)))
+    return route.named(made)
 
 
 class Backend(Protocol):
@@ -238,7 +270,7 @@ def check_complete(piece: Piece, feeds: Mapping[str, Value]) -> None:
         raise InputError(f"piece {piece.name} takes {names}, not {sorted(feeds)}")
 
 
-def check_shape(piece: Piece, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def check_shape(piece: Piece, tensor: Edge, shape: tuple[int, ...]) -> None:
     """Refuse a shape that an input does not take; a named dimension takes any size.
 
     Raises:

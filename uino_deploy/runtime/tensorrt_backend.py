@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from uino_deploy.bundle import Bundle, Piece, Tensor
+from uino_deploy.bundle import Bundle, Edge, Piece
 from uino_deploy.bundle.plans import EngineBackend, PlanInfo, load_plan, rebuild_command
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, CheckFailed, CudaError, DependencyError, InputError
@@ -179,7 +179,7 @@ class TensorRtSession:
             self._enqueue()
         return outputs
 
-    def _on_device(self, tensor: Tensor, value: Value) -> DeviceArray:
+    def _on_device(self, tensor: Edge, value: Value) -> DeviceArray:
         """Return an input in this device's memory: as it is if it is there, else a copy."""
         device = self._backend.device
         if not (isinstance(value, DeviceArray) and value.device is device):
