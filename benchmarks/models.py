@@ -11,6 +11,7 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.dependencies import is_importable, require
 from uino_deploy.errors import CheckFailed, InputError
 from uino_deploy.files import sha256
+from uino_deploy.pipeline import WHOLE
 
 if TYPE_CHECKING:
     from uino_deploy.model.assembly import Assembly
@@ -119,7 +120,7 @@ def in_precisions(
 def piece_precisions(bundle: Bundle) -> list[str]:
     """Return the precisions of a bundle's pieces, each once, sorted."""
     pieces = bundle.manifest.pieces.items()
-    return sorted({piece.precision for name, piece in pieces if name != "query"})
+    return sorted({piece.precision for name, piece in pieces if name != WHOLE})
 
 
 def _export(

@@ -1,7 +1,7 @@
 """Where a bundle's time goes, layer by layer, from each backend's own profiler.
 
-A layer inside another's body (a step of a Scan) counts there, and not in the outer one too, where
-the profiler shows it: ONNX Runtime's does. OpenVINO and TensorRT tell how long a layer took and not
+Time in a layer inside another one (a step of a Scan) counts for the inner layer only, where the
+profiler shows it: ONNX Runtime's does. OpenVINO and TensorRT tell how long a layer took but not
 when; in the trace each begins where the last one ended.
 """
 
@@ -16,6 +16,7 @@ from uino_deploy.benchmarks.runners.bundle import BundleRunner
 from uino_deploy.benchmarks.runners.runner import Task
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.reference import inputs_of, load_example
+from uino_deploy.pipeline import QUERY
 from uino_deploy.runtime.onnxruntime_providers import PROVIDERS
 from uino_deploy.runtime.session import LayerTime
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from uino_deploy.runtime.openvino_backend import OpenVinoBackend
     from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
-PIECES = ("encoder", "adapter", "prompt", "decoder")
 # In names of operators, and of TensorRT's layers, that are a whole attention.
 _ATTENTION = ("attention", "mha", "sdpa")
 _WARMUP = 2
@@ -47,7 +47,7 @@ def profile_pieces(runner: BundleRunner, task: Task, trace: Path) -> list[dict[s
     bundle = runner.predictor.bundle
     example = load_example(bundle)
     layers, events = [], []
-    for number, name in enumerate(PIECES):
+    for number, name in enumerate(QUERY.pieces):
         feeds = inputs_of(bundle.piece(name), example)
         nodes = _profile(bundle, name, feeds, task)
         layers += summarise_nodes(name, nodes, _RUNS)

@@ -83,7 +83,7 @@ class Worker:
 
     def pieces(self) -> Answer:
         """Compare each piece of a bundle with the reference's own tensors."""
-        from uino_deploy.benchmarks.pieces import compare_pieces
+        from uino_deploy.benchmarks.piece_errors import compare_pieces
         from uino_deploy.benchmarks.runners.bundle import BundleRunner
 
         if not isinstance(self.runner, BundleRunner):
@@ -93,7 +93,7 @@ class Worker:
 
     def examples(self) -> Answer:
         """Write the reference's tensors between the pieces, for two photographs."""
-        from uino_deploy.benchmarks.pieces import write_example
+        from uino_deploy.benchmarks.piece_errors import write_example
         from uino_deploy.benchmarks.runners.torch_model import TorchRunner
 
         if isinstance(self.runner, TorchRunner):
@@ -235,7 +235,7 @@ def _device_bytes(runner: Runner[Any]) -> int | None:
 
     known = nvml.process_bytes(os.getpid())
     if known is None and isinstance(runner, BundleRunner):
-        counted = runner.clock.memory()
+        counted = runner.backend.memory()
         known = None if counted is None else counted.engines + counted.buffers
     return known
 

@@ -12,6 +12,7 @@ from uino_deploy.benchmarks.runners.runner import Found, Task
 from uino_deploy.benchmarks.work import Shot, UInt8
 from uino_deploy.bundle import Bundle, Piece
 from uino_deploy.images import Float32, load_image, preprocess_image, upsample_logits
+from uino_deploy.pipeline import QUERY
 from uino_deploy.runtime import Predictor, Support
 from uino_deploy.runtime.backends import BACKENDS, BackendOptions, open_backend
 from uino_deploy.runtime.session import (
@@ -22,7 +23,8 @@ from uino_deploy.runtime.session import (
     Item,
     Session,
     Value,
-    feeds_of,
+    run_pieces,
+    run_to_host,
 )
 
 
@@ -36,12 +38,12 @@ class BundleRunner:
             providers=[provider] if provider else None,
             threads=task.threads if "threads" in known else None,
         )
-        self.clock = StageClock(open_backend(name, options))
-        self.predictor = Predictor(Bundle.open(task.bundle or ""), self.clock)
+        self.backend = TimedBackend(open_backend(name, options))
+        self.predictor = Predictor(Bundle.open(task.bundle or ""), self.backend)
 
     def about(self) -> dict[str, str]:
         """Return the backend's description of itself."""
-        return self.clock.describe()
+        return self.backend.describe()
 
     def enroll(self, shots: Sequence[Shot]) -> Support:
         """Enroll a class."""
@@ -66,16 +68,16 @@ class BundleRunner:
 
     def stages(self, query: Path, enrolled: Support) -> dict[str, float]:
         """Time decoding, preprocessing, each piece, and what follows; see `Runner.stages`."""
-        self.clock.begin()
+        self.backend.begin()
         begun = time.perf_counter()
         image = load_image(query)
         decoded = time.perf_counter()
         encoded = self.predictor.encode(image)
         between = time.perf_counter()
-        before = dict(self.clock.seconds)
+        before = dict(self.backend.seconds)
         self.predictor.predict(encoded, enrolled)
         ended = time.perf_counter()
-        pieces = self.clock.end()
+        pieces = self.backend.end()
         after = sum(pieces.values()) - sum(before.values())
         return {
             "decode": decoded - begun,
@@ -91,42 +93,38 @@ class BundleRunner:
         images = [load_image(query) if isinstance(query, Path) else query for query in queries]
         size = self.predictor.bundle.config.image_size
         pixels = np.stack([preprocess_image(image, size) for image in images])
-        sessions = {name: self._session(name) for name in ("encoder", "adapter", "prompt")}
-        decoder = self._session("decoder")
-        tokens = sessions["encoder"].run_resident({"image": pixels})
-        known: dict[str, Value] = {"query_deep": tokens["deep"]}
-        known |= sessions["adapter"].run_resident({"early": tokens["early"]})
+        once, each_class = (
+            [self.backend.load(self.predictor.bundle, piece) for piece in pieces]
+            for pieces in QUERY.split({"image"})
+        )
+        encoded = run_pieces(QUERY, once, {"image": pixels})
         results: list[list[Found]] = [[] for _ in images]
         for support in classes:
-            inputs: dict[str, Value] = {**known, **support.features}
-            inputs |= sessions["prompt"].run_resident(feeds_of(sessions["prompt"], inputs))
-            logits: Float32 = decoder.run(feeds_of(decoder, inputs))["logits"]
+            known = {**encoded, **support.features}
+            logits: Float32 = run_to_host(QUERY, each_class, known)["logits"]
             for image, plane, found in zip(images, logits[:, 0], results, strict=True):
                 mask = upsample_logits(plane, *image.shape[:2]) > 0
                 found.append(Found(mask.astype(np.uint8), plane))
         return results
 
-    def _session(self, piece: str) -> Session:
-        return self.clock.load(self.predictor.bundle, piece)
 
-
-class StageClock:
+class TimedBackend:
     """A backend that times its pieces while it is asked to, and waits for nothing otherwise."""
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.running = False
+        self._backend = backend
+        self.timing = False
         self.seconds: dict[str, float] = {}
-        self._sessions: dict[str, _ClockedSession] = {}
+        self._sessions: dict[str, _TimedSession] = {}
 
     def begin(self) -> None:
         """Start timing from nothing."""
         self.seconds = {}
-        self.running = True
+        self.timing = True
 
     def end(self) -> dict[str, float]:
         """Stop timing; return the seconds of each piece that ran."""
-        self.running = False
+        self.timing = False
         return self.seconds
 
     def load(self, bundle: Bundle, piece: str) -> Session:
@@ -136,32 +134,32 @@ class StageClock:
     def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
         """Load pieces once."""
         missing = [piece for piece in pieces if piece not in self._sessions]
-        for piece, session in self.backend.load_all(bundle, missing).items():
-            self._sessions[piece] = _ClockedSession(self, session)
+        for piece, session in self._backend.load_all(bundle, missing).items():
+            self._sessions[piece] = _TimedSession(self, session)
         return {piece: self._sessions[piece] for piece in pieces}
 
     def describe(self) -> dict[str, str]:
         """Return what runs here."""
-        return self.backend.describe()
+        return self._backend.describe()
 
     def synchronise(self) -> None:
         """Wait for the backend."""
-        self.backend.synchronise()
+        self._backend.synchronise()
 
     def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
         """Do the work for each item; one after the other while pieces are timed."""
-        return [work(item) for item in items] if self.running else self.backend.each(work, items)
+        return [work(item) for item in items] if self.timing else self._backend.each(work, items)
 
     def memory(self) -> DeviceMemory | None:
         """Return the backend's memory of a device."""
-        return self.backend.memory()
+        return self._backend.memory()
 
 
-class _ClockedSession:
-    """A piece whose runs are added to its clock, each waited for."""
+class _TimedSession:
+    """A piece whose runs are waited for and timed while its backend times."""
 
-    def __init__(self, clock: StageClock, session: Session) -> None:
-        self._clock = clock
+    def __init__(self, backend: TimedBackend, session: Session) -> None:
+        self._backend = backend
         self._session = session
 
     @property
@@ -180,8 +178,8 @@ class _ClockedSession:
         """Run and time the piece, its outputs left where the backend keeps them."""
         begun = time.perf_counter()
         outputs = self._session.run_resident(feeds)
-        if self._clock.running:
-            self._clock.synchronise()
+        if self._backend.timing:
+            self._backend.synchronise()
         self._add(time.perf_counter() - begun)
         return outputs
 
@@ -190,6 +188,6 @@ class _ClockedSession:
         return self._session.upload(feeds)
 
     def _add(self, seconds: float) -> None:
-        if self._clock.running:
+        if self._backend.timing:
             name = self.piece.name
-            self._clock.seconds[name] = self._clock.seconds.get(name, 0.0) + seconds
+            self._backend.seconds[name] = self._backend.seconds.get(name, 0.0) + seconds

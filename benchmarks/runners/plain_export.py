@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from uino_deploy.benchmarks.runners import plain_torch
-from uino_deploy.benchmarks.runners.torch_model import use_operators
-from uino_deploy.benchmarks.runners.whole_onnx import ENROLL, QUERY
 from uino_deploy.model.checkpoint import load_checkpoint
+from uino_deploy.model.hypercorrelation import use_operators
 from uino_deploy.model.prompt_generator import SupportFeatures
 from uino_deploy.model.segmenter import UinoFSS
 
@@ -35,19 +34,20 @@ class _Enroll(nn.Module):
         return tuple(feature for feature in features if feature is not None)
 
 
-def export_whole(checkpoint: Path, folder: Path, image_size: int) -> None:
+def export_whole(checkpoint: Path, query: Path, enroll: Path, image_size: int) -> None:
     """Write the graph of a query and the graph that enrolls a class, for one query and one shot.
 
     Shapes are static, which every runtime likes best. The scan is the two-level one: the literal
     loop would be unrolled into some hundred thousand nodes.
 
     Args:
-        checkpoint: of the model, ours.
-        folder: receives the two graphs; made here.
+        checkpoint: one of our own, the whole model.
+        query: receives the graph of a query; its folder is made here.
+        enroll: receives the graph that enrolls a class.
         image_size: side of the square image in pixels.
     """
-    use_operators(scan=plain_torch.scan_by_rows)
     model = load_checkpoint(checkpoint).eval()
+    use_operators(model, plain_torch.correlation4d, plain_torch.scan_by_rows)
     tokens = (image_size // model.config.encoder.patch) ** 2
     shot = torch.zeros(1, 1, 3, image_size, image_size), torch.full((1, 1, tokens), 0.5)
     with torch.inference_mode():
@@ -57,10 +57,10 @@ def export_whole(checkpoint: Path, folder: Path, image_size: int) -> None:
         for name, feature in zip(features._fields, features, strict=True)
         if feature is not None
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(_Enroll(model), shot, folder / ENROLL, ["images", "masks"], list(known))
+    query.parent.mkdir(parents=True, exist_ok=True)
+    _write(_Enroll(model), shot, enroll, ["images", "masks"], list(known))
     inputs = (shot[0][0], *known.values())
-    _write(_Query(model), inputs, folder / QUERY, ["image", *known], ["logits"])
+    _write(_Query(model), inputs, query, ["image", *known], ["logits"])
 
 
 def _write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,12 +16,16 @@ from uino_deploy.benchmarks.runners import plain_torch
 from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Task
 from uino_deploy.benchmarks.work import Shot, UInt8
 from uino_deploy.errors import DependencyError
+from uino_deploy.export.pieces import PieceModule, reference_pieces, run_modules
 from uino_deploy.export.precision import in_precision
 from uino_deploy.images import load_image, preprocess_image, preprocess_mask
-from uino_deploy.model import hypercorrelation
 from uino_deploy.model.checkpoint import load_checkpoint
-from uino_deploy.model.prompt_generator import SupportFeatures
+from uino_deploy.model.hypercorrelation import use_operators
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.pipeline import CLASS, QUERY, Route, with_class_axis
+
+# What a query takes of a class, under the names of `pipeline.QUERY`.
+Features = dict[str, Tensor]
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # From this opset on, bfloat16 needs no detour through float32 convolutions; nothing is exported.
@@ -42,69 +46,68 @@ class TorchRunner:
                 raise TypeError(f"the converted model is a {type(converted).__name__}")
             model = converted
         self.model = model
-        self.encode = model.encoder.__call__
-        self.adapt = model.adapter.__call__
-        self.prompt = model.prompt_generator.__call__
-        self.decode = model.decoder.__call__
+        self.pieces = reference_pieces(model)
 
     def about(self) -> dict[str, str]:
         """Return PyTorch's version and threads."""
         return {"torch": torch.__version__, "threads": str(torch.get_num_threads())}
 
-    def enroll(self, shots: Sequence[Shot]) -> SupportFeatures:
+    def enroll(self, shots: Sequence[Shot]) -> Features:
         """Enroll a class."""
-        images = self._images([image for image, _ in shots])
-        masks = torch.stack([self._mask(mask) for _, mask in shots])
-        with torch.inference_mode():
-            _, deep = self.encode(images)
+        support = {
+            "support_image": self._images([image for image, _ in shots]),
             # The mask's shares of foreground are summed: they stay float32.
-            return self.model.prompt_generator.support_features(deep[None], masks[None])
+            "mask": torch.stack([self._mask(mask) for _, mask in shots]),
+        }
+        with torch.inference_mode():
+            made = self._run(CLASS, CLASS.pieces, support)
+        return with_class_axis({name: made[name] for name in QUERY.ends.inputs if name in made})
 
-    def save(self, enrolled: SupportFeatures, path: Path) -> None:
+    def save(self, enrolled: Features, path: Path) -> None:
         """Write the features."""
-        torch.save(dict(zip(enrolled._fields, enrolled, strict=True)), path)
+        torch.save(enrolled, path)
 
-    def load(self, path: Path) -> SupportFeatures:
+    def load(self, path: Path) -> Features:
         """Read features."""
-        return SupportFeatures(**torch.load(path, weights_only=True))
+        features: Features = torch.load(path, weights_only=True)
+        return features
 
     def segment(
-        self, queries: Sequence[Path | UInt8], classes: Sequence[SupportFeatures]
+        self, queries: Sequence[Path | UInt8], classes: Sequence[Features]
     ) -> list[list[Found]]:
-        """Segment; the encoder and the adapter run once for all classes."""
+        """Segment; the pieces that need the image alone run once for all classes."""
         images = [load_image(query) if isinstance(query, Path) else query for query in queries]
         found: list[list[Found]] = [[] for _ in images]
+        once, each_class = QUERY.split({"image"})
         with torch.inference_mode():
-            early, deep = self.encode(self._images(images))
-            embedding = self.adapt(early)
+            encoded = self._run(QUERY, once, {"image": self._images(images)})
             for support in classes:
-                dense = self.prompt(deep, support.deep, support.weight, support.prototypes)
-                logits, _ = self.decode(embedding, support.sparse, dense)
-                for image, plane, results in zip(images, logits.float(), found, strict=True):
+                logits = self._run(QUERY, each_class, {**encoded, **support})["logits"].float()
+                for image, plane, results in zip(images, logits, found, strict=True):
                     results.append(Found(upsampled_mask(plane, image), plane[0].numpy()))
         return found
 
-    def stages(self, query: Path, enrolled: SupportFeatures) -> dict[str, float]:
-        """Time decoding, preprocessing, each part of the model, and what follows."""
+    def stages(self, query: Path, enrolled: Features) -> dict[str, float]:
+        """Time decoding, preprocessing, each piece of the model, and what follows."""
         times = [time.perf_counter()]
         with torch.inference_mode():
             image = load_image(query)
             times.append(time.perf_counter())
-            pixels = self._images([image])
+            known = {"image": self._images([image]), **enrolled}
             times.append(time.perf_counter())
-            early, deep = self.encode(pixels)
+            for piece in QUERY.pieces:
+                known = self._run(QUERY, [piece], known)
+                times.append(time.perf_counter())
+            upsampled_mask(known["logits"][0].float(), image)
             times.append(time.perf_counter())
-            embedding = self.adapt(early)
-            times.append(time.perf_counter())
-            dense = self.prompt(deep, enrolled.deep, enrolled.weight, enrolled.prototypes)
-            times.append(time.perf_counter())
-            logits, _ = self.decode(embedding, enrolled.sparse, dense)
-            times.append(time.perf_counter())
-            upsampled_mask(logits[0].float(), image)
-            times.append(time.perf_counter())
-        names = ("decode", "preprocess", "encoder", "adapter", "prompt", "decoder", "postprocess")
+        names = ("decode", "preprocess", *QUERY.pieces, "postprocess")
         spans = (after - before for before, after in pairwise(times))
         return dict(zip(names, spans, strict=True))
+
+    def _run(
+        self, route: Route, pieces: Sequence[str], known: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return run_modules(route, [self.pieces[name] for name in pieces], known)
 
     def _images(self, images: Sequence[UInt8]) -> Tensor:
         pixels = np.stack([preprocess_image(image, self.size) for image in images])
@@ -117,38 +120,39 @@ class TorchRunner:
 class PlainTorchRunner(TorchRunner):
     """PyTorch eager with the operators as well as plain torch can express them."""
 
+    scan = staticmethod(plain_torch.scan_in_blocks)
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        use_operators(scan=plain_torch.scan_in_blocks)
+        use_operators(self.model, plain_torch.correlation4d, self.scan)
 
 
 class CompiledRunner(PlainTorchRunner):
-    """torch.compile of the four parts; the scan's loop over some thousand steps stays eager.
+    """torch.compile of a query's pieces; the scan's loop over some thousand steps stays eager.
 
     Every further shape would be compiled anew, for minutes: it has one query and one shot.
     """
+
+    # Traced, the loop would be unrolled into a graph that takes an hour to compile.
+    # torch leaves `disable` untyped.
+    scan = staticmethod(torch.compiler.disable(plain_torch.scan_in_blocks))  # type: ignore[no-untyped-call]
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         if not _has_compiler():
             raise DependencyError("torch.compile needs a C++ compiler on a CPU", "install g++")
-        # Traced, the loop would be unrolled into a graph that takes an hour to compile.
-        # torch leaves `disable` untyped.
-        scan = torch.compiler.disable(plain_torch.scan_in_blocks)  # type: ignore[no-untyped-call]
-        use_operators(scan=scan)
-        self.encode = torch.compile(self.model.encoder, dynamic=False)
-        self.adapt = torch.compile(self.model.adapter, dynamic=False)
-        self.prompt = torch.compile(self.model.prompt_generator, dynamic=False)
-        self.decode = torch.compile(self.model.decoder, dynamic=False)
+        for name in QUERY.pieces:
+            piece, module = self.pieces[name]
+            self.pieces[name] = PieceModule(piece, torch.compile(module, dynamic=False))
 
-    def enroll(self, shots: Sequence[Shot]) -> SupportFeatures:
+    def enroll(self, shots: Sequence[Shot]) -> Features:
         """Enroll a class of one shot."""
         if len(shots) != 1:
             raise CannotRun("compiled for one shot")
         return super().enroll(shots)
 
     def segment(
-        self, queries: Sequence[Path | UInt8], classes: Sequence[SupportFeatures]
+        self, queries: Sequence[Path | UInt8], classes: Sequence[Features]
     ) -> list[list[Found]]:
         """Segment one query; see `TorchRunner.segment`."""
         if len(queries) != 1:
@@ -162,11 +166,6 @@ def upsampled_mask(plane: Tensor, image: UInt8) -> UInt8:
     resized = F.interpolate(plane[None], (height, width), mode="bilinear")
     mask: UInt8 = (resized[0, 0] > 0).to(torch.uint8).numpy()
     return mask
-
-
-def use_operators(scan: object) -> None:
-    """Replace the model's operators in this process, which runs nothing else."""
-    vars(hypercorrelation).update(correlation4d=plain_torch.correlation4d, selective_scan2d=scan)
 
 
 def _has_compiler() -> bool:

@@ -22,7 +22,6 @@ from uino_deploy.images import load_image, preprocess_image, preprocess_mask, up
 Array = npt.NDArray[Any]
 Features = dict[str, Array]
 
-QUERY, ENROLL = "query.onnx", "enroll.onnx"
 PATCH = 14  # of every preset's encoder
 
 
@@ -31,12 +30,13 @@ class WholeOnnxRunner(ABC):
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.folder = Path(task.work) / f"whole-{task.image_size}"
-        if not (self.folder / QUERY).exists():
+        folder = Path(task.work) / f"whole-{task.image_size}"
+        query, self._enroll_path = folder / "query.onnx", folder / "enroll.onnx"
+        if not query.exists():
             from uino_deploy.benchmarks.runners.plain_export import export_whole
 
-            export_whole(Path(task.model or ""), self.folder, task.image_size)
-        self._query = self.open(self.folder / QUERY)
+            export_whole(Path(task.model or ""), query, self._enroll_path, task.image_size)
+        self._query = self.open(query)
         self._enroll: Any = None
 
     @abstractmethod
@@ -56,7 +56,7 @@ class WholeOnnxRunner(ABC):
         if len(shots) != 1:
             raise CannotRun("the plain graph was traced with one shot")
         if self._enroll is None:
-            self._enroll = self.open(self.folder / ENROLL)
+            self._enroll = self.open(self._enroll_path)
         (image, mask), size = shots[0], self.task.image_size
         feeds = {
             "images": preprocess_image(image, size)[None, None],

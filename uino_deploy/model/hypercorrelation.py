@@ -5,6 +5,7 @@ al., "Hypercorrelation Squeeze" (arXiv 2104.01538) for the center-pivot 4D convo
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class SelectiveScanBlock(nn.Module):
 
     # The scan's parameters stay float32 in every precision: the state decays by exp(delta * A).
     float32_parameters = ("dt_weight", "dt_bias", "A_log", "skip")
+    scan = staticmethod(selective_scan2d)
 
     def __init__(self, width: int, state: int) -> None:
         super().__init__()
@@ -57,9 +59,7 @@ class SelectiveScanBlock(nn.Module):
             -1, height, width, DIRECTIONS, self.rank + 2 * self.state
         )
         dt, B, C = projected.split([self.rank, self.state, self.state], dim=-1)
-        y = selective_scan2d(
-            x, dt, B, C, self.dt_weight, self.dt_bias, -torch.exp(self.A_log), self.skip
-        )
+        y = self.scan(x, dt, B, C, self.dt_weight, self.dt_bias, -torch.exp(self.A_log), self.skip)
         return self.out_proj(self.norm(y.sum(dim=3)) * F.silu(gate))
 
 
@@ -157,6 +157,8 @@ class GlobalModellingBlock(nn.Module):
 class Hypercorrelation(nn.Module):
     """MHCM, or its alternative CP4D: deep tokens of query and support to a dense prompt."""
 
+    correlate = staticmethod(correlation4d)
+
     def __init__(self, config: PromptConfig, layers: int, embedding: int) -> None:
         super().__init__()
         self.pool = config.pool
@@ -183,7 +185,7 @@ class Hypercorrelation(nn.Module):
         """
         grid = round(query.shape[2] ** 0.5)
         pooled = math.ceil(grid / self.pool)
-        volume = correlation4d(query, support, weight, grid, grid, self.pool)
+        volume = self.correlate(query, support, weight, grid, grid, self.pool)
         cells = self.mix_layers(volume.flatten(0, 1).permute(0, 2, 3, 1))  # [B*K, N, s, C]
         volume = cells.reshape(-1, grid, grid, pooled, pooled, cells.shape[-1])
         for block in self.blocks:
@@ -191,3 +193,20 @@ class Hypercorrelation(nn.Module):
         per_shot = volume.mean(dim=(3, 4))  # [B*K, h, w, C]
         per_query = per_shot.reshape(query.shape[0], support.shape[1], *per_shot.shape[1:])
         return self.head(per_query.mean(dim=1).permute(0, 3, 1, 2))
+
+
+def use_operators(
+    model: nn.Module, correlate: Callable[..., Tensor], scan: Callable[..., Tensor]
+) -> None:
+    """Make one model compute its two operators by other functions, to compare with.
+
+    Args:
+        model: changed in place; other models keep the operators of `uino_deploy.kernels`.
+        correlate: has the signature of `uino_deploy.kernels.correlation4d`.
+        scan: has the signature of `uino_deploy.kernels.selective_scan2d`.
+    """
+    for module in model.modules():
+        if isinstance(module, Hypercorrelation):
+            module.correlate = correlate
+        elif isinstance(module, SelectiveScanBlock):
+            module.scan = scan

@@ -1,4 +1,4 @@
-"""Each piece by itself, fed with float32 PyTorch's tensors, against what PyTorch answers."""
+"""The error of each piece: fed with float32 PyTorch's tensors, against what PyTorch answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from uino_deploy.benchmarks.work import Shot
 from uino_deploy.bundle.reference import inputs_of, load_example, outputs_of
 from uino_deploy.export.verify import relative_l2
 from uino_deploy.images import load_image
+from uino_deploy.pipeline import WHOLE
 from uino_deploy.tolerances import piece_tolerance
 
 if TYPE_CHECKING:
     from uino_deploy.model.segmenter import UinoFSS
-
-WHOLE = "query"
 
 
 def write_example(model: UinoFSS, query: Path, shots: Sequence[Shot], path: Path) -> None:
@@ -32,7 +31,7 @@ def write_example(model: UinoFSS, query: Path, shots: Sequence[Shot], path: Path
 
 
 def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[str, Any]]:
-    """Run every piece on the examples; without one, on that of the bundle, and the whole too.
+    """Run every piece on the examples; without any, on the one that the bundle carries.
 
     Returns:
         For each output of each piece, the fields of a `record.PieceError`, worst of all examples.
@@ -42,7 +41,7 @@ def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[
     names = [name for name in bundle.manifest.pieces if name != WHOLE]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name in names:
-        session = runner.clock.load(bundle, name)
+        session = runner.backend.load(bundle, name)
         allowed = piece_tolerance(session.piece.precision).relative_l2
         for example in known:
             answers = session.run(inputs_of(session.piece, example))
