@@ -3,75 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uino_deploy.bundle import Bundle
-from uino_deploy.dependencies import is_importable, require
-from uino_deploy.errors import CheckFailed, InputError
-from uino_deploy.files import sha256
+from uino_deploy.dependencies import require
+from uino_deploy.errors import InputError
+from uino_deploy.export.checkpoints import Origin
 from uino_deploy.pipeline import WHOLE
-
-if TYPE_CHECKING:
-    from uino_deploy.model.assembly import Assembly
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The checkpoints that a bundle was exported from.
-
-    Attributes:
-        checkpoint: one of our own, the whole model; excludes the others.
-        encoder: DINOv2's.
-        sam: Segment Anything's.
-        untrained: there was no checkpoint at all.
-    """
-
-    checkpoint: Path | None = None
-    encoder: Path | None = None
-    sam: Path | None = None
-    untrained: bool = False
-
-    @property
-    def known(self) -> bool:
-        """Whether anything was named."""
-        return bool(self.checkpoint or self.encoder or self.sam or self.untrained)
-
-    def or_bundled(self, bundle: Bundle) -> Origin:
-        """Return this, or where nothing was named the package's own checkpoint, if it is it."""
-        if self.known or not is_importable("torch"):
-            return self
-        import uino_deploy.assets
-
-        asset = Path(uino_deploy.assets.__file__ or "").parent / "tiny.safetensors"
-        hashes = {source.sha256 for source in bundle.manifest.provenance.sources}
-        return Origin(checkpoint=asset) if sha256(asset) in hashes else self
-
-    def assemble(self, bundle: Bundle, image_size: int) -> Assembly:
-        """Build the model that a bundle was exported from, at an image size.
-
-        Raises:
-            CheckpointError: a file is unreadable or of another architecture.
-            CheckFailed: it is not the bundle's model.
-        """
-        require("export", "torch")
-        from uino_deploy.export.exporter import fingerprint
-        from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
-
-        if self.checkpoint is not None:
-            made = assemble_from_checkpoint(self.checkpoint, image_size)
-        else:
-            config = replace(bundle.config, image_size=image_size)
-            seed = bundle.manifest.provenance.seed or 0
-            made = assemble_from_parts(config, self.encoder, self.sam, seed)
-        other_size = image_size != bundle.config.image_size
-        if not other_size and fingerprint(made.model) != bundle.manifest.fingerprint:
-            raise CheckFailed(
-                f"{bundle.root} was not exported from this model: their fingerprints differ",
-                "name the checkpoint that was exported",
-            )
-        return made
 
 
 def saver(origin: Origin, bundle: Bundle) -> Callable[[Path, int], None] | None:
@@ -104,7 +42,7 @@ def in_precisions(
         log: receives a line for each export.
 
     Raises:
-        InputError: a precision that is not there and cannot be exported.
+        InputError: a precision that no bundle has and that cannot be exported.
         BuildError: an export failed.
     """
     if not wanted:

@@ -1,7 +1,7 @@
-"""What an engine must not contain silently: checks before a build, of the graph, and after it.
+"""What an engine must not contain silently: checks of the graph before a build, and after it.
 
-TensorRT rounds float64 to float32, takes an operator's body where a plugin was meant, and ignores
-an attribute that it does not know; none of this is an error to it.
+TensorRT rounds float64 to float32, takes an operator's ONNX function where a plugin was meant, and
+ignores an attribute that it does not know; none of this is an error to it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ PLUGIN_ATTRIBUTES: Mapping[str, int | str] = {
 TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 
 # Least share of matrix products and convolutions in the piece's type. The rest is float32 by
-# design: those inside the operators' bodies and the similarity's (6 of 33 in the prompt of `full`,
-# 1 of 3 in that of `comp`), and up to opset 21 bfloat16's convolutions (16 of 33).
+# design: those inside the operators' functions and the similarity's (6 of 33 in the prompt of
+# `full`, 1 of 3 in that of `comp`), and up to opset 21 bfloat16's convolutions (16 of 33).
 _MATRIX_SHARE = {"fp32": 1.0, "fp16": 0.6, "bf16": 0.5}
 # The builder fuses layers, so that shares shift; a silent downgrade leaves next to nothing.
 _ENGINE_SHARE = 0.5
@@ -162,7 +162,8 @@ def _check_plugins(piece: Piece, engine: EngineLayers, plugins: list[str]) -> No
         if found != asked:
             raise CheckFailed(
                 f"{piece.name}: plugins were asked for, and of {asked} calls of {operator} the "
-                f"engine has {found} as plugin layers: the rest was built from the body",
+                f"engine has {found} as plugin layers: the rest was built from the ONNX "
+                "function",
                 "check the plugins by uino-deploy selftest --gpu, or build with --plugins none",
             )
 

@@ -18,7 +18,7 @@ import msgspec
 from uino_deploy.bundle.plans import Gpu, PluginRoute, Profile, compute_capability
 from uino_deploy.child import Note
 from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
-from uino_deploy.export.graph_reader import without_bodies
+from uino_deploy.export.graph_reader import without_functions
 from uino_deploy.files import atomic_file
 from uino_deploy.runtime.cuda_memory import check
 
@@ -39,7 +39,7 @@ class Job(msgspec.Struct, kw_only=True):
         shapes: input with dynamic dimensions -> its least, usual and largest shape.
         workspace: bytes of scratch memory the builder may plan with; its own limit when None.
         timing_cache: file to read and write tactic timings; none when None.
-        plugins: build our operators as plugins, not from their bodies.
+        plugins: build our operators as plugins, not from their portable ONNX functions.
         kernels: folder of compiled kernels for the plugins; None where there is none.
     """
 
@@ -216,9 +216,9 @@ def _network_flags(trt: Any) -> int:
 def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
     parser = trt.OnnxParser(network, log)
     if job.plugins:
-        # Up to 10.6 the parser takes a body wherever there is one, later versions wherever they do
-        # not find the plugin; without bodies a plugin that is not found is an error.
-        parsed = parser.parse(without_bodies(Path(job.onnx)), job.onnx)
+        # Up to 10.6 the parser takes an ONNX function wherever there is one, later versions
+        # wherever they do not find the plugin; without it, a missing plugin is an error.
+        parsed = parser.parse(without_functions(Path(job.onnx)), job.onnx)
     else:
         parsed = parser.parse_from_file(job.onnx)
     if not parsed:

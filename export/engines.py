@@ -24,8 +24,13 @@ from uino_deploy.bundle.plans import (
     plan_path,
 )
 from uino_deploy.child import Child, ChildFailed
-from uino_deploy.dependencies import is_importable, require
-from uino_deploy.doctor import JETSON_TENSORRT, TEGRA_RELEASE, read_jetpack
+from uino_deploy.dependencies import (
+    JETSON_TENSORRT,
+    TEGRA_RELEASE,
+    is_importable,
+    read_jetpack,
+    require,
+)
 from uino_deploy.errors import (
     BuildError,
     DependencyError,
@@ -103,19 +108,19 @@ def build_engines(
         workspace: bytes of scratch memory; the library's own limit when None.
         timing_cache: a file of tactic timings to use and extend.
         plugins: "auto" builds our operators as plugins where the backend has plugins, and fails
-            where they are not in the engine; "none" builds their bodies.
+            where they are not in the engine; "none" builds their portable ONNX functions.
         kernels: folder of compiled kernels; the bundle's own of the architecture when None. Where
             an engine needs them when it runs (route "ipluginv3"), they are added to the bundle.
-        force: replace plans that are there.
+        force: replace existing plans.
         progress: called with notes.
 
     Returns:
         What is known of each plan.
 
     Raises:
-        InputError: an architecture, piece or option that cannot be had.
+        InputError: an unknown architecture or piece, or an option that the backend lacks.
         DependencyError: the library, a driver or a GPU is missing.
-        OutputExists: a plan is there and `force` is not given.
+        OutputExists: a plan exists and `force` is not given.
         BuildError: a graph holds what TensorRT would change silently, the parser or builder
             failed, or its process died.
         CheckFailed: the engine is not in the piece's precision, or lacks the plugins asked for.
@@ -137,7 +142,7 @@ def build_engines(
         raise BuildError(
             f"plugins need kernels compiled for {arch}",
             f"uino-deploy kernels build --arch {arch} -o DIR, then give --kernels DIR; or build "
-            "the operators from their bodies by --plugins none",
+            "the operators from their portable ONNX functions by --plugins none",
         )
     infos = []
     with _workplace(bundle.root) as temporary:

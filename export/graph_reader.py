@@ -39,12 +39,12 @@ class GraphSummary:
 
     Attributes:
         calls: the nodes of our domain, in the graph's order.
-        bodies: names of the operators that bring a body in standard operators.
+        functions: names of the operators that bring a portable ONNX function.
         doubles: where float64 occurs: constants' names, and casts.
     """
 
     calls: list[Call] = field(default_factory=list)
-    bodies: set[str] = field(default_factory=set)
+    functions: set[str] = field(default_factory=set)
     doubles: list[str] = field(default_factory=list)
 
 
@@ -66,8 +66,8 @@ def read_graph(path: Path) -> GraphSummary:
     return summary
 
 
-def without_bodies(path: Path) -> bytes:
-    """Return an ONNX file without its operators' bodies, so that only plugins can compute them."""
+def without_functions(path: Path) -> bytes:
+    """Return an ONNX file without its operators' functions: only plugins can compute them then."""
     data = memoryview(path.read_bytes())
     return b"".join(
         data[start:end] for number, _, start, end in fields(data) if number != _MODEL_FUNCTIONS
@@ -77,7 +77,7 @@ def without_bodies(path: Path) -> bytes:
 def _read_function(function: memoryview, summary: GraphSummary) -> None:
     names = {each.number: each.value for each in fields(function)}
     if text(names.get(_FUNCTION_DOMAIN, memoryview(b""))) == DOMAIN:
-        summary.bodies.add(text(names[_FUNCTION_NAME]))
+        summary.functions.add(text(names[_FUNCTION_NAME]))
     _read_nodes(function, _FUNCTION_NODE, summary)
 
 

@@ -114,9 +114,8 @@ def _modules(model: UinoFSS) -> dict[str, nn.Module]:
 def _edge(piece: str, name: str, config: UinoConfig, precision: Mapping[str, Precision]) -> Edge:
     route = route_of(piece)
     tensor = route.name(name)
-    giver = producer(tensor)
-    inner = giver is not None and tensor not in QUERY.ends.outputs
-    half = inner and edge_type(precision[giver]) == torch.float16
+    source = None if tensor in QUERY.ends.outputs else producer(tensor)
+    half = source is not None and edge_type(precision[source]) == torch.float16
     shape = _shapes(config)[tensor]
     if route is CLASS and tensor in CLASS_AXIS:
         shape = shape[1:]

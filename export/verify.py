@@ -7,6 +7,7 @@ the bundle carries.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.errors import CheckFailed
+from uino_deploy.images import load_image, load_mask
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import CLASS, QUERY, WHOLE, route_of, with_class_axis
 from uino_deploy.runtime.session import feeds_of, run_pieces, to_host
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
-Shot = tuple[Image, Image]
+# An image uint8 RGB [H, W, 3] or its file; a mask uint8 [H, W] of 0 and 1 or its file.
+Source = Image | str | Path
+Shot = tuple[Source, Source]
 
 GENERATED_LETTERS = "AR"
 
@@ -113,7 +117,7 @@ def verify_bundle(
     bundle: Bundle,
     backend: Backend,
     model: UinoFSS | None = None,
-    examples: Sequence[tuple[Image, Sequence[Shot]]] = (),
+    examples: Sequence[tuple[Source, Sequence[Shot]]] = (),
     progress: Callable[[str], None] = lambda _note: None,
 ) -> VerifyReport:
     """Compare a bundle's pieces with their reference.
@@ -122,11 +126,13 @@ def verify_bundle(
         bundle: opened.
         backend: what runs the exported pieces.
         model: the PyTorch model that was exported, float32; None to use the stored reference.
-        examples: queries with their shots; generated ones when empty. Only with a model.
+        examples: queries with their shots (images and masks), as arrays or files; generated ones
+            when empty. Only with a model.
         progress: called with a note before each piece.
 
     Raises:
         CheckFailed: the model is not the one that the bundle was exported from.
+        InputError: an image or a mask cannot be read.
     """
     if model is not None:
         _check_same_model(bundle, model)
@@ -169,7 +175,7 @@ def _check_same_model(bundle: Bundle, model: UinoFSS) -> None:
 
 
 def _examples(
-    bundle: Bundle, model: UinoFSS | None, given: Sequence[tuple[Image, Sequence[Shot]]]
+    bundle: Bundle, model: UinoFSS | None, given: Sequence[tuple[Source, Sequence[Shot]]]
 ) -> list[Example]:
     if model is None:
         return [load_example(bundle)]
@@ -178,8 +184,16 @@ def _examples(
     # Of several classes: what is kept of one from the one before must show.
     drawn = enumerate(GENERATED_LETTERS)
     generated = [(draw_letter(2 * i, each)[0], [draw_letter(2 * i + 1, each)]) for i, each in drawn]
-    examples = (example_of(model, query, shots) for query, shots in given or generated)
-    return [{name: tensor.numpy() for name, tensor in e.items()} for e in examples]
+    found: list[Example] = []
+    for query, shots in given or generated:
+        loaded = [(_load(image, load_image), _load(mask, load_mask)) for image, mask in shots]
+        tensors = example_of(model, _load(query, load_image), loaded)
+        found.append({name: tensor.numpy() for name, tensor in tensors.items()})
+    return found
+
+
+def _load(source: Source, read: Callable[[str | Path], Image]) -> Image:
+    return read(source) if isinstance(source, (str, Path)) else source
 
 
 def _compare_piece(

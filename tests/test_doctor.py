@@ -8,14 +8,13 @@ from click.testing import CliRunner
 
 from uino_deploy import doctor as doctor_module
 from uino_deploy.cli import cli, main
-from uino_deploy.dependencies import require
+from uino_deploy.dependencies import read_jetpack, require
 from uino_deploy.doctor import (
     BACKENDS,
     PACKAGES,
     diagnose,
     find_conflicts,
     judge_backends,
-    read_jetpack,
 )
 from uino_deploy.errors import DependencyError
 

@@ -43,7 +43,7 @@ ALLOWED = {
     "training": LEAVES | {"kernels", "model", "data", "evaluation"},
     "doctor": LEAVES | {"runtime"},
     "selftest": LEAVES | {"kernels", "ptx", "model", "runtime", "export"},
-    "export": LEAVES | {"kernels", "model", "runtime", "doctor"},
+    "export": LEAVES | {"kernels", "model", "data", "runtime"},
     "inspection": LEAVES | {"kernels", "model", "runtime"},
     "benchmarks": LEAVES
     | {"kernels", "ptx", "model", "data", "evaluation", "training", "runtime", "export"},

@@ -16,7 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = {
     "uino_deploy": ["UinoConfig", "UinoFSS", "__version__"],
     "uino_deploy.evaluation": ["Report", "evaluate"],
-    "uino_deploy.export": ["build_engines", "export_bundle", "verify_bundle"],
+    "uino_deploy.benchmarks": ["benchmark_bundles", "compare_records", "load_record"],
+    "uino_deploy.export": [
+        "Origin",
+        "build_engines",
+        "export_bundle",
+        "export_checkpoint",
+        "verify_bundle",
+    ],
     "uino_deploy.kernels": ["correlation4d", "selective_scan2d", "selective_scan_fn"],
     "uino_deploy.model": [
         "DinoVisionTransformer",
@@ -43,6 +50,7 @@ PUBLIC = {
 # What a device without torch and onnx imports; onnxruntime only when a piece is loaded.
 LIGHT = [
     "uino_deploy",
+    "uino_deploy.benchmarks.bundles",
     "uino_deploy.benchmarks.compare",
     "uino_deploy.benchmarks.harness",
     "uino_deploy.benchmarks.ledger.page",
@@ -62,6 +70,7 @@ LIGHT = [
     "uino_deploy.doctor",
     "uino_deploy.errors",
     "uino_deploy.evaluation",
+    "uino_deploy.export.checkpoints",
     "uino_deploy.export.verify",
     "uino_deploy.files",
     "uino_deploy.images",

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from uino_deploy.errors import DependencyError
+
+# The file that only a Jetson has; its first line names the JetPack release.
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+
+# PyPI's TensorRT does not install on a Jetson: the bindings come with JetPack.
+JETSON_TENSORRT = (
+    "use JetPack's own: apt install python3-libnvinfer, make the environment with "
+    "--system-site-packages, pip install cuda-python"
+)
 
 _LIBRARIES = (
     "numpy",
@@ -43,6 +53,15 @@ def is_importable(module: str) -> bool:
 def install_command(extra: str) -> str:
     """Return the command that installs an extra; the project is not on PyPI."""
     return f"pip install '.[{extra}]' in a checkout of uino-deploy"
+
+
+def read_jetpack(release: Path) -> str | None:
+    """Return the first line of a Jetson's release file; None on other machines."""
+    try:
+        lines = release.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return lines[0].lstrip("# ") if lines else None
 
 
 def require(extra: str, *modules: str) -> None:

@@ -10,14 +10,17 @@ import platform
 import re
 import subprocess
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from uino_deploy import __version__
 from uino_deploy.child import Child, ChildFailed, Note
-from uino_deploy.dependencies import install_command, installed_version
-
-TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+from uino_deploy.dependencies import (
+    JETSON_TENSORRT,
+    TEGRA_RELEASE,
+    install_command,
+    installed_version,
+    read_jetpack,
+)
 
 # Distributions whose versions the report states, several names where one thing has several.
 PACKAGES = {
@@ -54,12 +57,6 @@ BACKENDS = {
 
 # Backends that cannot run a model without an NVIDIA GPU and its driver.
 NEEDS_GPU = ("tensorrt", "tensorrt-rtx")
-
-# PyPI's TensorRT does not install on a Jetson: the bindings come with JetPack.
-JETSON_TENSORRT = (
-    "use JetPack's own: apt install python3-libnvinfer, make the environment with "
-    "--system-site-packages, pip install cuda-python"
-)
 
 # Jobs of `uino_deploy.child`, and seconds that a native library may take to load and to answer.
 _PROVIDERS = "uino_deploy.doctor:list_providers"
@@ -189,15 +186,6 @@ def judge_backends(
             advice = ""
         statuses[name] = BackendStatus(runs=not advice, advice=advice)
     return statuses
-
-
-def read_jetpack(release: Path) -> str | None:
-    """Return the first line of a Jetson's release file, None where there is none."""
-    try:
-        lines = release.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return lines[0].lstrip("# ") if lines else None
 
 
 def _first_version(names: tuple[str, ...]) -> str | None:

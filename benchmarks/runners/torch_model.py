@@ -16,7 +16,7 @@ from uino_deploy.benchmarks.runners import plain_torch
 from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Task
 from uino_deploy.benchmarks.work import Shot, UInt8
 from uino_deploy.errors import DependencyError
-from uino_deploy.export.pieces import PieceModule, reference_pieces, run_modules
+from uino_deploy.export.pieces import reference_pieces, run_modules
 from uino_deploy.export.precision import in_precision
 from uino_deploy.images import load_image, preprocess_image, preprocess_mask
 from uino_deploy.model.checkpoint import load_checkpoint
@@ -142,8 +142,7 @@ class CompiledRunner(PlainTorchRunner):
         if not _has_compiler():
             raise DependencyError("torch.compile needs a C++ compiler on a CPU", "install g++")
         for name in QUERY.pieces:
-            piece, module = self.pieces[name]
-            self.pieces[name] = PieceModule(piece, torch.compile(module, dynamic=False))
+            self.pieces[name].module.compile(dynamic=False)
 
     def enroll(self, shots: Sequence[Shot]) -> Features:
         """Enroll a class of one shot."""

@@ -8,7 +8,7 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.errors import BuildError
 from uino_deploy.export import audit
-from uino_deploy.export.graph_reader import read_graph, without_bodies
+from uino_deploy.export.graph_reader import read_graph, without_functions
 from uino_deploy.kernels import onnx_domain
 from uino_deploy.kernels.correlation.onnx import SCHEMA as CORRELATION
 from uino_deploy.kernels.identity import DOMAIN
@@ -28,7 +28,7 @@ def test_it_reads_what_onnx_reads(bundle, name):
         values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
         assert call.attributes == texts
-    assert summary.bodies == {f.name for f in model.functions}
+    assert summary.functions == {f.name for f in model.functions}
     external = {e.value for t in model.graph.initializer for e in t.external_data}
     assert external_weights(path) == {value for value in external if value.endswith(".weights")}
     assert summary.doubles == []
@@ -39,7 +39,7 @@ def test_bodies_are_left_out_and_nothing_else(bundle):
     model = onnx.load(path, load_external_data=False)
     assert len(model.functions) == 2
     del model.functions[:]
-    assert onnx.ModelProto.FromString(without_bodies(path)) == model
+    assert onnx.ModelProto.FromString(without_functions(path)) == model
 
 
 def double_constant():

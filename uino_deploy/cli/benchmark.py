@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +12,6 @@ from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.benchmarks.record import Record
-    from uino_deploy.bundle import Bundle
-
-DEFAULT_EPISODES = 200
-
 
 _COUNT = click.IntRange(min=1)
 
@@ -94,63 +88,35 @@ def benchmark(
           --precision bf16 --peers all --checkpoint model.safetensors -o build/benchmark
       uino-deploy benchmark model.uino --classes 1 --classes 10 --batch 1 --batch 4 --profile
     """
-    from uino_deploy.benchmarks.harness import run_benchmark
-    from uino_deploy.benchmarks.latency_csv import append_rows
-    from uino_deploy.benchmarks.models import Origin, in_precisions, saver
-    from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
-    from uino_deploy.benchmarks.plan import Plan
-    from uino_deploy.benchmarks.record import MAIN, Case
+    from uino_deploy.benchmarks import benchmark_bundles
     from uino_deploy.benchmarks.runners.table import peers_named
-    from uino_deploy.bundle import Bundle
-    from uino_deploy.dependencies import require
-    from uino_deploy.files import refuse_existing
+    from uino_deploy.export import Origin
 
-    if folder is not None:
-        require("pages", "jinja2", "matplotlib")
-        refuse_existing(folder, force, RECORD)
-    opened = [Bundle.open(path) for path in bundles]
-    named = Origin(checkpoint, encoder_checkpoint, sam_checkpoint, untrained)
-    origin = named.or_bundled(opened[0])
-    cases = [MAIN]
-    cases += [Case(classes=n) for n in classes]
-    cases += [Case(shots=n) for n in shots]
-    cases += [Case(batch=n) for n in batch]
-    with tempfile.TemporaryDirectory(prefix="uino-bundles-") as further:
-        plan = Plan(
-            bundles=in_precisions(opened, precisions, origin, Path(further), output.log),
-            backends=list(dict.fromkeys(backends)),
-            peers=peers_named(peers),
-            threads=list(dict.fromkeys(threads)) or [os.cpu_count() or 1],
-            cases=list(dict.fromkeys(cases)),
-            rounds=rounds,
-            warmup=warmup,
-            seconds=duration,
-            iterations=iterations,
-            cold_starts=cold_starts,
-            episodes=_episodes(episodes, opened[0], origin.known),
-            images=images,
-            model=saver(origin, opened[0]),
-            profile=profile,
-        )
-        traces = Path(further) / TRACES
-        record = run_benchmark(plan, output.log, output.progress, traces)
-        if folder is not None:
-            write_outputs(folder, record, traces, force)
-    if append is not None:
-        append_rows(append, record)
+    record = benchmark_bundles(
+        bundles,
+        backends=backends,
+        precisions=precisions,
+        peers=peers_named(peers),
+        origin=Origin(checkpoint, encoder_checkpoint, sam_checkpoint, untrained),
+        classes=classes,
+        shots=shots,
+        batch=batch,
+        threads=threads,
+        images=images,
+        episodes=episodes,
+        rounds=rounds,
+        warmup=warmup,
+        seconds=duration,
+        iterations=iterations,
+        cold_starts=cold_starts,
+        profile=profile,
+        output=folder,
+        append=append,
+        force=force,
+        log=output.log,
+        progress=output.progress,
+    )
     _show(record, output)
-
-
-def _episodes(asked: int | None, bundle: Bundle, reference: bool) -> int:
-    """Return how many episodes to segment: none where random weights would be scored."""
-    from uino_deploy.dependencies import is_importable
-
-    if asked is not None:
-        if asked and not reference:
-            raise click.UsageError("--episodes needs the model to compare with: --checkpoint")
-        return asked
-    trained = not bundle.manifest.provenance.untrained
-    return DEFAULT_EPISODES if reference and trained and is_importable("matplotlib") else 0
 
 
 def _show(record: Record, output: Output) -> None:

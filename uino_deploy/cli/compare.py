@@ -38,8 +38,7 @@ def compare(before: Path, after: Path, margin: float, everything: bool, output: 
       uino-deploy compare build/before/record.json build/after/record.json
       uino-deploy compare before.json after.json --margin 5 --json
     """
-    from uino_deploy.benchmarks.compare import compare_records
-    from uino_deploy.benchmarks.record import load_record
+    from uino_deploy.benchmarks import compare_records, load_record
 
     found = compare_records(load_record(before), load_record(after), margin / 100)
     shown = [c for c in found.changes if everything or c.regression or c.improvement]

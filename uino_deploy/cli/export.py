@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, force_option, output_options
-from uino_deploy.config import PRESETS, VARIANTS, UinoConfig, Variant
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from uino_deploy.config import PRESETS, VARIANTS, Variant
+from uino_deploy.pipeline import PIECES, WHOLE
 
 
 @click.command()
@@ -34,8 +30,8 @@ if TYPE_CHECKING:
     "precisions",
     multiple=True,
     metavar="[PIECE=]fp32|fp16|bf16|int8",
-    help="Precision of every piece, or of PIECE: encoder, adapter, support, prompt or decoder. "
-    "Repeatable; int8 is for the encoder only.",
+    help=f"Precision of every piece, or of PIECE: {', '.join(PIECES)}. Repeatable; int8 is for the "
+    "encoder only.",
 )
 @click.option(
     "--calibrate",
@@ -56,7 +52,7 @@ def export(
     encoder_checkpoint: Path | None,
     sam_checkpoint: Path | None,
     seed: int | None,
-    variant: str | None,
+    variant: Variant | None,
     image_size: int | None,
     precisions: tuple[str, ...],
     calibrate: Path | None,
@@ -84,78 +80,43 @@ def export(
           --precision encoder=int8 --calibrate photographs -o model.uino
       uino-deploy export --preset tiny --seed 0 -o untrained.uino
     """
-    from uino_deploy.dependencies import require
+    from uino_deploy.export import export_checkpoint
 
-    parts = {
-        "--encoder-checkpoint": encoder_checkpoint,
-        "--sam-checkpoint": sam_checkpoint,
-        "--seed": seed,
-        "--variant": variant,
-    }
-    _check_sources(checkpoint, preset, [name for name, value in parts.items() if value is not None])
-    require("export", "torch", "onnx", "onnxscript")
-    from uino_deploy.export import export_bundle
-    from uino_deploy.export.precision import parse_precision
-    from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
-
-    precision = parse_precision(precisions)
-    if calibrate is not None and "int8" not in precision.values():
-        raise click.UsageError("--calibrate goes with --precision encoder=int8")
-    calibration = _calibration(calibrate) if "int8" in precision.values() else []
     begun = time.perf_counter()
-    if checkpoint is not None:
-        made = assemble_from_checkpoint(checkpoint, image_size)
-    else:
-        config = UinoConfig.from_preset(
-            cast("str", preset), cast("Variant", variant or "full"), image_size
-        )
-        made = assemble_from_parts(config, encoder_checkpoint, sam_checkpoint, seed or 0)
-    bundle = export_bundle(
-        made.model,
+    bundle = export_checkpoint(
         target,
-        precision=precision,
+        checkpoint=checkpoint,
+        preset=preset,
+        encoder_checkpoint=encoder_checkpoint,
+        sam_checkpoint=sam_checkpoint,
+        seed=seed,
+        variant=variant,
+        image_size=image_size,
+        precision=precisions,
+        calibrate=calibrate,
         opset=opset,
-        max_shots=max_shots,
         max_batch=max_batch,
-        sources=made.sources,
-        untrained=made.untrained,
-        seed=made.seed,
+        max_shots=max_shots,
         force=force,
-        calibration=calibration,
         progress=output.log,
     )
-    size = sum(entry.size for entry in bundle.manifest.files.values())
     seconds = time.perf_counter() - begun
-    if made.untrained:
-        output.warn(f"UNTRAINED, random weights: {', '.join(made.untrained)}")
+    manifest = bundle.manifest
+    size = sum(entry.size for entry in manifest.files.values())
+    untrained = manifest.provenance.untrained
+    if untrained:
+        output.warn(f"UNTRAINED, random weights: {', '.join(untrained)}")
     output.text(f"wrote {target} ({size / 1e6:.1f} MB) in {seconds:.1f} s")
     output.document(
         {
             "bundle": str(target),
             "bytes": size,
-            "fingerprint": bundle.manifest.fingerprint,
+            "fingerprint": manifest.fingerprint,
             "opset": opset,
-            "precision": precision,
-            "untrained": list(made.untrained),
+            "precision": {
+                name: piece.precision for name, piece in manifest.pieces.items() if name != WHOLE
+            },
+            "untrained": untrained,
             "seconds": round(seconds, 2),
         }
     )
-
-
-def _calibration(folder: Path | None) -> list[NDArray[np.uint8]]:
-    if folder is None:
-        from uino_deploy.data.calibration import calibration_images
-
-        return calibration_images()
-    from uino_deploy.images import load_image
-    from uino_deploy.runtime.batch import find_images
-
-    return [load_image(path) for path in find_images([str(folder)])]
-
-
-def _check_sources(checkpoint: Path | None, preset: str | None, parts: list[str]) -> None:
-    """Refuse sources of weights that contradict each other."""
-    if (checkpoint is None) == (preset is None):
-        raise click.UsageError("give either --checkpoint or --preset")
-    if checkpoint is not None and parts:
-        raise click.UsageError(f"{parts[0]} goes with --preset: a --checkpoint says it itself")

@@ -11,11 +11,10 @@ import click
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, output_options
+from uino_deploy.pipeline import WHOLE
 
 if TYPE_CHECKING:
-    from uino_deploy.bundle import Bundle
     from uino_deploy.export.verify import VerifyReport
-    from uino_deploy.model.segmenter import UinoFSS
     from uino_deploy.runtime import Predictor
 
 
@@ -60,41 +59,19 @@ def verify(
         raise click.UsageError("--query and --shot go together")
     if query is not None and checkpoint is None and not parts:
         raise click.UsageError("--query needs the model to compare with, such as --checkpoint")
-    from uino_deploy.export import verify_bundle
-    from uino_deploy.images import load_image, load_mask
+    from uino_deploy.export import Origin, verify_bundle
     from uino_deploy.runtime.shots import split_shot
 
     predictor = load(bundle)
-    model = None
-    if checkpoint is not None:
-        model = _from_checkpoint(predictor.bundle, checkpoint)
-    elif parts:
-        model = _from_parts(predictor.bundle, encoder_checkpoint, sam_checkpoint)
-    examples = []
-    if query is not None:
-        pairs = [(load_image(image), load_mask(mask)) for image, mask in map(split_shot, shots)]
-        examples.append((load_image(query), pairs))
-    report = verify_bundle(predictor.bundle, predictor.backend, model, examples, output.log)
+    origin = Origin(checkpoint, encoder_checkpoint, sam_checkpoint, untrained)
+    report = verify_bundle(
+        predictor.bundle,
+        predictor.backend,
+        origin.assemble(predictor.bundle).model if origin.known else None,
+        [] if query is None else [(query, [split_shot(shot) for shot in shots])],
+        output.log,
+    )
     _show(report, output)
-
-
-def _from_checkpoint(bundle: Bundle, checkpoint: Path) -> UinoFSS:
-    from uino_deploy.dependencies import require
-
-    require("export", "torch")
-    from uino_deploy.model.assembly import assemble_from_checkpoint
-
-    return assemble_from_checkpoint(checkpoint, bundle.config.image_size).model
-
-
-def _from_parts(bundle: Bundle, encoder: Path | None, sam: Path | None) -> UinoFSS:
-    from uino_deploy.dependencies import require
-
-    require("export", "torch")
-    from uino_deploy.model.assembly import assemble_from_parts
-
-    seed = bundle.manifest.provenance.seed or 0
-    return assemble_from_parts(bundle.config, encoder, sam, seed).model
 
 
 def _show(report: VerifyReport, output: Output) -> None:
@@ -123,7 +100,7 @@ def _show(report: VerifyReport, output: Output) -> None:
         ["one piece exported", "logits relative L2", "allowed", "mask IoU", "at least", ""],
         [
             [
-                "all pieces" if swap.piece == "query" else swap.piece,
+                "all pieces" if swap.piece == WHOLE else swap.piece,
                 f"{swap.logits_relative_l2:.2e}",
                 f"{swap.logits_allowed:.0e}",
                 f"{swap.mask_iou:.4f}",

@@ -1,0 +1,128 @@
+"""`benchmark_bundles`: from bundles to a record and its files, as `uino-deploy benchmark` does."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from uino_deploy.benchmarks.harness import Log, Progress, run_benchmark
+from uino_deploy.benchmarks.latency_csv import append_rows
+from uino_deploy.benchmarks.models import in_precisions, saver
+from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
+from uino_deploy.benchmarks.plan import Plan
+from uino_deploy.benchmarks.record import MAIN, Case, Record
+from uino_deploy.bundle import Bundle
+from uino_deploy.dependencies import is_importable, require
+from uino_deploy.errors import InputError
+from uino_deploy.export.checkpoints import Origin
+from uino_deploy.files import refuse_existing
+
+DEFAULT_EPISODES = 200
+
+
+def benchmark_bundles(
+    bundles: Sequence[Path],
+    *,
+    backends: Sequence[str] = ("onnxruntime",),
+    precisions: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    origin: Origin | None = None,
+    classes: Sequence[int] = (),
+    shots: Sequence[int] = (),
+    batch: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    images: Path | None = None,
+    episodes: int | None = None,
+    rounds: int = 5,
+    warmup: int = 1,
+    seconds: float = 2.0,
+    iterations: int | None = None,
+    cold_starts: int = 3,
+    profile: bool = False,
+    output: Path | None = None,
+    append: Path | None = None,
+    force: bool = False,
+    log: Log = lambda _line: None,
+    progress: Progress = lambda _what, _steps: nullcontext(lambda: None),
+) -> Record:
+    """Time bundles on backends, beside other ways to run the model, each with its accuracy.
+
+    Args:
+        bundles: folders of bundles of one model.
+        backends: such as "onnxruntime" or "onnxruntime:cuda".
+        precisions: such as "bf16"; those that no bundle has are exported from `origin`.
+        peers: names of `runners.table.PEERS`; they need `origin`.
+        origin: the checkpoints that the bundles were exported from. Where none is named, the
+            package's own if it is the one; else the bundles are judged by their stored example.
+        classes: numbers of classes to time beside the main case of one.
+        shots: numbers of shots, likewise.
+        batch: numbers of queries at once, likewise.
+        threads: CPU threads, each measured by itself; all of the machine's when empty.
+        images: a folder of photographs; those of installed packages when None.
+        episodes: held-out episodes for the mIoU; when None, 200 for a trained model with `origin`.
+        rounds: turns of each runner.
+        warmup: untimed queries of a turn.
+        seconds: length of a turn.
+        iterations: queries of a turn, instead of `seconds`.
+        cold_starts: fresh processes of each runner.
+        profile: also profile every bundle, layer by layer.
+        output: receives the record, its page and the traces; nothing is written when None.
+        append: a folder whose latency.csv receives the rows.
+        force: replace an earlier benchmark in `output`.
+        log: called with a line for each phase.
+        progress: opens a progress display from a description and a number of steps.
+
+    Returns:
+        The record; its `failures` name the entries over their error budget.
+
+    Raises:
+        InputError: an unknown backend or peer, bundles of several models, or a missing checkpoint.
+        BundleError: a bundle is damaged.
+        OutputExists: `output` exists and `force` is not given.
+        CheckFailed: the reference could not be computed, or is not the bundles' model.
+        DependencyError: nothing can run here.
+    """
+    if output is not None:
+        require("pages", "jinja2", "matplotlib")
+        refuse_existing(output, force, RECORD)
+    opened = [Bundle.open(path) for path in bundles]
+    known = (origin or Origin()).or_bundled(opened[0])
+    cases = [MAIN, *(Case(classes=n) for n in classes), *(Case(shots=n) for n in shots)]
+    cases += [Case(batch=n) for n in batch]
+    with tempfile.TemporaryDirectory(prefix="uino-bundles-") as further:
+        plan = Plan(
+            bundles=in_precisions(opened, precisions, known, Path(further), log),
+            backends=list(dict.fromkeys(backends)),
+            peers=list(dict.fromkeys(peers)),
+            threads=list(dict.fromkeys(threads)) or [os.cpu_count() or 1],
+            cases=list(dict.fromkeys(cases)),
+            rounds=rounds,
+            warmup=warmup,
+            seconds=seconds,
+            iterations=iterations,
+            cold_starts=cold_starts,
+            episodes=_episodes(episodes, opened[0], known.known),
+            images=images,
+            model=saver(known, opened[0]),
+            profile=profile,
+        )
+        traces = Path(further) / TRACES
+        record = run_benchmark(plan, log, progress, traces)
+        if output is not None:
+            write_outputs(output, record, traces, force)
+    if append is not None:
+        append_rows(append, record)
+    return record
+
+
+def _episodes(asked: int | None, bundle: Bundle, reference: bool) -> int:
+    """Return how many episodes to segment: none where random weights would be scored."""
+    if asked and not reference:
+        raise InputError("--episodes needs the model to compare with: --checkpoint")
+    if asked is not None:
+        return asked
+    trained = not bundle.manifest.provenance.untrained
+    return DEFAULT_EPISODES if reference and trained and is_importable("matplotlib") else 0

@@ -1,0 +1,184 @@
+"""From checkpoints to a bundle, and from a bundle back to the model it was exported from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uino_deploy.bundle import Bundle
+from uino_deploy.config import UinoConfig, Variant
+from uino_deploy.dependencies import is_importable, require
+from uino_deploy.errors import CheckFailed, InputError
+from uino_deploy.files import sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from uino_deploy.model.assembly import Assembly
+
+
+def export_checkpoint(
+    output: str | Path,
+    *,
+    checkpoint: Path | None = None,
+    preset: str | None = None,
+    encoder_checkpoint: Path | None = None,
+    sam_checkpoint: Path | None = None,
+    seed: int | None = None,
+    variant: Variant | None = None,
+    image_size: int | None = None,
+    precision: Sequence[str] = (),
+    calibrate: Path | None = None,
+    opset: int = 18,
+    max_batch: int | None = None,
+    max_shots: int | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _note: None,
+) -> Bundle:
+    """Export a checkpoint, or a preset filled with published weights, as `uino-deploy export` does.
+
+    Args:
+        output: the bundle's folder, `NAME.uino`.
+        checkpoint: one of uino-deploy's own, the whole model; or give `preset`.
+        preset: a key of `config.PRESETS`; weights that no checkpoint gives are random.
+        encoder_checkpoint: DINOv2's weights, with `preset`.
+        sam_checkpoint: Segment Anything's weights for the mask decoder, with `preset`.
+        seed: seed of the random weights, with `preset`; 0 when None.
+        variant: with `preset`; "full" when None.
+        image_size: side of the square image in pixels; the model's own when None.
+        precision: such as "fp16" for all pieces or "encoder=fp32" for one.
+        calibrate: a folder of images that set the scales of int8; photographs and demo scenes of
+            installed packages when None.
+        opset: version of ONNX's standard operators.
+        max_batch: the largest batch of queries to allow; any when None.
+        max_shots: the largest number of support images to allow; any when None.
+        force: replace an existing bundle.
+        progress: called with a note before each step.
+
+    Returns:
+        The bundle, opened; its manifest names the parts that hold random weights.
+
+    Raises:
+        InputError: contradictory sources, or a value that is not supported.
+        CheckpointError: a checkpoint is unreadable or of another architecture.
+        DependencyError: torch or onnx is not installed.
+        OutputExists: the output exists and `force` is not given.
+        BuildError: a piece could not be exported.
+    """
+    parts = {
+        "--encoder-checkpoint": encoder_checkpoint,
+        "--sam-checkpoint": sam_checkpoint,
+        "--seed": seed,
+        "--variant": variant,
+    }
+    given = [name for name, value in parts.items() if value is not None]
+    if (checkpoint is None) == (preset is None):
+        raise InputError("give either --checkpoint or --preset")
+    if checkpoint is not None and given:
+        raise InputError(f"{given[0]} goes with --preset: a --checkpoint says it itself")
+    require("export", "torch", "onnx", "onnxscript")
+    from uino_deploy.export.exporter import export_bundle
+    from uino_deploy.export.precision import parse_precision
+    from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
+
+    precisions = parse_precision(precision)
+    quantises = "int8" in precisions.values()
+    if calibrate is not None and not quantises:
+        raise InputError("--calibrate goes with --precision encoder=int8")
+    calibration = _calibration(calibrate) if quantises else []
+    if checkpoint is not None:
+        made = assemble_from_checkpoint(checkpoint, image_size)
+    else:
+        config = UinoConfig.from_preset(preset or "", variant or "full", image_size)
+        made = assemble_from_parts(config, encoder_checkpoint, sam_checkpoint, seed or 0)
+    return export_bundle(
+        made.model,
+        output,
+        precision=precisions,
+        opset=opset,
+        max_batch=max_batch,
+        max_shots=max_shots,
+        sources=made.sources,
+        untrained=made.untrained,
+        seed=made.seed,
+        force=force,
+        calibration=calibration,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoints that a bundle was exported from.
+
+    Attributes:
+        checkpoint: one of our own, the whole model; excludes the others.
+        encoder: DINOv2's.
+        sam: Segment Anything's.
+        untrained: the export used no checkpoint at all.
+    """
+
+    checkpoint: Path | None = None
+    encoder: Path | None = None
+    sam: Path | None = None
+    untrained: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was named."""
+        return bool(self.checkpoint or self.encoder or self.sam or self.untrained)
+
+    def or_bundled(self, bundle: Bundle) -> Origin:
+        """Return this; where nothing was named, the package's own checkpoint if it is the one."""
+        if self.known or not is_importable("torch"):
+            return self
+        import uino_deploy.assets
+
+        asset = Path(uino_deploy.assets.__file__ or "").parent / "tiny.safetensors"
+        hashes = {source.sha256 for source in bundle.manifest.provenance.sources}
+        return Origin(checkpoint=asset) if sha256(asset) in hashes else self
+
+    def assemble(self, bundle: Bundle, image_size: int | None = None) -> Assembly:
+        """Build the model that a bundle was exported from.
+
+        Args:
+            bundle: opened.
+            image_size: side of the square image in pixels; the bundle's own when None.
+
+        Raises:
+            CheckpointError: a file is unreadable or of another architecture.
+            CheckFailed: it is not the bundle's model.
+            DependencyError: torch is not installed.
+        """
+        require("export", "torch")
+        from uino_deploy.export.exporter import fingerprint
+        from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
+
+        size = image_size or bundle.config.image_size
+        if self.checkpoint is not None:
+            made = assemble_from_checkpoint(self.checkpoint, size)
+        else:
+            config = replace(bundle.config, image_size=size)
+            seed = bundle.manifest.provenance.seed or 0
+            made = assemble_from_parts(config, self.encoder, self.sam, seed)
+        same_size = size == bundle.config.image_size
+        if same_size and fingerprint(made.model) != bundle.manifest.fingerprint:
+            raise CheckFailed(
+                f"{bundle.root} was not exported from this model: their fingerprints differ",
+                "name the checkpoint that was exported",
+            )
+        return made
+
+
+def _calibration(folder: Path | None) -> list[NDArray[np.uint8]]:
+    if folder is None:
+        from uino_deploy.data.calibration import calibration_images
+
+        return calibration_images()
+    from uino_deploy.images import load_image
+    from uino_deploy.runtime.batch import find_images
+
+    return [load_image(path) for path in find_images([str(folder)])]
