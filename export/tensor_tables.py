@@ -7,11 +7,14 @@ A test holds the page to what this writes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from uino_deploy.bundle import Edge, Precision
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig, Variant
 from uino_deploy.export.compose import describe_query
 from uino_deploy.export.pieces import describe_pieces
 from uino_deploy.export.precision import parse_precision
+from uino_deploy.pipeline import CLASS, CLASS_AXIS, PIECES, QUERY, WHOLE, Route
 
 _HEAD = """\
 # The tensors of every piece
@@ -30,21 +33,12 @@ This page lists the inputs and outputs of every piece, for loading them from C++
 - `image`, `mask`, `logits` and `iou` are always float32. An edge between pieces is float16 if the
   piece that produces it was exported in fp16, and float32 otherwise (fp32, bf16 and int8).
 
-To enroll a class, run `encoder` on its images, as a batch, then `support`. For a query, run `query`
-alone, or `encoder` and `adapter` once, then `prompt` and `decoder` for each class. Some tensors
+To enroll a class, run {class_pieces} in turn, its images as a batch. For a query, run `{whole}`
+alone, or {image_pieces} once, then {each_class} for each class. Some tensors
 change their name or gain a leading 1 on the way:
 
 | from | to |
 |---|---|
-| `encoder.early` | `adapter.early` |
-| `encoder.deep` of the class's images, `[shots, ...]` | `support.deep` |
-| the same, as `[1, shots, ...]` | `prompt.support_deep`, `query.support_deep` |
-| `encoder.deep` of the query | `prompt.query_deep` |
-| `support.weight` as `[1, shots, tokens]` | `prompt.weight`, `query.weight` |
-| `support.prototypes` | `prompt.prototypes`, `query.prototypes` |
-| `support.sparse` as `[1, 2, width]` | `decoder.sparse`, `query.sparse` |
-| `adapter.embedding` | `decoder.embedding` |
-| `prompt.dense` | `decoder.dense` |
 """
 
 _VARIANT_NOTE = """
@@ -60,9 +54,55 @@ The tables above describe the variant `full`; `cp4d` has the same tensors.
 def page() -> str:
     """Return the page."""
     presets = [name for name in PRESETS if not name.endswith("-reg")]
-    sections = [_HEAD, *(preset_section(name) for name in presets), _VARIANT_NOTE.strip("\n")]
+    sections = [_head(), *(preset_section(name) for name in presets), _VARIANT_NOTE.strip("\n")]
     rows = [row for variant in VARIANTS if (row := _missing(variant))]
     return "\n".join(sections) + "\n" + "\n".join(rows) + "\n"
+
+
+def _head() -> str:
+    """Return the page's introduction and the table of who feeds whom."""
+    image, each_class = QUERY.split({"image"})
+    introduction = _HEAD.format(
+        class_pieces=_listed(CLASS.pieces),
+        whole=WHOLE,
+        image_pieces=_listed(image),
+        each_class=_listed(each_class),
+    )
+    return (
+        introduction
+        + "\n".join([*_links(CLASS, "a class's images"), *_links(QUERY, "a query's image")])
+        + "\n"
+    )
+
+
+def _links(route: Route, images: str) -> list[str]:
+    """Return a row for each tensor that a piece of a route gives, with the inputs that take it."""
+    rows = []
+    for piece in route.pieces:
+        for edge in PIECES[piece].outputs:
+            name = route.name(edge)
+            source = f"`{piece}.{edge}`" + (f" of {images}" if name != edge else "")
+            takers = _takers(route, name)
+            if takers:
+                rows.append(f"| {source} | {', '.join(takers)} |")
+            if route is CLASS and name in QUERY.ends.inputs:
+                source += ", with a leading 1" if name in CLASS_AXIS else ""
+                takers = [*_takers(QUERY, name), f"`{WHOLE}.{name}`"]
+                rows.append(f"| {source} | {', '.join(takers)} |")
+    return rows
+
+
+def _takers(route: Route, name: str) -> list[str]:
+    return [
+        f"`{piece}.{edge}`"
+        for piece in route.pieces
+        for edge in PIECES[piece].inputs
+        if route.name(edge) == name
+    ]
+
+
+def _listed(pieces: Sequence[str]) -> str:
+    return " and ".join(f"`{piece}`" for piece in pieces)
 
 
 def preset_section(preset: str) -> str:

@@ -19,7 +19,7 @@ from uino_deploy.errors import DependencyError
 from uino_deploy.export.engines import RTX_ARCHITECTURES
 from uino_deploy.runtime.backends import BACKENDS, BackendOptions, open_backend
 from uino_deploy.runtime.session import Backend
-from uino_deploy.selftest import gpu, operators, pieces
+from uino_deploy.selftest import bundle, gpu, operators
 from uino_deploy.selftest.findings import Claim, judge
 from uino_deploy.selftest.setting import Setting
 
@@ -34,7 +34,7 @@ def groups(setting: Setting, on_gpu: bool) -> dict[str, Group]:
 
     A group is one kind of claim, or one bundle on one backend; each has its own process.
     """
-    exports = {"export": partial(pieces.export_claims, setting)} if setting.bundle is None else {}
+    exports = {"export": partial(bundle.export_claims, setting)} if setting.bundle is None else {}
     if on_gpu:
         found: dict[str, Group] = {
             "gpu": gpu.device_claims,
@@ -66,7 +66,7 @@ def _on(setting: Setting, label: str, backend: str, provider: str | None) -> lis
     def opened() -> tuple[Bundle, Backend]:
         return setting.open_bundle(label), open_backend(backend, options)
 
-    return pieces.claims(setting, opened)
+    return bundle.claims(setting, opened)
 
 
 def _with_plans(setting: Setting, label: str, backend: EngineBackend) -> list[Claim]:
@@ -77,7 +77,7 @@ def _with_plans(setting: Setting, label: str, backend: EngineBackend) -> list[Cl
 
     return [
         *gpu.engine_claims(setting, label, backend),
-        *pieces.claims(setting, opened),
+        *bundle.claims(setting, opened),
         gpu.graph_claim(setting, label, backend),
     ]
 

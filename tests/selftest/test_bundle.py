@@ -1,7 +1,7 @@
 """What the claims about pieces are checked on, and how they are timed."""
 
 from uino_deploy.selftest import pieces
-from uino_deploy.selftest.pieces import median_ms
+from uino_deploy.selftest.bundle import median_ms
 
 
 def test_the_median_leaves_out_the_first_runs(monkeypatch):
