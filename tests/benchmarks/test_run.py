@@ -118,9 +118,9 @@ def test_an_accuracy_fault_is_not_hidden_by_speed(wrong_bundle, photographs, tmp
 @pytest.fixture
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command finds no torch, and judges by the example that the bundle carries."""
-    from uino_deploy.benchmarks import models
+    from uino_deploy.export import checkpoints
 
-    monkeypatch.setattr(models, "is_importable", lambda _name: False)
+    monkeypatch.setattr(checkpoints, "is_importable", lambda _name: False)
 
 
 @pytest.mark.usefixtures("without_torch")
@@ -213,5 +213,5 @@ def test_the_help_names_the_peers(capsys):
 
     assert run("benchmark", "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    names = said.partition("all, or of ")[2].partition(", with commas")[0]
+    names = said.partition("all, or some of ")[2].partition(", separated by commas")[0]
     assert names.replace(" and ", ", ").replace("- ", "-").split(", ") == list(PEERS)

@@ -114,7 +114,7 @@ class OpenVinoBackend(HostBackend):
 
     def shared(self, array: Array) -> Any:
         """Return a tensor that is an array's own memory."""
-        return self._openvino.Edge(array, shared_memory=True)
+        return self._openvino.Tensor(array, shared_memory=True)
 
     def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
         """Do the work for several items at once, each on one thread; see `Backend.each`.
