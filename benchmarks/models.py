@@ -1,4 +1,4 @@
-"""The PyTorch model behind a bundle, and bundles of it in further precisions."""
+"""The PyTorch model behind a bundle, and exports of it in further precisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uino_deploy.pipeline import WHOLE
 
 
 def saver(origin: Origin, bundle: Bundle) -> Callable[[Path, int], None] | None:
-    """Return what writes the model's checkpoint for an image size; None where none was named."""
+    """Return a function that writes the model's checkpoint; None where no origin is known."""
     if not origin.known:
         return None
 
@@ -32,11 +32,11 @@ def in_precisions(
     folder: Path,
     log: Callable[[str], None],
 ) -> list[Bundle]:
-    """Return bundles of the wanted precisions: those given, and the others exported here.
+    """Return bundles in the wanted precisions: given ones, and the missing ones exported here.
 
     Args:
-        bundles: what was given.
-        wanted: precisions such as fp32; what was given when empty.
+        bundles: the given bundles, one or more.
+        wanted: precisions such as fp32; when empty, the given bundles are returned.
         origin: the checkpoints to export from.
         folder: receives the exported bundles.
         log: receives a line for each export.
@@ -66,7 +66,7 @@ def _export(
 ) -> Bundle:
     if not origin.known:
         raise InputError(
-            f"no bundle here is {precision}", "give one, or the checkpoint to export it from"
+            f"no given bundle is {precision}", "give one, or the checkpoint to export it from"
         )
     if "int8" in precision:
         raise InputError(

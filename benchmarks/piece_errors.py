@@ -1,4 +1,4 @@
-"""The error of each piece: fed with float32 PyTorch's tensors, against what PyTorch answers."""
+"""The error of each piece: fed with float32 PyTorch's tensors and compared with its outputs."""
 
 from __future__ import annotations
 

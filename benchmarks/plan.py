@@ -1,4 +1,4 @@
-"""What a benchmark shall do, and whether it can be done."""
+"""What a benchmark measures, checked before it starts."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from uino_deploy.runtime.backends import BACKENDS
 
 @dataclass(frozen=True)
 class Plan:
-    """What a benchmark does.
+    """What a benchmark measures.
 
     Attributes:
         bundles: one or more, of one model.
-        backends: of the runtime, such as "onnxruntime" or "onnxruntime:cuda".
+        backends: the runtime's, such as "onnxruntime" or "onnxruntime:cuda".
         peers: names of `table.PEERS`; they need `model`.
-        threads: of the CPU; every count is measured by itself.
+        threads: CPU threads; every count is measured by itself.
         cases: the main case and others.
-        rounds: turns of every runner.
-        warmup: untimed queries of a turn.
-        seconds: of a turn, at least.
-        iterations: of a turn, instead.
-        cold_starts: fresh processes of every runner.
+        rounds: number of turns of every runner.
+        warmup: untimed queries in a turn.
+        seconds: shortest length of a turn.
+        iterations: queries in a turn, instead of `seconds`.
+        cold_starts: number of fresh processes of every runner.
         episodes: held-out episodes for the mIoU; 0 for none.
         images: a folder of photographs; those of installed packages when None.
-        model: makes the float32 model's checkpoint at a path, for an image size; None to judge by
+        model: writes the float32 model's checkpoint to a path for an image size; None to judge by
             the example that the bundle carries.
-        profile: also profile the backends that ONNX Runtime runs.
+        profile: also profile every bundle, layer by layer.
     """
 
     bundles: Sequence[Bundle]
@@ -51,7 +51,7 @@ class Plan:
     profile: bool = False
 
     def check(self) -> None:
-        """Refuse what could not be told apart or compared.
+        """Refuse bundles and options that cannot be compared.
 
         Raises:
             InputError: bundles of several models or two of one kind, an unknown backend, or peers

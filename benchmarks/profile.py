@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from uino_deploy.runtime.openvino_backend import OpenVinoBackend
     from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
-# In names of operators, and of TensorRT's layers, that are a whole attention.
+# Words in the names of operators, and of TensorRT's layers, that are a whole attention.
 _ATTENTION = ("attention", "mha", "sdpa")
 _WARMUP = 2
 _RUNS = 5
@@ -63,9 +63,9 @@ def summarise_nodes(piece: str, nodes: Sequence[Event], runs: int) -> list[dict[
     """Add up the calls of each operator.
 
     Args:
-        piece: their piece.
+        piece: the piece that the nodes belong to.
         nodes: the profiler's events, all of `runs` runs.
-        runs: how often the piece ran.
+        runs: number of runs of the piece.
     """
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
@@ -103,7 +103,7 @@ def exclusive(nodes: Sequence[Event]) -> list[float]:
 
 
 def trace_events(number: int, piece: str, nodes: Sequence[Event]) -> list[Event]:
-    """Return a Chrome trace's events: the piece as a process, its layers from its first on."""
+    """Return Chrome trace events: the piece as a process, time counted from its first layer."""
     title = {"ph": "M", "name": "process_name", "pid": number, "args": {"name": piece}}
     begun = min((node["ts"] for node in nodes), default=0)
     return [
@@ -143,7 +143,7 @@ def _profiled(backend: str, threads: int) -> OpenVinoBackend | TensorRtBackend:
     if backend == "openvino":
         from uino_deploy.runtime.openvino_backend import OpenVinoBackend
 
-        # What is kept was compiled without the profiler.
+        # Cached pieces were compiled without the profiler.
         return OpenVinoBackend(threads, cache=False, profile=True)
     from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 

@@ -15,7 +15,7 @@ from uino_deploy.errors import BuildError, CheckFailed
 from uino_deploy.export.graph_reader import Call, GraphSummary, read_graph
 from uino_deploy.kernels.identity import DOMAIN
 
-# What asks for a plugin, on every call; `uino_deploy.kernels.onnx_domain` says why.
+# The attributes on every call that ask for a plugin; see `uino_deploy.kernels.onnx_domain`.
 PLUGIN_ATTRIBUTES: Mapping[str, int | str] = {
     "aot": 1,
     "plugin_namespace": DOMAIN,
@@ -32,14 +32,14 @@ _ENGINE_SHARE = 0.5
 
 
 def check_graph(bundle: Bundle, piece: Piece) -> GraphSummary:
-    """Refuse a graph that TensorRT would build into something else than what it says.
+    """Refuse a graph that TensorRT would not build as written.
 
     Args:
         bundle: opened.
         piece: one of its pieces.
 
     Returns:
-        What was read of the graph.
+        A summary of the graph.
 
     Raises:
         BuildError: a float64 constant or cast, an operator that is not ours, or one of ours with
@@ -67,7 +67,7 @@ def check_graph(bundle: Bundle, piece: Piece) -> GraphSummary:
 
 
 def operator_attributes(config: UinoConfig) -> dict[str, dict[str, int | str]]:
-    """Return what every call of each operator must carry in a model's graphs."""
+    """Return the attributes that every call of each operator must have in a model's graphs."""
     correlation = {"height": config.grid, "width": config.grid, "pool": config.prompt.pool}
     return {
         "Correlation4d": {**correlation, **PLUGIN_ATTRIBUTES},
@@ -125,7 +125,7 @@ def check_engine(
         piece: the piece that was built.
         precisions: of the graphs it is made of.
         layers: number of layers by type, as parsed.
-        engine: what the inspector found.
+        engine: the inspector's report.
         plugins: the operators that must be plugin layers, once for each call; empty where none
             was asked for.
 

@@ -32,15 +32,15 @@ class Job(msgspec.Struct, kw_only=True):
     """What to build.
 
     Attributes:
-        backend: which TensorRT.
+        backend: tensorrt or tensorrt-rtx.
         onnx: the piece's file; external weights lie beside it.
         plan: the file to write.
         arch: target such as "sm_89"; for `tensorrt` it must be the GPU at hand.
-        shapes: input with dynamic dimensions -> its least, usual and largest shape.
-        workspace: bytes of scratch memory the builder may plan with; its own limit when None.
+        shapes: for each input with dynamic dimensions its least, usual and largest shape.
+        workspace: limit of the builder's scratch memory in bytes; its own when None.
         timing_cache: file to read and write tactic timings; none when None.
         plugins: build our operators as plugins, not from their portable ONNX functions.
-        kernels: folder of compiled kernels for the plugins; None where there is none.
+        kernels: folder of compiled kernels for the plugins; None without one.
     """
 
     backend: Backend
@@ -55,20 +55,20 @@ class Job(msgspec.Struct, kw_only=True):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What came of it.
+    """The result of a build.
 
     Attributes:
-        version: the library's.
-        error: empty, or why there is no plan.
+        version: the library's version.
+        error: why there is no plan; empty on success.
         hint: what to do about the error.
-        kind: which error it is.
-        layers: number of network layers by the type of their (first) result, floats only.
-        matrix_layers: the same of matrix products and convolutions.
+        kind: the kind of error.
+        layers: number of network layers by the float type of their (first) output.
+        matrix_layers: the same for matrix products and convolutions only.
         route: how our operators were built, where there are any.
         inspector: the engine inspector's answer in JSON; empty where the engine cannot run here.
-        gpu: what it was built on; None without one.
-        seconds: how long parser and builder took.
-        host_memory: bytes that they took at most; None where it cannot be asked.
+        gpu: the GPU that it was built on; None without one.
+        seconds: time that the parser and the builder took.
+        host_memory: their peak memory in bytes; None where the platform does not tell.
     """
 
     version: str
@@ -85,7 +85,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """A phase of the builder and how far it is."""
+    """A phase of the builder and its progress."""
 
     phase: str
     step: int
@@ -118,7 +118,7 @@ def run(job: Job, note: Note = lambda _note: None) -> Outcome:
 
 
 def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
-    """Build and fill in what is known of it.
+    """Build and fill in the outcome.
 
     Raises:
         UinoDeployError: there is no plan.
@@ -208,7 +208,7 @@ def _cuda_runtime() -> Any:
 
 
 def _network_flags(trt: Any) -> int:
-    """Strongly typed: 10.x must be asked, 11.x and RTX know nothing else."""
+    """Return the flags for a strongly typed network: 10.x needs one, 11.x and RTX know no other."""
     flags = trt.NetworkDefinitionCreationFlag
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
@@ -248,7 +248,7 @@ def _config(trt: Any, builder: Any, job: Job, note: Note) -> Any:
 
 
 def _use_timings(config: Any, path: Path) -> None:
-    """Take over the timings of a file.
+    """Load the timings of a file.
 
     Raises:
         InputError: it is of another TensorRT version or GPU.

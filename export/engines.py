@@ -49,7 +49,7 @@ from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
 from uino_deploy.files import locked, sha256
 
-# What TensorRT-RTX 1.7 can build for without the GPU; TensorRT builds for the GPU at hand.
+# The architectures that TensorRT-RTX 1.7 builds for without a GPU; TensorRT needs the GPU itself.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 Shapes = Mapping[str, tuple[int, int, int]]
 Plugins = Literal["auto", "none"]
@@ -62,7 +62,7 @@ def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Read `--shapes NAME:MIN:OPT:MAX` options; NAME is a dynamic dimension, batch or shots.
 
     Raises:
-        InputError: not of that form, or not ascending from 1.
+        InputError: another form, or sizes that do not ascend from 1.
     """
     shapes = {}
     for value in values:
@@ -101,21 +101,21 @@ def build_engines(
 
     Args:
         bundle: opened.
-        backend: which TensorRT.
+        backend: tensorrt or tensorrt-rtx.
         arch: target, such as "sm_89".
-        pieces: which; all when empty.
-        shapes: for `batch` and `shots` the least, usual and largest size; 1 when not given.
-        workspace: bytes of scratch memory; the library's own limit when None.
+        pieces: names of the pieces to build; all when empty.
+        shapes: the least, usual and largest size of `batch` and `shots`; 1 when not given.
+        workspace: limit of scratch memory in bytes; the library's own when None.
         timing_cache: a file of tactic timings to use and extend.
         plugins: "auto" builds our operators as plugins where the backend has plugins, and fails
             where they are not in the engine; "none" builds their portable ONNX functions.
         kernels: folder of compiled kernels; the bundle's own of the architecture when None. Where
             an engine needs them when it runs (route "ipluginv3"), they are added to the bundle.
         force: replace existing plans.
-        progress: called with notes.
+        progress: called with a note before each step.
 
     Returns:
-        What is known of each plan.
+        A description of each plan.
 
     Raises:
         InputError: an unknown architecture or piece, or an option that the backend lacks.
@@ -123,7 +123,7 @@ def build_engines(
         OutputExists: a plan exists and `force` is not given.
         BuildError: a graph holds what TensorRT would change silently, the parser or builder
             failed, or its process died.
-        CheckFailed: the engine is not in the piece's precision, or lacks the plugins asked for.
+        CheckFailed: an engine is not in its piece's precision, or lacks the plugins asked for.
     """
     names = list(dict.fromkeys(pieces)) or list(bundle.manifest.pieces)
     chosen = [bundle.piece(name) for name in names]
@@ -136,7 +136,7 @@ def build_engines(
     own = bundle.root / "kernels" / arch
     kernels = kernels or (own if own.is_dir() else None)
     as_plugins = plugins == "auto" and backend == "tensorrt"
-    # All of them first: the last piece should not fail after the first has been built for minutes.
+    # Check all graphs first: the last must not fail after minutes of building the others.
     summaries = [check_graph(bundle, piece) for piece in chosen]
     if as_plugins and kernels is None and any(summary.calls for summary in summaries):
         raise BuildError(
@@ -213,7 +213,7 @@ def plan_engines(
 
 
 def _require(backend: EngineBackend) -> None:
-    """Check that the library is here; a Jetson has it from JetPack, not from pip."""
+    """Check that the library is installed; on a Jetson it comes from JetPack, not from pip."""
     if backend == "tensorrt" and not is_importable("tensorrt") and read_jetpack(TEGRA_RELEASE):
         raise DependencyError("tensorrt is not installed", JETSON_TENSORRT)
     require(backend, MODULES[backend])
@@ -227,7 +227,7 @@ def _check_request(
     shapes: Shapes,
     timing_cache: Path | None,
 ) -> None:
-    """Refuse what would be ignored or cannot be had."""
+    """Refuse options that the backend would ignore or does not support."""
     if not arch.removeprefix("sm_").isdigit() or not arch.startswith("sm_"):
         raise InputError(f"--arch {arch} is not an architecture", "for example sm_89")
     if backend == "tensorrt-rtx" and arch not in RTX_ARCHITECTURES:
@@ -318,11 +318,11 @@ def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:
 def _finish(
     bundle: Bundle, piece: Piece, job: Job, summary: GraphSummary, outcome: Outcome
 ) -> PlanInfo:
-    """Check what was built, and describe the plan."""
+    """Check the built engine and describe its plan."""
     precisions = bundle.precisions(piece)
     check_network(piece, precisions, outcome.matrix_layers)
     operators = [call.operator for call in summary.calls]
-    # RTX engines are built where they cannot run; TensorRT's were built on the GPU at hand.
+    # RTX engines may be built where they cannot run; TensorRT builds on the GPU itself.
     unseen = job.backend == "tensorrt-rtx" and not outcome.inspector
     engine = None if unseen else read_inspector(outcome.inspector)
     if engine is not None:

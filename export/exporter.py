@@ -39,7 +39,7 @@ from uino_deploy.pipeline import WHOLE
 
 REFERENCE = "reference.safetensors"
 REFERENCE_SEED = 0
-REFERENCE_LETTER = "S"  # none that the self-test enrols: what a backend keeps of those must show
+REFERENCE_LETTER = "S"  # not one that the self-test enrols: a backend that kept those would show
 _TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy", "safetensors")
 
 
@@ -63,14 +63,14 @@ def export_bundle(
     Args:
         model: the trained model; it is put in evaluation mode.
         output: the bundle's folder, `NAME.uino`.
-        precision: for each piece, fp32, fp16 or bf16, or for the encoder int8; float32 throughout
-            when None.
+        precision: fp32, fp16 or bf16 for each piece, or int8 for the encoder; fp32 throughout when
+            None.
         opset: version of ONNX's standard operators.
         max_batch: the largest batch of queries to allow; any when None.
         max_shots: the largest number of support images to allow; any when None.
         sources: the checkpoints that the weights came from.
         untrained: the parts that hold random weights.
-        seed: the seed of those.
+        seed: the seed of the random weights.
         force: replace an existing bundle.
         calibration: images uint8 [H, W, 3] that set the scales of int8 pieces.
         progress: called with a note before each step.
@@ -138,7 +138,7 @@ def _limits(max_batch: int | None, max_shots: int | None) -> dict[str, int]:
 
 
 def fingerprint(model: UinoFSS) -> str:
-    """Identify what makes a support file: the encoder and the prompt generator's weights."""
+    """Return the identity of the weights that a support file depends on."""
     parts = {"encoder": model.encoder, "prompt_generator": model.prompt_generator}
     return model_fingerprint(
         model.config.to_dict(), {name: _weights_hash(part) for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""What an engine build must know of an ONNX file, read without the onnx package.
+"""What an engine build must know about an ONNX file, read without the onnx package.
 
 The machines that build TensorRT engines have numpy and TensorRT, not onnx.
 """
@@ -35,12 +35,12 @@ class Call:
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """What a build must know of a file.
+    """What an engine build must know about an ONNX file.
 
     Attributes:
         calls: the nodes of our domain, in the graph's order.
         functions: names of the operators that bring a portable ONNX function.
-        doubles: where float64 occurs: constants' names, and casts.
+        doubles: where float64 occurs: names of constants, and casts.
     """
 
     calls: list[Call] = field(default_factory=list)

@@ -1,9 +1,9 @@
-"""What TensorRT's engine inspector says of a built engine, in either of its JSON layouts.
+"""What TensorRT's engine inspector says about a built engine, in either of its JSON layouts.
 
 10.x lists the names of inputs and outputs under "Bindings" and writes a tensor's format and type as
 one text, "Format/Datatype"; 11.x lists objects under "I/O Tensors" and has "DataType" apart
 (docs.nvidia.com, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"). Where the plan was
-built without detailed verbosity, a layer is its name alone.
+built without detailed verbosity, a layer is just its name.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _moves(layer: dict[str, Any]) -> bool:
 
 
 def _is_plugin(layer: dict[str, Any]) -> bool:
-    """PluginV2, PluginV3, PLUGIN_V3: spelled differently from version to version."""
+    """Say whether a layer is a plugin: PluginV2, PluginV3 or PLUGIN_V3, by version."""
     return any("plugin" in str(layer.get(key, "")).lower() for key in ("LayerType", "PluginType"))
 
 

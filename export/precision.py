@@ -1,4 +1,4 @@
-"""Precision as a property of the module that is exported, so that it lives in the ONNX graph.
+"""Precision as a property of the exported module, so that the ONNX graph carries it.
 
 TensorRT 11 builds strongly typed networks only: a tensor's type is what the file says it is.
 LayerNormalization stays one node (its statistics are float32 by `stash_type`), correlation norms,
@@ -21,9 +21,9 @@ PRECISIONS: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
-    "int8": torch.float32,  # what is exported first, and quantised then
+    "int8": torch.float32,  # exported in float32 first, then quantised
 }
-# The other pieces' linear layers take too little of the time for int8 to be worth its error.
+# In the other pieces, linear layers take too little time for int8 to be worth its error.
 QUANTISED = ("encoder",)
 # ONNX gives Conv and ConvTranspose a bfloat16 type from opset 22 on.
 _BFLOAT16_CONVOLUTION_OPSET = 22

@@ -32,7 +32,7 @@ _ROWS = 256  # of a layer's input that its sensitivity is measured on
 
 
 def quantise(path: Path, images: Sequence[Float32]) -> Quantisation:
-    """Replace an exported float32 piece by its int8 form, and its weights file with it.
+    """Replace an exported float32 piece and its weights file by their int8 form.
 
     Args:
         path: the piece's ONNX file; its weights lie beside it under the piece's name.
@@ -46,7 +46,7 @@ def quantise(path: Path, images: Sequence[Float32]) -> Quantisation:
         BuildError: no layer bears int8, or the result is not a valid ONNX model.
     """
     if not images:
-        raise InputError("int8 needs calibration images, and there is none")
+        raise InputError("int8 needs calibration images, and none were given")
     errors = sensitivity(path, images[0])
     left_out = sorted(name for name, error in errors.items() if error > SENSITIVE)
     chosen = [name for name in errors if name not in left_out]
@@ -106,7 +106,7 @@ def _int8_error(rows: Float32, weight: Float32) -> float:
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Hands the calibration images to ONNX Runtime, one at a time."""
+    """The calibration images, handed to ONNX Runtime one at a time."""
 
     def __init__(self, name: str, images: Sequence[Float32]) -> None:
         self._feeds: Iterator[dict[str, Float32]] = iter([{name: image} for image in images])

@@ -1,4 +1,4 @@
-"""Is the bundle the model? Each piece, each piece in the model's place, and the whole.
+"""Whether a bundle is the model: each piece by itself, each piece in the model's place, the whole.
 
 Against a PyTorch model on given or generated images; or, without torch, against the reference that
 the bundle carries.
@@ -59,15 +59,15 @@ class Comparison(msgspec.Struct, kw_only=True):
 
 
 class Swap(msgspec.Struct, kw_only=True):
-    """The mask when one piece is exported and the others are PyTorch ("query": all exported).
+    """The mask with one piece exported and the others in PyTorch ("query": all exported).
 
     Attributes:
         piece: the exported piece.
-        logits_relative_l2: of the final logits, the worst of all examples.
+        logits_relative_l2: error of the final logits, the worst of all examples.
         logits_allowed: the largest allowed.
-        mask_iou: with PyTorch's mask, the worst of all examples; 1 where both are empty.
+        mask_iou: IoU with PyTorch's mask, the worst of all examples; 1 where both are empty.
         iou_floor: the least allowed.
-        passed: both hold.
+        passed: both are within bounds.
     """
 
     piece: str
@@ -79,18 +79,18 @@ class Swap(msgspec.Struct, kw_only=True):
 
 
 class VerifyReport(msgspec.Struct, kw_only=True):
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
         bundle: its folder's name.
         reference: "pytorch", or "stored" for the example inside the bundle.
         backend: what ran the exported pieces.
-        examples: how many were compared.
+        examples: number of examples compared.
         pieces: every output of every piece.
         swaps: the effect of each piece on the mask; only "query" for a stored reference.
-        guilty: the pieces that fail on their own.
-        passed: everything holds.
-        reason: empty, or the first failure.
+        guilty: the pieces whose own outputs fail.
+        passed: every comparison and every mask passes.
+        reason: the first failure; empty when passed.
     """
 
     bundle: str
@@ -104,7 +104,7 @@ class VerifyReport(msgspec.Struct, kw_only=True):
     reason: str
 
     def require(self) -> None:
-        """Raise unless everything holds.
+        """Raise unless everything passes.
 
         Raises:
             CheckFailed: with the reason.
@@ -181,7 +181,7 @@ def _examples(
         return [load_example(bundle)]
     from uino_deploy.export.examples import example_of
 
-    # Of several classes: what is kept of one from the one before must show.
+    # Of several classes: what a backend wrongly keeps of the one before must show.
     drawn = enumerate(GENERATED_LETTERS)
     generated = [(draw_letter(2 * i, each)[0], [draw_letter(2 * i + 1, each)]) for i, each in drawn]
     found: list[Example] = []
@@ -277,7 +277,7 @@ def _judge(name: str, precisions: Sequence[str], pairs: list[tuple[Array, Array]
 
 
 def _reason(comparisons: list[Comparison], swaps: list[Swap]) -> str:
-    """Say the first failure, the pieces before the whole, and what would have passed."""
+    """Describe the first failure, pieces before the whole, and the tolerance that would pass."""
     for c in comparisons:
         if not c.passed:
             return (
@@ -295,7 +295,7 @@ def _reason(comparisons: list[Comparison], swaps: list[Swap]) -> str:
 
 
 def relative_l2(got: Array, wanted: Array) -> float:
-    """Return |got - wanted| / |wanted| in float64; infinite where that is no number."""
+    """Return |got - wanted| / |wanted|; infinite if shapes differ or a value is not finite."""
     if got.shape != wanted.shape:
         return float("inf")
     difference = got.astype(np.float64) - wanted.astype(np.float64)

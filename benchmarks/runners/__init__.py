@@ -1,1 +1,1 @@
-"""What is timed: a small class for each backend or peer, run in a process of its own."""
+"""The runners: a small class for each backend or peer, each run in a process of its own."""

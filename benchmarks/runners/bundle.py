@@ -1,4 +1,4 @@
-"""A bundle on one of the runtime's backends: what the product itself does."""
+"""A bundle on one of the runtime's backends: the product itself."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class BundleRunner:
         return [[Found(result.mask, result.logits) for result in results]]
 
     def stages(self, query: Path, enrolled: Support) -> dict[str, float]:
-        """Time decoding, preprocessing, each piece, and what follows; see `Runner.stages`."""
+        """Time decoding, preprocessing, each piece, and postprocessing; see `Runner.stages`."""
         self.backend.begin()
         begun = time.perf_counter()
         image = load_image(query)

@@ -1,4 +1,4 @@
-"""What a runner is, and what it is told: one small protocol for backends and peers."""
+"""A runner and its task: one small protocol for backends and peers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from uino_deploy.images import Float32
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker process runs.
+    """The task of a worker process.
 
     Attributes:
-        runner: a key of `table.RUNNERS`, or "onnxruntime:cuda" for one of its providers.
+        runner: a backend, with a provider as in "onnxruntime:cuda" if need be; a key of
+            `table.PEERS`; or `table.REFERENCE`.
         precision: fp32, fp16, bf16, int8 or mixed.
-        threads: of the CPU.
+        threads: CPU threads.
         image_size: side of the square image in pixels.
         work: folder of `work.prepare`.
-        scratch: folder of this task alone.
+        scratch: a folder for this task only.
         bundle: the bundle's folder, for backends.
-        model: a checkpoint of ours, for peers.
+        model: a uino-deploy checkpoint, for peers.
     """
 
     runner: str

@@ -15,9 +15,9 @@ class Peer:
     """Another way to run the model.
 
     Attributes:
-        title: for people.
-        precision: of its arithmetic.
-        target: "module:class" of its runner.
+        title: its name in pages and tables.
+        precision: its arithmetic.
+        target: its runner as "module:class".
     """
 
     title: str
@@ -66,7 +66,7 @@ def make_runner(task: Task) -> Runner[Any]:
     """Load what a task names, in this process.
 
     Raises:
-        DependencyError: what it needs is not here.
+        DependencyError: a package that it needs is not installed.
         BundleError: the bundle is damaged.
     """
     if task.runner == REFERENCE:

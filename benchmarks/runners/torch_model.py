@@ -1,4 +1,4 @@
-"""The model in PyTorch: the float32 reference that all are judged by, and the peers to beat."""
+"""The model in PyTorch: the float32 reference that judges every entry, and the peers to beat."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ANY_OPSET = 99
 
 
 class TorchRunner:
-    """The model as it is, its operators the literal references: the accuracy's reference."""
+    """The model with the reference operators: every entry's accuracy is judged by it."""
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(task.threads)
@@ -88,7 +88,7 @@ class TorchRunner:
         return found
 
     def stages(self, query: Path, enrolled: Features) -> dict[str, float]:
-        """Time decoding, preprocessing, each piece of the model, and what follows."""
+        """Time decoding, preprocessing, each piece of the model, and postprocessing."""
         times = [time.perf_counter()]
         with torch.inference_mode():
             image = load_image(query)
@@ -118,7 +118,7 @@ class TorchRunner:
 
 
 class PlainTorchRunner(TorchRunner):
-    """PyTorch eager with the operators as well as plain torch can express them."""
+    """PyTorch eager, with operators as fast as plain torch can express them."""
 
     scan = staticmethod(plain_torch.scan_in_blocks)
 
@@ -128,9 +128,9 @@ class PlainTorchRunner(TorchRunner):
 
 
 class CompiledRunner(PlainTorchRunner):
-    """torch.compile of a query's pieces; the scan's loop over some thousand steps stays eager.
+    """torch.compile of a query's pieces; the scan's loop over thousands of steps stays eager.
 
-    Every further shape would be compiled anew, for minutes: it has one query and one shot.
+    Another shape would take minutes to compile, so it has one query and one shot only.
     """
 
     # Traced, the loop would be unrolled into a graph that takes an hour to compile.

@@ -1,6 +1,6 @@
 """The plainly exported model in ONNX Runtime and in OpenVINO.
 
-Importing this needs neither torch nor onnx: what is measured is the runtime alone. The graphs are
+Importing this needs neither torch nor onnx, so that only the runtime is measured. The graphs are
 traced once, in the process that judges accuracy.
 """
 

@@ -185,7 +185,7 @@ def test_a_dead_process_is_its_own_failure(bundle_path, photographs, tmp_path):
     [
         (["--backend", "no-such"], "unknown backend"),
         (["--peers", "caffe"], "unknown peer"),
-        (["--precision", "bf16"], "no bundle here is bf16"),
+        (["--precision", "bf16"], "no given bundle is bf16"),
         (["--episodes", "3"], "--episodes needs the model"),
         (["--images", "no-such-folder"], "no-such-folder"),
     ],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-# Errors come as exceptions; as log lines too they would stand beside the command's one line.
+# Errors are raised; logged too, they would appear beside the command's one line.
 _FATAL_ONLY = 4
 
 
@@ -26,7 +26,7 @@ class OnnxRuntimeBackend(HostBackend):
     """Runs pieces in ONNX Runtime.
 
     Args:
-        providers: what shall run the pieces, preferred first, each `NAME[:key=value,...]` with a
+        providers: what runs the pieces, preferred first, each `NAME[:key=value,...]` with a
             name of `PROVIDERS` or ONNX Runtime's own. The first must really run; the others, and
             the CPU for what is not heavy, take the operators that it lacks.
         threads: threads of the CPU provider; ONNX Runtime's choice (one a core) when None.
@@ -76,7 +76,7 @@ class OnnxRuntimeBackend(HostBackend):
         options = self._runtime.SessionOptions()
         options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _FATAL_ONLY
-        # Each piece has its own threads: those of the last one must not spin beside the next.
+        # Each piece has its own threads, which must not spin while the next piece runs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.use_env_allocators", "1")
         if self._threads is not None:
@@ -131,7 +131,7 @@ def _import_onnxruntime() -> Any:
 
 @cache
 def _share_arena() -> None:
-    """Let all sessions take their scratch memory from one place, once for the process.
+    """Let all sessions of this process share one arena of scratch memory.
 
     The pieces run one after the other: with a place for each, what one has left no other can use,
     and a query took 1.6 GB where it takes 1.0 (vitb14 in float32, 518 px).

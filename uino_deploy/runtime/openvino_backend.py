@@ -28,10 +28,10 @@ CACHE = ".cache/openvino"
 _DEVICE = "CPU"
 _DIGEST = hashlib.sha256().digest_size
 _DTYPES = {"f32": "float32", "f16": "float16"}
-# Layers that hold or convert numbers and compute nothing, and the types that others compute in.
+# Layers that only hold or convert numbers, and the types that the others compute in.
 _PASSIVE = {"Const", "Input", "Output", "Reorder", "Convert"}
 _TYPES = {"f32", "bf16", "f16", "i8", "u8"}
-# For each precision the types that it may compute in; one of the first two must be among them.
+# The types that each precision may compute in; one of the first two must occur.
 _COMPUTED = {
     "fp32": ("f32", "f32"),
     "fp16": ("f16", "f32"),
@@ -57,7 +57,7 @@ class OpenVinoBackend(HostBackend):
     that can be written, and is used again by the same OpenVINO on the same processor.
 
     Args:
-        threads: of the processor; one a core when None.
+        threads: CPU threads; one per core when None.
         cache: keep compiled pieces.
         profile: time the layers of every run, at some cost; see `OpenVinoSession.layers`.
 
@@ -134,7 +134,7 @@ class OpenVinoBackend(HostBackend):
 
     @property
     def lanes(self) -> int:
-        """How many requests run at once in `each`: one a thread."""
+        """How many requests run at once in `each`: one per thread."""
         return self._threads or _cores()
 
     @property
@@ -145,7 +145,7 @@ class OpenVinoBackend(HostBackend):
     def compile(
         self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> Compiled:
-        """Compile a piece for known shapes, or take what was compiled before.
+        """Compile a piece for known shapes, or load it from the cache.
 
         Raises:
             BundleError: OpenVINO cannot read the piece, or its edges are not the manifest's.
@@ -168,15 +168,15 @@ class OpenVinoBackend(HostBackend):
                 ) from error
             if kept is not None:
                 _keep(compiled.model, kept)
-                # What comes from the file takes a third less memory than what was compiled here.
+                # Imported from its file, a piece takes a third less memory than freshly compiled.
                 compiled = self._import(kept, piece) or compiled
         _check_edges(bundle, piece, compiled.model)
         self._check_computed(bundle, piece, compiled.model)
         return compiled
 
     def _options(self, piece: Piece) -> dict[str, Any]:
-        # The file says each tensor's type, and OpenVINO shall not lower any; but what is left of
-        # an int8 piece, whose file knows int8 and float32 only, is computed in bfloat16.
+        # The file says each tensor's type, and OpenVINO must not lower any; but the float32 part
+        # of an int8 piece is computed in bfloat16.
         lowered = piece.precision == "int8" and "BF16" in self._capabilities
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if lowered else "f32",
@@ -206,7 +206,7 @@ class OpenVinoBackend(HostBackend):
             )
 
     def _check_computed(self, bundle: Bundle, piece: Piece, compiled: Any) -> None:
-        """Refuse a piece that OpenVINO computes in another type than its file says."""
+        """Refuse a piece that OpenVINO does not compute in the types of its file."""
         found = _computed_types(compiled)
         asked = bundle.precisions(piece)
         allowed = {kind for precision in asked for kind in _COMPUTED[precision]}
@@ -221,7 +221,7 @@ class OpenVinoBackend(HostBackend):
     def _kept(
         self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> Path | None:
-        """Return where this compiled piece is or would be kept: the name says all that matters."""
+        """Return the path in the cache; its name depends on all that the compilation does."""
         if not self._cache:
             return None
         told = [
@@ -236,10 +236,10 @@ class OpenVinoBackend(HostBackend):
         return bundle.root / CACHE / f"{piece.name}-{key}.blob"
 
     def _import(self, path: Path, piece: Piece) -> Compiled | None:
-        """Return a kept piece; None where there is none, or it is not as it was written."""
+        """Return a piece from the cache; None where it is missing or damaged."""
         if not path.is_file() or path.stat().st_size <= _DIGEST:
             return None
-        # OpenVINO asks for memory that it may write.
+        # OpenVINO asks for writable memory.
         file = map_file(path)
         data = np.frombuffer(file, np.uint8)
         blob, digest = data[:-_DIGEST], data[-_DIGEST:]
@@ -265,7 +265,7 @@ class Compiled(NamedTuple):
 
 
 class OpenVinoSession(HostSession):
-    """A piece loaded in OpenVINO, compiled for the shapes that it has met."""
+    """A piece loaded in OpenVINO, compiled for each set of input shapes."""
 
     def __init__(
         self, backend: OpenVinoBackend, bundle: Bundle, piece: Piece, files: list[str]
@@ -327,7 +327,7 @@ def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
 
 
 def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """Read an ONNX file for known shapes, our operators converted."""
+    """Read an ONNX file for known shapes and convert our operators."""
     from openvino import PartialShape
     from openvino.frontend import FrontEndManager
     from openvino.frontend.onnx import ConversionExtension
@@ -350,7 +350,7 @@ def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
 
 
 def _keep(compiled: Any, path: Path) -> None:
-    """Keep a compiled piece; where the bundle cannot be written, it is compiled again next time."""
+    """Cache a compiled piece; where the bundle is read-only, it is compiled again next time."""
     blob = compiled.export_model().getbuffer()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,7 @@ class Predictor:
             image: uint8 RGB [H, W, 3], or a file.
 
         Raises:
-            InputError: the image is unreadable, or an array of another kind.
+            InputError: the image is unreadable, or an array of another type or shape.
         """
         pixels = _image(image, "the image")
         self._load(_PER_IMAGE)
@@ -223,14 +223,14 @@ class Predictor:
         return Encoded(self._features(QUERY, self._preprocessed(pixels)), *pixels.shape[:2])
 
     def _features(self, route: Route, image: Float32) -> dict[str, Value]:
-        """Run the pieces of a route that need the image alone; return what the others take."""
+        """Run the pieces of a route that need only the image; return what the others take."""
         name = route.name("image")
         pieces, others = route.split({name})
         known = run_pieces(route, map(self._session, pieces), {name: image})
         return {name: known[name] for name in self._taken(route, others) & known.keys()}
 
     def _taken(self, route: Route, pieces: Sequence[str]) -> set[str]:
-        """Return the route's names of all that some pieces of this bundle take."""
+        """Return the route's names of the inputs of some pieces of this bundle."""
         edges = [edge for piece in pieces for edge in self.bundle.piece(piece).inputs]
         return {route.name(edge.name) for edge in edges}
 
@@ -289,7 +289,7 @@ class Predictor:
         return self._classes[support]
 
     def _load(self, pieces: Sequence[str]) -> None:
-        """Load those pieces that are not loaded yet."""
+        """Load the pieces that are not loaded yet."""
         missing = [piece for piece in pieces if piece not in self._sessions]
         if missing:
             self._sessions |= self.backend.load_all(self.bundle, missing)
@@ -303,13 +303,13 @@ def label_map(results: Sequence[Result]) -> UInt8:
     """Merge the results of one image: the class with the highest logit wins each pixel.
 
     Args:
-        results: of one image, up to 255 of them.
+        results: up to 255 results of one image.
 
     Returns:
         uint8 [H, W]: 0 where no class is, else 1 + the class's index in `results`.
 
     Raises:
-        InputError: none, or more than 255 results, or results of images of several sizes.
+        InputError: no result, more than 255, or results of images of several sizes.
     """
     if not 1 <= len(results) <= 255:
         raise InputError(f"a label map holds 1 to 255 classes, not {len(results)}")

@@ -1,4 +1,4 @@
-"""What a backend is: it loads a piece of a bundle and runs it on named arrays.
+"""The backend protocol: load a piece of a bundle and run it on named arrays.
 
 A piece's results can stay in the backend's own memory and be fed to the next piece from there, so
 that one query's features serve any number of classes without a copy to the host and back.
@@ -25,7 +25,7 @@ Done = TypeVar("Done")
 
 
 class Resident(Protocol):
-    """An array in a backend's own memory; the memory is its own for as long as it is referenced."""
+    """An array in a backend's own memory, which it keeps for as long as it is referenced."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,13 +46,13 @@ AnyValue = TypeVar("AnyValue", bound=Value)
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What a backend takes of a device, in bytes.
+    """A backend's share of a device's memory, in bytes.
 
     Attributes:
-        engines: what loading the pieces took of the device: weights, code and scratch memory.
+        engines: taken by loading the pieces: weights, code and scratch memory.
         buffers: tensors that the backend holds, in use or kept for the next run.
-        used: of the whole device, by anyone.
-        total: what the device has.
+        used: in use on the device, by any process.
+        total: the device's memory.
     """
 
     engines: int
@@ -62,12 +62,12 @@ class DeviceMemory:
 
 
 class LayerTime(NamedTuple):
-    """What one layer of a piece took in one run, as the backend's own profiler tells.
+    """The time of one layer of a piece in one run, from the backend's own profiler.
 
     Attributes:
-        name: the layer's.
-        operator: what it computes; its name where the profiler tells no more.
-        seconds: that it took.
+        name: the layer's name.
+        operator: what it computes; its name where the profiler tells only that.
+        seconds: its time in seconds.
     """
 
     name: str
@@ -160,7 +160,7 @@ class Backend(Protocol):
         Raises:
             BundleError: the bundle has no such piece, or its graph cannot be loaded or is not what
                 the manifest describes.
-            DependencyError: what the backend or the piece's precision needs is not there.
+            DependencyError: the machine lacks what the backend or the piece's precision needs.
         """
 
     def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
@@ -185,7 +185,7 @@ class Backend(Protocol):
 
 
 class HostBackend(Backend):
-    """What the backends have in common whose arrays are numpy's."""
+    """The common part of backends whose arrays are numpy's."""
 
     def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
         """Load several pieces at once; see `Backend.load_all`."""
@@ -206,7 +206,7 @@ class HostBackend(Backend):
 
 
 class HostSession(ABC):
-    """A session whose arrays are numpy's, before and after: "resident" is the host's memory."""
+    """A session whose inputs and outputs are numpy arrays: "resident" means the host's memory."""
 
     def __init__(self, piece: Piece) -> None:
         self._piece = piece

@@ -35,7 +35,7 @@ class TensorRtBackend:
     """Runs the plans that `uino-deploy build` put into a bundle.
 
     Args:
-        name: which of the two libraries.
+        name: tensorrt or tensorrt-rtx.
         cuda_graphs: record a piece once for each set of shapes and replay it: fewer launches, for
             one copy of inputs and outputs inside the GPU.
         profile: time the layers of every run, which waits for each; see `TensorRtSession.layers`.
@@ -125,7 +125,7 @@ class TensorRtBackend:
 
     @property
     def last_error(self) -> str:
-        """What TensorRT said last when something failed."""
+        """TensorRT's last error message."""
         return str(self._log.last_error)
 
 
@@ -180,7 +180,7 @@ class TensorRtSession:
         return outputs
 
     def _on_device(self, tensor: Edge, value: Value) -> DeviceArray:
-        """Return an input in this device's memory: as it is if it is there, else a copy."""
+        """Return an input in this device's memory, copied there only where it is elsewhere."""
         device = self._backend.device
         if not (isinstance(value, DeviceArray) and value.device is device):
             array = convert(self._piece, {tensor.name: to_host(value)})[tensor.name]
@@ -195,7 +195,7 @@ class TensorRtSession:
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:
             return
-        # What runs still has the old shapes: TensorRT says nothing of changing them under it.
+        # A run in progress uses the old shapes, and TensorRT lets them change under it silently.
         self._backend.device.synchronise()
         for name, shape in shapes.items():
             self._check_profile(name, shape)
@@ -259,7 +259,7 @@ class TensorRtSession:
             device.copy(own[name], array)
         arrays = {**own, **self._empty_outputs()}
         self._bind(arrays)
-        # TensorRT does what it puts off, such as loading modules, in the first run of a shape.
+        # In the first run of a shape TensorRT does deferred work, such as loading modules.
         self._enqueue()
         device.synchronise()
         self._recorded = _Recorded(self._shapes, arrays, device.capture(self._enqueue))
@@ -324,7 +324,7 @@ def _check_edges(trt: Any, path: Path, piece: Piece, engine: Any, again: str) ->
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is imported at run time
-        """Keeps the last error; what TensorRT has to say otherwise is not the user's business."""
+        """A TensorRT logger that keeps the last error and drops the rest."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -339,7 +339,7 @@ def _logger(trt: Any) -> Any:
 
 def _layer_times(trt: Any) -> Any:
     class LayerTimes(trt.IProfiler):  # type: ignore[misc]  # the base class is imported at run time
-        """Collects what TensorRT says of each layer; it names layers and not their operators."""
+        """The times that TensorRT reports; it names layers, not their operators."""
 
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)

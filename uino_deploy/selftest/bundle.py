@@ -15,6 +15,7 @@ import numpy as np
 from uino_deploy.bundle import Bundle
 from uino_deploy.dependencies import is_importable
 from uino_deploy.letters import draw_letter
+from uino_deploy.pipeline import WHOLE
 from uino_deploy.runtime import Predictor, Result, Support, nvml
 from uino_deploy.runtime.session import Backend, Session, Value
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
@@ -81,7 +82,7 @@ def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Me
         what = f"{c.piece}.{c.output}"
         yield Measured(c.relative_l2, "relative L2", c.allowed, what=what)
     for s in report.swaps:
-        part = "the whole" if s.piece == "query" else f"{s.piece} in PyTorch's place"
+        part = "the whole" if s.piece == WHOLE else f"{s.piece} in PyTorch's place"
         yield Measured(
             s.logits_relative_l2, "relative L2", s.logits_allowed, what=f"{part}, logits"
         )
@@ -119,7 +120,7 @@ def _latency(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
 
     example = load_example(bundle)
     for name in bundle.manifest.pieces:
-        if name == "query":  # its inputs carry other names; `verify` and `predict` run it whole
+        if name == WHOLE:  # its inputs carry other names; `verify` and `predict` run it whole
             continue
         session = backend.load(bundle, name)
         feeds = session.upload(inputs_of(session.piece, example))

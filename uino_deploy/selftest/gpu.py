@@ -16,6 +16,7 @@ from uino_deploy.bundle.plans import EngineBackend, PlanInfo, plan_folder
 from uino_deploy.bundle.reference import inputs_of, load_example
 from uino_deploy.dependencies import is_importable
 from uino_deploy.kernels.plugins.library import Launch, Library
+from uino_deploy.pipeline import WHOLE
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.runtime.cuda_memory import Device
 from uino_deploy.runtime.session import Array, Backend
@@ -290,7 +291,7 @@ def _graphs(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Me
     replayed = open_backend(backend, BackendOptions(cuda_graphs=True))
     example = load_example(bundle)
     for name in bundle.manifest.pieces:
-        if name == "query":
+        if name == WHOLE:
             continue
         one, other = plain.load(bundle, name), replayed.load(bundle, name)
         feeds = inputs_of(one.piece, example)
