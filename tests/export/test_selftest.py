@@ -12,7 +12,8 @@ from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
 from tests.runtime.test_tensorrt_backend import with_plans
 from uino_deploy.runtime import cuda_memory, tensorrt_backend
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeSession
-from uino_deploy.selftest import gpu, pieces, run_selftest
+from uino_deploy.selftest import bundle as bundle_claims
+from uino_deploy.selftest import gpu, run_selftest
 from uino_deploy.selftest.findings import judge
 from uino_deploy.selftest.groups import groups
 from uino_deploy.selftest.setting import Setting
@@ -35,7 +36,7 @@ def verdicts(found, name):
 def short(monkeypatch):
     """Time and repeat little: what is timed here is no one's machine."""
     for name, count in (("_WARM", 1), ("_TIMED", 2), ("_ROUNDS", 1)):
-        monkeypatch.setattr(pieces, name, count)
+        monkeypatch.setattr(bundle_claims, name, count)
 
 
 @pytest.fixture
