@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
-from uino_deploy.benchmarks.harness import Log, Progress, run_benchmark
+from uino_deploy.benchmarks.harness import Log, run_benchmark
 from uino_deploy.benchmarks.latency_csv import append_rows
 from uino_deploy.benchmarks.models import in_precisions, saver
 from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
@@ -19,6 +18,7 @@ from uino_deploy.dependencies import is_importable, require
 from uino_deploy.errors import InputError
 from uino_deploy.export.checkpoints import Origin
 from uino_deploy.files import refuse_existing
+from uino_deploy.progress import Progress, silent
 
 DEFAULT_EPISODES = 200
 
@@ -46,7 +46,7 @@ def benchmark_bundles(
     append: Path | None = None,
     force: bool = False,
     log: Log = lambda _line: None,
-    progress: Progress = lambda _what, _steps: nullcontext(lambda: None),
+    progress: Progress = silent,
 ) -> Record:
     """Time bundles on backends, beside other ways to run the model, each with its accuracy.
 

@@ -170,7 +170,7 @@ def test_what_other_programs_take_of_the_gpu_is_no_growth(planned, monkeypatch):
 
 def test_growth_of_this_process_is_found_where_the_driver_tells(planned, monkeypatch):
     held = iter([1 << 30, (1 << 30) + (64 << 20)])
-    monkeypatch.setattr(pieces.nvml, "process_bytes", lambda _process: next(held))
+    monkeypatch.setattr(bundle_claims.nvml, "process_bytes", lambda _process: next(held))
     found = check(planned, "tensorrt planned.uino", on_gpu=True)
     failed = [f for f in found["memory, and it does not grow"] if f.verdict == "failed"]
     assert [f.measured for f in failed] == [64 << 20]
