@@ -50,7 +50,7 @@ class TorchRunner:
 
     def about(self) -> dict[str, str]:
         """Return PyTorch's version and threads."""
-        return {"torch": torch.__version__, "threads": str(torch.get_num_threads())}
+        return {"torch": str(torch.__version__), "threads": str(torch.get_num_threads())}
 
     def enroll(self, shots: Sequence[Shot]) -> Features:
         """Enroll a class."""

@@ -213,5 +213,5 @@ def test_the_help_names_the_peers(capsys):
 
     assert run("benchmark", "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    names = said.partition("all, or some of ")[2].partition(", separated by commas")[0]
-    assert names.replace(" and ", ", ").replace("- ", "-").split(", ") == list(PEERS)
+    names = said.partition("all, or some of ")[2].partition(", by commas")[0]
+    assert names.replace(" or ", ", ").replace("- ", "-").split(", ") == list(PEERS)
