@@ -27,8 +27,8 @@ def calibration():
 def reuse(patch, bundle):
     """Let an export copy the float32 bundle's pieces in place of tracing the same ones again."""
 
-    def copy(piece, folder, _opset):
-        for name in (f"{piece.name}.weights", f"{piece.name}.onnx"):
+    def copy(made, folder, _opset):
+        for name in (f"{made.piece.name}.weights", f"{made.piece.name}.onnx"):
             shutil.copy(bundle.root / name, folder)
         return folder / name
 
