@@ -112,7 +112,7 @@ def test_an_accuracy_fault_is_not_hidden_by_speed(wrong_bundle, photographs, tmp
     (entry,) = load_record(out / "record.json").entries
     assert entry.status == "failed"
     assert (entry.main, entry.cases, entry.stages, entry.cold_start) == (None, [], {}, None)
-    assert "Without a speed" in (out / "report.html").read_text()
+    assert "Entries without a speed" in (out / "report.html").read_text()
 
 
 @pytest.fixture
