@@ -38,6 +38,7 @@ class Job(msgspec.Struct, kw_only=True):
         arch: target such as "sm_89"; for `tensorrt` it must be the GPU at hand.
         shapes: input with dynamic dimensions -> its least, usual and largest shape.
         workspace: bytes of scratch memory the builder may plan with; its own limit when None.
+        tf32: let fp32 products round their operands to TF32.
         timing_cache: file to read and write tactic timings; none when None.
         plugins: build our operators as plugins, not from their bodies.
         kernels: folder of compiled kernels for the plugins; None where there is none.
@@ -49,6 +50,7 @@ class Job(msgspec.Struct, kw_only=True):
     arch: str
     shapes: Profile
     workspace: int | None = None
+    tf32: bool = False
     timing_cache: str | None = None
     plugins: bool = False
     kernels: str | None = None
@@ -231,6 +233,9 @@ def _config(trt: Any, builder: Any, job: Job, note: Note) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, note)
+    if not job.tf32:
+        # On by default in every version; the inspector calls such layers FLOAT all the same.
+        config.clear_flag(trt.BuilderFlag.TF32)
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
     if job.shapes:

@@ -87,6 +87,7 @@ def build_engines(
     pieces: Sequence[str] = (),
     shapes: Shapes | None = None,
     workspace: int | None = None,
+    tf32: bool = False,
     timing_cache: Path | None = None,
     plugins: Plugins = "auto",
     kernels: Path | None = None,
@@ -102,6 +103,8 @@ def build_engines(
         pieces: which; all when empty.
         shapes: for `batch` and `shots` the least, usual and largest size; 1 when not given.
         workspace: bytes of scratch memory; the library's own limit when None.
+        tf32: let fp32 products and convolutions round their operands to TF32 (10 bits of
+            mantissa): faster on the GPU, and outside fp32's tolerance.
         timing_cache: a file of tactic timings to use and extend.
         plugins: "auto" builds our operators as plugins where the backend has plugins, and fails
             where they are not in the engine; "none" builds their bodies.
@@ -151,6 +154,7 @@ def build_engines(
                 arch=arch,
                 shapes=profile_of(piece, shapes or {}),
                 workspace=workspace,
+                tf32=tf32,
                 timing_cache=None if timing_cache is None else str(timing_cache),
                 plugins=as_plugins and bool(summary.calls),
                 kernels=None if kernels is None else str(kernels),
@@ -169,6 +173,7 @@ def plan_engines(
     pieces: Sequence[str] = (),
     shapes: Shapes | None = None,
     workspace: int | None = None,
+    tf32: bool = False,
     plugins: Plugins = "auto",
 ) -> list[PlanInfo]:
     """Return what `build_engines` would build, after the checks that need no library and no GPU.
@@ -194,6 +199,7 @@ def plan_engines(
                 precision=piece.precision,
                 shapes=profile_of(piece, shapes or {}),
                 workspace=workspace,
+                tf32=tf32,
                 layers={},
                 matrix_layers={},
                 engine=None,
@@ -335,6 +341,7 @@ def _finish(
         precision=piece.precision,
         shapes=job.shapes,
         workspace=job.workspace,
+        tf32=job.tf32,
         layers=outcome.layers,
         matrix_layers=outcome.matrix_layers,
         engine=engine,

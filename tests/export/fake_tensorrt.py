@@ -1,7 +1,9 @@
 """A stand-in for TensorRT and cuda-python: records what the engine job asks of them.
 
 It shows the order of the calls and what is done with their answers. That TensorRT has these names,
-the contract tests show.
+the contract tests show. What it says and how it behaves was found in the real things:
+
+- TF32 is on in a new builder configuration: tensorrt-rtx 1.7.1, whose builder runs without a GPU.
 """
 
 from __future__ import annotations
@@ -41,11 +43,15 @@ class Flags(enum.Enum):
         return self.value
 
 
+class BuilderFlag(enum.Enum):
+    TF32 = 7
+
+
 class FakeTensorrt:
     """The module; `asked` holds what was asked of it."""
 
     ILogger, IProgressMonitor, LayerType = ILogger, IProgressMonitor, LayerType
-    NetworkDefinitionCreationFlag = Flags
+    NetworkDefinitionCreationFlag, BuilderFlag = Flags, BuilderFlag
     ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     LayerInformationFormat = SimpleNamespace(JSON="json")
@@ -104,7 +110,9 @@ class FakeTensorrt:
             self.asked["timings"] = (cache, ignore_mismatch)
             return self.accepts_timings
 
+        self.flags = {BuilderFlag.TF32}
         self.config = SimpleNamespace(
+            clear_flag=self.flags.discard,
             set_memory_pool_limit=lambda pool, size: self.asked.update({pool: size}),
             add_optimization_profile=lambda profile: self.asked.update(profile=profile),
             create_timing_cache=lambda data: data,

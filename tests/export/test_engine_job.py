@@ -67,6 +67,13 @@ def test_every_option_reaches_the_builder(trt, job, tmp_path):
     assert "Layers" in outcome.inspector
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_tf32_is_cleared_unless_asked_for(trt, job, asked):
+    job.tf32 = asked
+    run(job)
+    assert trt.flags == ({trt.BuilderFlag.TF32} if asked else set())
+
+
 def test_the_outermost_phase_is_reported(trt, job):
     notes = []
     run(job, notes.append)

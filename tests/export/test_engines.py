@@ -562,6 +562,7 @@ def test_the_equivalent_commands_name_everything(damaged, monkeypatch):
         "--minShapes=early:1x64x128",
         "--optShapes=early:1x64x128",
         "--maxShapes=early:1x64x128",
+        "--noTF32",
         "--memPoolSize=workspace:1024M",
     ]
     assert "--trt-opt-shapes 'early:[1,64,128]'" in polygraphy
@@ -615,6 +616,27 @@ def test_a_dry_run_prints_the_lines_of_the_other_tools_and_builds_nothing(damage
     document = json.loads(commanded(capsys, *options, "--dry-run", "--json", "--plugins", "none"))
     assert len(document["equivalent"]) == 2 * len(before.pieces)
     assert document["planned"][0] == "plans/tensorrt-sm_87/encoder.plan"
+
+
+def test_tf32_is_recorded_and_shown(damaged, monkeypatch, capsys):
+    from uino_deploy.cli import main
+
+    jobs = fake_run(monkeypatch, outcome())
+    build_and_open(damaged)
+    options = {"pieces": ["decoder"], "tf32": True}
+    infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_87", **options)
+    assert [job.tf32 for job in jobs] == [False, True]
+    trtexec, polygraphy = equivalent_commands(Bundle.open(damaged), infos)
+    assert "--noTF32" not in trtexec
+    assert "--tf32" in polygraphy
+    with pytest.raises(SystemExit):
+        main(["inspect", str(damaged), "--json"])
+    plans = msgspec.json.decode(capsys.readouterr().out)["plans"]
+    assert {plan["piece"]: plan["tf32"] for plan in plans} == {"encoder": False, "decoder": True}
+    with pytest.raises(SystemExit):
+        main(["inspect", str(damaged)])
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert [line.split()[-1] for line in lines] == ["off", "on"]
 
 
 def test_rtx_knows_no_jetson(bundle):

@@ -61,6 +61,8 @@ class PlanInfo(msgspec.Struct, kw_only=True):
         precision: the precision of the piece's ONNX file.
         shapes: the smallest, usual and largest shape of each input with dynamic dimensions.
         workspace: bytes of scratch memory given to the builder; None for its own limit.
+        tf32: whether fp32 products may round their operands to TF32; None in plans of versions
+            that did not ask, where TensorRT's default was on.
         layers: the number of parsed network layers by float type, without constants and casts.
         matrix_layers: the same for matrix products and convolutions only.
         engine: what the inspector found; None without a GPU of the architecture.
@@ -94,6 +96,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     built_by: str
     seconds: float
     host_memory: int | None = None
+    tf32: bool | None = None
 
 
 def plan_folder(backend: EngineBackend, arch: str) -> str:
@@ -141,6 +144,8 @@ def _trtexec(info: PlanInfo, model: str, plan: str) -> list[str]:
         shapes = [f"{name}:{'x'.join(map(str, s[index]))}" for name, s in info.shapes.items()]
         if shapes:
             line.append(f"--{kind}Shapes={','.join(shapes)}")
+    if not info.tf32:
+        line.append("--noTF32")
     if info.workspace is not None:
         line.append(f"--memPoolSize=workspace:{info.workspace // _MIB}M")
     return line
@@ -152,6 +157,8 @@ def _polygraphy(info: PlanInfo, model: str, plan: str) -> str:
         shapes = [f"{name}:[{','.join(map(str, s[index]))}]" for name, s in info.shapes.items()]
         if shapes:
             line += [f"--trt-{kind}-shapes", *shapes]
+    if info.tf32:
+        line.append("--tf32")
     if info.workspace is not None:
         line += ["--pool-limit", f"workspace:{info.workspace // _MIB}M"]
     if info.backend == "tensorrt":
@@ -164,6 +171,26 @@ def rebuild_command(bundle: Bundle, backend: EngineBackend, arch: str) -> str:
     """Return the command that rebuilds a target's plans."""
     root = shlex.quote(str(bundle.root))
     return f"uino-deploy build {root} --backend {backend} --arch {arch} --force"
+
+
+def plans_of(bundle: Bundle) -> list[PlanInfo]:
+    """Return what is known of each of a bundle's plans.
+
+    Raises:
+        BundleError: a plan's side JSON describes none.
+    """
+    paths = [path for plans in bundle.manifest.plans.values() for path in plans.values()]
+    hint = "build the plans again: uino-deploy build --force"
+    return [_read_info(bundle, path.removesuffix(".plan"), hint) for path in paths]
+
+
+def _read_info(bundle: Bundle, name: str, hint: str) -> PlanInfo:
+    try:
+        return msgspec.json.decode(bundle.path(f"{name}.json").read_bytes(), type=PlanInfo)
+    except msgspec.DecodeError as error:
+        raise BundleError(
+            f"{bundle.root}: {name}.json does not describe a plan: {error}", hint
+        ) from error
 
 
 def load_plan(
@@ -191,12 +218,7 @@ def load_plan(
         built = sorted(target for target, plans in bundle.manifest.plans.items() if plans)
         have = f"it has {', '.join(built)}" if built else "it has none"
         raise BundleError(f"{bundle.root} has no plan {name}: {have}", hint)
-    try:
-        info = msgspec.json.decode(bundle.path(f"{name}.json").read_bytes(), type=PlanInfo)
-    except msgspec.DecodeError as error:
-        raise BundleError(
-            f"{bundle.root}: {name}.json does not describe a plan: {error}", hint
-        ) from error
+    info = _read_info(bundle, name, hint)
     wrong = _mismatch(bundle, info, piece, backend, arch, version)
     if wrong:
         raise BundleError(f"{bundle.root}: plan {name} {wrong}", hint)

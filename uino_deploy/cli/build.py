@@ -30,6 +30,11 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
     help="Range of `batch` or `shots`.  [default: 1:1:1; repeatable]",
 )
 @click.option("--workspace", metavar="SIZE", help="Scratch memory, such as 512MiB or 2GiB.")
+@click.option(
+    "--tf32",
+    is_flag=True,
+    help="Let fp32 products round their operands to TF32: faster, and less exact than fp32.",
+)
 @click.option("--timing-cache", type=FILE, help="A file of tactic timings to use and extend.")
 @click.option(
     "--plugins",
@@ -53,6 +58,7 @@ def build(
     pieces: tuple[str, ...],
     shapes: tuple[str, ...],
     workspace: str | None,
+    tf32: bool,
     timing_cache: Path | None,
     plugins: Plugins,
     kernels: Path | None,
@@ -95,6 +101,7 @@ def build(
             pieces=pieces,
             shapes=sizes,
             workspace=scratch,
+            tf32=tf32,
             plugins=plugins,
         )
         _show_planned(opened, planned, output)
@@ -107,6 +114,7 @@ def build(
             pieces=pieces,
             shapes=sizes,
             workspace=scratch,
+            tf32=tf32,
             timing_cache=timing_cache,
             plugins=plugins,
             kernels=kernels,
