@@ -66,6 +66,7 @@ class Outcome(msgspec.Struct, kw_only=True):
         kind: which error it is.
         layers: number of network layers by the type of their (first) result, floats only.
         matrix_layers: the same of matrix products and convolutions.
+        plugins: names of the network's plugin layers, which are those of the ONNX file's nodes.
         route: how our operators were built, where there are any.
         inspector: the engine inspector's answer in JSON; empty where the engine cannot run here.
         gpu: what it was built on; None without one.
@@ -79,6 +80,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     kind: Literal["build", "dependency", "input"] = "build"
     layers: dict[str, int] = msgspec.field(default_factory=dict)
     matrix_layers: dict[str, int] = msgspec.field(default_factory=dict)
+    plugins: list[str] = msgspec.field(default_factory=list)
     route: PluginRoute = "function"
     inspector: str = ""
     gpu: Gpu | None = None
@@ -137,6 +139,7 @@ def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
     network = builder.create_network(_network_flags(trt))
     _parse(trt, job, network, log)
     outcome.layers, outcome.matrix_layers = _count(trt, network)
+    outcome.plugins = _plugins(trt, network)
     config = _config(trt, builder, job, note)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -277,6 +280,12 @@ def _count(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
             every[name] += 1
             matrix[name] += layer.type.name in _MATRIX_LAYERS
     return dict(every), {name: count for name, count in matrix.items() if count}
+
+
+def _plugins(trt: Any, network: Any) -> list[str]:
+    """Return the names of the plugin layers: what the parser took as plugins."""
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return [layer.name for layer in layers if layer.type == trt.LayerType.PLUGIN_V3]
 
 
 def _inspect(trt: Any, job: Job, log: Any, plan: Any) -> str:

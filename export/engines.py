@@ -38,6 +38,7 @@ from uino_deploy.export.audit import (
     check_engine,
     check_graph,
     check_network,
+    check_plugins,
     precisions_of,
 )
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress
@@ -323,12 +324,13 @@ def _finish(
     """Check what was built, and describe the plan."""
     precisions = precisions_of(bundle, piece)
     check_network(piece, precisions, outcome.matrix_layers)
+    plugins = check_plugins(piece, summary.calls, outcome.plugins) if job.plugins else {}
     operators = [call.operator for call in summary.calls]
     # RTX engines are built where they cannot run; TensorRT's were built on the GPU at hand.
     unseen = job.backend == "tensorrt-rtx" and not outcome.inspector
     engine = None if unseen else read_inspector(outcome.inspector)
     if engine is not None:
-        check_engine(piece, precisions, outcome.layers, engine, operators if job.plugins else [])
+        check_engine(piece, precisions, outcome.layers, engine)
     files = bundle.manifest.files
     weights = sorted(external_weights(bundle.path(piece.model)) & set(files))
     info = PlanInfo(
@@ -347,6 +349,7 @@ def _finish(
         engine=engine,
         route=outcome.route if operators else "none",
         operators=operators,
+        plugins=plugins,
         sources={name: files[name].sha256 for name in (piece.model, *weights)},
         plan_sha256=sha256(job.plan),
         built_by=f"uino-deploy {uino_deploy.__version__}",

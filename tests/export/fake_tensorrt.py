@@ -3,6 +3,9 @@
 It shows the order of the calls and what is done with their answers. That TensorRT has these names,
 the contract tests show. What it says and how it behaves was found in the real things:
 
+- `LayerType.PLUGIN_V3` is the type of a plugin's layer, and a layer has its node's name: the
+  bindings of 10.3 to 11.4 (test_names.py), and onnx-tensorrt's registerLayer; tensorrt-rtx's parser
+  names layers so too.
 - TF32 is on in a new builder configuration: tensorrt-rtx 1.7.1, whose builder runs without a GPU.
 """
 
@@ -78,7 +81,8 @@ class FakeTensorrt:
         kinds = [LayerType.CONSTANT, LayerType.CONVOLUTION, LayerType.PLUGIN_V3]
         output = SimpleNamespace(dtype=SimpleNamespace(name="HALF"))
         layers = [
-            SimpleNamespace(type=k, num_outputs=1, get_output=lambda _: output) for k in kinds
+            SimpleNamespace(name=name, type=k, num_outputs=1, get_output=lambda _: output)
+            for name, k in zip(["w", "node_conv", "node_correlation4d"], kinds, strict=True)
         ]
         return SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
 

@@ -62,6 +62,7 @@ def test_every_option_reaches_the_builder(trt, job, tmp_path):
     assert trt.config.profiling_verbosity == "detailed"
     assert outcome.layers == {"HALF": 2}
     assert outcome.matrix_layers == {"HALF": 1}
+    assert outcome.plugins == ["node_correlation4d"]
     assert outcome.gpu == Gpu(name="Orin", capability="8.7", driver=12060, runtime=12060)
     assert outcome.version == "10.13.3.9"
     assert "Layers" in outcome.inspector

@@ -27,6 +27,7 @@ from uino_deploy.errors import (
 from uino_deploy.export import engines, export_bundle
 from uino_deploy.export.engine_job import Job, Outcome
 from uino_deploy.export.engines import build_engines, parse_shapes, profile_of, run_job
+from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.export.precision import parse_precision
 from uino_deploy.model.segmenter import UinoFSS
 
@@ -367,14 +368,13 @@ def test_a_jobs_error_keeps_its_kind(monkeypatch, tmp_path, kind, error):
         run_job(job)
 
 
+# TensorRT 10's layout and words; test_inspector.py says from where they are.
 INSPECTED = """{"Layers": [{"Name": "gemm", "LayerType": "gemm",
     "Outputs": [{"Name": "y", "Format/Datatype": "%s"}]}%s], "Bindings": []}"""
-PLUGIN = """, {"Name": "node_%s", "LayerType": "PluginV3", "PluginType": "%s",
-    "Outputs": [{"Name": "y", "Format/Datatype": "Float"}]}"""
 
 
 def outcome(**changes):
-    """What a build of a float32 piece by TensorRT 10.9 reports."""
+    """What a build of a float32 piece by TensorRT 10.9 reports; no plugin shows in the engine."""
     known = {"layers": {"FLOAT": 9}, "matrix_layers": {"FLOAT": 9}}
     return Outcome(
         **{"version": "10.9.0", "inspector": INSPECTED % ("Float", ""), **known, **changes}
@@ -412,17 +412,23 @@ def test_tensorrt_engines_must_be_inspected(damaged, monkeypatch):
     assert "tensorrt-sm_87" not in Bundle.open(damaged).manifest.plans
 
 
+def nodes_of(bundle, piece):
+    """Return the names of a piece's nodes of our domain: those of the plugin layers."""
+    return [call.name for call in read_graph(bundle.path(bundle.piece(piece).model)).calls]
+
+
 def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
     opened = Bundle.open(damaged)
     calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
-    there = INSPECTED % ("Float", "".join(PLUGIN % (name, name) for name in calls))
-    jobs = fake_run(monkeypatch, outcome(inspector=there, route="aot"))
+    # The adapter has no operators, and is not asked.
+    jobs = fake_run(monkeypatch, outcome(plugins=nodes_of(opened, "prompt"), route="aot"))
     (damaged / "kernels/sm_87").mkdir(parents=True)
     infos = build_engines(opened, "tensorrt", "sm_87", pieces=["adapter", "prompt"])
     assert [job.plugins for job in jobs] == [False, True]
     assert jobs[1].kernels == str(damaged / "kernels/sm_87")
     assert [info.route for info in infos] == ["none", "aot"]
     assert infos[1].operators == calls
+    assert infos[1].plugins == {"Correlation4d": 1, "SelectiveScan2d": 4}
     lines = equivalent_commands(Bundle.open(damaged), infos[1:])
     assert lines == [f"trtexec --loadEngine={damaged}/plans/tensorrt-sm_87/prompt.plan"]
 
@@ -432,10 +438,9 @@ def test_kernels_that_an_engine_needs_come_with_it(damaged, monkeypatch, tmp_pat
     kernels = tmp_path / "kernels"
     kernels.mkdir()
     (kernels / "correlation4d.cubin").write_bytes(b"code")
-    calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
-    there = INSPECTED % ("Float", "".join(PLUGIN % (name, name) for name in calls))
+    taken = nodes_of(Bundle.open(damaged), "prompt")
     for route, listed in (("aot", False), ("ipluginv3", True)):
-        fake_run(monkeypatch, outcome(inspector=there, route=route))
+        fake_run(monkeypatch, outcome(plugins=taken, route=route))
         options = {"pieces": ["prompt"], "kernels": kernels, "force": True}
         infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_87", **options)
         opened = Bundle.open(damaged)
@@ -462,8 +467,9 @@ def test_a_jetson_is_told_where_tensorrt_comes_from(bundle, monkeypatch, tmp_pat
 
 def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
     (damaged / "kernels/sm_87").mkdir(parents=True)
-    fake_run(monkeypatch, outcome(route="aot"))
-    with pytest.raises(CheckFailed, match="of 1 calls of Correlation4d the engine has 0"):
+    taken = nodes_of(Bundle.open(damaged), "prompt")
+    fake_run(monkeypatch, outcome(route="aot", plugins=taken[1:]))
+    with pytest.raises(CheckFailed, match=r"4 plugin layers for 5 calls \(0 of 1 calls of Corr"):
         build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"])
     jobs = fake_run(monkeypatch, outcome())
     (info,) = build_engines(

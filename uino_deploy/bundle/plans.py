@@ -28,7 +28,7 @@ class EngineLayers(msgspec.Struct, kw_only=True):
         layers: the number of layers, fused ones counted once.
         types: the number of layers by the float type of their first output, without moves.
         untyped: the number of layers for which the inspector gives only a name.
-        plugins: the plugin layers, each with everything that names it.
+        plugins: the plugin layers' names; those inside a Myelin region do not appear.
         tensors: the engine's inputs and outputs.
     """
 
@@ -70,6 +70,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
             explains the kinds), "function" if their ONNX functions were built in, "none"
             without operators.
         operators: the calls of our operators in the ONNX file, in file order.
+        plugins: operator -> the number of its plugin layers in the parsed network.
         sources: file -> SHA-256 of the ONNX file and its weights, to detect a stale plan.
         plan_sha256: the plan's hash.
         built_by: the program that built it.
@@ -97,6 +98,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     seconds: float
     host_memory: int | None = None
     tf32: bool | None = None
+    plugins: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def plan_folder(backend: EngineBackend, arch: str) -> str:

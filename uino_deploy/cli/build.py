@@ -12,7 +12,7 @@ from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.bundle import Bundle
-    from uino_deploy.bundle.plans import EngineBackend, EngineLayers, PlanInfo
+    from uino_deploy.bundle.plans import EngineBackend, PlanInfo
     from uino_deploy.export.engines import Plugins
 
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
@@ -161,7 +161,7 @@ def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) 
             f"{info.piece}: {info.precision}, {megabytes} MB in {info.seconds:.1f} s, "
             f"{plan_path(info)}"
         )
-        row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info.engine)]
+        row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info)]
         rows.append([*row, info.route, f"{info.seconds:.1f}", megabytes])
     if infos[0].backend == "tensorrt-rtx" and any(info.operators for info in infos):
         output.text(
@@ -193,8 +193,10 @@ def _counts(types: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(types.items()))
 
 
-def _engine(engine: EngineLayers | None) -> str:
-    if engine is None:
+def _engine(info: PlanInfo) -> str:
+    """Return the engine's layers by type, and how many plugins of the network it shows."""
+    if info.engine is None:
         return "-"
-    plugins = f", {len(engine.plugins)} plugins" if engine.plugins else ""
-    return _counts(engine.types) + plugins
+    asked, shown = sum(info.plugins.values()), len(info.engine.plugins)
+    plugins = f", {shown} of {asked} plugins seen" if asked else ""
+    return _counts(info.engine.types) + plugins
