@@ -10,6 +10,7 @@ import importlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,14 +134,13 @@ def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
         outcome.route = _register(job)
     log = _logger(trt)
     started = time.monotonic()
-    builder = trt.Builder(log)
-    if builder is None:
-        raise BuildError(log.last_error or "no builder could be made", "is the driver installed?")
+    builder = _made(lambda: trt.Builder(log), "builder", log)
     network = builder.create_network(_network_flags(trt))
     _parse(trt, job, network, log)
+    _fix_sizes(network, job.shapes)
     outcome.layers, outcome.matrix_layers = _count(trt, network)
     outcome.plugins = _plugins(trt, network)
-    config = _config(trt, builder, job, note)
+    config = _config(trt, builder, job, log, note)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(log.last_error or "the builder returned no engine and no reason")
@@ -152,6 +152,20 @@ def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
         with atomic_file(job.timing_cache, force=True) as path:
             path.write_bytes(memoryview(cache))
     outcome.inspector = _inspect(trt, job, log, plan)
+
+
+def _made(make: Callable[[], Any], what: str, log: Any) -> Any:
+    """Return what TensorRT makes; where it makes nothing, its bindings raise TypeError.
+
+    Raises:
+        BuildError: with TensorRT's last words.
+    """
+    try:
+        return make()
+    except TypeError as error:
+        raise BuildError(
+            f"TensorRT makes no {what}: {log.last_error or error}", "is the driver installed?"
+        ) from error
 
 
 def _peak_memory() -> int | None:
@@ -219,7 +233,7 @@ def _network_flags(trt: Any) -> int:
 
 
 def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
-    parser = trt.OnnxParser(network, log)
+    parser = _made(lambda: trt.OnnxParser(network, log), "parser", log)
     if job.plugins:
         # Up to 10.6 the parser takes a body wherever there is one, later versions wherever they do
         # not find the plugin; without bodies a plugin that is not found is an error.
@@ -232,7 +246,26 @@ def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
         raise BuildError("; ".join(words) or log.last_error or "the parser gave no reason")
 
 
-def _config(trt: Any, builder: Any, job: Job, note: Note) -> Any:
+def ranging(shapes: Profile) -> Profile:
+    """Return the inputs whose size ranges; the others have one shape, and need no profile."""
+    return {name: sizes for name, sizes in shapes.items() if sizes[0] != sizes[2]}
+
+
+def _fix_sizes(network: Any, shapes: Profile) -> None:
+    """Make dimensions of one size static.
+
+    With dynamic ones the inspector of 10.x may name no types, and a plugin's module is loaded anew
+    at every change of shape and never unloaded (NVIDIA/TensorRT#4849).
+    """
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if tensor.name in shapes:
+            least, _, largest = shapes[tensor.name]
+            pairs = zip(least, largest, strict=True)
+            tensor.shape = tuple(low if low == high else -1 for low, high in pairs)
+
+
+def _config(trt: Any, builder: Any, job: Job, log: Any, note: Note) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, note)
@@ -241,11 +274,17 @@ def _config(trt: Any, builder: Any, job: Job, note: Note) -> Any:
         config.clear_flag(trt.BuilderFlag.TF32)
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
-    if job.shapes:
+    ranges = ranging(job.shapes)
+    if ranges:
         profile = builder.create_optimization_profile()
-        for name, (least, usual, largest) in job.shapes.items():
+        for name, (least, usual, largest) in ranges.items():
             profile.set_shape(name, least, usual, largest)
-        config.add_optimization_profile(profile)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(
+                f"TensorRT refuses the range of {', '.join(ranges)}: "
+                f"{log.last_error or 'it gives no reason'}",
+                "give another range by --shapes",
+            )
     if job.backend == "tensorrt-rtx":
         target = getattr(trt.ComputeCapability, job.arch.replace("_", "").upper())
         config.num_compute_capabilities = 1
@@ -294,7 +333,7 @@ def _inspect(trt: Any, job: Job, log: Any, plan: Any) -> str:
     Raises:
         BuildError: TensorRT cannot load what it has just built.
     """
-    runtime = trt.Runtime(log)
+    runtime = _made(lambda: trt.Runtime(log), "runtime", log)
     if job.backend == "tensorrt-rtx":
         validity, _diagnostics = runtime.get_engine_validity(memoryview(plan))
         if validity == trt.EngineValidity.INVALID:

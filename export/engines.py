@@ -41,7 +41,7 @@ from uino_deploy.export.audit import (
     check_plugins,
     precisions_of,
 )
-from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress
+from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress, ranging
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
 from uino_deploy.files import locked, sha256
@@ -330,7 +330,7 @@ def _finish(
     unseen = job.backend == "tensorrt-rtx" and not outcome.inspector
     engine = None if unseen else read_inspector(outcome.inspector)
     if engine is not None:
-        check_engine(piece, precisions, outcome.layers, engine)
+        check_engine(piece, precisions, outcome.layers, engine, bool(ranging(job.shapes)))
     files = bundle.manifest.files
     weights = sorted(external_weights(bundle.path(piece.model)) & set(files))
     info = PlanInfo(

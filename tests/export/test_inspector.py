@@ -135,6 +135,15 @@ CALLS = [
 ]
 
 
+def test_where_sizes_range_the_network_is_the_proof():
+    unnamed = engine({"N/A due to dynamic shapes": 3})
+    check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, unnamed, ranges=True)
+    with pytest.raises(CheckFailed, match="no layer's type"):
+        check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, unnamed)
+    with pytest.raises(CheckFailed, match="changed the precision"):
+        check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, engine({"Float": 3}), ranges=True)
+
+
 def test_the_network_says_which_operators_are_plugins():
     names = [call.name for call in CALLS]
     assert check_plugins(ADAPTER, CALLS, names) == {"Correlation4d": 1, "SelectiveScan2d": 2}

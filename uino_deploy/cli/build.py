@@ -169,6 +169,10 @@ def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) 
         )
     if any(info.engine is None for info in infos):
         output.text(f"engine: not inspected, because this machine has no {infos[0].arch} GPU")
+    if any(info.engine and not info.engine.types for info in infos):
+        output.text(
+            "engine: the inspector names no types where sizes range; the parsed network was checked"
+        )
     lines = equivalent_commands(bundle, infos)
     if verbose:
         columns = ["piece", "precision", "matrix layers", "engine", "operators", "seconds", "MB"]
