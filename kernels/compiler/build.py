@@ -118,7 +118,6 @@ def _compiled(variant: Variant, result: dict[str, Any], target: Target) -> Compi
         "stages": variant.stages,
         "block": [variant.warps * 32, 1, 1],
         "plugin": result["shared_bytes"] <= PLUGIN_SHARED_BYTES,
-        "ptx_isa": target.ptx_isa / 10,
         "cuda": target.cuda,
         "triton": version("triton"),
         "ptx_sha256": hashlib.sha256(ptx.encode()).hexdigest(),
