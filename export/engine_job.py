@@ -43,6 +43,7 @@ class Job(msgspec.Struct, kw_only=True):
         timing_cache: file to read and write tactic timings; none when None.
         plugins: build our operators as plugins, not from their bodies.
         kernels: folder of compiled kernels for the plugins; None where there is none.
+        environment: variables that the process gets beside its own.
     """
 
     backend: Backend
@@ -55,6 +56,7 @@ class Job(msgspec.Struct, kw_only=True):
     timing_cache: str | None = None
     plugins: bool = False
     kernels: str | None = None
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Outcome(msgspec.Struct, kw_only=True):

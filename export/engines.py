@@ -28,6 +28,7 @@ from uino_deploy.dependencies import is_importable, require
 from uino_deploy.doctor import JETSON_TENSORRT, TEGRA_RELEASE, read_jetpack
 from uino_deploy.errors import (
     BuildError,
+    CheckFailed,
     DependencyError,
     InputError,
     OutputExists,
@@ -41,10 +42,12 @@ from uino_deploy.export.audit import (
     check_plugins,
     precisions_of,
 )
+from uino_deploy.export.engine_check import Answer, Request
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress, ranging
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
 from uino_deploy.files import locked, sha256
+from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
 
 # What TensorRT-RTX 1.7 can build for without the GPU; TensorRT builds for the GPU at hand.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
@@ -92,6 +95,7 @@ def build_engines(
     timing_cache: Path | None = None,
     plugins: Plugins = "auto",
     kernels: Path | None = None,
+    workarounds: Sequence[str] = (),
     force: bool = False,
     progress: Callable[[str], None] = lambda _note: None,
 ) -> list[PlanInfo]:
@@ -111,6 +115,7 @@ def build_engines(
             where they are not in the engine; "none" builds their bodies.
         kernels: folder of compiled kernels; the bundle's own of the architecture when None. Where
             an engine needs them when it runs (route "ipluginv3"), they are added to the bundle.
+        workarounds: names of known miscompiles (`uino_deploy.miscompiles`) to work around.
         force: replace plans that are there.
         progress: called with notes.
 
@@ -123,11 +128,13 @@ def build_engines(
         OutputExists: a plan is there and `force` is not given.
         BuildError: a graph holds what TensorRT would change silently, the parser or builder
             failed, or its process died.
-        CheckFailed: the engine is not in the piece's precision, or lacks the plugins asked for.
+        CheckFailed: the engine is not in the piece's precision, lacks the plugins asked for, or is
+            wrong on the bundle's example; nothing stays installed.
     """
     names = list(dict.fromkeys(pieces)) or list(bundle.manifest.pieces)
     chosen = [bundle.piece(name) for name in names]
     _check_request(bundle, backend, arch, chosen, shapes or {}, timing_cache)
+    environment = environment_of(workarounds)
     _require(backend)
     folder = plan_folder(backend, arch)
     built = [name for name in names if f"{folder}/{name}.plan" in bundle.manifest.files]
@@ -159,10 +166,14 @@ def build_engines(
                 timing_cache=None if timing_cache is None else str(timing_cache),
                 plugins=as_plugins and bool(summary.calls),
                 kernels=None if kernels is None else str(kernels),
+                environment=environment,
             )
-            infos.append(_finish(bundle, piece, job, summary, run_job(job, progress)))
+            info = _finish(bundle, piece, job, summary, run_job(job, progress), workarounds)
+            _warn(info, infos, progress)
+            infos.append(info)
         own_kernels = _stage_kernels(kernels, own, temporary, infos)
         _install(bundle.root, temporary, infos, own_kernels)
+    _prove(bundle, infos, progress)
     return infos
 
 
@@ -294,7 +305,8 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
             )
 
     try:
-        with Child("uino_deploy.export.engine_job:build") as child:
+        environment = os.environ | job.environment
+        with Child("uino_deploy.export.engine_job:build", environment) as child:
             outcome = msgspec.convert(child.ask(job, note), Outcome)
     except ChildFailed as error:
         raise BuildError(f"{what}: the builder's process {error}") from error
@@ -318,8 +330,94 @@ def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:
     return BuildError(f"{what}: {job.backend} {outcome.version}: {outcome.error}", hint)
 
 
+def environment_of(workarounds: Sequence[str]) -> dict[str, str]:
+    """Return the variables that work around known miscompiles.
+
+    Raises:
+        InputError: an unknown name, or one that no variable works around.
+    """
+    known = {each.name: each.environment for each in MISCOMPILES if each.environment}
+    for name in workarounds:
+        if name not in known:
+            raise InputError(
+                f"--workaround {name}: there is none of that name",
+                f"choose from {', '.join(known)}",
+            )
+    return {key: value for name in workarounds for key, value in known[name].items()}
+
+
+def _warn(info: PlanInfo, others: Sequence[PlanInfo], progress: Callable[[str], None]) -> None:
+    """Say which known miscompiles concern a plan, those left out that concerned one before."""
+    said = {name for other in others for name in other.miscompiles}
+    for each in MISCOMPILES:
+        if each.name in info.miscompiles and each.name not in said:
+            done = ", worked around as asked" if each.name in info.workarounds else ""
+            progress(f"warning: known miscompile {each.warning}{done}")
+
+
+def _prove(bundle: Bundle, infos: Sequence[PlanInfo], progress: Callable[[str], None]) -> None:
+    """Run the engines whose GPU is here on the bundle's example.
+
+    Raises:
+        CheckFailed: one is wrong, or its process died; the plans are removed.
+    """
+    here = [info for info in infos if info.engine is not None]
+    if not here:
+        return
+    # TF32 rounds operands to as many bits as float16.
+    precisions = {
+        info.piece: sorted(
+            "fp16" if info.tf32 and each == "fp32" else each
+            for each in precisions_of(bundle, bundle.piece(info.piece))
+        )
+        for info in here
+    }
+    progress("running the engines on the bundle's example")
+    answer = run_check(
+        Request(root=str(bundle.root), backend=infos[0].backend, precisions=precisions)
+    )
+    if answer.skipped:
+        progress(f"warning: not checked on the bundle's example: {answer.skipped}")
+    if answer.wrong:
+        _remove(bundle.root, infos)
+        known = sorted({name for info in infos for name in info.miscompiles})
+        raise CheckFailed(
+            f"{answer.wrong}: the plans were removed",
+            f"known miscompiles here: {', '.join(known)}"
+            if known
+            else "try another TensorRT version, or export this piece in fp32",
+        )
+
+
+def run_check(request: Request) -> Answer:
+    """Run plans on the bundle's example in a process of its own, which a bad one may end."""
+    try:
+        with Child("uino_deploy.export.engine_check:check") as child:
+            return msgspec.convert(child.ask(request), Answer)
+    except ChildFailed as error:
+        return Answer(wrong=f"the process that ran the engines {error}")
+
+
+def _remove(root: Path, infos: Sequence[PlanInfo]) -> None:
+    """Take plans out of the bundle again."""
+    target, gone = f"{infos[0].backend}-{infos[0].arch}", {info.piece for info in infos}
+    names = [plan_path(info).removesuffix(".plan") for info in infos]
+    files = [f"{name}{suffix}" for name in names for suffix in (".json", ".plan")]
+    with locked(root):
+        bundle = Bundle.open(root, verify=False, replacing="plans")
+        kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
+        bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})
+        for name in files:
+            (root / name).unlink(missing_ok=True)
+
+
 def _finish(
-    bundle: Bundle, piece: Piece, job: Job, summary: GraphSummary, outcome: Outcome
+    bundle: Bundle,
+    piece: Piece,
+    job: Job,
+    summary: GraphSummary,
+    outcome: Outcome,
+    workarounds: Sequence[str],
 ) -> PlanInfo:
     """Check what was built, and describe the plan."""
     precisions = precisions_of(bundle, piece)
@@ -331,6 +429,7 @@ def _finish(
     engine = None if unseen else read_inspector(outcome.inspector)
     if engine is not None:
         check_engine(piece, precisions, outcome.layers, engine, bool(ranging(job.shapes)))
+    concerned = known_miscompiles(job.backend, outcome.version, job.arch, precisions)
     files = bundle.manifest.files
     weights = sorted(external_weights(bundle.path(piece.model)) & set(files))
     info = PlanInfo(
@@ -350,6 +449,8 @@ def _finish(
         route=outcome.route if operators else "none",
         operators=operators,
         plugins=plugins,
+        miscompiles=[each.name for each in concerned],
+        workarounds=list(workarounds),
         sources={name: files[name].sha256 for name in (piece.model, *weights)},
         plan_sha256=sha256(job.plan),
         built_by=f"uino-deploy {uino_deploy.__version__}",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import onnx
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 from tests.export.test_verify import rewrite
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import PlanInfo, compute_capability, equivalent_commands, load_plan
+from uino_deploy.bundle.reference import load_example
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import (
     BuildError,
@@ -25,11 +27,13 @@ from uino_deploy.errors import (
     OutputExists,
 )
 from uino_deploy.export import engines, export_bundle
+from uino_deploy.export.engine_check import Answer, find_wrong
 from uino_deploy.export.engine_job import Job, Outcome
 from uino_deploy.export.engines import build_engines, parse_shapes, profile_of, run_job
 from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.export.precision import parse_precision
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 RTX = "tensorrt-rtx"
 
@@ -392,6 +396,7 @@ def fake_run(monkeypatch, result):
         return result
 
     monkeypatch.setattr(engines, "run_job", run)
+    monkeypatch.setattr(engines, "run_check", lambda _request: Answer())
     return jobs
 
 
@@ -638,11 +643,83 @@ def test_tf32_is_recorded_and_shown(damaged, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["inspect", str(damaged), "--json"])
     plans = msgspec.json.decode(capsys.readouterr().out)["plans"]
-    assert {plan["piece"]: plan["tf32"] for plan in plans} == {"encoder": False, "decoder": True}
+    ours = [plan for plan in plans if plan["backend"] == "tensorrt"]
+    assert {plan["piece"]: plan["tf32"] for plan in ours} == {"encoder": False, "decoder": True}
     with pytest.raises(SystemExit):
         main(["inspect", str(damaged)])
-    lines = capsys.readouterr().out.splitlines()[-2:]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "sm_87 " in line][-2:]
     assert [line.split()[-1] for line in lines] == ["off", "on"]
+
+
+def test_a_known_miscompile_is_named_and_worked_around_where_asked(damaged, monkeypatch):
+    jobs = fake_run(monkeypatch, outcome(version="10.13.3.9"))
+    notes = []
+    options = {"pieces": ["encoder", "decoder"], "progress": notes.append, "force": True}
+    infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_110", **options)
+    warnings = [note for note in notes if note.startswith("warning")]
+    assert len(warnings) == 1
+    assert "thor-qkv-fusion" in warnings[0]
+    assert "TensorRT-Edge-LLM#151" in warnings[0]
+    assert (infos[1].miscompiles, infos[1].workarounds) == (["thor-qkv-fusion"], [])
+    assert jobs[0].environment == {}
+    options["workarounds"] = ["thor-qkv-fusion"]
+    infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_110", **options)
+    assert jobs[-1].environment == {"__LUNOWUD": "-peep:fc_h_fusion=off"}
+    assert infos[0].workarounds == ["thor-qkv-fusion"]
+    options["workarounds"] = ["dino-10.3"]
+    with pytest.raises(InputError, match=r"--workaround dino-10\.3: .*choose from thor-qkv-fusion"):
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_110", **options)
+
+
+def test_wrong_engines_fail_the_build_and_are_removed(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome(version="10.3.0"))
+    build_and_open(damaged)
+    asked = []
+
+    def wrong(request):
+        asked.append(request)
+        return Answer(wrong="decoder.logits differs")
+
+    monkeypatch.setattr(engines, "run_check", wrong)
+    with pytest.raises(CheckFailed, match=r"decoder\.logits differs.*removed; .*dino-10\.3"):
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["decoder"], tf32=True)
+    assert asked[0].precisions == {"decoder": ["fp16"]}, "TF32 is held to float16's bound"
+    opened = Bundle.open(damaged)
+    assert list(opened.manifest.plans["tensorrt-sm_87"]) == ["encoder"]
+    assert not (damaged / "plans/tensorrt-sm_87/decoder.plan").exists()
+
+
+def test_what_cannot_be_checked_is_said(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome())
+    monkeypatch.setattr(engines, "run_check", lambda _r: Answer(skipped="encoder: no batch of 1"))
+    notes = []
+    options = {"pieces": ["encoder"], "progress": notes.append}
+    build_engines(Bundle.open(damaged), "tensorrt", "sm_87", **options)
+    assert "warning: not checked on the bundle's example: encoder: no batch of 1" in notes
+
+
+class Spoilt:
+    """ONNX Runtime whose outputs are doubled where they are asked to be."""
+
+    def __init__(self, factor):
+        self.backend, self.factor = OnnxRuntimeBackend(threads=1), factor
+
+    def load(self, bundle, name):
+        session = self.backend.load(bundle, name)
+
+        def run(feeds):
+            return {key: self.factor * value for key, value in session.run(feeds).items()}
+
+        return SimpleNamespace(piece=session.piece, run=run)
+
+
+def test_every_piece_is_held_to_the_bundles_example(bundle):
+    example = load_example(bundle)
+    for name in bundle.manifest.pieces:
+        assert find_wrong(bundle, Spoilt(1), name, ["fp32"], example) == ""
+        wrong = find_wrong(bundle, Spoilt(2), name, ["fp32"], example)
+        assert wrong.startswith(f"{name}.")
+        assert "1.00e+00 relative L2" in wrong
 
 
 def test_rtx_knows_no_jetson(bundle):
@@ -656,6 +733,7 @@ KILLED = """
     from pathlib import Path
     from uino_deploy.bundle import Bundle
     from uino_deploy.export import engines
+    from uino_deploy.export.engine_check import Answer
     from uino_deploy.export.engine_job import Outcome
 
     root, step, inspected = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -673,6 +751,7 @@ KILLED = """
         counts = {"FLOAT": 9}
         return Outcome(version="10.9.0", layers=counts, matrix_layers=counts, inspector=inspected)
 
+    engines.run_check = lambda _request: Answer()
     engines.run_job, engines._require, os.replace = run, lambda _backend: None, counted
     engines.build_engines(Bundle.open(root), "tensorrt", "sm_87", pieces=["encoder"], force=True)
 """

@@ -74,6 +74,8 @@ class PlanInfo(msgspec.Struct, kw_only=True):
         sources: file -> SHA-256 of the ONNX file and its weights, to detect a stale plan.
         plan_sha256: the plan's hash.
         built_by: the program that built it.
+        miscompiles: names of known compiler faults that concern the plan.
+        workarounds: names of those worked around.
         seconds: how long parser and builder took.
         host_memory: their peak host memory in bytes; None if it cannot be measured.
     """
@@ -99,6 +101,8 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     host_memory: int | None = None
     tf32: bool | None = None
     plugins: dict[str, int] = msgspec.field(default_factory=dict)
+    miscompiles: list[str] = msgspec.field(default_factory=list)
+    workarounds: list[str] = msgspec.field(default_factory=list)
 
 
 def plan_folder(backend: EngineBackend, arch: str) -> str:

@@ -46,6 +46,13 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 )
 @click.option("--kernels", type=FILE, help="Folder of compiled kernels.  [default: the bundle's]")
 @click.option(
+    "--workaround",
+    "workarounds",
+    multiple=True,
+    metavar="NAME",
+    help="Work around this known miscompile; warnings name them. Repeatable.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Check the graphs and print the plans; build nothing."
 )
 @click.option("--verbose", "-v", is_flag=True, help="Also print layers and trtexec lines.")
@@ -62,6 +69,7 @@ def build(
     timing_cache: Path | None,
     plugins: Plugins,
     kernels: Path | None,
+    workarounds: tuple[str, ...],
     dry_run: bool,
     verbose: bool,
     force: bool,
@@ -73,10 +81,11 @@ def build(
     correlation and the scan are built from their portable ONNX functions. TensorRT builds for the
     GPU it runs on, with kernels from `uino-deploy kernels build` as plugins.
 
-    Every engine is checked: the parsed network, and TensorRT's inspector where the engine can be
-    loaded. An engine in the wrong precision, or without the requested plugins, is marked FAILED
-    and nothing is installed. --verbose and --dry-run also print the trtexec and Polygraphy
-    commands that build the same plans.
+    Every engine is checked: the parsed network, TensorRT's inspector where the engine can be
+    loaded, and there the results on the bundle's own example too. An engine in the wrong
+    precision, without the requested plugins, or with wrong results is marked FAILED and nothing
+    is installed. --verbose and --dry-run also print the trtexec and Polygraphy commands that build
+    the same plans.
 
     \b
     Examples:
@@ -118,6 +127,7 @@ def build(
             timing_cache=timing_cache,
             plugins=plugins,
             kernels=kernels,
+            workarounds=workarounds,
             force=force,
             progress=output.log,
         )
