@@ -151,7 +151,7 @@ def build_engines(
             f"uino-deploy kernels build --arch {arch} -o DIR, then give --kernels DIR; or build "
             "the operators from their bodies by --plugins none",
         )
-    infos = []
+    infos: list[PlanInfo] = []
     with _workplace(bundle.root) as temporary:
         for piece, summary in zip(chosen, summaries, strict=True):
             progress(f"building {piece.name} for {arch}")
