@@ -6,7 +6,8 @@ ignores an attribute that it does not know; none of this is an error to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 
 from uino_deploy.bundle import Bundle, Piece
 from uino_deploy.bundle.plans import EngineLayers
@@ -117,17 +118,17 @@ def check_engine(
     precisions: Set[str],
     layers: Mapping[str, int],
     engine: EngineLayers,
-    plugins: list[str],
+    ranges: bool = False,
 ) -> None:
-    """Refuse an engine that computes in another precision, or without the plugins asked for.
+    """Refuse an engine that computes in another precision.
 
     Args:
         piece: the piece that was built.
         precisions: of the graphs it is made of.
         layers: number of layers by type, as parsed.
         engine: the inspector's report.
-        plugins: the operators that must be plugin layers, once for each call; empty where none
-            was asked for.
+        ranges: whether sizes range: TensorRT 10.x then names no types ("N/A due to dynamic
+            shapes"), and `check_network` is the proof.
 
     Raises:
         CheckFailed: something is missing; nothing was installed.
@@ -138,9 +139,10 @@ def check_engine(
             f"{piece.name}: the engine's tensors are {', '.join(sorted(engine.tensors))}, the "
             f"piece's {', '.join(sorted(edges))}"
         )
-    _check_plugins(piece, engine, plugins)
     wanted = {TYPE_NAMES[precision] for precision in precisions}
     asked, found = share_of(wanted, layers), share_of(wanted, engine.types)
+    if not engine.types and ranges:
+        return
     if not engine.types:
         raise CheckFailed(
             f"{piece.name}: the inspector gives no layer's type ({engine.layers} layers), so that "
@@ -155,17 +157,34 @@ def check_engine(
         )
 
 
-def _check_plugins(piece: Piece, engine: EngineLayers, plugins: list[str]) -> None:
-    for operator in sorted(set(plugins)):
-        asked = plugins.count(operator)
-        found = sum(operator in name for name in engine.plugins)
-        if found != asked:
-            raise CheckFailed(
-                f"{piece.name}: plugins were asked for, and of {asked} calls of {operator} the "
-                f"engine has {found} as plugin layers: the rest was built from the ONNX "
-                "function",
-                "check the plugins by uino-deploy selftest --gpu, or build with --plugins none",
-            )
+def check_plugins(piece: Piece, calls: Sequence[Call], layers: Sequence[str]) -> dict[str, int]:
+    """Refuse a parsed network in which a call of ours is no plugin.
+
+    The engine cannot be asked: the inspector names no plugin's type, and a plugin may lie inside
+    a region that Myelin compiles. The network can: the parser was handed no functions, so that it
+    has no other way to compute a call.
+
+    Args:
+        piece: the piece that was parsed.
+        calls: the calls of our operators in its file.
+        layers: names of the network's plugin layers, which are the nodes' names.
+
+    Returns:
+        The number of plugin layers of each operator.
+
+    Raises:
+        CheckFailed: there are not as many plugin layers as calls.
+    """
+    asked = Counter(call.operator for call in calls)
+    if len(layers) != len(calls):
+        found = Counter(call.operator for call in calls if call.name in set(layers))
+        counts = ", ".join(f"{found[name]} of {asked[name]} calls of {name}" for name in asked)
+        raise CheckFailed(
+            f"{piece.name}: plugins were asked for, and the parsed network has {len(layers)} "
+            f"plugin layers for {len(calls)} calls ({counts})",
+            "check the plugins by uino-deploy selftest --gpu, or build with --plugins none",
+        )
+    return dict(asked)
 
 
 def share_of(wanted: Set[str], types: Mapping[str, int]) -> float:

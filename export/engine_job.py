@@ -10,6 +10,7 @@ import importlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +39,11 @@ class Job(msgspec.Struct, kw_only=True):
         arch: target such as "sm_89"; for `tensorrt` it must be the GPU at hand.
         shapes: for each input with dynamic dimensions its least, usual and largest shape.
         workspace: limit of the builder's scratch memory in bytes; its own when None.
+        tf32: let fp32 products round their operands to TF32.
         timing_cache: file to read and write tactic timings; none when None.
         plugins: build our operators as plugins, not from their portable ONNX functions.
         kernels: folder of compiled kernels for the plugins; None without one.
+        environment: variables that the process gets beside its own.
     """
 
     backend: Backend
@@ -49,9 +52,11 @@ class Job(msgspec.Struct, kw_only=True):
     arch: str
     shapes: Profile
     workspace: int | None = None
+    tf32: bool = False
     timing_cache: str | None = None
     plugins: bool = False
     kernels: str | None = None
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -64,6 +69,7 @@ class Outcome(msgspec.Struct, kw_only=True):
         kind: the kind of error.
         layers: number of network layers by the float type of their (first) output.
         matrix_layers: the same for matrix products and convolutions only.
+        plugins: names of the network's plugin layers, which are those of the ONNX file's nodes.
         route: how our operators were built, where there are any.
         inspector: the engine inspector's answer in JSON; empty where the engine cannot run here.
         gpu: the GPU that it was built on; None without one.
@@ -77,6 +83,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     kind: Literal["build", "dependency", "input"] = "build"
     layers: dict[str, int] = msgspec.field(default_factory=dict)
     matrix_layers: dict[str, int] = msgspec.field(default_factory=dict)
+    plugins: list[str] = msgspec.field(default_factory=list)
     route: PluginRoute = "function"
     inspector: str = ""
     gpu: Gpu | None = None
@@ -129,13 +136,13 @@ def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
         outcome.route = _register(job)
     log = _logger(trt)
     started = time.monotonic()
-    builder = trt.Builder(log)
-    if builder is None:
-        raise BuildError(log.last_error or "no builder could be made", "is the driver installed?")
+    builder = _made(lambda: trt.Builder(log), "builder", log)
     network = builder.create_network(_network_flags(trt))
     _parse(trt, job, network, log)
+    _fix_sizes(network, job.shapes)
     outcome.layers, outcome.matrix_layers = _count(trt, network)
-    config = _config(trt, builder, job, note)
+    outcome.plugins = _plugins(trt, network)
+    config = _config(trt, builder, job, log, note)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(log.last_error or "the builder returned no engine and no reason")
@@ -147,6 +154,20 @@ def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
         with atomic_file(job.timing_cache, force=True) as path:
             path.write_bytes(memoryview(cache))
     outcome.inspector = _inspect(trt, job, log, plan)
+
+
+def _made(make: Callable[[], Any], what: str, log: Any) -> Any:
+    """Return what TensorRT makes; where it makes nothing, its bindings raise TypeError.
+
+    Raises:
+        BuildError: with TensorRT's last words.
+    """
+    try:
+        return make()
+    except TypeError as error:
+        raise BuildError(
+            f"TensorRT makes no {what}: {log.last_error or error}", "is the driver installed?"
+        ) from error
 
 
 def _peak_memory() -> int | None:
@@ -214,7 +235,7 @@ def _network_flags(trt: Any) -> int:
 
 
 def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
-    parser = trt.OnnxParser(network, log)
+    parser = _made(lambda: trt.OnnxParser(network, log), "parser", log)
     if job.plugins:
         # Up to 10.6 the parser takes an ONNX function wherever there is one, later versions
         # wherever they do not find the plugin; without it, a missing plugin is an error.
@@ -227,17 +248,45 @@ def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
         raise BuildError("; ".join(words) or log.last_error or "the parser gave no reason")
 
 
-def _config(trt: Any, builder: Any, job: Job, note: Note) -> Any:
+def ranging(shapes: Profile) -> Profile:
+    """Return the inputs whose size ranges; the others have one shape, and need no profile."""
+    return {name: sizes for name, sizes in shapes.items() if sizes[0] != sizes[2]}
+
+
+def _fix_sizes(network: Any, shapes: Profile) -> None:
+    """Make dimensions of one size static.
+
+    With dynamic ones the inspector of 10.x may name no types, and a plugin's module is loaded anew
+    at every change of shape and never unloaded (NVIDIA/TensorRT#4849).
+    """
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if tensor.name in shapes:
+            least, _, largest = shapes[tensor.name]
+            pairs = zip(least, largest, strict=True)
+            tensor.shape = tuple(low if low == high else -1 for low, high in pairs)
+
+
+def _config(trt: Any, builder: Any, job: Job, log: Any, note: Note) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, note)
+    if not job.tf32:
+        # On by default in every version; the inspector calls such layers FLOAT all the same.
+        config.clear_flag(trt.BuilderFlag.TF32)
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
-    if job.shapes:
+    ranges = ranging(job.shapes)
+    if ranges:
         profile = builder.create_optimization_profile()
-        for name, (least, usual, largest) in job.shapes.items():
+        for name, (least, usual, largest) in ranges.items():
             profile.set_shape(name, least, usual, largest)
-        config.add_optimization_profile(profile)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(
+                f"TensorRT refuses the range of {', '.join(ranges)}: "
+                f"{log.last_error or 'it gives no reason'}",
+                "give another range by --shapes",
+            )
     if job.backend == "tensorrt-rtx":
         target = getattr(trt.ComputeCapability, job.arch.replace("_", "").upper())
         config.num_compute_capabilities = 1
@@ -274,13 +323,19 @@ def _count(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
     return dict(every), {name: count for name, count in matrix.items() if count}
 
 
+def _plugins(trt: Any, network: Any) -> list[str]:
+    """Return the names of the plugin layers: what the parser took as plugins."""
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return [layer.name for layer in layers if layer.type == trt.LayerType.PLUGIN_V3]
+
+
 def _inspect(trt: Any, job: Job, log: Any, plan: Any) -> str:
     """Return the inspector's JSON; empty for an RTX engine that cannot be loaded here.
 
     Raises:
         BuildError: TensorRT cannot load what it has just built.
     """
-    runtime = trt.Runtime(log)
+    runtime = _made(lambda: trt.Runtime(log), "runtime", log)
     if job.backend == "tensorrt-rtx":
         validity, _diagnostics = runtime.get_engine_validity(memoryview(plan))
         if validity == trt.EngineValidity.INVALID:

@@ -33,6 +33,7 @@ from uino_deploy.dependencies import (
 )
 from uino_deploy.errors import (
     BuildError,
+    CheckFailed,
     DependencyError,
     InputError,
     OutputExists,
@@ -43,11 +44,14 @@ from uino_deploy.export.audit import (
     check_engine,
     check_graph,
     check_network,
+    check_plugins,
 )
-from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress
+from uino_deploy.export.engine_check import Answer, Request
+from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress, ranging
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
 from uino_deploy.files import locked, sha256
+from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
 
 # The architectures that TensorRT-RTX 1.7 builds for without a GPU; TensorRT needs the GPU itself.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
@@ -91,9 +95,11 @@ def build_engines(
     pieces: Sequence[str] = (),
     shapes: Shapes | None = None,
     workspace: int | None = None,
+    tf32: bool = False,
     timing_cache: Path | None = None,
     plugins: Plugins = "auto",
     kernels: Path | None = None,
+    workarounds: Sequence[str] = (),
     force: bool = False,
     progress: Callable[[str], None] = lambda _note: None,
 ) -> list[PlanInfo]:
@@ -106,11 +112,14 @@ def build_engines(
         pieces: names of the pieces to build; all when empty.
         shapes: the least, usual and largest size of `batch` and `shots`; 1 when not given.
         workspace: limit of scratch memory in bytes; the library's own when None.
+        tf32: let fp32 products and convolutions round their operands to TF32 (10 bits of
+            mantissa): faster on the GPU, and outside fp32's tolerance.
         timing_cache: a file of tactic timings to use and extend.
         plugins: "auto" builds our operators as plugins where the backend has plugins, and fails
             where they are not in the engine; "none" builds their portable ONNX functions.
         kernels: folder of compiled kernels; the bundle's own of the architecture when None. Where
             an engine needs them when it runs (route "ipluginv3"), they are added to the bundle.
+        workarounds: names of known miscompiles (`uino_deploy.miscompiles`) to work around.
         force: replace existing plans.
         progress: called with a note before each step.
 
@@ -123,11 +132,13 @@ def build_engines(
         OutputExists: a plan exists and `force` is not given.
         BuildError: a graph holds what TensorRT would change silently, the parser or builder
             failed, or its process died.
-        CheckFailed: an engine is not in its piece's precision, or lacks the plugins asked for.
+        CheckFailed: an engine is not in its piece's precision, lacks the plugins asked for, or is
+            wrong on the bundle's example; none of the new plans stays installed.
     """
     names = list(dict.fromkeys(pieces)) or list(bundle.manifest.pieces)
     chosen = [bundle.piece(name) for name in names]
     _check_request(bundle, backend, arch, chosen, shapes or {}, timing_cache)
+    environment = environment_of(workarounds)
     _require(backend)
     folder = plan_folder(backend, arch)
     built = [name for name in names if f"{folder}/{name}.plan" in bundle.manifest.files]
@@ -144,7 +155,7 @@ def build_engines(
             f"uino-deploy kernels build --arch {arch} -o DIR, then give --kernels DIR; or build "
             "the operators from their portable ONNX functions by --plugins none",
         )
-    infos = []
+    infos: list[PlanInfo] = []
     with _workplace(bundle.root) as temporary:
         for piece, summary in zip(chosen, summaries, strict=True):
             progress(f"building {piece.name} for {arch}")
@@ -155,13 +166,18 @@ def build_engines(
                 arch=arch,
                 shapes=profile_of(piece, shapes or {}),
                 workspace=workspace,
+                tf32=tf32,
                 timing_cache=None if timing_cache is None else str(timing_cache),
                 plugins=as_plugins and bool(summary.calls),
                 kernels=None if kernels is None else str(kernels),
+                environment=environment,
             )
-            infos.append(_finish(bundle, piece, job, summary, run_job(job, progress)))
+            info = _finish(bundle, piece, job, summary, run_job(job, progress), workarounds)
+            _warn(info, infos, progress)
+            infos.append(info)
         own_kernels = _stage_kernels(kernels, own, temporary, infos)
         _install(bundle.root, temporary, infos, own_kernels)
+    _prove(bundle, infos, progress)
     return infos
 
 
@@ -173,6 +189,7 @@ def plan_engines(
     pieces: Sequence[str] = (),
     shapes: Shapes | None = None,
     workspace: int | None = None,
+    tf32: bool = False,
     plugins: Plugins = "auto",
 ) -> list[PlanInfo]:
     """Return what `build_engines` would build, after the checks that need no library and no GPU.
@@ -198,6 +215,7 @@ def plan_engines(
                 precision=piece.precision,
                 shapes=profile_of(piece, shapes or {}),
                 workspace=workspace,
+                tf32=tf32,
                 layers={},
                 matrix_layers={},
                 engine=None,
@@ -291,7 +309,8 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
             )
 
     try:
-        with Child("uino_deploy.export.engine_job:build") as child:
+        environment = os.environ | job.environment
+        with Child("uino_deploy.export.engine_job:build", environment) as child:
             outcome = msgspec.convert(child.ask(job, note), Outcome)
     except ChildFailed as error:
         raise BuildError(f"{what}: the builder's process {error}") from error
@@ -315,18 +334,106 @@ def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:
     return BuildError(f"{what}: {job.backend} {outcome.version}: {outcome.error}", hint)
 
 
+def environment_of(workarounds: Sequence[str]) -> dict[str, str]:
+    """Return the variables that work around known miscompiles.
+
+    Raises:
+        InputError: an unknown name, or one that no variable works around.
+    """
+    known = {each.name: each.environment for each in MISCOMPILES if each.environment}
+    for name in workarounds:
+        if name not in known:
+            raise InputError(
+                f"--workaround {name}: there is none of that name",
+                f"choose from {', '.join(known)}",
+            )
+    return {key: value for name in workarounds for key, value in known[name].items()}
+
+
+def _warn(info: PlanInfo, others: Sequence[PlanInfo], progress: Callable[[str], None]) -> None:
+    """Say which known miscompiles concern a plan, those left out that concerned one before."""
+    said = {name for other in others for name in other.miscompiles}
+    for each in MISCOMPILES:
+        if each.name in info.miscompiles and each.name not in said:
+            done = ", worked around as asked" if each.name in info.workarounds else ""
+            progress(f"warning: known miscompile {each.warning}{done}")
+
+
+def _prove(bundle: Bundle, infos: Sequence[PlanInfo], progress: Callable[[str], None]) -> None:
+    """Run the engines whose GPU is here on the bundle's example.
+
+    Raises:
+        CheckFailed: one is wrong, or its process died; the plans are removed.
+    """
+    here = [info for info in infos if info.engine is not None]
+    if not here:
+        return
+    # TF32 rounds operands to as many bits as float16.
+    precisions = {
+        info.piece: sorted(
+            "fp16" if info.tf32 and each == "fp32" else each
+            for each in bundle.precisions(bundle.piece(info.piece))
+        )
+        for info in here
+    }
+    progress("running the engines on the bundle's example")
+    answer = run_check(
+        Request(root=str(bundle.root), backend=infos[0].backend, precisions=precisions)
+    )
+    if answer.skipped:
+        progress(f"warning: not checked on the bundle's example: {answer.skipped}")
+    if answer.wrong:
+        _remove(bundle.root, infos)
+        known = sorted({name for info in infos for name in info.miscompiles})
+        raise CheckFailed(
+            f"{answer.wrong}: the plans were removed",
+            f"known miscompiles here: {', '.join(known)}"
+            if known
+            else "try another TensorRT version, or export this piece in fp32",
+        )
+
+
+def run_check(request: Request) -> Answer:
+    """Run plans on the bundle's example in a process of its own, which a bad one may end."""
+    try:
+        with Child("uino_deploy.export.engine_check:check") as child:
+            return msgspec.convert(child.ask(request), Answer)
+    except ChildFailed as error:
+        return Answer(wrong=f"the process that ran the engines {error}")
+
+
+def _remove(root: Path, infos: Sequence[PlanInfo]) -> None:
+    """Take plans out of the bundle again."""
+    target, gone = f"{infos[0].backend}-{infos[0].arch}", {info.piece for info in infos}
+    names = [plan_path(info).removesuffix(".plan") for info in infos]
+    files = [f"{name}{suffix}" for name in names for suffix in (".json", ".plan")]
+    with locked(root):
+        bundle = Bundle.open(root, verify=False, replacing="plans")
+        kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
+        bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})
+        for name in files:
+            (root / name).unlink(missing_ok=True)
+
+
 def _finish(
-    bundle: Bundle, piece: Piece, job: Job, summary: GraphSummary, outcome: Outcome
+    bundle: Bundle,
+    piece: Piece,
+    job: Job,
+    summary: GraphSummary,
+    outcome: Outcome,
+    workarounds: Sequence[str],
 ) -> PlanInfo:
     """Check the built engine and describe its plan."""
     precisions = bundle.precisions(piece)
     check_network(piece, precisions, outcome.matrix_layers)
+    plugins = check_plugins(piece, summary.calls, outcome.plugins) if job.plugins else {}
     operators = [call.operator for call in summary.calls]
     # RTX engines may be built where they cannot run; TensorRT builds on the GPU itself.
     unseen = job.backend == "tensorrt-rtx" and not outcome.inspector
     engine = None if unseen else read_inspector(outcome.inspector)
     if engine is not None:
-        check_engine(piece, precisions, outcome.layers, engine, operators if job.plugins else [])
+        check_engine(piece, precisions, outcome.layers, engine, bool(ranging(job.shapes)))
+    concerned = known_miscompiles(job.backend, outcome.version, job.arch, precisions)
     files = bundle.manifest.files
     weights = sorted(external_weights(bundle.path(piece.model)) & set(files))
     info = PlanInfo(
@@ -339,11 +446,15 @@ def _finish(
         precision=piece.precision,
         shapes=job.shapes,
         workspace=job.workspace,
+        tf32=job.tf32,
         layers=outcome.layers,
         matrix_layers=outcome.matrix_layers,
         engine=engine,
         route=outcome.route if operators else "none",
         operators=operators,
+        plugins=plugins,
+        miscompiles=[each.name for each in concerned],
+        workarounds=list(workarounds),
         sources={name: files[name].sha256 for name in (piece.model, *weights)},
         plan_sha256=sha256(job.plan),
         built_by=f"uino-deploy {uino_deploy.__version__}",

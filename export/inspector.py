@@ -1,9 +1,11 @@
 """What TensorRT's engine inspector says about a built engine, in either of its JSON layouts.
 
 10.x lists the names of inputs and outputs under "Bindings" and writes a tensor's format and type as
-one text, "Format/Datatype"; 11.x lists objects under "I/O Tensors" and has "DataType" apart
-(docs.nvidia.com, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"). Where the plan was
-built without detailed verbosity, a layer is just its name.
+one text, "Format/Datatype"; 11.x lists objects under "I/O Tensors" and has the type apart
+(docs.nvidia.com, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"): "Datatype" in the
+library of 11.4, "DataType" on that page. Where the plan was built without detailed verbosity, a
+layer is just its name. No version says which plugin a layer of type "PluginV3" is, and a plugin in
+a region that Myelin compiled is no layer of its own.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def read_inspector(text: str) -> EngineLayers:
         layers=len(layers),
         types=dict(types),
         untyped=len(layers) - len(detailed),
-        plugins=[_plugin_name(layer) for layer in detailed if _is_plugin(layer)],
+        plugins=[str(layer.get("Name", "")) for layer in detailed if _is_plugin(layer)],
         tensors=[edge["Name"] if isinstance(edge, dict) else str(edge) for edge in edges],
     )
 
@@ -65,13 +67,8 @@ def _moves(layer: dict[str, Any]) -> bool:
 
 
 def _is_plugin(layer: dict[str, Any]) -> bool:
-    """Say whether a layer is a plugin: PluginV2, PluginV3 or PLUGIN_V3, by version."""
-    return any("plugin" in str(layer.get(key, "")).lower() for key in ("LayerType", "PluginType"))
-
-
-def _plugin_name(layer: dict[str, Any]) -> str:
-    """Return all that may name the operator: the plugin's type and the layer's own name."""
-    return " ".join(str(layer[key]) for key in ("PluginType", "Name") if layer.get(key))
+    """Say whether a layer is a plugin: "PluginV2" or "PluginV3" in the libraries."""
+    return "plugin" in str(layer.get("LayerType", "")).lower()
 
 
 def _output_type(layer: dict[str, Any]) -> str:

@@ -14,9 +14,11 @@ from uino_deploy.doctor import (
     PACKAGES,
     diagnose,
     find_conflicts,
+    find_warnings,
     judge_backends,
 )
 from uino_deploy.errors import DependencyError
+from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
 
 
 def packages(**installed: str) -> dict[str, str | None]:
@@ -49,6 +51,40 @@ def test_numpy_traps_of_the_tensorrt_bindings(numpy, tensorrt, advice):
     problems = find_conflicts(packages(numpy=numpy, tensorrt=tensorrt))
     assert len(problems) == (advice is not None)
     assert all(advice in problem for problem in problems)
+
+
+THOR, ORIN = (f"X, compute capability {c}, driver 580" for c in ("11.0", "8.7"))
+BLACKWELL = "NVIDIA RTX 5090, compute capability 12.0, driver 580.1"
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "gpu", "names"),
+    [
+        ("10.3.0", ORIN, ["dino-10.3"]),
+        ("10.4.0", None, ["dino-10.3"]),
+        ("10.5.0", ORIN, []),
+        ("10.13.3.9", THOR, ["thor-qkv-fusion"]),
+        ("10.13.3.9", ORIN, []),
+        ("10.16.1.11", THOR, []),
+        ("10.16.1.11", BLACKWELL, ["sm120-half-attention"]),
+        (None, BLACKWELL, []),
+    ],
+)
+def test_known_miscompiles_are_named(tensorrt, gpu, names):
+    found = find_warnings({"tensorrt": tensorrt, "triton": "3.9.0"}, gpu)
+    assert [line.removeprefix("known miscompile ").partition(":")[0] for line in found] == names
+
+
+def test_an_older_triton_is_named_as_slow():
+    (line,) = find_warnings({"triton": "3.6.0"}, None)
+    assert line.startswith("slow kernels: Triton 3.6.0")
+    assert find_warnings({"triton": "3.7.0"}, None) == []
+
+
+def test_a_mended_miscompile_concerns_nobody():
+    mended = [each.name for each in MISCOMPILES if each.mended]
+    assert mended == ["triton-wgmma-pipeline"]
+    assert known_miscompiles("triton", "3.9.0", "sm_90") == []
 
 
 def test_missing_backends_come_with_the_pip_command():

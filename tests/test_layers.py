@@ -25,6 +25,7 @@ LEAVES = {
     "images",
     "letters",
     "markdown",
+    "miscompiles",
     "page",
     "pipeline",
     "progress",

@@ -21,6 +21,7 @@ from uino_deploy.dependencies import (
     installed_version,
     read_jetpack,
 )
+from uino_deploy.miscompiles import known_miscompiles
 
 # Distributions whose versions the report states, several names where one thing has several.
 PACKAGES = {
@@ -85,6 +86,7 @@ class Diagnosis:
         jetpack: the first line of the board's release file, None off a Jetson.
         kernels: which implementation of the two operators PyTorch would use here.
         backends: the runtime's backends by name.
+        warnings: known miscompiles and slow code of what is installed, by name.
         problems: what is broken and how to fix it; any of these makes `doctor` fail.
     """
 
@@ -99,6 +101,7 @@ class Diagnosis:
     kernels: str
     backends: dict[str, BackendStatus]
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -126,6 +129,7 @@ def diagnose() -> Diagnosis:
         kernels=_kernel_dispatch(packages, gpu),
         backends=judge_backends(packages, providers, gpu, jetpack),
         problems=problems,
+        warnings=find_warnings(packages, gpu),
     )
 
 
@@ -155,6 +159,30 @@ def find_conflicts(packages: dict[str, str | None]) -> list[str]:
                 "before TensorRT 11.2.1; pip install 'numpy<2.4'"
             )
     return problems
+
+
+def find_warnings(packages: dict[str, str | None], gpu: str | None) -> list[str]:
+    """Return what is known of the installed compilers: wrong code by name, and slow code.
+
+    Args:
+        packages: name -> version as in `Diagnosis.packages`.
+        gpu: as in `Diagnosis.gpu`; without one, faults of one architecture are left out.
+    """
+    capability = re.search(r"compute capability (\d+)\.(\d+)", gpu or "")
+    arch = f"sm_{capability[1]}{capability[2]}" if capability else None
+    warnings = [
+        f"known miscompile {each.warning}"
+        for compiler in ("tensorrt", "triton")
+        for each in known_miscompiles(compiler, packages.get(compiler) or "0", arch)
+    ]
+    triton = packages.get("triton")
+    if triton and _numbers(triton) < (3, 7):
+        warnings.append(
+            f"slow kernels: Triton {triton} compiles the parallel scan into right but slow code "
+            "(0.100 ms by 3.6 against 0.069 by 3.9 for 49x37x37x32 in float16 on an H200); torch "
+            "2.9 to 2.11 pin it, torch 2.12 and newer bring 3.7 or newer"
+        )
+    return warnings
 
 
 def judge_backends(

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.plans import plans_of
 from uino_deploy.bundle.support import FORMAT, Support
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
 from uino_deploy.dependencies import require
@@ -68,6 +69,7 @@ def describe_bundle(path: Path) -> Description:
         "path": str(path),
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "manifest": msgspec.to_builtins(manifest),
+        "plans": [msgspec.to_builtins(info) for info in plans_of(bundle)],
     }
 
 

@@ -118,13 +118,18 @@ def _compiled(variant: Variant, result: dict[str, Any], target: Target) -> Compi
         "stages": variant.stages,
         "block": [variant.warps * 32, 1, 1],
         "plugin": result["shared_bytes"] <= PLUGIN_SHARED_BYTES,
-        "ptx_isa": target.ptx_isa / 10,
         "cuda": target.cuda,
         "triton": version("triton"),
+        "elf_abi": elf_abi(cubin),
         "ptx_sha256": hashlib.sha256(ptx.encode()).hexdigest(),
         "cubin_sha256": hashlib.sha256(cubin).hexdigest(),
     }
     return Compiled(record["name"], ptx, cubin, record)
+
+
+def elf_abi(cubin: bytes) -> int:
+    """Return a cubin's ELF ABI version (EI_ABIVERSION): 7 of a ptxas of CUDA 12, 8 of 13.4."""
+    return cubin[8]
 
 
 def write(compiled: list[Compiled], folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from uino_deploy.errors import InputError
+from uino_deploy.errors import BuildError, InputError
 
 # CUDA release -> PTX ISA that its driver accepts, ten times the version (8.5 -> 85).
 PTX_ISA = {"12.6": 85, "13.0": 90, "13.2": 92}
@@ -49,6 +49,19 @@ class Target:
         return newest if self.capability >= 90 else min(newest, _OLD_ASSEMBLER_ISA)
 
 
+def newest_isa(assembler: str) -> int:
+    """Return the newest PTX ISA that a ptxas takes, ten times the version.
+
+    Args:
+        assembler: its CUDA release, such as "12.8": ISA 8.7. Source: the PTX ISA manual's release
+            notes; Triton's `ptx_get_version` has the same rule.
+    """
+    major, minor = map(int, assembler.split(".")[:2])
+    if major >= 13:
+        return 90 + minor
+    return 79 + minor if minor >= 6 else 80 + minor  # 12.6 brought no new ISA
+
+
 def capability_of(arch: str) -> int:
     """Return an architecture's compute capability as Triton writes it, 87 for sm_87."""
     return int(arch.removeprefix("sm_"))
@@ -65,6 +78,22 @@ def oldest_cuda(arch: str) -> str:
             f"unknown architecture {arch!r}", f"choose from {', '.join(ARCHITECTURES)}"
         )
     return next(release for release, isa in PTX_ISA.items() if isa >= ARCHITECTURES[arch][1])
+
+
+def isa_for(target: Target, assembler: str) -> int:
+    """Return the PTX ISA to ask Triton for: the target's, capped by the assembler at hand.
+
+    Raises:
+        BuildError: the assembler is too old to know the architecture.
+    """
+    isa, least = min(target.ptx_isa, newest_isa(assembler)), ARCHITECTURES[target.arch][1]
+    if isa < least:
+        raise BuildError(
+            f"the ptxas of CUDA {assembler} that this Triton brings takes PTX up to "
+            f"{newest_isa(assembler) / 10}, and {target.arch} needs {least / 10}",
+            "install a newer Triton",
+        )
+    return isa
 
 
 def target(arch: str, cuda: str) -> Target:

@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 from uino_deploy.child import Note
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.strip import strip_hidden
-from uino_deploy.kernels.compiler.targets import Target
+from uino_deploy.kernels.compiler.targets import Target, isa_for
 from uino_deploy.kernels.compiler.variants import DTYPES, Variant
 from uino_deploy.kernels.plugins.operator import Parameter
 
@@ -46,13 +46,14 @@ def compile_variant(variant: Variant, target: Target) -> dict[str, Any]:
         BuildError: the kernel cannot be launched with its declared parameters alone, or ptxas
             refuses the stripped PTX.
     """
+    isa = isa_for(target, str(get_ptxas(target.capability).version))
     compiled: Any = triton.compile(
         source(variant.kernel, variant.parameters, variant.constants),
         target=GPUTarget("cuda", target.capability, 32),
         options={
             "num_warps": variant.warps,
             "num_stages": variant.stages,
-            "ptx_version": target.ptx_isa,
+            "ptx_version": isa,
             "enable_fp_fusion": True,
         },
     )
@@ -62,6 +63,7 @@ def compile_variant(variant: Variant, target: Target) -> dict[str, Any]:
     return {
         "entry": metadata["name"],
         "shared_bytes": metadata["shared"],
+        "ptx_isa": isa / 10,
         "ptx": ptx,
         "cubin": base64.b64encode(cubin).decode(),
         **usage,

@@ -46,7 +46,7 @@ def register_plugins(architecture: str, kernels: Path | None, route: Route | Non
 
     Raises:
         DependencyError: TensorRT is not installed, is too old, or does not work with the installed
-            NumPy; or the route needs cuda-python and it is not installed.
+            NumPy; or the route needs cuda-python, which is not installed, or a newer driver.
         BuildError: the folder is missing, or holds no intact kernels for the architecture.
     """
     global _taken  # noqa: PLW0603 - TensorRT's registry lives as long as the process
@@ -64,9 +64,9 @@ def register_plugins(architecture: str, kernels: Path | None, route: Route | Non
 
     library = Library.open(kernels, architecture)
     if chosen == "ipluginv3":
-        from uino_deploy.kernels.plugins.driver import bindings
+        from uino_deploy.kernels.plugins.driver import check_driver
 
-        bindings()
+        check_driver(library.kernels)
     importlib.import_module(f"uino_deploy.kernels.plugins.{chosen}").register(library)
     _taken = chosen
     return chosen

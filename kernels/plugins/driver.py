@@ -19,6 +19,11 @@ from uino_deploy.kernels.plugins.library import Kernel, Launch
 # More dynamic shared memory than this must be requested for each function.
 _PLAIN_SHARED_BYTES = 49152
 
+# ELF ABI version of a cubin -> the oldest driver that takes it, as CUDA writes versions. 8 comes
+# from a ptxas of CUDA 13: driver 580.159.04 (CUDA 13.0) of an H200 takes it, those of CUDA 12 are
+# older than it.
+_OLDEST_DRIVER = {8: 13000}
+
 # (context, cubin's SHA-256) -> function. Modules stay loaded: engines share and outlive them.
 _functions: dict[tuple[int, str], Any] = {}
 
@@ -39,13 +44,40 @@ def bindings() -> Any:
     raise DependencyError("cuda-python is not installed", install_command("tensorrt"))
 
 
+def check_driver(kernels: Sequence[Kernel]) -> None:
+    """Refuse cubins that the machine's driver is too old for.
+
+    Nothing falls back to the PTX, which the driver would compile into other code than was proved.
+
+    Raises:
+        DependencyError: with the assembler, the ABI and the driver.
+    """
+    driver = bindings()
+    for record in (kernel.record for kernel in kernels):
+        oldest = _OLDEST_DRIVER.get(record.elf_abi, 0)
+        status, here = driver.cuDriverGetVersion() if oldest else (0, 0)
+        if not int(status) and here < oldest:
+            raise DependencyError(
+                f"{record.name}: its cubin is of ELF ABI {record.elf_abi} (ptxas "
+                f"{record.assembler}), and the driver here is of CUDA {_release(here)}",
+                f"install a driver of CUDA {_release(oldest)} or newer, or compile the kernels "
+                "with a Triton that assembles with CUDA 12 (3.6 for sm_90)",
+            )
+
+
+def _release(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
 def load(kernel: Kernel) -> Any:
     """Return a kernel's function in the current CUDA context, loading its cubin the first time.
 
     Raises:
         BuildError: the file has changed, or the driver refuses it.
+        DependencyError: the driver is too old for it.
     """
     driver = bindings()
+    check_driver([kernel])
     context = int(_checked(driver.cuCtxGetCurrent(), kernel))
     key = context, kernel.record.cubin_sha256
     if key not in _functions:

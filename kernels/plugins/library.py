@@ -33,6 +33,9 @@ class Record(msgspec.Struct, frozen=True):
     plugin: bool
     ptx_sha256: str
     cubin_sha256: str
+    # Of the ptxas that made the cubin; older folders do not say.
+    assembler: str = ""
+    elf_abi: int = 0
 
 
 class _Index(msgspec.Struct):
@@ -92,7 +95,7 @@ class Library:
 
     def __init__(self, folder: Path, architecture: str, kernels: list[Kernel]) -> None:
         """Index kernels by what they compute; `open` reads them from a folder."""
-        self.folder, self.architecture = folder, architecture
+        self.folder, self.architecture, self.kernels = folder, architecture, kernels
         self._kernels = {(k.record.op, k.record.config, k.record.dtype): k for k in kernels}
 
     @classmethod

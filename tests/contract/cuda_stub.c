@@ -10,6 +10,7 @@ enum { MOST_PARAMETERS = 32, NO_BINARY_FOR_GPU = 209, NOT_FOUND = 500 };
 int stub_parameters;
 int stub_sizes[MOST_PARAMETERS];
 int stub_refuse_module;
+int stub_driver_version = 13000;
 
 /* Read by the test. */
 int stub_modules, stub_launches;
@@ -19,6 +20,11 @@ unsigned stub_dims[7];
 uint64_t stub_stream, stub_values[MOST_PARAMETERS];
 
 CUresult cuInit(unsigned flags) { return (int)(flags & 0); }
+
+CUresult cuDriverGetVersion(int* version) {
+    *version = stub_driver_version;
+    return 0;
+}
 
 CUresult cuCtxGetCurrent(void** context) {
     *context = (void*)0x1000;
@@ -64,6 +70,7 @@ CUresult cuGetProcAddress_v2(const char* name, void** function, int version, uin
                              int* status) {
 #define KNOWN(f) {#f, (void*)f}
     static const struct { const char* name; void* function; } known[] = {
+        KNOWN(cuDriverGetVersion),
         KNOWN(cuInit),           KNOWN(cuCtxGetCurrent),   KNOWN(cuModuleLoadData),
         KNOWN(cuModuleGetFunction), KNOWN(cuFuncSetAttribute), KNOWN(cuLaunchKernel),
     };

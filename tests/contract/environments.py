@@ -4,7 +4,8 @@
 
 Each environment is a search path of its own over packages installed once, below build/contract;
 nothing is seen of the environment that this runs in. Only TensorRT's bindings are installed (a
-megabyte or two each), never its libraries: a stub written in C stands in for those. Needed are a C
+megabyte or two each): a stub written in C stands in for its libraries. Only `words-10.16` and
+`words-11.4` also install those of the lean runtime, to look words up in them. Needed are a C
 compiler and Python 3.11 or 3.12, for which all of these have wheels; no GPU.
 """
 
@@ -41,6 +42,7 @@ class Environment:
     bindings: str
     numpy: str
     cuda: str = "cuda-bindings==12.9.2"
+    libraries: str = ""  # 42 MiB: only where the environment is asked for by name
 
     @property
     def major(self) -> str:
@@ -59,17 +61,28 @@ ENVIRONMENTS = {
     "10.13": Environment("tensorrt_cu12_bindings==10.13.3.9", "numpy==1.26.4"),
     "10.16": Environment("tensorrt_cu12_bindings==10.16.1.11", "numpy==2.3.5"),
     "11.4": Environment("tensorrt_cu13_bindings==11.4.0.106", "numpy==2.4.6", _CUDA_13),
+    "words-10.16": Environment(
+        "tensorrt_cu12_bindings==10.16.1.11",
+        "numpy==2.3.5",
+        libraries="tensorrt-lean-cu13-libs==10.16.1.11",
+    ),
+    "words-11.4": Environment(
+        "tensorrt_cu13_bindings==11.4.0.106",
+        "numpy==2.4.6",
+        _CUDA_13,
+        libraries="tensorrt-lean-cu13-libs==11.4.0.106",
+    ),
 }
 
 
 def main(names: list[str]) -> int:
-    """Prepare and run the named environments, all of them without names; return the exit code."""
+    """Prepare and run the named environments; without names all that are small. Return the code."""
     if sys.version_info[:2] not in ((3, 11), (3, 12)):
         _say("FAILED: needs Python 3.11 or 3.12, for which all these versions have wheels")
         return 1
     failed = []
     tools = installed("tools", *TOOLS)
-    for name in names or ENVIRONMENTS:
+    for name in names or [name for name, each in ENVIRONMENTS.items() if not each.libraries]:
         environment = ENVIRONMENTS[name]
         path = [tools, *(installed(p, p) for p in _packages(environment)), ROOT]
         path.insert(0, _frontend(environment))
@@ -88,7 +101,8 @@ def _say(line: str) -> None:
 
 
 def _packages(environment: Environment) -> list[str]:
-    return [environment.bindings, environment.numpy, environment.cuda, "cuda-pathfinder==1.9.0"]
+    found = [environment.bindings, environment.numpy, environment.cuda, "cuda-pathfinder==1.9.0"]
+    return [*found, *filter(None, [environment.libraries])]
 
 
 def installed(name: str, *requirements: str) -> Path:

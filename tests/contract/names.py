@@ -48,12 +48,13 @@ CLASSES = {
     "runtime": "Runtime",
 }
 OWN_CLASSES = {
-    "export/engine_job.py": {"e": "ParserError"},
+    "export/engine_job.py": {"e": "ParserError", "tensor": "ITensor"},
     "kernels/plugins/ipluginv3.py": {"builder": "IExprBuilder"},
 }
 # Ours in this file, not TensorRT's.
 NOT_CLASSES = {"kernels/plugins/ipluginv3.py": {"creator"}}
 RETURNS = {
+    "get_input": "ITensor",
     "get_layer": "ILayer",
     "get_output": "ITensor",
     "get_plugin_registry": "IPluginRegistry",

@@ -16,7 +16,7 @@ from tests.kernels.plugins.folders import (
     scan_shapes,
     write_folder,
 )
-from uino_deploy.errors import BuildError
+from uino_deploy.errors import BuildError, DependencyError
 from uino_deploy.kernels import plugins
 from uino_deploy.kernels.plugins import driver, ipluginv3
 from uino_deploy.kernels.plugins.library import Library
@@ -231,6 +231,22 @@ def test_a_cubin_that_the_driver_refuses(registry, folder, monkeypatch):
             prepared(registry, folder, *CASES[1])
     finally:
         refuse.value = 0
+
+
+def test_a_driver_too_old_for_the_cubins_is_named(registry, tmp_path):
+    def assembled_by_13(record):
+        record["assembler"], record["elf_abi"] = "13.4", 8
+
+    kernels = write_folder(tmp_path, change=assembled_by_13)
+    version = Driver(SCAN).number("stub_driver_version")
+    assert plugins.register_plugins("sm_87", kernels, "ipluginv3") == "ipluginv3"
+    version.value = 12060
+    try:
+        words = r"ELF ABI 8 \(ptxas 13\.4\), and the driver here is of CUDA 12\.6; install a driver"
+        with pytest.raises(DependencyError, match=words):
+            plugins.register_plugins("sm_87", kernels, "ipluginv3")
+    finally:
+        version.value = 13000
 
 
 def test_enqueue_without_shapes(library):

@@ -32,6 +32,17 @@ def test_every_method_that_tensorrt_calls_exists(path):
         assert known or method in UNLISTED, f"{where}: {bases} have no {method}"
 
 
+@pytest.mark.parametrize("name", ["Builder", "Runtime"])
+def test_what_cpp_does_not_make_is_a_type_error(name):
+    """The stub returns null for everything, as TensorRT does without a driver."""
+    with pytest.raises(TypeError, match="factory function returned nullptr"):
+        getattr(trt, name)(trt.Logger())
+
+
+def test_plugins_have_a_layer_type_of_their_own():
+    assert trt.LayerType.PLUGIN_V3 != trt.LayerType.PLUGIN_V2
+
+
 def test_the_reader_sees_what_it_should():
     chains = {use.chain for use in uses("export/engine_job.py")}
     assert ("Builder",) in chains

@@ -1,7 +1,15 @@
 """A stand-in for TensorRT and cuda-python: records what the engine job asks of them.
 
 It shows the order of the calls and what is done with their answers. That TensorRT has these names,
-the contract tests show.
+the contract tests show. What it says and how it behaves was found in the real things:
+
+- `LayerType.PLUGIN_V3` is the type of a plugin's layer, and a layer has its node's name: the
+  bindings of 10.3 to 11.4 (test_names.py), and onnx-tensorrt's registerLayer; tensorrt-rtx's parser
+  names layers so too.
+- Where C++ returns null the bindings raise TypeError, "factory function returned nullptr": those of
+  11.4 over a stub (test_names.py). `add_optimization_profile` returns -1 for a profile that it does
+  not take (NvInfer.h, IBuilderConfig::addOptimizationProfile).
+- TF32 is on in a new builder configuration: tensorrt-rtx 1.7.1, whose builder runs without a GPU.
 """
 
 from __future__ import annotations
@@ -41,11 +49,15 @@ class Flags(enum.Enum):
         return self.value
 
 
+class BuilderFlag(enum.Enum):
+    TF32 = 7
+
+
 class FakeTensorrt:
     """The module; `asked` holds what was asked of it."""
 
     ILogger, IProgressMonitor, LayerType = ILogger, IProgressMonitor, LayerType
-    NetworkDefinitionCreationFlag = Flags
+    NetworkDefinitionCreationFlag, BuilderFlag = Flags, BuilderFlag
     ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     LayerInformationFormat = SimpleNamespace(JSON="json")
@@ -57,8 +69,15 @@ class FakeTensorrt:
         self.builds = True
         self.loads = True
         self.accepts_timings = True
+        self.accepts_profile = True
+        self.missing = ""  # what C++ returns null for
+
+    def _make(self, kind: str) -> None:
+        if self.missing == kind:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def Builder(self, log: Any) -> Any:
+        self._make("Builder")
         self.log = log
         return SimpleNamespace(
             create_network=self._network,
@@ -72,11 +91,20 @@ class FakeTensorrt:
         kinds = [LayerType.CONSTANT, LayerType.CONVOLUTION, LayerType.PLUGIN_V3]
         output = SimpleNamespace(dtype=SimpleNamespace(name="HALF"))
         layers = [
-            SimpleNamespace(type=k, num_outputs=1, get_output=lambda _: output) for k in kinds
+            SimpleNamespace(name=name, type=k, num_outputs=1, get_output=lambda _: output)
+            for name, k in zip(["w", "node_conv", "node_correlation4d"], kinds, strict=True)
         ]
-        return SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+        self.input = SimpleNamespace(name="early", shape=(-1, 4))
+        return SimpleNamespace(
+            num_layers=len(layers),
+            get_layer=layers.__getitem__,
+            num_inputs=1,
+            get_input=lambda _index: self.input,
+        )
 
     def OnnxParser(self, _network: Any, log: Any) -> Any:
+        self._make("OnnxParser")
+
         def parse(data: bytes, path: str) -> bool:
             self.asked["parse"] = (data, path)
             return self.parses
@@ -104,9 +132,11 @@ class FakeTensorrt:
             self.asked["timings"] = (cache, ignore_mismatch)
             return self.accepts_timings
 
+        self.flags = {BuilderFlag.TF32}
         self.config = SimpleNamespace(
+            clear_flag=self.flags.discard,
             set_memory_pool_limit=lambda pool, size: self.asked.update({pool: size}),
-            add_optimization_profile=lambda profile: self.asked.update(profile=profile),
+            add_optimization_profile=lambda _profile: 0 if self.accepts_profile else -1,
             create_timing_cache=lambda data: data,
             set_timing_cache=set_timing_cache,
             get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"extended"),
@@ -127,6 +157,7 @@ class FakeTensorrt:
         return b"a plan"
 
     def Runtime(self, _log: Any) -> Any:
+        self._make("Runtime")
         text = json.dumps({"Layers": [], "Bindings": []})
         inspector = SimpleNamespace(get_engine_information=lambda _format: text)
         engine = SimpleNamespace(create_engine_inspector=lambda: inspector)

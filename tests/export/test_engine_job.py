@@ -62,9 +62,43 @@ def test_every_option_reaches_the_builder(trt, job, tmp_path):
     assert trt.config.profiling_verbosity == "detailed"
     assert outcome.layers == {"HALF": 2}
     assert outcome.matrix_layers == {"HALF": 1}
+    assert outcome.plugins == ["node_correlation4d"]
     assert outcome.gpu == Gpu(name="Orin", capability="8.7", driver=12060, runtime=12060)
     assert outcome.version == "10.13.3.9"
     assert "Layers" in outcome.inspector
+
+
+def test_one_shape_is_static_and_needs_no_profile(trt, job):
+    job.shapes = {"early": ([2, 4], [2, 4], [2, 4])}
+    assert run(job).error == ""
+    assert trt.input.shape == (2, 4)
+    assert "shapes" not in trt.asked
+
+
+def test_only_what_ranges_stays_dynamic(trt, job):
+    run(job)
+    assert trt.input.shape == (-1, 4)
+    assert trt.asked["shapes"]["early"] == ([1, 4], [2, 4], [3, 4])
+
+
+def test_a_range_that_is_refused_is_an_error(trt, job):
+    trt.accepts_profile = False
+    assert run(job).error == "TensorRT refuses the range of early: it gives no reason"
+
+
+@pytest.mark.parametrize("kind", ["Builder", "OnnxParser", "Runtime"])
+def test_what_tensorrt_cannot_make_is_an_error(trt, job, kind):
+    trt.missing = kind
+    outcome = run(job)
+    assert outcome.error.startswith("TensorRT makes no ")
+    assert (outcome.kind, outcome.hint) == ("build", "is the driver installed?")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_tf32_is_cleared_unless_asked_for(trt, job, asked):
+    job.tf32 = asked
+    run(job)
+    assert trt.flags == ({trt.BuilderFlag.TF32} if asked else set())
 
 
 def test_the_outermost_phase_is_reported(trt, job):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import onnx
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 from tests.export.test_verify import rewrite
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import PlanInfo, compute_capability, equivalent_commands, load_plan
+from uino_deploy.bundle.reference import load_example
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import (
     BuildError,
@@ -25,10 +27,13 @@ from uino_deploy.errors import (
     OutputExists,
 )
 from uino_deploy.export import engines, export_bundle
+from uino_deploy.export.engine_check import Answer, find_wrong
 from uino_deploy.export.engine_job import Job, Outcome
 from uino_deploy.export.engines import build_engines, parse_shapes, profile_of, run_job
+from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.export.precision import parse_precision
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 RTX = "tensorrt-rtx"
 
@@ -367,14 +372,13 @@ def test_a_jobs_error_keeps_its_kind(monkeypatch, tmp_path, kind, error):
         run_job(job)
 
 
+# TensorRT 10's layout and words; test_inspector.py says from where they are.
 INSPECTED = """{"Layers": [{"Name": "gemm", "LayerType": "gemm",
     "Outputs": [{"Name": "y", "Format/Datatype": "%s"}]}%s], "Bindings": []}"""
-PLUGIN = """, {"Name": "node_%s", "LayerType": "PluginV3", "PluginType": "%s",
-    "Outputs": [{"Name": "y", "Format/Datatype": "Float"}]}"""
 
 
 def outcome(**changes):
-    """What a build of a float32 piece by TensorRT 10.9 reports."""
+    """What a build of a float32 piece by TensorRT 10.9 reports; no plugin shows in the engine."""
     known = {"layers": {"FLOAT": 9}, "matrix_layers": {"FLOAT": 9}}
     return Outcome(
         **{"version": "10.9.0", "inspector": INSPECTED % ("Float", ""), **known, **changes}
@@ -392,6 +396,7 @@ def fake_run(monkeypatch, result):
         return result
 
     monkeypatch.setattr(engines, "run_job", run)
+    monkeypatch.setattr(engines, "run_check", lambda _request: Answer())
     return jobs
 
 
@@ -412,17 +417,23 @@ def test_tensorrt_engines_must_be_inspected(damaged, monkeypatch):
     assert "tensorrt-sm_87" not in Bundle.open(damaged).manifest.plans
 
 
+def nodes_of(bundle, piece):
+    """Return the names of a piece's nodes of our domain: those of the plugin layers."""
+    return [call.name for call in read_graph(bundle.path(bundle.piece(piece).model)).calls]
+
+
 def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
     opened = Bundle.open(damaged)
     calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
-    there = INSPECTED % ("Float", "".join(PLUGIN % (name, name) for name in calls))
-    jobs = fake_run(monkeypatch, outcome(inspector=there, route="aot"))
+    # The adapter has no operators, and is not asked.
+    jobs = fake_run(monkeypatch, outcome(plugins=nodes_of(opened, "prompt"), route="aot"))
     (damaged / "kernels/sm_87").mkdir(parents=True)
     infos = build_engines(opened, "tensorrt", "sm_87", pieces=["adapter", "prompt"])
     assert [job.plugins for job in jobs] == [False, True]
     assert jobs[1].kernels == str(damaged / "kernels/sm_87")
     assert [info.route for info in infos] == ["none", "aot"]
     assert infos[1].operators == calls
+    assert infos[1].plugins == {"Correlation4d": 1, "SelectiveScan2d": 4}
     lines = equivalent_commands(Bundle.open(damaged), infos[1:])
     assert lines == [f"trtexec --loadEngine={damaged}/plans/tensorrt-sm_87/prompt.plan"]
 
@@ -432,10 +443,9 @@ def test_kernels_that_an_engine_needs_come_with_it(damaged, monkeypatch, tmp_pat
     kernels = tmp_path / "kernels"
     kernels.mkdir()
     (kernels / "correlation4d.cubin").write_bytes(b"code")
-    calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
-    there = INSPECTED % ("Float", "".join(PLUGIN % (name, name) for name in calls))
+    taken = nodes_of(Bundle.open(damaged), "prompt")
     for route, listed in (("aot", False), ("ipluginv3", True)):
-        fake_run(monkeypatch, outcome(inspector=there, route=route))
+        fake_run(monkeypatch, outcome(plugins=taken, route=route))
         options = {"pieces": ["prompt"], "kernels": kernels, "force": True}
         infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_87", **options)
         opened = Bundle.open(damaged)
@@ -462,8 +472,9 @@ def test_a_jetson_is_told_where_tensorrt_comes_from(bundle, monkeypatch, tmp_pat
 
 def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
     (damaged / "kernels/sm_87").mkdir(parents=True)
-    fake_run(monkeypatch, outcome(route="aot"))
-    with pytest.raises(CheckFailed, match="of 1 calls of Correlation4d the engine has 0"):
+    taken = nodes_of(Bundle.open(damaged), "prompt")
+    fake_run(monkeypatch, outcome(route="aot", plugins=taken[1:]))
+    with pytest.raises(CheckFailed, match=r"4 plugin layers for 5 calls \(0 of 1 calls of Corr"):
         build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"])
     jobs = fake_run(monkeypatch, outcome())
     (info,) = build_engines(
@@ -562,6 +573,7 @@ def test_the_equivalent_commands_name_everything(damaged, monkeypatch):
         "--minShapes=early:1x64x128",
         "--optShapes=early:1x64x128",
         "--maxShapes=early:1x64x128",
+        "--noTF32",
         "--memPoolSize=workspace:1024M",
     ]
     assert "--trt-opt-shapes 'early:[1,64,128]'" in polygraphy
@@ -617,6 +629,99 @@ def test_a_dry_run_prints_the_lines_of_the_other_tools_and_builds_nothing(damage
     assert document["planned"][0] == "plans/tensorrt-sm_87/encoder.plan"
 
 
+def test_tf32_is_recorded_and_shown(damaged, monkeypatch, capsys):
+    from uino_deploy.cli import main
+
+    jobs = fake_run(monkeypatch, outcome())
+    build_and_open(damaged)
+    options = {"pieces": ["decoder"], "tf32": True}
+    infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_87", **options)
+    assert [job.tf32 for job in jobs] == [False, True]
+    trtexec, polygraphy = equivalent_commands(Bundle.open(damaged), infos)
+    assert "--noTF32" not in trtexec
+    assert "--tf32" in polygraphy
+    with pytest.raises(SystemExit):
+        main(["inspect", str(damaged), "--json"])
+    plans = msgspec.json.decode(capsys.readouterr().out)["plans"]
+    ours = [plan for plan in plans if plan["backend"] == "tensorrt"]
+    assert {plan["piece"]: plan["tf32"] for plan in ours} == {"encoder": False, "decoder": True}
+    with pytest.raises(SystemExit):
+        main(["inspect", str(damaged)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "sm_87 " in line][-2:]
+    assert [line.split()[-1] for line in lines] == ["off", "on"]
+
+
+def test_a_known_miscompile_is_named_and_worked_around_where_asked(damaged, monkeypatch):
+    jobs = fake_run(monkeypatch, outcome(version="10.13.3.9"))
+    notes = []
+    options = {"pieces": ["encoder", "decoder"], "progress": notes.append, "force": True}
+    infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_110", **options)
+    warnings = [note for note in notes if note.startswith("warning")]
+    assert len(warnings) == 1
+    assert "thor-qkv-fusion" in warnings[0]
+    assert "TensorRT-Edge-LLM#151" in warnings[0]
+    assert (infos[1].miscompiles, infos[1].workarounds) == (["thor-qkv-fusion"], [])
+    assert jobs[0].environment == {}
+    options["workarounds"] = ["thor-qkv-fusion"]
+    infos = build_engines(Bundle.open(damaged), "tensorrt", "sm_110", **options)
+    assert jobs[-1].environment == {"__LUNOWUD": "-peep:fc_h_fusion=off"}
+    assert infos[0].workarounds == ["thor-qkv-fusion"]
+    options["workarounds"] = ["dino-10.3"]
+    with pytest.raises(InputError, match=r"--workaround dino-10\.3: .*choose from thor-qkv-fusion"):
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_110", **options)
+
+
+def test_wrong_engines_fail_the_build_and_are_removed(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome(version="10.3.0"))
+    build_and_open(damaged)
+    asked = []
+
+    def wrong(request):
+        asked.append(request)
+        return Answer(wrong="decoder.logits differs")
+
+    monkeypatch.setattr(engines, "run_check", wrong)
+    with pytest.raises(CheckFailed, match=r"decoder\.logits differs.*removed; .*dino-10\.3"):
+        build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["decoder"], tf32=True)
+    assert asked[0].precisions == {"decoder": ["fp16"]}, "TF32 is held to float16's bound"
+    opened = Bundle.open(damaged)
+    assert list(opened.manifest.plans["tensorrt-sm_87"]) == ["encoder"]
+    assert not (damaged / "plans/tensorrt-sm_87/decoder.plan").exists()
+
+
+def test_what_cannot_be_checked_is_said(damaged, monkeypatch):
+    fake_run(monkeypatch, outcome())
+    monkeypatch.setattr(engines, "run_check", lambda _r: Answer(skipped="encoder: no batch of 1"))
+    notes = []
+    options = {"pieces": ["encoder"], "progress": notes.append}
+    build_engines(Bundle.open(damaged), "tensorrt", "sm_87", **options)
+    assert "warning: not checked on the bundle's example: encoder: no batch of 1" in notes
+
+
+class Spoilt:
+    """ONNX Runtime whose outputs are doubled where they are asked to be."""
+
+    def __init__(self, factor):
+        self.backend, self.factor = OnnxRuntimeBackend(threads=1), factor
+
+    def load(self, bundle, name):
+        session = self.backend.load(bundle, name)
+
+        def run(feeds):
+            return {key: self.factor * value for key, value in session.run(feeds).items()}
+
+        return SimpleNamespace(piece=session.piece, run=run)
+
+
+def test_every_piece_is_held_to_the_bundles_example(bundle):
+    example = load_example(bundle)
+    for name in bundle.manifest.pieces:
+        assert find_wrong(bundle, Spoilt(1), name, ["fp32"], example) == ""
+        wrong = find_wrong(bundle, Spoilt(2), name, ["fp32"], example)
+        assert wrong.startswith(f"{name}.")
+        assert "1.00e+00 relative L2" in wrong
+
+
 def test_rtx_knows_no_jetson(bundle):
     with pytest.raises(InputError, match="--arch sm_87"):
         build_engines(bundle, RTX, "sm_87")
@@ -628,6 +733,7 @@ KILLED = """
     from pathlib import Path
     from uino_deploy.bundle import Bundle
     from uino_deploy.export import engines
+    from uino_deploy.export.engine_check import Answer
     from uino_deploy.export.engine_job import Outcome
 
     root, step, inspected = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -645,6 +751,7 @@ KILLED = """
         counts = {"FLOAT": 9}
         return Outcome(version="10.9.0", layers=counts, matrix_layers=counts, inspector=inspected)
 
+    engines.run_check = lambda _request: Answer()
     engines.run_job, engines._require, os.replace = run, lambda _backend: None, counted
     engines.build_engines(Bundle.open(root), "tensorrt", "sm_87", pieces=["encoder"], force=True)
 """

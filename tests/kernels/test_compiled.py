@@ -20,7 +20,13 @@ from uino_deploy.benchmarks.ledger.disassembly import instruction_mix
 from uino_deploy.benchmarks.ledger.report import executable, preset_shapes, variant_for
 from uino_deploy.config import PRESETS
 from uino_deploy.errors import BuildError, InputError
-from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES, compile_target, read, write
+from uino_deploy.kernels.compiler.build import (
+    PLUGIN_SHARED_BYTES,
+    compile_target,
+    elf_abi,
+    read,
+    write,
+)
 from uino_deploy.kernels.compiler.targets import (
     ARCHITECTURES,
     capability_of,
@@ -86,7 +92,16 @@ def test_the_ptx_says_what_the_record_says(orin):
         assert len(program.parameters) == len(kernel.record["parameters"])
         assert f".reqntid {kernel.record['block'][0]}" in kernel.ptx
         assert ".version 8.5" in kernel.ptx
+        assert (kernel.record["ptx_isa"], kernel.record["elf_abi"]) == (8.5, 7)
         assert not re.search(r"^\s*\.(file|loc)\b", kernel.ptx, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("header", "abi"),
+    [("7f454c46020101330700", 7), ("7f454c46020101410800", 8)],  # ptxas 12.8 and 13.4, sm_90
+)
+def test_the_elf_abi_is_read_from_the_cubin(header, abi):
+    assert elf_abi(bytes.fromhex(header)) == abi
 
 
 def test_two_builds_are_equal_byte_for_byte(built, tmp_path, monkeypatch):

@@ -241,7 +241,14 @@ class DataType(enum.Enum):
 
 
 class FakeTensorRt:
-    """`tensorrt`: a plan is the path of the ONNX file that its engine computes."""
+    """`tensorrt`: a plan is the path of the ONNX file that its engine computes.
+
+    As in TensorRT the first logger is kept for all runtimes; a second one gets a warning ("differs
+    from one already registered": libnvinfer_lean 10.15 to 11.4, and tensorrt-rtx 1.7.1 when run).
+    A runtime that cannot be made is a TypeError: tests/contract/test_names.py.
+    """
+
+    __name__ = "tensorrt"
 
     __version__ = "10.9.0.34"
     DataType = DataType
@@ -257,10 +264,15 @@ class FakeTensorRt:
     def __init__(self, cudart):
         self.cudart = cudart
         self.refused = ""  # the call of a context that returns False
+        self.logger = None
+        self.driver = True
         self.weights = 4096  # bytes that an engine takes
 
     def Runtime(self, logger):
-        return Runtime(self, logger)
+        if not self.driver:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self.logger = self.logger or logger
+        return Runtime(self, self.logger)
 
 
 class Runtime:

@@ -1,6 +1,7 @@
 """A provider is found, given its options, and refused where the CPU would do its work."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import onnxruntime
@@ -66,9 +67,63 @@ def test_options_reach_onnxruntime_and_are_checked_by_it(bundle):
     (given, named) = seen[0]
     assert given == ("graph", options)
     assert named == {
-        "providers": [("CUDAExecutionProvider", {"device_id": "1"})],
+        "providers": [("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "1"})],
         "enable_fallback": 0,
     }
+
+
+def cuda_runtime(calls):
+    """ONNX Runtime with CUDA, as of 1.21: `calls` gets its functions' names in their order."""
+
+    def session(*_given, **named):
+        calls.append("InferenceSession")
+        return named["providers"]
+
+    def preload():
+        calls.append("preload_dlls")
+        sys.stdout.write("Failed to load libcudart.so.13: no such file\n")  # by print, in 1.32
+
+    return SimpleNamespace(
+        get_available_providers=lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
+        preload_dlls=preload,
+        InferenceSession=session,
+    )
+
+
+@pytest.mark.parametrize("name", ["cuda", "tensorrt"])
+def test_cudas_libraries_are_loaded_before_the_first_session(name, capsys):
+    calls = []
+    selection = select(cuda_runtime(calls), [parse_provider(name)])
+    opened = selection.open("graph", onnxruntime.SessionOptions())
+    assert calls == ["preload_dlls", "InferenceSession"]
+    assert opened[-1] == ("CUDAExecutionProvider", {"use_tf32": "0"})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "libcudart" in captured.err
+
+
+def test_nothing_of_cuda_is_loaded_for_other_providers():
+    calls = []
+    runtime = cuda_runtime(calls)
+    runtime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    select(runtime, [parse_provider("cpu")])
+    assert calls == []
+
+
+def test_tf32_can_be_asked_for():
+    selection = select(cuda_runtime([]), [parse_provider("cuda:use_tf32=1")])
+    opened = selection.open("graph", onnxruntime.SessionOptions())
+    assert opened == [("CUDAExecutionProvider", {"use_tf32": "1"})]
+
+
+def test_onnxruntime_has_what_is_called_of_it():
+    assert callable(onnxruntime.preload_dlls)
+
+
+def test_the_gpu_extra_brings_the_libraries():
+    """The names of onnxruntime-gpu's own extras: its metadata's Provides-Extra."""
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert '"onnxruntime-gpu[cuda,cudnn]>=' in project
 
 
 def test_tensorrt_leaves_the_rest_to_cuda_where_that_is_there(bundle):

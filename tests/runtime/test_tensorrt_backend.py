@@ -90,6 +90,24 @@ def image(batch=1, seed=0):
     return np.random.default_rng(seed).normal(size=(batch, 3, 56, 56)).astype(np.float32)
 
 
+def test_the_second_backends_errors_are_its_own(planned, trt):
+    first, second = TensorRtBackend(), TensorRtBackend()
+    first.load(planned, "encoder")
+    plan = planned.root / plan_folder("tensorrt", ARCH) / "encoder.plan"
+    plan.write_bytes(b"damaged")
+    info = plan_info(planned, planned.piece("encoder"), sha256(plan))
+    plan.with_suffix(".json").write_bytes(msgspec.json.encode(info))
+    names = [f"{plan_folder('tensorrt', ARCH)}/encoder.{kind}" for kind in ("plan", "json")]
+    with pytest.raises(BundleError, match="magic tag is wrong"):
+        second.load(planned.add(names), "encoder")
+
+
+def test_no_runtime_is_a_missing_dependency(trt):
+    trt.driver = False
+    with pytest.raises(DependencyError, match=r"tensorrt 10\.9\.0\.34 makes no runtime: .*driver"):
+        TensorRtBackend()
+
+
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_piece_computes_what_onnxruntime_computes(planned, trt, cuda_graphs, batch):

@@ -28,7 +28,7 @@ class EngineLayers(msgspec.Struct, kw_only=True):
         layers: the number of layers, fused ones counted once.
         types: the number of layers by the float type of their first output, without moves.
         untyped: the number of layers for which the inspector gives only a name.
-        plugins: the plugin layers, each with everything that names it.
+        plugins: the plugin layers' names; those inside a Myelin region do not appear.
         tensors: the engine's inputs and outputs.
     """
 
@@ -61,6 +61,8 @@ class PlanInfo(msgspec.Struct, kw_only=True):
         precision: the precision of the piece's ONNX file.
         shapes: the smallest, usual and largest shape of each input with dynamic dimensions.
         workspace: bytes of scratch memory given to the builder; None for its own limit.
+        tf32: whether fp32 products may round their operands to TF32; None in plans of versions
+            that did not ask, where TensorRT's default was on.
         layers: the number of parsed network layers by float type, without constants and casts.
         matrix_layers: the same for matrix products and convolutions only.
         engine: what the inspector found; None without a GPU of the architecture.
@@ -68,9 +70,12 @@ class PlanInfo(msgspec.Struct, kw_only=True):
             explains the kinds), "function" if their ONNX functions were built in, "none"
             without operators.
         operators: the calls of our operators in the ONNX file, in file order.
+        plugins: operator -> the number of its plugin layers in the parsed network.
         sources: file -> SHA-256 of the ONNX file and its weights, to detect a stale plan.
         plan_sha256: the plan's hash.
         built_by: the program that built it.
+        miscompiles: names of known compiler faults that concern the plan.
+        workarounds: names of those worked around.
         seconds: how long parser and builder took.
         host_memory: their peak host memory in bytes; None if it cannot be measured.
     """
@@ -94,6 +99,10 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     built_by: str
     seconds: float
     host_memory: int | None = None
+    tf32: bool | None = None
+    plugins: dict[str, int] = msgspec.field(default_factory=dict)
+    miscompiles: list[str] = msgspec.field(default_factory=list)
+    workarounds: list[str] = msgspec.field(default_factory=list)
 
 
 def plan_folder(backend: EngineBackend, arch: str) -> str:
@@ -141,6 +150,8 @@ def _trtexec(info: PlanInfo, model: str, plan: str) -> list[str]:
         shapes = [f"{name}:{'x'.join(map(str, s[index]))}" for name, s in info.shapes.items()]
         if shapes:
             line.append(f"--{kind}Shapes={','.join(shapes)}")
+    if not info.tf32:
+        line.append("--noTF32")
     if info.workspace is not None:
         line.append(f"--memPoolSize=workspace:{info.workspace // _MIB}M")
     return line
@@ -152,6 +163,8 @@ def _polygraphy(info: PlanInfo, model: str, plan: str) -> str:
         shapes = [f"{name}:[{','.join(map(str, s[index]))}]" for name, s in info.shapes.items()]
         if shapes:
             line += [f"--trt-{kind}-shapes", *shapes]
+    if info.tf32:
+        line.append("--tf32")
     if info.workspace is not None:
         line += ["--pool-limit", f"workspace:{info.workspace // _MIB}M"]
     if info.backend == "tensorrt":
@@ -164,6 +177,26 @@ def rebuild_command(bundle: Bundle, backend: EngineBackend, arch: str) -> str:
     """Return the command that rebuilds a target's plans."""
     root = shlex.quote(str(bundle.root))
     return f"uino-deploy build {root} --backend {backend} --arch {arch} --force"
+
+
+def plans_of(bundle: Bundle) -> list[PlanInfo]:
+    """Return what is known of each of a bundle's plans.
+
+    Raises:
+        BundleError: a plan's side JSON describes none.
+    """
+    paths = [path for plans in bundle.manifest.plans.values() for path in plans.values()]
+    hint = "build the plans again: uino-deploy build --force"
+    return [_read_info(bundle, path.removesuffix(".plan"), hint) for path in paths]
+
+
+def _read_info(bundle: Bundle, name: str, hint: str) -> PlanInfo:
+    try:
+        return msgspec.json.decode(bundle.path(f"{name}.json").read_bytes(), type=PlanInfo)
+    except msgspec.DecodeError as error:
+        raise BundleError(
+            f"{bundle.root}: {name}.json does not describe a plan: {error}", hint
+        ) from error
 
 
 def load_plan(
@@ -191,12 +224,7 @@ def load_plan(
         built = sorted(target for target, plans in bundle.manifest.plans.items() if plans)
         have = f"it has {', '.join(built)}" if built else "it has none"
         raise BundleError(f"{bundle.root} has no plan {name}: {have}", hint)
-    try:
-        info = msgspec.json.decode(bundle.path(f"{name}.json").read_bytes(), type=PlanInfo)
-    except msgspec.DecodeError as error:
-        raise BundleError(
-            f"{bundle.root}: {name}.json does not describe a plan: {error}", hint
-        ) from error
+    info = _read_info(bundle, name, hint)
     wrong = _mismatch(bundle, info, piece, backend, arch, version)
     if wrong:
         raise BundleError(f"{bundle.root}: plan {name} {wrong}", hint)

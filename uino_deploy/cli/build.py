@@ -12,7 +12,7 @@ from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.bundle import Bundle
-    from uino_deploy.bundle.plans import EngineBackend, EngineLayers, PlanInfo
+    from uino_deploy.bundle.plans import EngineBackend, PlanInfo
     from uino_deploy.export.engines import Plugins
 
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
@@ -30,6 +30,11 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
     help="Range of `batch` or `shots`.  [default: 1:1:1; repeatable]",
 )
 @click.option("--workspace", metavar="SIZE", help="Scratch memory, such as 512MiB or 2GiB.")
+@click.option(
+    "--tf32",
+    is_flag=True,
+    help="Let fp32 products round their operands to TF32: faster, and less exact than fp32.",
+)
 @click.option("--timing-cache", type=FILE, help="A file of tactic timings to use and extend.")
 @click.option(
     "--plugins",
@@ -40,6 +45,13 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
     "portable ONNX functions (none).",
 )
 @click.option("--kernels", type=FILE, help="Folder of compiled kernels.  [default: the bundle's]")
+@click.option(
+    "--workaround",
+    "workarounds",
+    multiple=True,
+    metavar="NAME",
+    help="Work around this known miscompile; warnings name them. Repeatable.",
+)
 @click.option(
     "--dry-run", is_flag=True, help="Check the graphs and print the plans; build nothing."
 )
@@ -53,9 +65,11 @@ def build(
     pieces: tuple[str, ...],
     shapes: tuple[str, ...],
     workspace: str | None,
+    tf32: bool,
     timing_cache: Path | None,
     plugins: Plugins,
     kernels: Path | None,
+    workarounds: tuple[str, ...],
     dry_run: bool,
     verbose: bool,
     force: bool,
@@ -67,10 +81,11 @@ def build(
     correlation and the scan are built from their portable ONNX functions. TensorRT builds for the
     GPU it runs on, with kernels from `uino-deploy kernels build` as plugins.
 
-    Every engine is checked: the parsed network, and TensorRT's inspector where the engine can be
-    loaded. An engine in the wrong precision, or without the requested plugins, is marked FAILED
-    and nothing is installed. --verbose and --dry-run also print the trtexec and Polygraphy
-    commands that build the same plans.
+    Every engine is checked: the parsed network, TensorRT's inspector where the engine can be
+    loaded, and there the results on the bundle's own example too. An engine in the wrong
+    precision, without the requested plugins, or with wrong results is marked FAILED and nothing
+    is installed. --verbose and --dry-run also print the trtexec and Polygraphy commands that build
+    the same plans.
 
     \b
     Examples:
@@ -95,6 +110,7 @@ def build(
             pieces=pieces,
             shapes=sizes,
             workspace=scratch,
+            tf32=tf32,
             plugins=plugins,
         )
         _show_planned(opened, planned, output)
@@ -107,9 +123,11 @@ def build(
             pieces=pieces,
             shapes=sizes,
             workspace=scratch,
+            tf32=tf32,
             timing_cache=timing_cache,
             plugins=plugins,
             kernels=kernels,
+            workarounds=workarounds,
             force=force,
             progress=output.log,
         )
@@ -153,7 +171,7 @@ def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) 
             f"{info.piece}: {info.precision}, {megabytes} MB in {info.seconds:.1f} s, "
             f"{plan_path(info)}"
         )
-        row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info.engine)]
+        row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info)]
         rows.append([*row, info.route, f"{info.seconds:.1f}", megabytes])
     if infos[0].backend == "tensorrt-rtx" and any(info.operators for info in infos):
         output.text(
@@ -161,6 +179,10 @@ def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) 
         )
     if any(info.engine is None for info in infos):
         output.text(f"engine: not inspected, because this machine has no {infos[0].arch} GPU")
+    if any(info.engine and not info.engine.types for info in infos):
+        output.text(
+            "engine: the inspector names no types where sizes range; the parsed network was checked"
+        )
     lines = equivalent_commands(bundle, infos)
     if verbose:
         columns = ["piece", "precision", "matrix layers", "engine", "operators", "seconds", "MB"]
@@ -185,8 +207,10 @@ def _counts(types: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(types.items()))
 
 
-def _engine(engine: EngineLayers | None) -> str:
-    if engine is None:
+def _engine(info: PlanInfo) -> str:
+    """Return the engine's layers by type, and how many plugins of the network it shows."""
+    if info.engine is None:
         return "-"
-    plugins = f", {len(engine.plugins)} plugins" if engine.plugins else ""
-    return _counts(engine.types) + plugins
+    asked, shown = sum(info.plugins.values()), len(info.engine.plugins)
+    plugins = f", {shown} of {asked} plugins seen" if asked else ""
+    return _counts(info.engine.types) + plugins

@@ -57,6 +57,6 @@ def doctor(output: Output) -> None:
     found = diagnose()
     show(found)
     output.document({**found.to_dict(), "passed": not found.problems})
-    for problem in found.problems:
-        output.warn(problem)
+    for line in (*found.warnings, *found.problems):
+        output.warn(line)
     output.verdict(found.problems, code=3)

@@ -71,6 +71,23 @@ def _show_bundle(found: Description, output: Output) -> None:
     if made["untrained"]:
         output.text(f"UNTRAINED, random weights of seed {made['seed']}: {parts(made['untrained'])}")
     output.text(f"engines: {parts(manifest['plans']) or 'none'}")
+    if found["plans"]:
+        rows = [
+            [
+                p["arch"],
+                p["piece"],
+                f"{p['backend']} {p['version']}",
+                p["precision"],
+                _tf32(p["tf32"]),
+            ]
+            for p in found["plans"]
+        ]
+        output.table(["arch", "piece", "built by", "precision", "TF32"], rows)
+
+
+def _tf32(asked: bool | None) -> str:
+    """Say whether a plan computes TF32; a version that did not ask left it on."""
+    return {None: "not recorded: on by default", False: "off", True: "on"}[asked]
 
 
 def _show_support(found: Description, output: Output) -> None:

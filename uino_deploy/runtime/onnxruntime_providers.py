@@ -7,7 +7,9 @@ nodes, ONNX Runtime computes everything on the CPU and says nothing; here that i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,6 +45,13 @@ PLUGINS = {
 
 # Providers that cannot take every operator and whose natural company is not the CPU.
 _COMPANY = {"TensorrtExecutionProvider": "CUDAExecutionProvider"}
+
+# What a provider computes with unless it is told otherwise: "use_tf32" is on in ONNX Runtime, and
+# TF32 is outside fp32's tolerance (onnxruntime.ai, "CUDA Execution Provider", use_tf32).
+_DEFAULTS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+
+# Providers whose libraries may lie in packages of their own (nvidia-cudnn-cu12 and its like).
+_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 # The operators that a piece spends its time in; one of these left to the CPU is no acceleration.
 _HEAVY = ("Attention", "Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -94,6 +103,8 @@ def select(runtime: ModuleType, providers: Sequence[Provider]) -> Selection:
     company = _COMPANY.get(asked[0].name)
     if company and company in built_in and company not in [one.name for one in asked]:
         asked.append(Provider(company))
+    if any(provider.name in built_in and provider.name in _CUDA for provider in asked):
+        _load_cuda(runtime)
     devices = {}
     for provider in asked:
         if provider.name in built_in:
@@ -104,9 +115,22 @@ def select(runtime: ModuleType, providers: Sequence[Provider]) -> Selection:
                 f"it has {', '.join(built_in)}; {_package_of(provider.name)}",
             )
         devices[provider.name] = plugin_device(runtime, provider.name)
+    asked = [Provider(p.name, _DEFAULTS.get(p.name, {}) | p.options) for p in asked]
     if devices and len(asked) > 1:
         raise InputError(f"{', '.join(devices)} is a plugin and is used alone", "name one provider")
     return Selection(runtime, asked, devices)
+
+
+def _load_cuda(runtime: ModuleType) -> None:
+    """Load CUDA's and cuDNN's libraries from where pip put them, before the first session.
+
+    Without this a provider does not find them unless the system has them too (onnxruntime.ai,
+    "Install ONNX Runtime", "Preload DLLs"; since 1.21). What cannot be loaded it prints to stdout,
+    which is our commands' own.
+    """
+    if hasattr(runtime, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):
+            runtime.preload_dlls()
 
 
 def plugin_device(runtime: ModuleType, name: str) -> Any:
@@ -230,8 +254,7 @@ def _reason(error: Exception) -> str:
 
 def _package_of(name: str) -> str:
     package = {
-        "CUDAExecutionProvider": "pip install onnxruntime-gpu instead of onnxruntime",
-        "TensorrtExecutionProvider": "pip install onnxruntime-gpu instead of onnxruntime",
+        **dict.fromkeys(_CUDA, "pip install onnxruntime-gpu[cuda,cudnn] instead of onnxruntime"),
         "OpenVINOExecutionProvider": "pip install onnxruntime-ep-openvino",
         "NvTensorRTRTXExecutionProvider": "pip install onnxruntime-ep-nv-tensorrt-rtx",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class TensorRtBackend:
         self._trt = _import_tensorrt(name)
         self._device = Device()
         self._log = _logger(self._trt)
-        self._runtime = self._trt.Runtime(self._log)
+        self._runtime = _runtime(self._trt, self._log)
         self._cuda_graphs = cuda_graphs
         self._profile = profile
         self._engines = 0
@@ -70,6 +71,7 @@ class TensorRtBackend:
             _register_plugins(bundle, architecture)
         again = rebuild_command(bundle, self._name, architecture)
         before, _ = self._device.memory()
+        self._log.last_error = ""
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise BundleError(f"{path} cannot be loaded: {self._log.last_error}", again)
@@ -322,7 +324,21 @@ def _check_edges(trt: Any, path: Path, piece: Piece, engine: Any, again: str) ->
         )
 
 
+def _runtime(trt: Any, log: Any) -> Any:
+    """Return a runtime; where TensorRT makes none, its bindings raise TypeError."""
+    try:
+        return trt.Runtime(log)
+    except TypeError as error:
+        raise DependencyError(
+            f"{trt.__name__} {trt.__version__} makes no runtime: {log.last_error or error}",
+            "is the driver installed, and new enough?",
+        ) from error
+
+
+@cache
 def _logger(trt: Any) -> Any:
+    """Return the process's logger: TensorRT keeps the first that it is given, for all runtimes."""
+
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is imported at run time
         """A TensorRT logger that keeps the last error and drops the rest."""
 

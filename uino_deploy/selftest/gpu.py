@@ -260,8 +260,7 @@ def _plugins_are_bodies(setting: Setting, label: str, backend: EngineBackend) ->
     body, plugin = (_copy_of(setting, label, what) for what in ("bodies", "plugins"))
     _build(setting, bundle, body, backend, "none", pieces)
     (info,) = _build(setting, bundle, plugin, backend, "auto", pieces)
-    layers = [] if info.engine is None else info.engine.plugins
-    yield Measured(len(layers), "plugin layers", 1, at_least=True, what=info.route)
+    yield Measured(sum(info.plugins.values()), "plugin layers", 1, at_least=True, what=info.route)
     runner = open_backend(backend)
     found, wanted = (_run_piece(Bundle.open(path, verify=False), runner) for path in (plugin, body))
     for name, exact in wanted.items():

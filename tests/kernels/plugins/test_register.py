@@ -28,7 +28,7 @@ def pretend(monkeypatch, version, numpy="2.3.5"):
         module.register = lambda library, route=route: registered.append((route, library.folder))
         monkeypatch.setitem(sys.modules, f"uino_deploy.kernels.plugins.{route}", module)
     driver = ModuleType("driver")
-    driver.bindings = lambda: None
+    driver.check_driver = lambda _kernels: None
     monkeypatch.setitem(sys.modules, "uino_deploy.kernels.plugins.driver", driver)
     return registered
 
