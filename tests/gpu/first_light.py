@@ -215,6 +215,11 @@ def start(name: str, shard: str, folder: Path, seconds: float, flags: list[str])
     return Shard(name, shard, part, log, process, time.monotonic(), seconds)
 
 
+def chosen(shards: tuple[str, ...], words: list[str]) -> list[str]:
+    """Return the shards with one of the words in their names; all of them where none has."""
+    return [s for s in shards if set(s.split()) & set(words)] or list(shards)
+
+
 def run_wave(names: list[str], report: Report, folder: Path, end: float, arguments: Any) -> None:
     """Run the steps of one wave; record each as soon as its last shard is done."""
     flags = ["--rehearse"] if arguments.rehearse else []
@@ -227,7 +232,7 @@ def run_wave(names: list[str], report: Report, folder: Path, end: float, argumen
             report.put(name, [{"case": "", "status": "SKIPPED", "error": why}], 0)
         else:
             ready.append(name)
-    shards = {name: STEPS[name].shards[: 1 if arguments.brief else None] for name in ready}
+    shards = {name: chosen(STEPS[name].shards, arguments.shards) for name in ready}
     waiting = [(name, shard) for name in ready for shard in shards[name]]
     running: list[Shard] = []
     done: list[Shard] = []
@@ -278,7 +283,8 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="without a card")
     parser.add_argument("--plant", choices=("wrong", "fault", "hang", "missing"),
                         help="rehearse with this fault in every step")  # fmt: skip
-    parser.add_argument("--brief", action="store_true", help="the first shard of a step alone")
+    parser.add_argument("--shards", action="append", default=[], metavar="WORD",
+                        help="only shards with this word, where a step has any")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=18, help="processes at a time")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--shard", default="", help=argparse.SUPPRESS)

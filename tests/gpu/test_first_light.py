@@ -35,7 +35,8 @@ def packed(tmp_path_factory):
 
 
 def rehearse(packed, tmp_path, *arguments, minutes="3"):
-    command = [sys.executable, "-B", "first_light.py", "--rehearse", "--brief", "--jobs", "2"]
+    command = [sys.executable, "-B", "first_light.py", "--rehearse", "--jobs", "2"]
+    command += ["--shards", "float16", "--shards", "vits14"]
     command += ["--minutes", minutes, "--out", str(tmp_path / "out"), *arguments]
     done = subprocess.run(command, cwd=packed, capture_output=True, text=True, check=False)
     found = json.loads((tmp_path / "out/first_light.json").read_text())
@@ -63,6 +64,7 @@ def check(packed, tmp_path, plant, step, minutes="3"):
     assert done.returncode == 1, done.stdout
     assert found["verdict"] == f"FAILED: {step}"
     assert expected(plant) in statuses(found, step)
+    assert "found nothing" not in {row.get("error") for row in found["steps"][step]["rows"]}
 
 
 @pytest.mark.parametrize("plant", [p for p in PLANTS if p != "hang"])
