@@ -252,6 +252,15 @@ def run_wave(names: list[str], report: Report, folder: Path, end: float, argumen
         time.sleep(0.05)
 
 
+def draw_page(out: Path) -> None:
+    """Draw the findings beside them; the run's verdict does not depend on it."""
+    command = [sys.executable, "-B", str(HERE / "page.py")]
+    command += [str(out / "first_light.json"), str(out / "first_light.html")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"no page: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+
+
 def run_child(name: str, shard: str) -> int:
     """Be the process of one shard."""
     try:
@@ -309,6 +318,7 @@ def main() -> int:
             names = [name for name in wanted if STEPS[name].wave == wave]
             run_wave(names, report, Path(folder), end, arguments)
     print(report.text())
+    draw_page(arguments.out)
     return 1 if report.verdict().startswith("FAILED") else 0
 
 

@@ -108,3 +108,18 @@ def test_no_speed_without_right_results(packed, tmp_path):
     assert found["steps"]["times"]["rows"] == [
         {"case": "", "status": "SKIPPED", "error": "aot is not right"}
     ]
+
+
+def test_a_page_shows_the_card_the_verdict_and_every_time(tmp_path):
+    run = HERE.parents[1] / "benchmarks/data/gpu/h200-3bb20d4.json"
+    out = tmp_path / "run.html"
+    command = [sys.executable, str(HERE / "page.py"), str(run), str(out)]
+    subprocess.run(command, check=True)
+    text, found = out.read_text(), json.loads(run.read_text())
+    assert "First light on NVIDIA H200" in text
+    assert "FAILED" in text
+    for step in ("times", "modules", "sweep"):
+        for row in found["steps"][step]["rows"]:
+            if "ms" in row:
+                assert row["case"] in text
+                assert f"{row['ms']:.4f}" in text

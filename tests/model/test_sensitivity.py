@@ -11,7 +11,7 @@ import torch
 
 from uino_deploy import UinoConfig, UinoFSS
 from uino_deploy.config import PRESETS, VARIANTS
-from uino_deploy.model import hypercorrelation, load_checkpoint
+from uino_deploy.model import load_checkpoint
 from uino_deploy.model.prompt_generator import PromptGenerator
 
 # Relative L2 of the logits: ten thousand times float32's rounding of a whole model.
@@ -65,7 +65,7 @@ def parts_of(model):
 
     def correlation(change):
         return replaced(
-            hypercorrelation, "correlation4d", lambda f: lambda *a, **k: change(f(*a, **k))
+            prompt.hypercorrelation, "correlate", lambda f: lambda *a, **k: change(f(*a, **k))
         )
 
     parts["correlation"] = correlation
