@@ -98,7 +98,9 @@ def required(setting: Setting, on_gpu: bool) -> list[str]:
     Needed are a backend's packages, a bundle or what exports one, and a precision that the backend
     computes everywhere.
     """
-    found = ["gpu", "kernels"] if on_gpu else ["operators"]
+    found = ["gpu", "kernels"] if on_gpu else []
+    if not on_gpu and is_importable("torch"):
+        found.append("operators")
     if setting.bundle is None:
         if not all(map(is_importable, ("torch", "onnx", "onnxscript"))):
             return found
