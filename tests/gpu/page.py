@@ -1,4 +1,8 @@
-"""Draws what a run on a card found as one HTML page: `python page.py first_light.json OUT.html`."""
+"""Shows what a run on a card found: an HTML page, or the README's table of times.
+
+python page.py first_light.json OUT.html
+python page.py benchmarks/data/gpu/RUN.json tests/gpu/README.md
+"""
 
 from __future__ import annotations
 
@@ -140,11 +144,43 @@ def ledger_megabytes(case: str) -> tuple[str, str]:
     return "", ""
 
 
+def readme_table(found: Row) -> str:
+    """Return the times at vitb14, one image and one shot in half precision, as Markdown.
+
+    One row an operator's call or a module: milliseconds of the compiled kernel that ships for that
+    shape (the quicker tiling where there are two), of Triton's own compilation on that machine, and
+    of PyTorch's operators.
+    """
+    from uino_deploy.markdown import table
+
+    calls: dict[str, dict[str, Row]] = {}
+    for row in rows_of(found["steps"], "times") + rows_of(found["steps"], "modules"):
+        how, _, call = row["case"].partition(" fp16 vitb14 B1")
+        if call or row["case"].endswith(" fp16 vitb14 B1"):
+            kind, name = how.split()[0], call.removeprefix(" K1 ") or how
+            best = calls.setdefault(name, {}).get(kind)
+            if best is None or row["ms"] < best["ms"]:
+                calls[name][kind] = row
+    lines = []
+    for name, kinds in calls.items():
+        first = kinds.get("aot") or kinds[name]
+        shown = [f"{kinds[k]['ms']:.3f}" if k in kinds else "" for k in ("jit", "unfused")]
+        lines.append([name, f"{first['ms']:.3f}", *shown, f"{first['share']:.0%}"])
+    heads = ["", "as shipped, ms", "compiled there, ms", "PyTorch's operators, ms"]
+    return table([*heads, "share of the roofline"], lines, numbers=True)
+
+
 def main() -> int:
     if len(sys.argv) != 3:
-        sys.exit("usage: page.py first_light.json OUT.html")
+        sys.exit("usage: page.py RUN.json OUT.html | README.md")
     source, out = map(Path, sys.argv[1:])
-    out.write_text(result_page(json.loads(source.read_text())), encoding="utf-8")
+    found = json.loads(source.read_text())
+    if out.suffix == ".md":
+        from uino_deploy.markdown import renew, rewrite
+
+        rewrite(out, lambda text: renew(text, "times on a card", readme_table(found)))
+    else:
+        out.write_text(result_page(found), encoding="utf-8")
     return 0
 
 

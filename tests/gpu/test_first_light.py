@@ -123,3 +123,12 @@ def test_a_page_shows_the_card_the_verdict_and_every_time(tmp_path):
             if "ms" in row:
                 assert row["case"] in text
                 assert f"{row['ms']:.4f}" in text
+
+
+def test_the_readme_shows_the_times_of_the_committed_run():
+    import page
+
+    run = HERE.parents[1] / "benchmarks/data/gpu/h200-3bb20d4.json"
+    table = page.readme_table(json.loads(run.read_text()))
+    assert table in (HERE / "README.md").read_text()
+    assert table.count("\n") == 2 + 5 + 3
