@@ -111,7 +111,7 @@ def test_no_speed_without_right_results(packed, tmp_path):
 
 
 def test_a_page_shows_the_card_the_verdict_and_every_time(tmp_path):
-    run = HERE.parents[1] / "benchmarks/data/gpu/h200-3bb20d4.json"
+    run = HERE.parents[1] / "benchmarks/data/gpu/h200-e29c450.json"
     out = tmp_path / "run.html"
     command = [sys.executable, str(HERE / "page.py"), str(run), str(out)]
     subprocess.run(command, check=True)
@@ -128,7 +128,7 @@ def test_a_page_shows_the_card_the_verdict_and_every_time(tmp_path):
 def test_the_readme_shows_the_times_of_the_committed_run():
     import page
 
-    run = HERE.parents[1] / "benchmarks/data/gpu/h200-3bb20d4.json"
+    run = HERE.parents[1] / "benchmarks/data/gpu/h200-e29c450.json"
     table = page.readme_table(json.loads(run.read_text()))
     assert table in (HERE / "README.md").read_text()
     assert table.count("\n") == 2 + 5 + 3
