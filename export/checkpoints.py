@@ -78,7 +78,7 @@ def export_checkpoint(
     if (checkpoint is None) == (preset is None):
         raise InputError("give either --checkpoint or --preset")
     if checkpoint is not None and given:
-        raise InputError(f"{given[0]} goes with --preset: a --checkpoint says it itself")
+        raise InputError(f"{given[0]} needs --preset: a --checkpoint already defines it")
     require("export", "torch", "onnx", "onnxscript")
     from uino_deploy.export.exporter import export_bundle
     from uino_deploy.export.precision import parse_precision
@@ -87,7 +87,7 @@ def export_checkpoint(
     precisions = parse_precision(precision)
     quantises = "int8" in precisions.values()
     if calibrate is not None and not quantises:
-        raise InputError("--calibrate goes with --precision encoder=int8")
+        raise InputError("--calibrate needs --precision encoder=int8")
     calibration = _calibration(calibrate) if quantises else []
     if checkpoint is not None:
         made = assemble_from_checkpoint(checkpoint, image_size)

@@ -39,8 +39,8 @@ def checkpoint(model, tmp_path_factory) -> Path:
     [
         (["--seed", "1"], "either --checkpoint or --preset"),
         (["--preset", "tiny", "--checkpoint", "a"], "either --checkpoint or --preset"),
-        (["--checkpoint", "a", "--seed", "1"], "--seed goes with --preset"),
-        (["--checkpoint", "a", "--variant", "comp"], "--variant goes with --preset"),
+        (["--checkpoint", "a", "--seed", "1"], "--seed needs --preset"),
+        (["--checkpoint", "a", "--variant", "comp"], "--variant needs --preset"),
         (["--preset", "huge"], "huge"),
         (["--preset", "tiny", "--precision", "int8"], "int8 is for the encoder only"),
         (["--preset", "tiny", "--precision", "head=fp16"], "unknown piece 'head'"),

@@ -231,7 +231,9 @@ def test_where_nothing_can_be_checked_nothing_passes(group, capsys):
     group(script + "verdict='skipped', reason='no torch')])", claims=("first",))
     code, captured = command(capsys)
     assert code == 3
-    assert captured.out.splitlines()[-1].startswith("FAILED: nothing could be checked here")
+    assert captured.out.splitlines()[-1].startswith(
+        "FAILED: nothing could be checked on this machine"
+    )
 
 
 def test_a_bundle_that_is_none_is_said_before_anything_runs(capsys, tmp_path):

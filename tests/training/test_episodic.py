@@ -214,9 +214,9 @@ def test_what_does_not_go_together_is_refused(place, tmp_path):
     assert invoke("--recipe", "demo", "--dataset", "folder", "-o", output).exit_code == 2
     result = invoke("--recipe", "demo", "-o", output, "--lr", "1")
     assert result.exit_code == 2
-    assert "--lr is not for recipes" in result.output
+    assert "--lr needs --dataset" in result.output
     no_start = ["--dataset", "folder", "--data", place / "mug", "-o", output]
-    assert "give --checkpoint, or --preset" in invoke(*no_start).output
+    assert "give either --checkpoint or --preset" in invoke(*no_start).output
     both = [*no_start, "--checkpoint", place / "comp.safetensors", "--variant", "full"]
     assert invoke(*both).exit_code == 2
     missing = invoke(*no_start[:3], tmp_path / "none", "-o", output, "--preset", "tiny")

@@ -153,7 +153,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     assert not (folder / STATE).exists()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes(b"x")
-    with pytest.raises(OutputExists, match="not a training's folder"):
+    with pytest.raises(OutputExists, match="not the folder of a training run"):
         prepare_folder(tmp_path / "photos", settings, False, True, ALONE)
 
 

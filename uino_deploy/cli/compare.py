@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Per cent by which a median may get worse.",
+    help="How much worse a median may get, in per cent.",
 )
 @click.option("--all", "everything", is_flag=True, help="Also list figures that did not change.")
 @output_options
 def compare(before: Path, after: Path, margin: float, everything: bool, output: Output) -> None:
     """Compare two records of `uino-deploy benchmark`; fail on a regression.
 
-    A figure is a regression where its median is worse by more than the margin and the rounds of
+    A figure is a regression if its median is worse by more than the margin and the rounds of
     the two records do not overlap. Records of different methods, machines or models are refused.
 
     \b

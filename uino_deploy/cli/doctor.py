@@ -18,7 +18,7 @@ def doctor(output: Output) -> None:
     error.
 
     \b
-    Example:
+    Examples:
       uino-deploy doctor
       uino-deploy doctor --json
     """

@@ -56,10 +56,10 @@ def enroll(
     force: bool,
     output: Output,
 ) -> None:
-    """Encode the support images of one class once, into a file for `predict`.
+    """Encode the support images of one class into a file for `predict`.
 
     \b
-    Example:
+    Examples:
       uino-deploy enroll demo.uino --shot a.jpg:a-mask.png --name bottle -o bottle.safetensors
       uino-deploy enroll demo.uino --shot a.jpg --shot b.jpg --coco annotations.json \\
           --name bottle -o bottle.safetensors

@@ -1,4 +1,4 @@
-"""`uino-deploy kernels`: compile the operators for GPUs, and account for what they do."""
+"""`uino-deploy kernels`: compile the operators' kernels for GPUs, and report on them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ TABLE_ROWS = 24
     "output_path",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder to write: masks, overlays and results.jsonl.",
+    help="Folder for masks, overlays and results.jsonl.",
 )
 @click.option("--overlay/--no-overlay", default=True, help="Draw the masks over the images.")
 @click.option(
@@ -68,7 +68,7 @@ def predict(
     outside 0 to 1.
 
     \b
-    Example:
+    Examples:
       uino-deploy predict demo.uino photos/ --support bottle.safetensors -o found
       uino-deploy predict demo.uino 'photos/**/*.jpg' --support bottle.safetensors \\
           --support cup.safetensors -o found --json

@@ -1,4 +1,4 @@
-"""Studies of the model: the ablation, and figures of its masks and of what its encoder sees."""
+"""Studies of the model: the ablation, and figures of masks and of self-similarity."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a step's numbers, and lines for people."""
+"""The progress reports of a training run: numbers per step, and lines for people."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LOGGER = logging.getLogger("uino_deploy.training")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is after a step.
+    """The progress of a training run after a step.
 
     Attributes:
         stage: the stage, counted from 0.
         stages: number of stages.
-        step: steps of this stage that are done.
+        step: steps of this stage done so far.
         steps: steps of this stage in all.
         loss: loss of the last step, the mean over all processes.
         seconds_left: for all stages, at the speed of this stage so far.
@@ -45,13 +45,13 @@ class Reporter(Protocol):
     """Where a training's messages go; the command line's `Output` is one."""
 
     def log(self, message: str) -> None:
-        """Report a line about what is going on."""
+        """Report a progress note."""
 
     def warn(self, message: str) -> None:
         """Report a warning."""
 
     def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-        """Report a long piece of work; the block calls what it is given after each of `total`."""
+        """Report a long task of `total` steps; the block calls the yielded function after each."""
 
 
 class Silence:
