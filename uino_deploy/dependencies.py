@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uino_deploy.errors import DependencyError
 
-# The file that only a Jetson has; its first line names the JetPack release.
+# A file that only Jetsons have; its first line names the JetPack release.
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 # PyPI's TensorRT does not install on a Jetson: the bindings come with JetPack.

@@ -1,4 +1,4 @@
-"""The one table of tolerances: how far a result may be from its reference, and why.
+"""The table of tolerances: how far a result may be from its reference, and why.
 
 Errors are relative L2 norms, |result - reference| / |reference|. Tests, `verify`, the GPU self-test
 and the benchmarks take their bounds from here.

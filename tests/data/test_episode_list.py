@@ -129,9 +129,9 @@ def test_a_file_gives_the_list_back_and_reads_as_plain_json(opened, tmp_path):
         (0, '{"format":"x","version":1,"dataset":"folder","fold":null,"shots":1,"seed":0}',
          "format"),
         (0, '{"format":"uino-episodes","version":1,"dataset":"coco","fold":0,"shots":1,"seed":0}',
-         "of 'coco', not of 'folder'"),
+         "for data set 'coco', not 'folder'"),
         (1, '{"class":"zebra","support":["a"],"query":"b"}', "line 2: .* no class 'zebra'"),
-        (1, '{"class":"NAME","support":[],"query":"b"}', "line 2: not 1 support"),
+        (1, '{"class":"NAME","support":[],"query":"b"}', "line 2: the number of support images is not 1"),
         (1, "garbage", "not an episode list"),
     ],
 )  # fmt: skip

@@ -104,7 +104,9 @@ def test_the_second_backends_errors_are_its_own(planned, trt):
 
 def test_no_runtime_is_a_missing_dependency(trt):
     trt.driver = False
-    with pytest.raises(DependencyError, match=r"tensorrt 10\.9\.0\.34 makes no runtime: .*driver"):
+    with pytest.raises(
+        DependencyError, match=r"tensorrt 10\.9\.0\.34 cannot create a runtime: .*driver"
+    ):
         TensorRtBackend()
 
 

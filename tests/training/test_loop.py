@@ -146,7 +146,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     with pytest.raises(OutputExists, match="--resume"):
         prepare_folder(folder, settings, False, False, ALONE)
     prepare_folder(folder, settings, True, False, ALONE)
-    with pytest.raises(InputError, match=r"begun with lr 0\.1, not 0\.2"):
+    with pytest.raises(InputError, match=r"started with lr 0\.1, not 0\.2"):
         prepare_folder(folder, {**settings, "lr": 0.2}, True, False, ALONE)
     (folder / STATE).write_bytes(b"old")
     prepare_folder(folder, {**settings, "lr": 0.2}, False, True, ALONE)

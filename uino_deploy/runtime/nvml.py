@@ -29,7 +29,7 @@ class _ProcessInfo(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card: its name, and its present and highest clocks in MHz."""
+    """One card: its name, and its current and maximum clocks in MHz."""
 
     name: str
     clocks: str

@@ -142,7 +142,7 @@ def test_the_tables_replace_what_stood_between_the_marks():
 
 
 def test_a_text_without_marks_is_refused():
-    with pytest.raises(InputError, match="no place for the ledger"):
+    with pytest.raises(InputError, match="no marked section for the ledger"):
         renew("a", [RECORD])
 
 
