@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def write_example(model: UinoFSS, query: Path, shots: Sequence[Shot], path: Path) -> None:
-    """Write the tensors that pass between the pieces on one query, as `reference` names them."""
+    """Write the tensors that pass between the pieces on one query, named as in `reference`."""
     from safetensors.torch import save_file
 
     from uino_deploy.export.examples import example_of
@@ -31,7 +31,7 @@ def write_example(model: UinoFSS, query: Path, shots: Sequence[Shot], path: Path
 
 
 def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[str, Any]]:
-    """Run every piece on the examples; without any, on the one that the bundle carries.
+    """Run every piece on the examples; without any, on the one stored in the bundle.
 
     Returns:
         For each output of each piece, the fields of a `record.PieceError`, worst of all examples.

@@ -1,4 +1,4 @@
-"""From samples to a timing: median, percentiles, and the spread over the rounds."""
+"""Timings from samples: median, percentiles, and the spread over the rounds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def summarise(rounds: Sequence[Sequence[float]]) -> Timing:
     """Summarise the samples of every round.
 
     Args:
-        rounds: seconds of each sample, round by round; a round may be empty, not all.
+        rounds: seconds of each sample, by round; not all rounds may be empty.
 
     Raises:
-        ValueError: there is no sample at all.
+        ValueError: there are no samples.
     """
     samples = sorted(sample for one in rounds for sample in one)
     if not samples:

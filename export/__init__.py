@@ -1,4 +1,4 @@
-"""From a checkpoint to a verified bundle: pieces, ONNX, precision, engines."""
+"""Export of a checkpoint to a verified bundle: pieces, ONNX, precision, engines."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,6 +1,6 @@
-"""Freshly built plans on the bundle's own example, in a process of its own.
+"""Freshly built plans on the bundle's own example, in its own process.
 
-A library can build without a word what computes something else; `uino_deploy.miscompiles` has some.
+A library can silently build a wrong engine; `uino_deploy.miscompiles` lists known cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolera
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """Which plans to run.
+    """The plans to run.
 
     Attributes:
         root: the bundle's folder.
@@ -35,11 +35,11 @@ class Request(msgspec.Struct, kw_only=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What came of it.
+    """The result of the check.
 
     Attributes:
-        wrong: the first output that is wrong, empty where none is.
-        skipped: why a plan could not be run, empty where all were.
+        wrong: the first wrong output; empty if none is wrong.
+        skipped: why a plan could not be run; empty if all ran.
     """
 
     wrong: str = ""

@@ -20,10 +20,10 @@ class TorchBackend(HostBackend):
     """Runs a bundle's pieces in the model that it was exported from, on the CPU.
 
     Args:
-        checkpoint: one of our own.
+        checkpoint: a uino-deploy checkpoint.
 
     Raises:
-        CheckpointError: it is unreadable, damaged, or not ours.
+        CheckpointError: it is unreadable, damaged, or not a uino-deploy checkpoint.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -59,7 +59,7 @@ class TorchBackend(HostBackend):
         if found != bundle.manifest.fingerprint:
             raise InputError(
                 f"{bundle.root} was not exported from {self._checkpoint}: fingerprints differ",
-                "name the checkpoint that was exported",
+                "give the checkpoint that was exported",
             )
         self._pieces, self._fingerprint = reference_pieces(model), found
 

@@ -1,7 +1,7 @@
-"""Whether a bundle is the model: each piece by itself, each piece in the model's place, the whole.
+"""Verification of a bundle: each piece by itself, each piece within the model, and the whole.
 
-Against a PyTorch model on given or generated images; or, without torch, against the reference that
-the bundle carries.
+The reference is a PyTorch model on given or generated images, or, without torch, the outputs stored
+in the bundle.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     """One exported output against the reference, the worst of all examples.
 
     Attributes:
-        piece: the exported piece, or "query" for the whole.
+        piece: the exported piece, or "query" for the whole model.
         output: its output.
         max_abs: largest absolute difference.
         relative_l2: |exported - reference| / |reference|: the tolerance that would have passed.
@@ -65,7 +65,7 @@ class Swap(msgspec.Struct, kw_only=True):
         piece: the exported piece.
         logits_relative_l2: error of the final logits, the worst of all examples.
         logits_allowed: the largest allowed.
-        mask_iou: IoU with PyTorch's mask, the worst of all examples; 1 where both are empty.
+        mask_iou: IoU with PyTorch's mask, the worst of all examples; 1 if both are empty.
         iou_floor: the least allowed.
         passed: both are within bounds.
     """
@@ -84,7 +84,7 @@ class VerifyReport(msgspec.Struct, kw_only=True):
     Attributes:
         bundle: its folder's name.
         reference: "pytorch", or "stored" for the example inside the bundle.
-        backend: what ran the exported pieces.
+        backend: the backend that ran the exported pieces.
         examples: number of examples compared.
         pieces: every output of every piece.
         swaps: the effect of each piece on the mask; only "query" for a stored reference.
@@ -107,7 +107,7 @@ class VerifyReport(msgspec.Struct, kw_only=True):
         """Raise unless everything passes.
 
         Raises:
-            CheckFailed: with the reason.
+            CheckFailed: a comparison failed; the message is the reason.
         """
         if not self.passed:
             raise CheckFailed(self.reason)
@@ -124,10 +124,10 @@ def verify_bundle(
 
     Args:
         bundle: opened.
-        backend: what runs the exported pieces.
+        backend: runs the exported pieces.
         model: the PyTorch model that was exported, float32; None to use the stored reference.
         examples: queries with their shots (images and masks), as arrays or files; generated ones
-            when empty. Only with a model.
+            if empty. Only with a model.
         progress: called with a note before each piece.
 
     Raises:
@@ -147,7 +147,7 @@ def verify_bundle(
         comparisons += _compare_piece(session, found, outputs)
         if model is not None:
             swaps.append(_swap(bundle, model, name, found, outputs))
-    progress("comparing the whole")
+    progress("comparing the whole model")
     swaps.append(_whole(bundle, backend, found))
     guilty = sorted({c.piece for c in comparisons if not c.passed})
     reason = _reason(comparisons, swaps)
@@ -170,7 +170,7 @@ def _check_same_model(bundle: Bundle, model: UinoFSS) -> None:
     if fingerprint(model) != bundle.manifest.fingerprint:
         raise CheckFailed(
             f"{bundle.root} was not exported from this model: their fingerprints differ",
-            "name the checkpoint that was exported, or verify without one",
+            "give the checkpoint that was exported, or verify without one",
         )
 
 
@@ -181,7 +181,7 @@ def _examples(
         return [load_example(bundle)]
     from uino_deploy.export.examples import example_of
 
-    # Of several classes: what a backend wrongly keeps of the one before must show.
+    # Several classes, to expose a backend that wrongly keeps state of the previous one.
     drawn = enumerate(GENERATED_LETTERS)
     generated = [(draw_letter(2 * i, each)[0], [draw_letter(2 * i + 1, each)]) for i, each in drawn]
     found: list[Example] = []
@@ -229,7 +229,7 @@ def _swap(
     examples: list[Example],
     outputs: list[dict[str, Array]],
 ) -> Swap:
-    """Put one exported piece in the model's place and look at the mask."""
+    """Put one exported piece into the PyTorch model and compare the mask."""
     import torch
 
     from uino_deploy.export.examples import logits_from
@@ -307,7 +307,7 @@ def relative_l2(got: Array, wanted: Array) -> float:
 
 
 def mask_iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
-    """Return intersection over union of two masks; 1 where both are empty."""
+    """Return the intersection over union of two masks; 1 if both are empty."""
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
 

@@ -18,10 +18,10 @@ from uino_deploy.page import Block, Section, Table, Text, page
 
 _LEAD = (
     "What each compiled kernel holds, computes and moves. Global memory traffic was counted by "
-    "executing the PTX on a CPU, scaled from whole blocks; registers, spills and stack are the "
-    "assembler's; mamba-ssm's traffic was counted in the same way on its own CUDA kernel. Nothing "
+    "executing the PTX on a CPU, scaled from whole blocks. Registers, spills and stack come from "
+    "the assembler. mamba-ssm's traffic was counted the same way on its own CUDA kernel. Nothing "
     "was timed.",
-    "Floors are rooflines from data sheets: no kernel can be faster, none is predicted to be as "
+    "Floors are rooflines from data sheets: no kernel can be faster, and none is expected to be as "
     "fast.",
 )
 

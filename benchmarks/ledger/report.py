@@ -36,8 +36,8 @@ from uino_deploy.kernels.compiler.variants import (
 STAND_IN = "sm_80"
 
 
-class Bench:
-    """A source of results that compiles each target, and executes each program and shape, once."""
+class Instruments:
+    """The ledger's instruments: compile each target, and execute each program and shape, once."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ def executable(compiled: Compiled, variant: Variant) -> traffic.Executable:
 
 
 def report(
-    bench: Bench, presets: Sequence[str], archs: Sequence[str], dtypes: Sequence[str]
+    instruments: Instruments, presets: Sequence[str], archs: Sequence[str], dtypes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Compile, disassemble and execute; yield one record for each kernel, target and shape.
 
@@ -165,7 +165,7 @@ def report(
         for dtype in dtypes:
             if dtype != "bfloat16" or capability_of(arch) >= 80:
                 for shape, users in shapes.items():
-                    yield {"presets": users, **record(bench, arch, dtype, shape)}
+                    yield {"presets": users, **record(instruments, arch, dtype, shape)}
 
 
 def preset_shapes(preset: str) -> list[Shape]:
@@ -181,14 +181,14 @@ def variant_for(shape: Shape, dtype: str, capability: int) -> Variant:
     return correlation_variant(shape, dtype, capability)
 
 
-def record(bench: Bench, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
+def record(instruments: Instruments, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
     """Return one kernel's record for one shape."""
     capability = capability_of(arch)
     variant = variant_for(shape, dtype, capability)
-    compiled = bench.kernel(arch, variant)
+    compiled = instruments.kernel(arch, variant)
     held = compiled.record
-    mix = bench.mix(compiled)
-    counted, counted_on = _counted(bench, arch, variant, shape)
+    mix = instruments.mix(compiled)
+    counted, counted_on = _counted(instruments, arch, variant, shape)
     distinct = traffic.distinct_bytes(variant, shape)
     work = traffic.flops(shape)
     return {
@@ -204,7 +204,7 @@ def record(bench: Bench, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
         **_parallelism(variant, shape, capability),
         "instructions": mix,
         "tensor_core_instructions": mix["tensor_core"],
-        "relative_l2": bench.error(arch, variant),
+        "relative_l2": instruments.error(arch, variant),
         "tolerance": numerics.tolerance(variant),
         "counted_on": counted_on,
         "scaled": None if counted is None else "from whole executed blocks",
@@ -214,7 +214,7 @@ def record(bench: Bench, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
         },
         "compulsory_bytes": traffic.compulsory_bytes(variant, shape),
         "distinct_bytes": distinct,
-        **bench.unfused(variant, shape),
+        **instruments.unfused(variant, shape),
         **(mamba_ssm(shape, dtype) if isinstance(shape, ScanShape) else {}),
         "flops": work,
         "floor_us": {
@@ -228,16 +228,16 @@ def record(bench: Bench, arch: str, dtype: str, shape: Shape) -> dict[str, Any]:
 
 
 def _counted(
-    bench: Bench, arch: str, variant: Variant, shape: Shape
+    instruments: Instruments, arch: str, variant: Variant, shape: Shape
 ) -> tuple[traffic.Traffic | None, str | None]:
     """Return the traffic, and the architecture whose code it was counted on."""
-    own = bench.count(arch, variant, shape)
+    own = instruments.count(arch, variant, shape)
     if own is not None:
         return own, arch
     other = variant_for(shape, variant.dtype, capability_of(STAND_IN))
     if _traffic_key(other) != _traffic_key(variant):
         return None, None
-    return bench.count(STAND_IN, other, shape), STAND_IN
+    return instruments.count(STAND_IN, other, shape), STAND_IN
 
 
 def _traffic_key(variant: Variant) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_turns_go_round_the_photographs(made_up):
 def test_a_speed_of_something_else_is_refused(made_up):
     made_up.judge()
     made_up.runner.hurry = True
-    with pytest.raises(CheckFailed, match="what was timed differs"):
+    with pytest.raises(CheckFailed, match="the timed result differs"):
         measure(made_up)
 
 

@@ -267,7 +267,7 @@ def test_a_float64_constant_is_refused(damaged):
     ],
 )
 def test_a_wrong_attribute_is_refused(damaged, piece, operator, name, value, message):
-    """The first three would build: a body ignores its node's attributes, a plugin does not."""
+    """The first three would build: a portable function ignores its node's attributes."""
 
     def change(model):
         node = next(n for n in model.graph.node if n.op_type == operator)
@@ -294,7 +294,7 @@ def test_a_missing_attribute_is_refused(damaged):
 
 @pytest.mark.usefixtures("rtx")
 def test_a_misspelt_operator_is_refused(damaged):
-    """With a body of the same name it would build, and no plugin would ever take its place."""
+    """With a portable function of that name it would build, and no plugin would replace it."""
 
     def misspell(model):
         model.functions[0].name = model.functions[0].name.replace("rr", "r")
@@ -493,7 +493,7 @@ def test_a_failed_check_is_a_verdict(damaged, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         main([*command, "--piece", "prompt"])
     assert left.value.code == 1
-    assert capsys.readouterr().out.startswith("FAILED: prompt: plugins were asked for")
+    assert capsys.readouterr().out.startswith("FAILED: prompt: plugins were requested")
     with pytest.raises(SystemExit):
         main([*command, "--piece", "prompt", "--json"])
     captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The checks for a card, rehearsed: what is right passes, and every planted fault is reported."""
+"""A rehearsal of the checks for a card: correct code passes, every planted fault is reported."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ PLANTS = ("wrong", "fault", "hang", "missing")
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """What `make gpu-wheelhouse` packs, with the kernels of the small preset alone."""
+    """The folder that `make gpu-wheelhouse` packs, with only the small preset's kernels."""
     out = tmp_path_factory.mktemp("gpu")
     wheelhouse.pack_code(out)
     names = [v.name for v in preset_variants(80, ["tiny"]) if v.dtype == "float16"]

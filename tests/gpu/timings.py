@@ -1,4 +1,4 @@
-"""The steps that measure: nothing else runs on the card meanwhile."""
+"""The steps that measure speed; nothing else runs on the card meanwhile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BATCHES = (1,) if REHEARSE else (1, 8)
 
 
 def clock(calls: list[Callable[[], Any]], least: int = 20) -> dict[str, Any]:
-    """Time a call by replays of a CUDA graph that goes round `calls`, each on its own inputs."""
+    """Time a call by replays of a CUDA graph that cycles through `calls`, each with own inputs."""
     import torch
 
     if REHEARSE:
@@ -66,7 +66,7 @@ def clock(calls: list[Callable[[], Any]], least: int = 20) -> dict[str, Any]:
             for call in calls:
                 call()
         replay = graph.replay
-    except Exception as error:  # what cannot be captured is timed with its launch gaps
+    except Exception as error:  # without a capture, launch gaps are included
         how = f"eager, no graph: {error}"[:160]
         torch.cuda.synchronize()
         replay = lambda: [call() for call in calls]  # noqa: E731
@@ -83,7 +83,7 @@ def clock(calls: list[Callable[[], Any]], least: int = 20) -> dict[str, Any]:
 
 
 def rounds(nbytes: int) -> int:
-    """Return how many sets of inputs it takes to go past the L2 cache before one comes again."""
+    """Return the number of sets of inputs that overflows the L2 cache before one repeats."""
     import torch
 
     l2 = 0 if REHEARSE else torch.cuda.get_device_properties(0).L2_cache_size
@@ -91,7 +91,7 @@ def rounds(nbytes: int) -> int:
 
 
 def ceilings() -> dict[str, float]:
-    """Measure what this card does at best, today: bytes a second, and operations by type."""
+    """Measure this card's peak, today: bytes per second, and operations per second by type."""
     import torch
 
     size, side = (1 << 12, 64) if REHEARSE else (1 << 30, 8192)
@@ -124,7 +124,7 @@ def operator_work(case: Case, dtype: str) -> tuple[int, float, str]:
 
 
 def report(case: str, timed: dict[str, Any], top: dict[str, float], work: Any) -> None:
-    """Record a time, and the share of the roofline that it is."""
+    """Record a time and its fraction of the roofline."""
     nbytes, operations, unit = work
     floor = 1e3 * max(nbytes / top["bytes"], operations / top[unit])
     bound = "bytes" if nbytes / top["bytes"] > operations / top[unit] else unit
@@ -134,7 +134,7 @@ def report(case: str, timed: dict[str, Any], top: dict[str, float], work: Any) -
 
 
 def launches_of(kernel: Any, case: Case, load: Callable[[Any], Any]) -> list[Callable[[], None]]:
-    """Return launches on as many sets of inputs as it takes to leave the cache."""
+    """Return launches on enough sets of inputs to overflow the cache."""
     function, plan = load(kernel), launch_of(kernel, case)
     nbytes, *_ = operator_work(case, kernel.record.dtype)
     calls = []
@@ -146,7 +146,7 @@ def launches_of(kernel: Any, case: Case, load: Callable[[Any], Any]) -> list[Cal
 
 
 def unfused(case: Case, inputs: list[Any]) -> Any:
-    """Return the operator as a chain of PyTorch's, in the inputs' type."""
+    """Return the operator as a chain of PyTorch operators, in the inputs' type."""
     from torch.nn import functional as F
 
     from uino_deploy.kernels.selective_scan import naive
@@ -256,7 +256,7 @@ def ncu(_: str) -> None:
     else:
         known = subprocess.run([tool, "--query-metrics"], capture_output=True, text=True,
                                timeout=60, check=False).stdout  # fmt: skip
-        # One name that this chip does not have would cost them all.
+        # One metric that this chip lacks would lose them all.
         names = [m for m in WANTED if re.search(rf"^{m.split('.')[0]}\b", known, re.MULTILINE)]
         row("metrics", absent=sorted(set(WANTED) - set(names)))
         prefix = [
@@ -287,7 +287,7 @@ def ncu(_: str) -> None:
 
 
 def brief(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what a line of the report can hold: megabytes, shares, the three main stalls."""
+    """Return the values for a line of the report: megabytes, shares, the three main stalls."""
     dram = [values.get(f"dram__bytes_{way}.sum", float("nan")) for way in ("read", "write")]
     stalls = {
         name.split("stalled_")[1].split("_per_")[0]: value
@@ -329,7 +329,7 @@ def _number(text: str) -> Any:
 
 @step
 def sweep(_: str) -> None:
-    """Variants that no one ships: right first, then timed beside the shipped ones."""
+    """Unshipped variants: checked first, then timed beside the shipped ones."""
 
     top = ceilings()
     cases = model_cases(MAIN)
@@ -342,7 +342,7 @@ def sweep(_: str) -> None:
 
 
 def load_wide(kernel: Any) -> Any:
-    """Load the PTX and ask for the shared memory that a plugin could not have."""
+    """Load the PTX with more shared memory than a plugin could have."""
     function, driver = load_as_aot(kernel), cuda_driver()
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     checked(driver.cuFuncSetAttribute(function, attribute, kernel.record.shared_bytes))

@@ -334,7 +334,7 @@ def test_no_plan_for_this_gpu(planned, trt, cudart):
 def test_a_plan_of_another_piece(planned, trt):
     folder = planned.root / plan_folder("tensorrt", ARCH)
     (folder / "encoder.plan").write_bytes((folder / "adapter.plan").read_bytes())
-    with pytest.raises(BundleError, match=r"has .*'early'.*manifest says .*'image'"):
+    with pytest.raises(BundleError, match=r"has .*'early'.*manifest has .*'image'"):
         TensorRtBackend().load(planned, "encoder")
 
 

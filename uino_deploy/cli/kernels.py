@@ -180,14 +180,14 @@ def _count(
     output: Output,
 ) -> list[dict[str, Any]]:
     from uino_deploy.benchmarks.ledger.journal import Journal
-    from uino_deploy.benchmarks.ledger.report import Bench
+    from uino_deploy.benchmarks.ledger.report import Instruments
     from uino_deploy.benchmarks.ledger.report import report as assemble
     from uino_deploy.kernels.compiler.build import read
 
     presets, archs, dtypes = chosen
     kernels = [] if built is None else read(built)
-    bench = Bench(presets, cuda, kernels, Journal(journal), output.log)
-    return list(assemble(bench, presets, archs, dtypes))
+    instruments = Instruments(presets, cuda, kernels, Journal(journal), output.log)
+    return list(assemble(instruments, presets, archs, dtypes))
 
 
 def _known(presets: tuple[str, ...]) -> None:

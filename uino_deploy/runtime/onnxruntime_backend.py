@@ -41,7 +41,7 @@ class OnnxRuntimeBackend(HostBackend):
         if not asked:
             raise InputError("no provider given", f"choose from {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
-            raise InputError(f"--threads {threads} is less than 1", "use 1 or more")
+            raise InputError(f"cannot run on {threads} threads", "use 1 or more")
         self._threads = threads
         self._runtime = _import_onnxruntime()
         self._selection = select(self._runtime, asked)

@@ -70,7 +70,7 @@ class OpenVinoBackend(HostBackend):
         self, threads: int | None = None, cache: bool = True, profile: bool = False
     ) -> None:
         if threads is not None and threads < 1:
-            raise InputError(f"--threads {threads} is less than 1", "use 1 or more")
+            raise InputError(f"cannot run on {threads} threads", "use 1 or more")
         self._threads = threads
         self._cache = cache
         self._profile = profile

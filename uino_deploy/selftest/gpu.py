@@ -113,7 +113,7 @@ def _launched(setting: Setting, operator: Any) -> Iterator[Measured]:
     def run(launch: Launch, inputs: list[Array], like: Array) -> Array:
         return _launch(device, launch, inputs, like)
 
-    for case in operators.of(operator, model_cases(setting.config())):
+    for case in operators.cases_of(operator, model_cases(setting.config())):
         for dtype in operators.DTYPES:
             yield compare(library, case, dtype, run)
 
@@ -143,7 +143,7 @@ def _in_torch(setting: Setting, operator: Any) -> Iterator[Measured]:
     from uino_deploy.kernels import correlation4d, selective_scan2d
 
     function = correlation4d if operator is operators.CORRELATION else selective_scan2d
-    for case in operators.of(operator, model_cases(setting.config())):
+    for case in operators.cases_of(operator, model_cases(setting.config())):
         for dtype in operators.DTYPES:
             yield _one_in_torch(function, case, dtype)
 

@@ -158,7 +158,7 @@ def claims(setting: Setting) -> list[Claim]:
     ]
 
 
-def of(operator: Operator, cases: Sequence[Case]) -> list[Case]:
+def cases_of(operator: Operator, cases: Sequence[Case]) -> list[Case]:
     """Return an operator's cases.
 
     Raises:
@@ -182,7 +182,7 @@ def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
         CORRELATION.name: correlation.correlation4d,
         SCAN.name: scan.selective_scan2d,
     }
-    for case in of(operator, small_cases(setting.config())):
+    for case in cases_of(operator, small_cases(setting.config())):
         tensors = [torch.from_numpy(array) for array in case.inputs.values()]
         found = functions[operator.name](*tensors, **case.attributes).numpy()
         error = relative_l2(found, case.exact(case.inputs))
@@ -194,7 +194,7 @@ def _executed(setting: Setting, operator: Operator) -> Iterator[Measured]:
         library = Library.open(setting.kernels_folder(EXECUTED), EXECUTED)
     except BuildError as error:  # such as kernels for another GPU
         raise CannotCheck(str(error)) from error
-    for case in of(operator, small_cases(setting.config())):
+    for case in cases_of(operator, small_cases(setting.config())):
         for dtype in DTYPES:
             yield compare(library, case, dtype, execute_ptx)
 
