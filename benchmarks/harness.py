@@ -247,7 +247,7 @@ def _seconds_to_first_mask(task: Task) -> float:
 
 def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) -> list[Profile]:
     """Profile every bundle on every backend, each in a fresh process."""
-    found = []
+    profiles = []
     for subject in subjects:
         if not subject.alive or subject.bundle is None:
             continue
@@ -258,7 +258,7 @@ def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) ->
             subject.stop(error, folder)
             continue
         entry = subject.entry
-        found.append(
+        profiles.append(
             Profile(
                 name=entry.name,
                 image_size=entry.image_size,
@@ -270,7 +270,7 @@ def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) ->
             traces.mkdir(parents=True, exist_ok=True)
             trace = Path(subject.task.scratch) / "trace.json"
             (traces / f"{Path(subject.task.scratch).name}.json").write_bytes(trace.read_bytes())
-    return found
+    return profiles
 
 
 def _finish(subject: Subject, plan: Plan, reference: Outputs | None) -> None:

@@ -47,12 +47,12 @@ def in_precisions(
     """
     if not wanted:
         return list(bundles)
-    found = [bundle for bundle in bundles if "+".join(piece_precisions(bundle)) in wanted]
+    chosen = [bundle for bundle in bundles if "+".join(piece_precisions(bundle)) in wanted]
     known = {"+".join(piece_precisions(bundle)) for bundle in bundles}
     for precision in wanted:
         if precision not in known:
-            found.append(_export(bundles[0], precision, origin, folder, log))
-    return found
+            chosen.append(_export(bundles[0], precision, origin, folder, log))
+    return chosen
 
 
 def piece_precisions(bundle: Bundle) -> list[str]:

@@ -138,7 +138,7 @@ def _stages(entries: Sequence[Entry]) -> Chart:
 
 
 def _against(entries: Sequence[Entry]) -> Chart:
-    found = [
+    marks = [
         Point(
             entry.name,
             1000 * entry.main.median,
@@ -153,7 +153,7 @@ def _against(entries: Sequence[Entry]) -> Chart:
         "latency, ms",
         "relative L2 error of the logits",
         (OURS, PEER),
-        found,
+        marks,
     )
 
 
@@ -196,8 +196,8 @@ def _scaling(record: Record, entries: Sequence[Entry]) -> list[Chart]:
 
 def _series(entry: Entry, cases: Sequence[Case], name: str) -> list[tuple[float, float]]:
     timings = {result.case: result.timing for result in entry.cases}
-    found = [(getattr(case, name), timings.get(case)) for case in cases]
-    return [(float(count), 1000 * timing.median) for count, timing in found if timing is not None]
+    values = [(getattr(case, name), timings.get(case)) for case in cases]
+    return [(float(count), 1000 * timing.median) for count, timing in values if timing is not None]
 
 
 def _sizes(record: Record) -> list[Chart]:

@@ -15,7 +15,7 @@ from uino_deploy.runtime.backends import BACKENDS
 
 @dataclass(frozen=True)
 class Plan:
-    """What a benchmark measures.
+    """A plan of what a benchmark measures.
 
     Attributes:
         bundles: one or more, of one model.

@@ -21,15 +21,15 @@ def summarise(rounds: Sequence[Sequence[float]]) -> Timing:
     samples = sorted(sample for one in rounds for sample in one)
     if not samples:
         raise ValueError("no sample was taken")
-    found = {
+    percentiles = {
         percent: percentile(samples, percent) if len(samples) >= least else None
         for percent, least in PERCENTILES.items()
     }
     return Timing(
         median=median(samples),
-        p90=found[90],
-        p95=found[95],
-        p99=found[99],
+        p90=percentiles[90],
+        p95=percentiles[95],
+        p99=percentiles[99],
         minimum=samples[0],
         samples=len(samples),
         rounds=[median(one) for one in rounds if one],

@@ -88,9 +88,9 @@ def prepare(folder: Path, images: Path | None, cases: Sequence[Case], episodes: 
         InputError: the folder contains no image, or an unreadable one.
         DependencyError: no photograph is available.
     """
-    found = _photographs(images)
+    photographs = _photographs(images)
     names, hashes = [], []
-    for number, path in enumerate(found):
+    for number, path in enumerate(photographs):
         name = f"{number}{path.suffix.lower()}"
         shutil.copyfile(path, folder / name)
         pixels = load_image(folder / name)
@@ -113,26 +113,26 @@ def _photographs(images: Path | None) -> list[Path]:
         if not images.is_dir():
             raise InputError(f"{images} is not a folder", "give a folder of photographs")
         return find_images([str(images)])[:_MOST_PHOTOGRAPHS]
-    found = _shipped_photographs()
-    if not found:
+    photographs = _shipped_photographs()
+    if not photographs:
         raise DependencyError(
             "no photograph to measure on: neither scikit-learn nor scikit-image is installed",
             "give a folder of images with --images, or pip install scikit-learn",
         )
-    return found[:_MOST_PHOTOGRAPHS]
+    return photographs[:_MOST_PHOTOGRAPHS]
 
 
 def _shipped_photographs() -> list[Path]:
     """Return the photographs that installed packages ship, without importing the packages."""
-    found = []
+    paths = []
     for module, folder, names in (
         ("sklearn", "datasets/images", ("china.jpg", "flower.jpg")),
         ("skimage", "data", _SCIKIT_IMAGE),
     ):
         if is_importable(module):
             root = _package_folder(module) / folder
-            found += [root / name for name in names if (root / name).is_file()]
-    return found
+            paths += [root / name for name in names if (root / name).is_file()]
+    return paths
 
 
 def _package_folder(module: str) -> Path:

@@ -71,8 +71,8 @@ class Worker:
             try:
                 self._enroll(case)
                 for first, queries in enumerate(self._rotation(case)):
-                    found = self.runner.segment(queries, self._of(case))
-                    outputs |= _packed(f"{case}, query {first}", found)
+                    results = self.runner.segment(queries, self._of(case))
+                    outputs |= _packed(f"{case}, query {first}", results)
             except CannotRun as error:
                 notes[str(case)] = str(error)
         if self.work.episodes:
@@ -221,11 +221,11 @@ def _repeat(
     begun = time.perf_counter()
     while True:
         start = time.perf_counter()
-        found = query(len(samples))
+        result = query(len(samples))
         end = time.perf_counter()
         samples.append(end - start)
         if len(samples) >= least and end - begun >= (seconds or 0.0):
-            return samples, found
+            return samples, result
 
 
 def _device_bytes(runner: Runner[Any]) -> int | None:

@@ -177,8 +177,8 @@ def check_plugins(piece: Piece, calls: Sequence[Call], layers: Sequence[str]) ->
     """
     asked = Counter(call.operator for call in calls)
     if len(layers) != len(calls):
-        found = Counter(call.operator for call in calls if call.name in set(layers))
-        counts = ", ".join(f"{found[name]} of {asked[name]} calls of {name}" for name in asked)
+        counted = Counter(call.operator for call in calls if call.name in set(layers))
+        counts = ", ".join(f"{counted[name]} of {asked[name]} calls of {name}" for name in asked)
         raise CheckFailed(
             f"{piece.name}: plugins were requested, but the parsed network has {len(layers)} "
             f"plugin layers for {len(calls)} calls ({counts})",

@@ -74,9 +74,9 @@ def find_wrong(
 ) -> str:
     """Return the first output of a piece that is wrong on an example, or an empty string."""
     session = backend.load(bundle, name)
-    found = session.run(inputs_of(session.piece, example))
+    outputs = session.run(inputs_of(session.piece, example))
     for output, wanted in outputs_of(session.piece, example).items():
-        reason = _judge(session.piece, output, found[output], wanted, precisions)
+        reason = _judge(session.piece, output, outputs[output], wanted, precisions)
         if reason:
             return reason
     return ""

@@ -474,8 +474,8 @@ def _stage_kernels(
         return []
     place = Path("kernels", own.name)
     shutil.copytree(kernels, temporary / place)
-    found = (path for path in (temporary / place).rglob("*") if path.is_file())
-    return sorted(path.relative_to(temporary).as_posix() for path in found)
+    paths = (path for path in (temporary / place).rglob("*") if path.is_file())
+    return sorted(path.relative_to(temporary).as_posix() for path in paths)
 
 
 def _install(

@@ -196,10 +196,10 @@ def _operator_type(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> int:
     """Return the one element type of the operators' results."""
     infos = onnx.shape_inference.infer_shapes(model).graph.value_info
     types = {info.name: info.type.tensor_type.elem_type for info in infos}
-    found = {types[node.output[0]] for node in nodes}
-    if len(found) > 1:
+    kinds = {types[node.output[0]] for node in nodes}
+    if len(kinds) > 1:
         raise BuildError("a model has one ONNX function for each operator, in one type")
-    return found.pop() if found else onnx.TensorProto.FLOAT
+    return kinds.pop() if kinds else onnx.TensorProto.FLOAT
 
 
 def _integers(node: onnx.NodeProto) -> dict[str, int]:

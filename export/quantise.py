@@ -91,8 +91,8 @@ def _values(model: onnx.ModelProto, names: Sequence[str], image: Float32) -> dic
         path = Path(folder) / "open.onnx"
         save_model(model, path, "open.weights")
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = session.run(list(names), {model.graph.input[0].name: image})
-    return dict(zip(names, found, strict=True))
+        outputs = session.run(list(names), {model.graph.input[0].name: image})
+    return dict(zip(names, outputs, strict=True))
 
 
 def _int8_error(rows: Float32, weight: Float32) -> float:

@@ -55,13 +55,13 @@ class TorchBackend(HostBackend):
 
     def _assemble(self, bundle: Bundle) -> None:
         model = assemble_from_checkpoint(self._checkpoint, bundle.config.image_size).model
-        found = fingerprint(model)
-        if found != bundle.manifest.fingerprint:
+        own = fingerprint(model)
+        if own != bundle.manifest.fingerprint:
             raise InputError(
                 f"{bundle.root} was not exported from {self._checkpoint}: fingerprints differ",
                 "give the checkpoint that was exported",
             )
-        self._pieces, self._fingerprint = reference_pieces(model), found
+        self._pieces, self._fingerprint = reference_pieces(model), own
 
 
 class TorchSession(HostSession):

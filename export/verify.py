@@ -136,26 +136,26 @@ def verify_bundle(
     """
     if model is not None:
         _check_same_model(bundle, model)
-    found = _examples(bundle, model, examples)
+    loaded = _examples(bundle, model, examples)
     names = [name for name in bundle.manifest.pieces if name != WHOLE]
     comparisons: list[Comparison] = []
     swaps: list[Swap] = []
     for name in names:
         progress(f"comparing {name}")
         session = backend.load(bundle, name)
-        outputs = [session.run(inputs_of(session.piece, example)) for example in found]
-        comparisons += _compare_piece(session, found, outputs)
+        outputs = [session.run(inputs_of(session.piece, example)) for example in loaded]
+        comparisons += _compare_piece(session, loaded, outputs)
         if model is not None:
-            swaps.append(_swap(bundle, model, name, found, outputs))
+            swaps.append(_swap(bundle, model, name, loaded, outputs))
     progress("comparing the whole model")
-    swaps.append(_whole(bundle, backend, found))
+    swaps.append(_whole(bundle, backend, loaded))
     guilty = sorted({c.piece for c in comparisons if not c.passed})
     reason = _reason(comparisons, swaps)
     return VerifyReport(
         bundle=bundle.root.name,
         reference="stored" if model is None else "pytorch",
         backend=backend.describe(),
-        examples=len(found),
+        examples=len(loaded),
         pieces=comparisons,
         swaps=swaps,
         guilty=guilty,

@@ -1,4 +1,4 @@
-"""What the operators' ONNX nodes share: types, and the request for a plugin."""
+"""Common parts of the operators' ONNX nodes: types, and the request for a plugin."""
 
 from __future__ import annotations
 

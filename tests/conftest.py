@@ -1,4 +1,4 @@
-"""Runs Triton's kernels in its interpreter, and makes what is slow to make once for all workers."""
+"""Runs Triton's kernels in its interpreter, and creates slow fixtures once for all workers."""
 
 import os
 from collections.abc import Callable

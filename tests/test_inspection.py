@@ -1,4 +1,4 @@
-"""inspect: presets, checkpoints of several layouts, ONNX files, supports, and what it refuses."""
+"""inspect: presets, checkpoints of several layouts, ONNX files, supports, refusals."""
 
 import json
 
@@ -109,7 +109,7 @@ def test_pth_checkpoint(tmp_path):
 
 
 class Payload:
-    """What a malicious checkpoint would run on loading."""
+    """The command that a malicious checkpoint would run on loading."""
 
     def __reduce__(self):
         return (print, ("executed",))

@@ -193,7 +193,7 @@ def rooms_table() -> str:
 
 
 def test_the_table_of_rooms_is_current():
-    """Write it anew by: python -m tests.test_layers."""
+    """Update it with: python -m tests.test_layers."""
     page = CONTRIBUTING.read_text("utf-8")
     assert renew(page, "rooms", rooms_table()) == page
 

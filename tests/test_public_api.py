@@ -1,4 +1,4 @@
-"""What the packages export, and that importing them needs none of the heavy packages."""
+"""The packages' exports, and that importing them needs no heavy package."""
 
 import importlib
 import subprocess

@@ -265,8 +265,8 @@ def _for_page(svg: str) -> str:
     return re.sub(r"\n\s*", "\n", svg)
 
 
-# Placeholder colours, which `_for_page` replaces by the page's roles; the charts' style sheet has
-# them too.
+# Placeholder colours, which `_for_page` replaces by the page's roles; the charts' style sheet also
+# has them.
 _INK, _SOFT, _GRID, _CARD = "#010101", "#010102", "#010103", "#010104"
 _SERIES = [f"#0102{number:02x}" for number in range(1, len(_MARKERS) + 1)]
 _ROLES = {

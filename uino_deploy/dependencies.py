@@ -33,8 +33,8 @@ _LIBRARIES = (
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the installed libraries that results depend on."""
-    found = {name: installed_version(name) for name in _LIBRARIES}
-    return {name: version for name, version in found.items() if version is not None}
+    versions = {name: installed_version(name) for name in _LIBRARIES}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def installed_version(distribution: str) -> str | None:

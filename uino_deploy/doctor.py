@@ -1,7 +1,7 @@
 """The state of this machine: what is installed, what runs here, and how to fix the rest.
 
-Nothing heavy is imported: versions come from package metadata, so a broken torch or TensorRT can
-be diagnosed too. Only onnxruntime is imported, in child processes, to list its providers.
+Nothing heavy is imported: versions come from package metadata, so it can also diagnose a broken
+torch or TensorRT. Only onnxruntime is imported, in child processes, to list its providers.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _providers(packages: dict[str, str | None]) -> tuple[list[str], str]:
 
 
 def _probe_providers() -> dict[str, str]:
-    """Return which providers are available; a library that aborts is reported, too."""
+    """Return which providers are available; also reports a library that aborts."""
     try:
         return dict(_ask(_PROBE))
     except ChildFailed as error:

@@ -224,14 +224,14 @@ def describe_layout(shapes: Shapes) -> str:
 
 def _with_generator_parts(counts: dict[str, int], generator: dict[str, int]) -> dict[str, int]:
     """Insert the prompt generator's own parts after it."""
-    found = {}
+    ordered = {}
     for name, count in counts.items():
-        found[name] = count
+        ordered[name] = count
         if name == "prompt_generator":
             for part, part_count in generator.items():
                 if part not in {"segmenter", "total"}:
-                    found[f"{name}.{part}"] = part_count
-    return found
+                    ordered[f"{name}.{part}"] = part_count
+    return ordered
 
 
 def _decoded(metadata: dict[str, str]) -> Description:

@@ -57,8 +57,8 @@ def ledger_page(records: list[Record]) -> str:
 
 
 def _megabytes(r: Record) -> list[float | None]:
-    found = [r["compulsory_bytes"], *(_sum(r, prefix) for prefix in ("", "mamba_ssm_"))]
-    return [None if count is None else count / 1e6 for count in [*found, r["unfused_bytes"]]]
+    counts = [r["compulsory_bytes"], *(_sum(r, prefix) for prefix in ("", "mamba_ssm_"))]
+    return [None if count is None else count / 1e6 for count in [*counts, r["unfused_bytes"]]]
 
 
 def _sum(r: Record, prefix: str) -> float | None:

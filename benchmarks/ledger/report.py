@@ -65,12 +65,12 @@ class Instruments:
             self._progress(f"{arch}: compiling for CUDA {goal.cuda}")
             compiled = compile_target(goal, self._presets)
             self._kernels[arch] = {k.name.removesuffix(f"-{arch}"): k for k in compiled}
-        found = self._kernels[arch].get(variant.name)
-        if found is None or found.record["constants"] != variant.constants:
+        kernel = self._kernels[arch].get(variant.name)
+        if kernel is None or kernel.record["constants"] != variant.constants:
             raise InputError(
                 f"no kernel {variant.name} for {arch} of this program's tiling", "build them again"
             )
-        return found
+        return kernel
 
     def count(self, arch: str, variant: Variant, shape: Shape) -> traffic.Traffic | None:
         """Return a launch's traffic; None if the executor does not support the code."""
@@ -80,10 +80,10 @@ class Instruments:
         def run(kernel: traffic.Executable) -> list[dict[str, float]]:
             return [asdict(t) for t in traffic.samples(kernel, sampled, capability_of(arch))]
 
-        found = self._once("traffic", compiled, variant, sampled, run)
-        if found is None:
+        samples = self._once("traffic", compiled, variant, sampled, run)
+        if samples is None:
             return None
-        return traffic.scaled([traffic.Traffic(**part) for part in found], shape)
+        return traffic.scaled([traffic.Traffic(**part) for part in samples], shape)
 
     def error(self, arch: str, variant: Variant) -> float | None:
         """Return the error of a launch on a small shape; None if the code is not supported."""
@@ -98,11 +98,11 @@ class Instruments:
     def mix(self, compiled: Compiled) -> dict[str, int]:
         """Return the instruction mix of a kernel's machine code."""
         key = f"mix {compiled.record['cubin_sha256']}"
-        found: dict[str, int] | None = self._journal.get(key)
-        if found is None:
-            found = instruction_mix(compiled.cubin)
-            self._journal.put(key, found)
-        return found
+        mix: dict[str, int] | None = self._journal.get(key)
+        if mix is None:
+            mix = instruction_mix(compiled.cubin)
+            self._journal.put(key, mix)
+        return mix
 
     def unfused(self, variant: Variant, shape: Shape) -> dict[str, int]:
         """Return the bytes that PyTorch's operators move: with a tiled product, or each array once.
@@ -110,11 +110,11 @@ class Instruments:
         A scan has no product, so the two are one number.
         """
         key = f"unfused {variant.dtype} {shape} {variant.constants.get('BLOCK_S')}"
-        found = self._journal.get(key)
-        if found is None:
-            found = unfused.moved_bytes(variant, shape)
-            self._journal.put(key, found)
-        once, at_tile = found
+        moved = self._journal.get(key)
+        if moved is None:
+            moved = unfused.moved_bytes(variant, shape)
+            self._journal.put(key, moved)
+        once, at_tile = moved
         return {"unfused_bytes": at_tile, "unfused_distinct_bytes": once}
 
     def _once(
@@ -127,15 +127,15 @@ class Instruments:
     ) -> Any:
         """Return the journal's result, or run and record it; False stands for unsupported code."""
         key = f"{what} {program_key(compiled.ptx)} {shape}"
-        found = self._journal.get(key)
-        if found is None:
+        result = self._journal.get(key)
+        if result is None:
             self._progress(f"{compiled.name}: {what} for {shape}")
             try:
-                found = run(executable(compiled, variant))
+                result = run(executable(compiled, variant))
             except ptx.UnsupportedPtx:
-                found = False
-            self._journal.put(key, found)
-        return None if found is False else found
+                result = False
+            self._journal.put(key, result)
+        return None if result is False else result
 
 
 def executable(compiled: Compiled, variant: Variant) -> traffic.Executable:
@@ -275,8 +275,9 @@ def _mamba_counts() -> dict[tuple[int, int, int, str], dict[str, int]]:
 
 def mamba_ssm(shape: ScanShape, dtype: str) -> dict[str, int | None]:
     """Return the traffic of mamba-ssm's kernel for a scan, counted once (see `mamba.py`)."""
-    found = _mamba_counts().get((shape.length, shape.channels, shape.states, dtype))
+    counts = _mamba_counts().get((shape.length, shape.channels, shape.states, dtype))
     keys = ("requested_bytes", "written_bytes", "load_sectors", "store_sectors")
     return {
-        f"mamba_ssm_{key}": None if found is None else shape.sequences * found[key] for key in keys
+        f"mamba_ssm_{key}": None if counts is None else shape.sequences * counts[key]
+        for key in keys
     }

@@ -78,12 +78,12 @@ class WholeOnnxRunner(ABC):
         self, queries: Sequence[Path | UInt8], classes: Sequence[Features]
     ) -> list[list[Found]]:
         """Segment; the encoder runs again for every class, since it is all one graph."""
-        found = []
+        results = []
         for query in queries:
             image = load_image(query) if isinstance(query, Path) else query
             pixels = preprocess_image(image, self.task.image_size)[None]
-            found.append([self._one(image, pixels, features) for features in classes])
-        return found
+            results.append([self._one(image, pixels, features) for features in classes])
+        return results
 
     def stages(self, _query: Path, _enrolled: Features) -> dict[str, float]:
         """Return {}: one graph has no parts to time."""

@@ -70,13 +70,13 @@ def build_into(
     bundle = Bundle.open(root)
     if not force:
         refuse_present(bundle, [target.arch for target in targets])
-    found = []
+    entries = []
     for target in targets:
         progress(f"compiling for {target.arch}")
         compiled = compile_models(target, [bundle.config])
         install(root, target.arch, compiled)
-        found += compiled
-    return found
+        entries += compiled
+    return entries
 
 
 def folder_of(arch: str) -> str:

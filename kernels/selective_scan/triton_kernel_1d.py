@@ -88,7 +88,7 @@ def selective_scan1d_kernel(
         delta = tl.load(delta_ptr + plane + offset, mask=ok, other=0.0)
         us = _columns(tl.reshape(u, (BLOCK_D, ROWS, STEPS)), LOG2_STEPS)
         ds = _columns(tl.reshape(delta, (BLOCK_D, ROWS, STEPS)), LOG2_STEPS)
-        # Names of their own: a tuple that grew in the loop would change what the loop carries.
+        # Separate names: a tuple that grew in the loop would change what the loop carries.
         small_ok = (n_range < N) & (t < length)
         if B_VARIES:
             b = tl.load(b_ptr + small + n_range * length + t, mask=small_ok, other=0.0)

@@ -367,9 +367,10 @@ def selective_scan_fn_backward(
         constant if partial is None else _of_group(partial, tensor)
         for partial, constant, tensor in zip(partials, of_constant, (B, C), strict=True)
     )
-    found = (of_u, of_delta, of_A, of_B, of_C, of_D[:, 0], of_z, of_bias[:, 0])
+    gradients = (of_u, of_delta, of_A, of_B, of_C, of_D[:, 0], of_z, of_bias[:, 0])
     return tuple(
-        None if t is None or f is None else f.to(t.dtype) for t, f in zip(given, found, strict=True)
+        None if t is None or g is None else g.to(t.dtype)
+        for t, g in zip(given, gradients, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""The JSON: what is written is read back, what is not a record is refused."""
+"""The record's JSON: it round-trips, and other files are refused."""
 
 import json
 

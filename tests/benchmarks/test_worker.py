@@ -1,4 +1,4 @@
-"""A worker with a runner made up here: what it answers, and that no result escapes the judge."""
+"""A worker with an invented runner: its answers, and that every result is checked."""
 
 from pathlib import Path
 

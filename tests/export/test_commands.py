@@ -1,4 +1,4 @@
-"""`export` and `verify` as a user types them: what they refuse, what they print, how they judge."""
+"""`export` and `verify` from the command line: refusals, output and verdicts."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Real engines by TensorRT-RTX, whose builder needs no GPU; and what must not pass silently."""
+"""Real engines by TensorRT-RTX, whose builder needs no GPU; and silent changes, refused."""
 
 import json
 import shutil
@@ -378,7 +378,7 @@ INSPECTED = """{"Layers": [{"Name": "gemm", "LayerType": "gemm",
 
 
 def outcome(**changes):
-    """What a build of a float32 piece by TensorRT 10.9 reports; no plugin shows in the engine."""
+    """The report of a float32 piece's build by TensorRT 10.9; the engine shows no plugin."""
     known = {"layers": {"FLOAT": 9}, "matrix_layers": {"FLOAT": 9}}
     return Outcome(
         **{"version": "10.9.0", "inspector": INSPECTED % ("Float", ""), **known, **changes}

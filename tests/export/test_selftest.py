@@ -1,4 +1,4 @@
-"""The self-test passes what is right and fails what is not, on real pieces."""
+"""The self-test passes correct pieces and fails wrong ones, on real exports."""
 
 import itertools
 import shutil
@@ -34,7 +34,7 @@ def verdicts(found, name):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    """Time and repeat little: what is timed here is no one's machine."""
+    """Time and repeat little: these timings mean nothing."""
     for name, count in (("_WARM", 1), ("_TIMED", 2), ("_ROUNDS", 1)):
         monkeypatch.setattr(bundle_claims, name, count)
 

@@ -1,4 +1,4 @@
-"""`verify` passes what is right, and names the piece that is wrong."""
+"""`verify` passes a correct bundle, and names the wrong piece in another."""
 
 import msgspec
 import numpy as np

@@ -105,38 +105,38 @@ def model_cases(preset: str, batch: int = 1, shots: int = 1) -> list[Case]:
     from uino_deploy.kernels.compiler.shapes import correlation_shape, scan_shapes
 
     config, where = UinoConfig.from_preset(preset), f"{preset} B{batch} K{shots}"
-    found = [correlation_case(f"{where} correlation", correlation_shape(config, batch, shots))]
+    cases = [correlation_case(f"{where} correlation", correlation_shape(config, batch, shots))]
     for s in dict.fromkeys(scan_shapes(config, batch, shots)):
         label = f"{where} scan {s.sequences}x{s.height}x{s.width}x{s.channels}"
-        found.append(scan_case(label, s))
-    return found
+        cases.append(scan_case(label, s))
+    return cases
 
 
 def ragged_cases() -> list[Case]:
     """Return small shapes with a remainder in every dimension, two shots, a shared support."""
     from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape
 
-    found = []
+    cases = []
     for pool in (2, 3):
         s = CorrelationShape(2, 2, 2, 140, 80, 11, 13, pool)
-        found.append(correlation_case(f"ragged p{pool}", s))
-        found.append(correlation_case(f"ragged p{pool} one support", s, supports=1))
+        cases.append(correlation_case(f"ragged p{pool}", s))
+        cases.append(correlation_case(f"ragged p{pool} one support", s, supports=1))
         one = CorrelationShape(2, 1, 2, 140, 80, 11, 13, pool)
-        found.append(correlation_case(f"ragged p{pool} one shot", one))
+        cases.append(correlation_case(f"ragged p{pool} one shot", one))
     for d, r in ((16, 2), (32, 2), (64, 4)):
         for plane in ((3, 9, 11), (19, 2, 5), (1, 9, 11), (17, 1, 13), (3, 13, 1)):
             label = "ragged {}x{}x{}x".format(*plane) + str(d)
-            found.append(scan_case(label, ScanShape(*plane, d, 4, r)))
-    return found
+            cases.append(scan_case(label, ScanShape(*plane, d, 4, r)))
+    return cases
 
 
 def all_cases() -> list[Case]:
     """Return every preset's shapes at B=1 and at B=2 with K=2, and the ragged ones, once each."""
-    found = ragged_cases()
+    cases = ragged_cases()
     for preset in PRESETS:
-        found += model_cases(preset)
-        found += [] if REHEARSE else model_cases(preset, 2, 2)
-    return list({(c.operator.name, *c.shapes.values(), *c.attributes.values()): c for c in found}
+        cases += model_cases(preset)
+        cases += [] if REHEARSE else model_cases(preset, 2, 2)
+    return list({(c.operator.name, *c.shapes.values(), *c.attributes.values()): c for c in cases}
                 .values())  # fmt: skip
 
 
@@ -169,10 +169,10 @@ def launch_of(kernel: Any, case: Case) -> Any:
 
 def draw(case: Case, dtype: str, normal: Callable[[tuple[int, ...]], Any]) -> list[Any]:
     """Draw the inputs, with negative decays and small steps; rounded by the caller."""
-    found = {name: normal(shape) for name, shape in case.shapes.items()}
-    if "a" in found:
-        found["a"], found["dt_bias"] = -4 * abs(found["a"]), found["dt_bias"] - 3
-    return list(zip(found.values(), case.operator.types(dtype), strict=False))
+    inputs = {name: normal(shape) for name, shape in case.shapes.items()}
+    if "a" in inputs:
+        inputs["a"], inputs["dt_bias"] = -4 * abs(inputs["a"]), inputs["dt_bias"] - 3
+    return list(zip(inputs.values(), case.operator.types(dtype), strict=False))
 
 
 def draw_torch(case: Case, dtype: str, seed: int = 0) -> list[Any]:
@@ -330,10 +330,10 @@ def check_kernel(function: Any, kernel: Any, case: Case) -> None:
     out, buffer = guarded(case, inputs[0])
     on_card(function, launch_of(kernel, case), inputs, out)
     wait()
-    found = judge(out, exact(case, inputs), dtype, kernel=kernel.record.name)
+    values = judge(out, exact(case, inputs), dtype, kernel=kernel.record.name)
     if not (buffer[:GUARD].isnan().all() and buffer[-GUARD:].isnan().all()):
-        found |= {"status": FAILED, "why": "wrote outside its output"}
-    row(f"{SHORT[dtype]} {kernel.record.config} {case.label}", **found)
+        values |= {"status": FAILED, "why": "wrote outside its output"}
+    row(f"{SHORT[dtype]} {kernel.record.config} {case.label}", **values)
 
 
 def kernels_of(shard: str, folder: str = "") -> list[Any]:

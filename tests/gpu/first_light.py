@@ -131,9 +131,9 @@ class Report:
     def put(self, name: str, rows: list[dict[str, Any]], seconds: float) -> None:
         self.results[name] = {"status": worst(rows), "seconds": seconds, "rows": rows}
         total = round(time.monotonic() - self.began)
-        found = {"rehearsal": self.rehearsal, "verdict": self.verdict(), "seconds": total}
-        found["steps"] = self.results
-        self._write("first_light.json", json.dumps(found, indent=1))
+        document = {"rehearsal": self.rehearsal, "verdict": self.verdict(), "seconds": total}
+        document["steps"] = self.results
+        self._write("first_light.json", json.dumps(document, indent=1))
         self._write("first_light.txt", self.text())
 
     def _write(self, name: str, text: str) -> None:

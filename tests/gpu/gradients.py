@@ -100,11 +100,11 @@ def judge(name: str, function: Any, reference: Any, operands: list[torch.Tensor]
         if not error <= bound:
             wrong.append(index)
     del expected
-    found = {"case": name, "status": "FAILED" if wrong or not equal else "PASSED"}
-    found |= {"errors": errors, "wrong": wrong, "same_twice": equal}
-    found |= {"launches": launches(run), "ms": timed(run), "first_s": round(first, 1)}
-    found["peak_mb"] = round(peak / 1e6, 1)
-    say(json.dumps(found))
+    document = {"case": name, "status": "FAILED" if wrong or not equal else "PASSED"}
+    document |= {"errors": errors, "wrong": wrong, "same_twice": equal}
+    document |= {"launches": launches(run), "ms": timed(run), "first_s": round(first, 1)}
+    document["peak_mb"] = round(peak / 1e6, 1)
+    say(json.dumps(document))
     return not wrong and equal
 
 
@@ -170,8 +170,8 @@ def main() -> int:
         def unfused() -> Any:
             return torch.autograd.grad(unfused_scan(*inputs).sum(), inputs)
 
-        found = {"launches": launches(unfused), "ms": timed(unfused, 3)}
-        say(json.dumps({"case": f"unfused {PLANES[0]} float16", **found}))
+        document = {"launches": launches(unfused), "ms": timed(unfused, 3)}
+        say(json.dumps({"case": f"unfused {PLANES[0]} float16", **document}))
     say("PASSED" if right else "FAILED")
     return 0 if right else 1
 

@@ -167,10 +167,10 @@ def check_operator(config: str, case: Case, dtype: str) -> None:
         out = operator(*inputs, **case.attributes)
     wait()
     seconds = round(time.monotonic() - began, 2)
-    found = judge(out, exact(case, inputs), dtype, seconds=seconds, launches=launches.count)
+    values = judge(out, exact(case, inputs), dtype, seconds=seconds, launches=launches.count)
     if launches.count != (0 if REHEARSE else 1):
-        found |= {"status": FAILED, "why": "Triton was not launched once"}
-    row(f"{SHORT[dtype]} {config} {case.label}", **found)
+        values |= {"status": FAILED, "why": "Triton was not launched once"}
+    row(f"{SHORT[dtype]} {config} {case.label}", **values)
 
 
 def jit_cases() -> list[Case]:
@@ -178,13 +178,13 @@ def jit_cases() -> list[Case]:
 
     None has a 1 in its plane: Triton would compile again for it, on the card's time.
     """
-    found = model_cases(MAIN) + ([] if REHEARSE else model_cases(MAIN, 2, 2))
-    used = {c.operator.configurations(c.attributes, c.shapes)[0] for c in found}
+    cases = model_cases(MAIN) + ([] if REHEARSE else model_cases(MAIN, 2, 2))
+    used = {c.operator.configurations(c.attributes, c.shapes)[0] for c in cases}
     for case in ragged_cases():
         config = case.operator.configurations(case.attributes, case.shapes)[0]
         if config in used and 1 not in case.shapes.get("x", ())[:3]:
-            found.append(case)
-    return found
+            cases.append(case)
+    return cases
 
 
 class Launches:
@@ -384,8 +384,8 @@ def kernel_in_graph(device: Any) -> None:
             device.copy(place, device.upload(array))
         device.launch(graph)
         expected = exact(case, [torch.from_numpy(a) for a in arrays])
-        found = judge(torch.from_numpy(out.to_host()), expected, "float32")
-        row(f"kernel in a graph, inputs {seed}", **found)
+        values = judge(torch.from_numpy(out.to_host()), expected, "float32")
+        row(f"kernel in a graph, inputs {seed}", **values)
 
 
 @step  # started only by `memory`
@@ -577,10 +577,10 @@ def gradients(word: str) -> None:
     last = ""
     for last in process.stdout:
         if last.startswith("{"):
-            found = json.loads(last)
-            if "case" in found:
-                found["error"] = found.get("error", max(found.get("errors", [0.0])))
-                row(found.pop("case"), found.pop("status", PASSED), **found)
+            document = json.loads(last)
+            if "case" in document:
+                document["error"] = document.get("error", max(document.get("errors", [0.0])))
+                row(document.pop("case"), document.pop("status", PASSED), **document)
     if process.wait() not in (0, 1):
         raise RuntimeError(f"gradients.py ended with {process.returncode}: {last}")
     return None

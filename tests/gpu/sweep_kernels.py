@@ -1,7 +1,8 @@
 """Compiles, off the card, the kernel variants that are only timed.
 
 A name lists its differences from the shipped kernel: the correlation's tile (q, s, d, warps w,
-stages x; `mma` for sm_80's instructions on a newer card), the scan's rows, steps, channels d and warps w.
+stages x; `mma` for sm_80's instructions on a newer card), the scan's rows, steps, channels d and
+warps w.
 These answer what the first run on an H200 left open: which tile is fastest now that every product
 is waited for, and whether narrower blocks beat the shipped ones for few long sequences.
 """

@@ -39,8 +39,8 @@ def rehearse(packed, tmp_path, *arguments, minutes="3"):
     command += ["--shards", "float16", "--shards", "vits14"]
     command += ["--minutes", minutes, "--out", str(tmp_path / "out"), *arguments]
     done = subprocess.run(command, cwd=packed, capture_output=True, text=True, check=False)
-    found = json.loads((tmp_path / "out/first_light.json").read_text())
-    return done, found
+    document = json.loads((tmp_path / "out/first_light.json").read_text())
+    return done, document
 
 
 def statuses(found, step):

@@ -97,15 +97,15 @@ def ceilings() -> dict[str, float]:
     size, side = (1 << 12, 64) if REHEARSE else (1 << 30, 8192)
     source = torch.randn(size // 4, device=DEVICE)
     target = torch.empty_like(source)
-    found = {"bytes": 2 * size / (1e-3 * clock([lambda: target.copy_(source)])["ms"])}
+    peaks = {"bytes": 2 * size / (1e-3 * clock([lambda: target.copy_(source)])["ms"])}
     for name in ("bfloat16", "float16", "tf32", "float32"):
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         dtype = getattr(torch, name.replace("tf32", "float32"))
         a, b = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
-        found[name] = 2 * side**3 / (1e-3 * clock([lambda: a @ b], 5)["ms"])  # noqa: B023
+        peaks[name] = 2 * side**3 / (1e-3 * clock([lambda: a @ b], 5)["ms"])  # noqa: B023
     torch.backends.cuda.matmul.allow_tf32 = False
-    row("ceilings", **{name: f"{value:.4g}" for name, value in found.items()})
-    return found
+    row("ceilings", **{name: f"{value:.4g}" for name, value in peaks.items()})
+    return peaks
 
 
 def operator_work(case: Case, dtype: str) -> tuple[int, float, str]:
@@ -248,9 +248,9 @@ def ncu(_: str) -> None:
     """Hardware counters of one launch of every kernel at the main preset's shapes."""
     tool, prefix = shutil.which("ncu"), []
     if REHEARSE:
-        found = counters(_SAMPLE)
-        assert found == [{"Kernel Name": "k", "dram__bytes_read.sum": 1234.5}], found
-        row("reading ncu's page", **brief(found[0]))
+        launches = counters(_SAMPLE)
+        assert launches == [{"Kernel Name": "k", "dram__bytes_read.sum": 1234.5}], launches
+        row("reading ncu's page", **brief(launches[0]))
     elif tool is None:
         raise Missing("ncu")
     else:
@@ -277,12 +277,12 @@ def ncu(_: str) -> None:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         text = bare(plans, Path(folder, "bare"), prefix).communicate()[0]
-    found = [] if REHEARSE else counters(text)
-    if len(found) != len(plans):
+    launches = [] if REHEARSE else counters(text)
+    if len(launches) != len(plans):
         status = PASSED if REHEARSE else FAILED
-        row("counters", status, launches=len(plans), rows=len(found), log=text[-3000:])
+        row("counters", status, launches=len(plans), rows=len(launches), log=text[-3000:])
         return
-    for (name, label), values in zip(plans, found, strict=True):
+    for (name, label), values in zip(plans, launches, strict=True):
         row(f"{name} {label}", **brief(values), counters=values)
 
 
@@ -313,11 +313,11 @@ _SAMPLE = '==PROF== Connected\n"ID","Kernel Name","dram__bytes_read.sum"\n"","",
 def counters(text: str) -> list[dict[str, Any]]:
     """Read ncu's raw page: a line of names, one of units, then the launches."""
     lines = [line for line in text.splitlines() if line.startswith('"')]
-    found = []
+    launches = []
     for values in itertools.islice(csv.DictReader(lines), 1, None):
         kept = {k: v for k, v in values.items() if k == "Kernel Name" or "__" in k}
-        found.append({k: _number(v) for k, v in kept.items()})
-    return found
+        launches.append({k: _number(v) for k, v in kept.items()})
+    return launches
 
 
 def _number(text: str) -> Any:

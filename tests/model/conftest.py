@@ -1,4 +1,4 @@
-"""The model is PyTorch: without it there is nothing to test here."""
+"""The model needs PyTorch: without it, nothing here can be tested."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Which images a batch takes, and what it writes."""
+"""The images that a batch takes, and the files that it writes."""
 
 import os
 from pathlib import Path

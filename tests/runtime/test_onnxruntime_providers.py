@@ -1,4 +1,4 @@
-"""A provider is found, given its options, and refused where the CPU would do its work."""
+"""A provider is found, given its options, and refused if the CPU would do its work."""
 
 import sys
 from pathlib import Path

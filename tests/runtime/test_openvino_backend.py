@@ -1,4 +1,4 @@
-"""OpenVINO runs what a bundle says, keeps what it compiled, refuses what it would not compute."""
+"""OpenVINO runs a bundle as exported, caches compiled pieces, and refuses other precisions."""
 
 import gc
 import shutil

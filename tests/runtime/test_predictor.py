@@ -28,7 +28,7 @@ def iou(a, b):
 
 
 class Counting(OnnxRuntimeBackend):
-    """Counts what is loaded and what is run."""
+    """A backend that counts loads and runs."""
 
     def __init__(self):
         super().__init__(threads=1)

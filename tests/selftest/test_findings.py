@@ -1,4 +1,4 @@
-"""A claim is judged whatever happens in its check."""
+"""A claim gets a verdict whatever happens in its check."""
 
 import math
 

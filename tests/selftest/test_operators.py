@@ -1,4 +1,4 @@
-"""The numpy references are the operators, and a kernel that is not is found."""
+"""The numpy references match the operators, and a wrong kernel is found."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Groups run in processes of their own: a crash, a hang and a missing GPU are told apart."""
+"""Groups run in separate processes; a crash, a hang and a missing GPU are distinguished."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`uino-deploy train`: what it writes, what it refuses, what an interruption leaves."""
+"""`uino-deploy train`: its files, its refusals, and the state after an interruption."""
 
 import json
 import subprocess

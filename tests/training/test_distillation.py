@@ -1,4 +1,4 @@
-"""Distillation with a small teacher: the loss falls, the cache is checked, a kill costs nothing."""
+"""Distillation with a small teacher: the loss falls, the cache is checked, a kill is harmless."""
 
 import json
 import os

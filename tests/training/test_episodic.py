@@ -1,4 +1,4 @@
-"""Episodic training on data sets: what learns, what is frozen, a kill, several processes."""
+"""Episodic training on data sets: trained and frozen parts, a kill, several processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Training from scratch: both stages learn, repeat exactly, and go on where they were killed."""
+"""Training from scratch: both stages learn, repeat exactly, and resume after a kill."""
 
 from dataclasses import replace
 

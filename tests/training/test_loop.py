@@ -1,4 +1,4 @@
-"""The loop: killed and resumed equals not stopped; what is frozen stays; folders are apart."""
+"""The loop: a resumed run equals an uninterrupted one, and frozen parts stay unchanged."""
 
 import csv
 

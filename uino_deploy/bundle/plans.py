@@ -22,7 +22,7 @@ _MIB = 1 << 20
 
 
 class EngineLayers(msgspec.Struct, kw_only=True):
-    """What TensorRT's inspector found in the engine.
+    """The layers of an engine, as TensorRT's inspector reports them.
 
     Attributes:
         layers: the number of layers, fused ones counted once.
@@ -180,7 +180,7 @@ def rebuild_command(bundle: Bundle, backend: EngineBackend, arch: str) -> str:
 
 
 def plans_of(bundle: Bundle) -> list[PlanInfo]:
-    """Return what is known of each of a bundle's plans.
+    """Return a description of each of a bundle's plans.
 
     Raises:
         BundleError: a plan's side JSON describes none.

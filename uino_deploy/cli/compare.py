@@ -40,28 +40,28 @@ def compare(before: Path, after: Path, margin: float, everything: bool, output: 
     """
     from uino_deploy.benchmarks import compare_records, load_record
 
-    found = compare_records(load_record(before), load_record(after), margin / 100)
-    shown = [c for c in found.changes if everything or c.regression or c.improvement]
+    comparison = compare_records(load_record(before), load_record(after), margin / 100)
+    shown = [c for c in comparison.changes if everything or c.regression or c.improvement]
     if not shown:
         output.text("no figure changed by more than the margin and the spread")
     else:
         output.table(
             ["entry", "figure", "before", "after", "unit", "ratio", ""], [_row(c) for c in shown]
         )
-    for name in found.missing:
+    for name in comparison.missing:
         output.text(f"in one record only, not compared: {name}")
-    for reason in found.broken:
+    for reason in comparison.broken:
         output.text(f"no longer passes: {reason}")
     output.document(
         {
-            "verdict": "FAILED" if found.failures else "PASSED",
-            "failures": found.failures,
+            "verdict": "FAILED" if comparison.failures else "PASSED",
+            "failures": comparison.failures,
             "margin_percent": margin,
-            "changes": [asdict(change) for change in found.changes],
-            "missing": found.missing,
+            "changes": [asdict(change) for change in comparison.changes],
+            "missing": comparison.missing,
         }
     )
-    output.verdict(found.failures)
+    output.verdict(comparison.failures)
 
 
 def _row(change: Change) -> list[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="IMAGE:MASK",
-    help="Support image and its mask (non-black is the object); with --coco the image alone. "
+    help="Support image and its mask (non-black is the object); with --coco only the image. "
     "Repeatable.",
 )
 @click.option(

@@ -31,9 +31,9 @@ def inspect(target: str, output: Output) -> None:
     """
     from uino_deploy.inspection import inspect as describe
 
-    found = describe(target)
-    _SHOWN[found["kind"]](found, output)
-    output.document(found)
+    description = describe(target)
+    _SHOWN[description["kind"]](description, output)
+    output.document(description)
 
 
 def _show_bundle(found: Description, output: Output) -> None:

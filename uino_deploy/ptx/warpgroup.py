@@ -38,7 +38,7 @@ class _Layout(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """What an instruction multiplies: its type, its columns, and how its matrices lie."""
+    """The operands of an instruction: their type, columns, and layout in memory."""
 
     kind: str
     columns: int

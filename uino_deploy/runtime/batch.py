@@ -112,7 +112,7 @@ def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) 
         InputError: a file is unreadable or belongs to another model, or two share a name.
     """
     taken: dict[str, object] = {}
-    found = []
+    loaded = []
     for source in supports:
         support = source if isinstance(source, Support) else Support.load(Path(source))
         support.check(manifest)
@@ -124,8 +124,8 @@ def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) 
                 "enroll one of them again under another name",
             )
         taken[key] = where
-        found.append(support)
-    return found
+        loaded.append(support)
+    return loaded
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:

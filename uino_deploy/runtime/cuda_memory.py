@@ -170,11 +170,11 @@ class Device:
                 target = address + offsets[name]
                 self._copy(target, array.address, array.nbytes, kind, "copying from the GPU")
         self.synchronise()
-        found = {}
+        copies = {}
         for name, array in arrays.items():
-            found[name] = np.empty(array.shape, array.dtype)
-            ctypes.memmove(found[name].ctypes.data, address + offsets[name], array.nbytes)
-        return found
+            copies[name] = np.empty(array.shape, array.dtype)
+            ctypes.memmove(copies[name].ctypes.data, address + offsets[name], array.nbytes)
+        return copies
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         """Start copying an array to another of the same size, both on this device."""

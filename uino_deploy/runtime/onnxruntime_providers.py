@@ -50,7 +50,7 @@ _COMPANY = {"TensorrtExecutionProvider": "CUDAExecutionProvider"}
 # TF32 is outside fp32's tolerance (onnxruntime.ai, "CUDA Execution Provider", use_tf32).
 _DEFAULTS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
-# Providers whose libraries may lie in packages of their own (nvidia-cudnn-cu12 and its like).
+# Providers whose libraries may be in separate packages (such as nvidia-cudnn-cu12).
 _CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 # The operators that take most of the time; one of these on the CPU means no acceleration.
@@ -151,13 +151,13 @@ def plugin_device(runtime: ModuleType, name: str) -> Any:
                 raise DependencyError(
                     f"{module} cannot be loaded: {_reason(error)}", f"it needs {where}"
                 ) from error
-    found = _devices(runtime, name)
-    if not found:
+    devices = _devices(runtime, name)
+    if not devices:
         raise DependencyError(
             f"{module} is installed but offers no device on this machine",
             f"it needs {where}; use another provider or backend",
         )
-    return found[0]
+    return devices[0]
 
 
 class Selection:
@@ -229,14 +229,14 @@ def probe(runtime: ModuleType) -> dict[str, str]:
 
     A listed built-in provider may still fail to start, which shows only with a piece.
     """
-    found = {}
+    missing = {}
     for short, name in PROVIDERS.items():
         try:
             select(runtime, [Provider(name)])
-            found[short] = ""
+            missing[short] = ""
         except DependencyError as error:
-            found[short] = str(error)
-    return found
+            missing[short] = str(error)
+    return missing
 
 
 def _devices(runtime: ModuleType, name: str) -> list[Any]:

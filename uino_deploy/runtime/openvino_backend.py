@@ -207,21 +207,21 @@ class OpenVinoBackend(HostBackend):
 
     def _check_computed(self, bundle: Bundle, piece: Piece, compiled: Any) -> None:
         """Refuse a piece that OpenVINO does not compute in the types of its file."""
-        found = _computed_types(compiled)
+        computed = _computed_types(compiled)
         asked = bundle.precisions(piece)
         allowed = {kind for precision in asked for kind in _COMPUTED[precision]}
-        missing = [p for p in asked if found and not found & set(_COMPUTED[p][:2])]
-        if found - allowed or missing:
+        missing = [p for p in asked if computed and not computed & set(_COMPUTED[p][:2])]
+        if computed - allowed or missing:
             raise DependencyError(
                 f"{bundle.root}: openvino {self._version} computes piece {piece.name} in "
-                f"{', '.join(sorted(found))}, not in {' and '.join(sorted(asked))}",
+                f"{', '.join(sorted(computed))}, not in {' and '.join(sorted(asked))}",
                 "export the bundle in another precision",
             )
 
     def _kept(
         self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> Path | None:
-        """Return the path in the cache; its name covers all that the compilation depends on."""
+        """Return the path in the cache; its name covers everything the compilation depends on."""
         if not self._cache:
             return None
         told = [

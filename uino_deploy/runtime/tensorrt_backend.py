@@ -305,12 +305,12 @@ def _register_plugins(bundle: Bundle, architecture: str) -> None:
 def _check_edges(trt: Any, path: Path, piece: Piece, engine: Any, again: str) -> None:
     """Refuse an engine whose inputs or outputs differ from the manifest's."""
     dtypes = {trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16"}
-    found = set()
+    edges = set()
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         kind = "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output"
         dtype = engine.get_tensor_dtype(name)
-        found.add((kind, name, dtypes.get(dtype, str(dtype)), len(engine.get_tensor_shape(name))))
+        edges.add((kind, name, dtypes.get(dtype, str(dtype)), len(engine.get_tensor_shape(name))))
         if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
             raise BundleError(f"{path}: {name} is not in the GPU's memory", again)
     wanted = {
@@ -318,9 +318,9 @@ def _check_edges(trt: Any, path: Path, piece: Piece, engine: Any, again: str) ->
         for kind, tensors in (("input", piece.inputs), ("output", piece.outputs))
         for tensor in tensors
     }
-    if found != wanted:
+    if edges != wanted:
         raise BundleError(
-            f"{path} has {sorted(found)}; the bundle's manifest has {sorted(wanted)}", again
+            f"{path} has {sorted(edges)}; the bundle's manifest has {sorted(wanted)}", again
         )
 
 

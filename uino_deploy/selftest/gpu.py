@@ -157,8 +157,8 @@ def _one_in_torch(function: Any, case: Case, dtype: str) -> Measured:
         torch.from_numpy(operators.wide(array)).to("cuda", getattr(torch, kind))
         for array, kind in zip(arrays.values(), types, strict=False)
     ]
-    found = function(*tensors, **case.attributes).double().cpu().numpy()
-    return operators.judged(found, case.exact(arrays), dtype, case)
+    result = function(*tensors, **case.attributes).double().cpu().numpy()
+    return operators.judged(result, case.exact(arrays), dtype, case)
 
 
 # --- engines

@@ -36,24 +36,24 @@ def groups(setting: Setting, on_gpu: bool) -> dict[str, Group]:
     """
     exports = {"export": partial(bundle.export_claims, setting)} if setting.bundle is None else {}
     if on_gpu:
-        found: dict[str, Group] = {
+        by_name: dict[str, Group] = {
             "gpu": gpu.device_claims,
             "kernels": partial(gpu.kernel_claims, setting),
             **exports,
         }
         for label in setting.labels:
             for library in _PLANNED:
-                found[f"{library} {label}"] = partial(_with_plans, setting, label, library)
+                by_name[f"{library} {label}"] = partial(_with_plans, setting, label, library)
             for provider in _ONNXRUNTIME_GPU:
                 name = f"onnxruntime:{provider} {label}"
-                found[name] = partial(_on, setting, label, "onnxruntime", provider)
-        return found
-    found = {"operators": partial(operators.claims, setting), **exports}
+                by_name[name] = partial(_on, setting, label, "onnxruntime", provider)
+        return by_name
+    by_name = {"operators": partial(operators.claims, setting), **exports}
     for label in setting.labels:
         for backend in ("onnxruntime", "openvino"):
             if backend in BACKENDS:
-                found[f"{backend} {label}"] = partial(_on, setting, label, backend, None)
-    return found
+                by_name[f"{backend} {label}"] = partial(_on, setting, label, backend, None)
+    return by_name
 
 
 _PLANNED: tuple[EngineBackend, ...] = ("tensorrt", "tensorrt-rtx")
@@ -98,19 +98,19 @@ def required(setting: Setting, on_gpu: bool) -> list[str]:
     A group needs its backend's packages, a bundle or the packages that export one, and a precision
     that the backend always supports.
     """
-    found = ["gpu", "kernels"] if on_gpu else []
+    names = ["gpu", "kernels"] if on_gpu else []
     if not on_gpu and is_importable("torch"):
-        found.append("operators")
+        names.append("operators")
     if setting.bundle is None:
         if not all(map(is_importable, ("torch", "onnx", "onnxscript"))):
-            return found
-        found.append("export")
+            return names
+        names.append("export")
     for label in setting.labels:
         types = setting.precisions(label)
         for backend in _installed(setting.architecture) if on_gpu else _installed_for_cpu():
             if types <= _SURE[backend]:
-                found.append(f"{backend} {label}")
-    return found
+                names.append(f"{backend} {label}")
+    return names
 
 
 def _installed_for_cpu() -> list[str]:

@@ -164,10 +164,10 @@ def cases_of(operator: Operator, cases: Sequence[Case]) -> list[Case]:
     Raises:
         CannotCheck: the model has no such operator.
     """
-    found = [case for case in cases if case.operator is operator]
-    if not found:
+    own = [case for case in cases if case.operator is operator]
+    if not own:
         raise CannotCheck("this model's variant has no such operator")
-    return found
+    return own
 
 
 def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
@@ -184,8 +184,8 @@ def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
     }
     for case in cases_of(operator, small_cases(setting.config())):
         tensors = [torch.from_numpy(array) for array in case.inputs.values()]
-        found = functions[operator.name](*tensors, **case.attributes).numpy()
-        error = relative_l2(found, case.exact(case.inputs))
+        result = functions[operator.name](*tensors, **case.attributes).numpy()
+        error = relative_l2(result, case.exact(case.inputs))
         yield Measured(error, "relative L2", 1e-12, what=case.where)
 
 

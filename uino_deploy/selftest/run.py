@@ -139,14 +139,14 @@ def run_selftest(
 
 def line_of(finding: Finding) -> str:
     """Return a finding as a line for people."""
-    found = ""
+    measured = ""
     if finding.measured is not None:
-        found = f": {_number(finding.measured, finding.unit)}"
+        measured = f": {_number(finding.measured, finding.unit)}"
         if finding.bound is not None:
             unit = "bytes" if finding.unit == "bytes" else ""
-            found += f" ({finding.sense} {_number(finding.bound, unit)})"
+            measured += f" ({finding.sense} {_number(finding.bound, unit)})"
     why = f" - {finding.reason}" if finding.reason else ""
-    return f"{finding.verdict:7} {finding.group}: {finding.claim}{found}{why}"
+    return f"{finding.verdict:7} {finding.group}: {finding.claim}{measured}{why}"
 
 
 def _number(value: float, unit: str) -> str:

@@ -16,7 +16,7 @@ TILE = 160
 
 _GAP = 6
 _LABEL = 16
-# Dark blue, blue, teal, green, yellow: even steps of lightness, told apart without colour too.
+# Dark blue, blue, teal, green, yellow: even steps of lightness, distinct without colour.
 _STOPS = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32
 )

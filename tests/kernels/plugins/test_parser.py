@@ -1,4 +1,4 @@
-"""What TensorRT's own ONNX parser makes of our nodes where a plugin is registered.
+"""TensorRT's own ONNX parser on our nodes, with a plugin registered.
 
 TensorRT-RTX brings the parser and runs without a GPU. It cannot build plugins: each question is
 asked in a process that ends when the parser has asked for the plugin.
