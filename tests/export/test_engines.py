@@ -509,7 +509,9 @@ def test_a_stale_or_foreign_plan_is_refused_with_the_command(damaged, monkeypatc
     for arch, version in (("sm_87", "10.13.0"), ("sm_110", "10.9.0")):
         with pytest.raises(BundleError, match=f"uino-deploy build .* --arch {arch} --force"):
             load_plan(opened, "encoder", "tensorrt", arch, version)
-    with pytest.raises(BundleError, match=r"built by tensorrt 10\.9\.0, here is 10\.13\.0"):
+    with pytest.raises(
+        BundleError, match=r"built by tensorrt 10\.9\.0; this machine has 10\.13\.0"
+    ):
         load_plan(opened, "encoder", "tensorrt", "sm_87", "10.13.0")
     with pytest.raises(BundleError, match=r"has no plan .*sm_110/encoder: it has .*tensorrt-sm_87"):
         load_plan(opened, "encoder", "tensorrt", "sm_110", "10.9.0")

@@ -312,7 +312,10 @@ def test_a_plan_that_cannot_be_loaded(planned, trt, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "10.3.0"}, r"built by tensorrt 10\.3\.0, here is 10\.9.*uino-deploy build"),
+        (
+            {"version": "10.3.0"},
+            r"built by tensorrt 10\.3\.0; this machine has 10\.9.*uino-deploy build",
+        ),
         ({"sources": {"encoder.onnx": "0" * 64}}, "was built from another encoder"),
     ],
 )

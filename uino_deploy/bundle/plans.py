@@ -241,7 +241,7 @@ def _mismatch(
             f"needed is {piece} for {backend} on {arch}"
         )
     if info.version != version:
-        return f"was built by {backend} {info.version}, here is {version}"
+        return f"was built by {backend} {info.version}; this machine has {version}"
     files = bundle.manifest.files
     if info.plan_sha256 != files[f"{plan_folder(backend, arch)}/{piece}.plan"].sha256:
         return "is not the one that its JSON file describes"

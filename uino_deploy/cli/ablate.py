@@ -49,12 +49,12 @@ def ablate(
     path: Path,
     output: Output,
 ) -> None:
-    """Train and evaluate the rows of the paper's ablation tables on drawn characters.
+    """Train and evaluate the rows of the paper's ablation tables.
 
-    All rows get the same training steps and the same held-out episodes. All but the last three
-    share one encoder; each of those first trains one of its own width. The paper's figures
-    (COCO-20i) are shown beside ours to compare trends, not values. After an interruption, the
-    same command continues where it stopped.
+    The data are drawn characters. All rows get the same training steps and the same held-out
+    episodes. All but the last three share one encoder; each of those first trains one of its own
+    width. The paper's figures (COCO-20i) are shown beside ours to compare trends, not values. After
+    an interruption, the same command continues where it stopped.
 
     \b
     Example:

@@ -82,7 +82,7 @@ def benchmark(
     force: bool,
     output: Output,
 ) -> None:
-    """Time bundles on backends, and other ways to run the model, each with its accuracy.
+    """Time bundles and other ways to run the model, with accuracy.
 
     Each runner has its own process, and the runners take turns, round after round. An entry over
     its error budget against float32 PyTorch is marked FAILED and not timed. Without a checkpoint,

@@ -75,11 +75,12 @@ def build(
     force: bool,
     output: Output,
 ) -> None:
-    """Build engines and add them to the bundle as plan files, each with a JSON file beside it.
+    """Build TensorRT engines and add them to the bundle.
 
-    TensorRT-RTX builds for any of its architectures without a GPU. It has no plugins, so the
-    correlation and the scan are built from their portable ONNX functions. TensorRT builds for the
-    GPU it runs on, with kernels from `uino-deploy kernels build` as plugins.
+    Each engine is a plan file with a JSON file beside it. TensorRT-RTX builds for any of its
+    architectures without a GPU. It has no plugins, so the correlation and the scan are built from
+    their portable ONNX functions. TensorRT builds for the GPU it runs on, with kernels from
+    `uino-deploy kernels build` as plugins.
 
     Every engine is checked: its parsed network and, if this machine can load the engine,
     TensorRT's inspector and the results on the bundle's own example. If an engine has the wrong

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--all", "everything", is_flag=True, help="Also list figures that did not change.")
 @output_options
 def compare(before: Path, after: Path, margin: float, everything: bool, output: Output) -> None:
-    """Compare two records of `uino-deploy benchmark`; fail on a regression.
+    """Compare two benchmark records; fail on a regression.
 
     A figure is a regression if its median is worse by more than the margin and the rounds of
     the two records do not overlap. Records of different methods, machines or models are refused.

@@ -43,11 +43,12 @@ def distill(
     force: bool,
     output: Output,
 ) -> None:
-    """Distil SAM's image encoder into the adapter, at three growing sizes of the student's input.
+    """Distil SAM's image encoder into the adapter.
 
-    Only the adapter is trained. The teacher computes each embedding once; cached embeddings are
-    checked whenever they are read. Several GPUs, or processes, share the batch under torchrun. A
-    killed run continues with --resume and ends with the result of an uninterrupted run.
+    Only the adapter is trained, in three stages of growing input size. The teacher computes each
+    embedding once; cached embeddings are checked whenever they are read. Several GPUs, or
+    processes, share the batch under torchrun. A killed run continues with --resume and ends with
+    the result of an uninterrupted run.
 
     \b
     Examples:

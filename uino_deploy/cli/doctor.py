@@ -11,7 +11,7 @@ from uino_deploy.cli._options import output_options
 @click.command()
 @output_options
 def doctor(output: Output) -> None:
-    """Report what is installed, which backends run here, and how to fix the rest.
+    """Report what is installed, what runs, and how to fix the rest.
 
     Exits with 3 if installed packages are known to conflict: onnxruntime and onnxruntime-gpu
     together, or a NumPy version that TensorRT's bindings cannot use. A missing backend is not an

@@ -56,7 +56,9 @@ def enroll(
     force: bool,
     output: Output,
 ) -> None:
-    """Encode the support images of one class into a file for `predict`.
+    """Encode the support images of one class into a file.
+
+    `predict --support` takes the file. It belongs to the model that wrote it.
 
     \b
     Examples:

@@ -64,10 +64,11 @@ def evaluate(
     force: bool,
     output: Output,
 ) -> None:
-    """Measure mIoU and FB-IoU on episodes of held-out classes or images.
+    """Measure mIoU and FB-IoU on episodes of held-out classes.
 
-    Intersections and unions are summed over a class's episodes at each image's own size, and
-    pixels marked 255 are ignored. Intervals are 95 % bootstrap intervals over episodes.
+    For a folder, images are held out instead of classes. Intersections and unions are summed over a
+    class's episodes at each image's own size, and pixels marked 255 are ignored. Intervals are 95 %
+    bootstrap intervals over episodes.
 
     \b
     Examples:

@@ -24,7 +24,7 @@ def _png(_context: click.Context, _option: click.Parameter, path: Path) -> Path:
 
 @click.group()
 def figure() -> None:
-    """Draw an encoder's self-similarity, or models' masks on episodes."""
+    """Draw an encoder's self-similarity, or models' masks."""
 
 
 @figure.command()

@@ -17,7 +17,7 @@ Description = dict[str, Any]
 @click.argument("target", metavar="FILE|PRESET")
 @output_options
 def inspect(target: str, output: Output) -> None:
-    """Describe a bundle, a support file, a checkpoint, an ONNX file or a preset.
+    """Describe a bundle, support, checkpoint, ONNX file or preset.
 
     Bundles and support files are first checked against their hashes. A preset (vits14, vitb14,
     vitl14, each also with -reg, and tiny) lists the parameter counts of its model's parts.

@@ -21,7 +21,7 @@ CUDA = click.option(
 
 @click.group(cls=SuggestingGroup)
 def kernels() -> None:
-    """Compile the two operators' kernels ahead of time, and report on them."""
+    """Compile the operators' kernels ahead of time; report on them."""
 
 
 @kernels.command()

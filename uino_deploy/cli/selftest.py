@@ -39,12 +39,13 @@ def selftest(
     force: bool,
     output: Output,
 ) -> None:
-    """Check every claim that this machine can check: operators, pieces, the whole model, backends.
+    """Check every claim that this machine can check.
 
-    Each claim passes, fails, or is skipped; the output says what a skipped claim needs. The
-    self-test passes if no claim failed and every group of claims whose packages are installed ran
-    to its end. With --bundle it needs no torch: the bundle stores PyTorch's outputs. With --gpu on
-    a machine without a GPU it lists the claims it could not check and exits with 3.
+    The claims are about operators, pieces, the whole model and backends. Each claim passes, fails,
+    or is skipped; the output says what a skipped claim needs. The self-test passes if no claim
+    failed and every group of claims whose packages are installed ran to its end. With --bundle it
+    needs no torch: the bundle stores PyTorch's outputs. With --gpu on a machine without a GPU it
+    lists the claims it could not check and exits with 3.
 
     \b
     Examples:

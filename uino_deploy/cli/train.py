@@ -26,7 +26,7 @@ _OF_RECIPES = _COMMON | {"recipe_name", "max_steps"}
 @click.option("--recipe", "recipe_name", type=click.Choice(["demo"]),
               help="Train from scratch by this recipe.")  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(min=1),
-              help="Stop each stage of the recipe here, and skip evaluation.")  # fmt: skip
+              help="Stop each stage after this many steps; skip evaluation.")  # fmt: skip
 @click.option("--dataset", type=click.Choice(_DATASETS),
               help="Train on this data set's base classes.")  # fmt: skip
 @click.option("--data", type=FILE, metavar="DIR", help="Folder of the data set.")
@@ -63,10 +63,11 @@ def train(
     force: bool,
     output: Output,
 ) -> None:
-    """Train a model on episodes: by a recipe from scratch, or on a data set's base classes.
+    """Train a model by a recipe, or on a data set's base classes.
 
-    The recipe "demo" trains all of the preset tiny on drawn characters, for an hour or more on two
-    cores. It passes if the model reaches the recipe's mIoU on classes that training never saw.
+    The recipe "demo" trains the preset tiny from scratch on drawn characters, for an hour or more
+    on two cores. It passes if the model reaches the recipe's mIoU on classes that training never
+    saw.
 
     On a data set the encoder and the distilled adapter are frozen, as is the decoder of the variant
     comp-star; the command checks at the end that they are unchanged. The run's folder holds its

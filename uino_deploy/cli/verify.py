@@ -41,7 +41,7 @@ def verify(
     load: Callable[[Path], Predictor],
     output: Output,
 ) -> None:
-    """Compare each exported piece, and the whole bundle, with PyTorch; name the piece at fault.
+    """Compare a bundle with PyTorch and name the piece at fault.
 
     Each piece is checked twice: its outputs against PyTorch's, and the final mask when only this
     piece is exported and the others run in PyTorch. Without a checkpoint, the reference is the
