@@ -62,14 +62,14 @@ def benchmark_bundles(
         batch: numbers of queries at once, likewise.
         threads: numbers of CPU threads, measured separately; all of the machine's if empty.
         images: a folder of photographs; those of installed packages if None.
-        episodes: held-out episodes for the mIoU; when None, 200 for a trained model with `origin`.
+        episodes: held-out episodes for the mIoU; if None, 200 for a trained model with `origin`.
         rounds: turns per runner.
         warmup: untimed queries per turn.
         seconds: length of a turn.
         iterations: queries per turn, instead of `seconds`.
         cold_starts: fresh processes per runner.
         profile: also profile every bundle, layer by layer.
-        output: receives the record, its page and the traces; nothing is written when None.
+        output: receives the record, its page and the traces; nothing is written if None.
         append: a folder whose latency.csv receives the rows.
         force: replace an earlier benchmark in `output`.
         log: called with a line for each phase.

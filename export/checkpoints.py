@@ -46,15 +46,15 @@ def export_checkpoint(
         preset: a key of `config.PRESETS`; weights without a checkpoint are random.
         encoder_checkpoint: DINOv2's weights, with `preset`.
         sam_checkpoint: Segment Anything's weights for the mask decoder, with `preset`.
-        seed: seed of the random weights, with `preset`; 0 when None.
-        variant: with `preset`; "full" when None.
-        image_size: side of the square image in pixels; the model's own when None.
+        seed: seed of the random weights, with `preset`; 0 if None.
+        variant: with `preset`; "full" if None.
+        image_size: side of the square image in pixels; the model's own if None.
         precision: such as "fp16" for all pieces or "encoder=fp32" for one.
         calibrate: a folder of images that set the scales of int8; photographs and demo scenes of
-            installed packages when None.
+            installed packages if None.
         opset: version of ONNX's standard operators.
-        max_batch: the largest batch of queries to allow; any when None.
-        max_shots: the largest number of support images to allow; any when None.
+        max_batch: the largest batch of queries to allow; any if None.
+        max_shots: the largest number of support images to allow; any if None.
         force: replace an existing bundle.
         progress: called with a note before each step.
 
@@ -146,7 +146,7 @@ class Origin:
 
         Args:
             bundle: opened.
-            image_size: side of the square image in pixels; the bundle's own when None.
+            image_size: side of the square image in pixels; the bundle's own if None.
 
         Raises:
             CheckpointError: a file is unreadable or of another architecture.

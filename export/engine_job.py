@@ -38,9 +38,9 @@ class Job(msgspec.Struct, kw_only=True):
         plan: the file to write.
         arch: target such as "sm_89"; for `tensorrt` it must be this machine's GPU.
         shapes: the least, usual and largest shape of each input with dynamic dimensions.
-        workspace: limit of the builder's scratch memory in bytes; its own when None.
+        workspace: limit of the builder's scratch memory in bytes; its own if None.
         tf32: let fp32 products round their operands to TF32.
-        timing_cache: file to read and write tactic timings; none when None.
+        timing_cache: file to read and write tactic timings; none if None.
         plugins: build our operators as plugins, not from their portable ONNX functions.
         kernels: folder of compiled kernels for the plugins; None without one.
         environment: additional environment variables of the process.

@@ -111,7 +111,7 @@ def build_engines(
         arch: target, such as "sm_89".
         pieces: names of the pieces to build; all when empty.
         shapes: the least, usual and largest size of `batch` and `shots`; 1 if not given.
-        workspace: limit of scratch memory in bytes; the library's own when None.
+        workspace: limit of scratch memory in bytes; the library's own if None.
         tf32: let fp32 products and convolutions round their operands to TF32 (10 bits of
             mantissa): faster on the GPU, and outside fp32's tolerance.
         timing_cache: a file of tactic timings to read and extend.

@@ -68,8 +68,8 @@ def export_bundle(
         precision: fp32, fp16 or bf16 for each piece, or int8 for the encoder; fp32 throughout when
             None.
         opset: version of ONNX's standard operators.
-        max_batch: the largest batch of queries to allow; any when None.
-        max_shots: the largest number of support images to allow; any when None.
+        max_batch: the largest batch of queries to allow; any if None.
+        max_shots: the largest number of support images to allow; any if None.
         sources: the checkpoints that the weights came from.
         untrained: the parts with random weights.
         seed: the seed of the random weights.

@@ -173,7 +173,7 @@ def constants(tiling: Tiling, states: int, varies: str, options: Sequence[str]) 
 
 
 def varying(B: Tensor, C: Tensor) -> str:
-    """Say which of B and C, as `grouped` returns them, change with time."""
+    """Return which of B and C, as `grouped` returns them, change with time."""
     return "".join(name for name, t in (("B", B), ("C", C)) if t.ndim == 4)
 
 

@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code.
 
     Args:
-        arguments: the words after the program's name; `sys.argv` when None.
+        arguments: the words after the program's name; `sys.argv` if None.
     """
     settings = Settings()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

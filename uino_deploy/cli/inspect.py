@@ -86,7 +86,7 @@ def _show_bundle(found: Description, output: Output) -> None:
 
 
 def _tf32(asked: bool | None) -> str:
-    """Say whether a plan computes TF32; a version that did not ask left it on."""
+    """Describe whether a plan computes TF32; versions that did not ask left it on."""
     return {None: "not recorded: on by default", False: "off", True: "on"}[asked]
 
 

@@ -61,7 +61,7 @@ def reads(instruction: Instruction) -> Iterator[Register]:
 
 
 def _accumulates(instruction: Instruction) -> bool:
-    """Tell whether the result's registers are read: by a product whose scale-d is not zero."""
+    """Return whether the result's registers are read: by a product whose scale-d is not zero."""
     if instruction.opcode not in _ADDS_TO_RESULT or len(instruction.operands) < 4:
         return False
     return instruction.operands[3] != Immediate(0)

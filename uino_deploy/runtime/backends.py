@@ -14,7 +14,7 @@ class BackendOptions:
     """Options of the backends; each accepts some of them (`BACKENDS`) and refuses the rest.
 
     Attributes:
-        providers: ONNX Runtime's, preferred first, each `NAME[:key=value,...]`; cpu when None.
+        providers: ONNX Runtime's, preferred first, each `NAME[:key=value,...]`; cpu if None.
         threads: CPU threads; the backend's choice if None.
         cuda_graphs: record a piece's launches once and replay them.
     """

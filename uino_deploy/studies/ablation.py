@@ -93,7 +93,7 @@ def ablate(
         folder: receives a folder for each row and seed.
         rows: keys of `ROWS`; all if empty.
         seeds: training runs per row; the first run of every row comes first.
-        budget: the training and the evaluation of each row; that of the paper's page when None.
+        budget: the training and the evaluation of each row; that of the paper's page if None.
         log: receives a line for each row.
         observe: called after every training step.
         progress: reports the progress of a row's evaluation.

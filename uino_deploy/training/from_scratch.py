@@ -122,7 +122,7 @@ def train_from_scratch(
         recipe: the numbers.
         seed: selects the initial weights and the episodes.
         folder: the run's folder; a killed run continues from its saved state.
-        config: the model's sizes; those of the recipe's preset and variant when None.
+        config: the model's sizes; those of the recipe's preset and variant if None.
         observe: called after every step.
 
     Raises:
@@ -141,7 +141,7 @@ class FromScratch(Task):
     Args:
         recipe: the numbers.
         seed: selects the initial weights and the episodes.
-        config: the model's sizes; those of the recipe's preset and variant when None.
+        config: the model's sizes; those of the recipe's preset and variant if None.
     """
 
     def __init__(self, recipe: Recipe, seed: int, config: UinoConfig | None = None) -> None:

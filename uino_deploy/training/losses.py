@@ -58,7 +58,7 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, counted: Tensor | None
         logits: [B, 1, h, w].
         iou: [B, 1], the predicted IoU.
         truth: [B, S, S], 0 or 1.
-        counted: bool [B, S, S], the pixels that count; all when None. The loss is a mean over
+        counted: bool [B, S, S], the pixels that count; all if None. The loss is a mean over
             images, so that its mean over processes equals the loss of their joint batch.
     """
     logits = F.interpolate(logits.float(), size=truth.shape[-2:], mode="bilinear")[:, 0]
