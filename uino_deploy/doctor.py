@@ -237,7 +237,7 @@ def _providers(packages: dict[str, str | None]) -> tuple[list[str], str]:
 
 
 def _probe_providers() -> dict[str, str]:
-    """Return which providers are available; also reports a library that aborts."""
+    """Return what each provider lacks, see `probe_providers`, or why the child process failed."""
     try:
         return dict(_ask(_PROBE))
     except ChildFailed as error:

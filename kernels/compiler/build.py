@@ -152,7 +152,7 @@ def read(folder: Path) -> list[Compiled]:
         kernels = [_read_one(folder, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{folder} holds no readable kernels: {error}",
+            f"{folder} contains no readable kernels: {error}",
             "write it with `uino-deploy kernels build`",
         ) from error
     return kernels

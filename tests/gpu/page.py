@@ -80,7 +80,7 @@ def step_table(steps: Row) -> Any:
 
 
 def wrong_tables(steps: Row) -> list[Any]:
-    """Return the findings that are not right, where there are any."""
+    """Return tables of the wrong findings, if any."""
     from uino_deploy.page import Table
 
     lines = [

@@ -132,7 +132,7 @@ def test_a_folder_of_kernels_reads_back_and_shows_a_change(orin, tmp_path):
     file.write_text(file.read_text() + "\n")
     with pytest.raises(InputError, match="is not the file that its JSON describes"):
         read(tmp_path)
-    with pytest.raises(InputError, match="holds no readable kernels"):
+    with pytest.raises(InputError, match="contains no readable kernels"):
         read(tmp_path / "nowhere")
 
 

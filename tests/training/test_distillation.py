@@ -232,7 +232,7 @@ def test_images_are_listed_by_path_and_thinned_evenly(place, tmp_path):
     assert len(found) == 10
     assert found == sorted(found)
     assert list_images(place / "photos", 5) == found[::2]
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="contains no image"):
         list_images(tmp_path)
 
 

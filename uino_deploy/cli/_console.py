@@ -1,4 +1,4 @@
-"""Where output goes: results on stdout, everything else on stderr, one JSON document with `--json`.
+"""Console output: results on stdout, everything else on stderr, one JSON document with `--json`.
 
 Commands hold one `Output` and never print by themselves, so that `--json` and `--quiet` mean the
 same in all of them.

@@ -205,7 +205,7 @@ class TensorRtSession:
                 raise self._failed(f"{name} of shape {list(shape)} was refused")
         missing = self._context.infer_shapes()
         if missing:
-            raise self._failed(f"the shapes of {', '.join(missing)} are not known")
+            raise self._failed(f"the shapes of {', '.join(missing)} are unknown")
         self._shapes = shapes
 
     def _check_profile(self, name: str, shape: tuple[int, ...]) -> None:

@@ -58,7 +58,7 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def failures(self) -> list[str]:
-        """Why the self-test did not pass: failed claims, then required groups that did not run."""
+        """The reasons for not passing: failed claims, then required groups that did not run."""
         failed = [f"{one.group}: {one.claim}" for one in self.findings if one.verdict == "failed"]
         missed = [f"{name} did not run: {why}" for name, why in self.required.items() if why]
         return failed + missed

@@ -55,12 +55,12 @@ def list_images(folder: Path, most: int | None = None) -> list[Path]:
         most: keep at most this many, evenly spaced.
 
     Raises:
-        InputError: the folder holds no image.
+        InputError: the folder contains no image.
     """
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not images:
         raise InputError(
-            f"{folder} holds no image",
+            f"{folder} contains no image",
             f"an image is a file that ends in {', '.join(sorted(_SUFFIXES))}",
         )
     if most is not None and most < len(images):

@@ -42,7 +42,7 @@ def ignore(_progress: Progress) -> None:
 
 
 class Reporter(Protocol):
-    """Where a training's messages go; the command line's `Output` is one."""
+    """A receiver of a training run's messages; the command line's `Output` is one."""
 
     def log(self, message: str) -> None:
         """Report a progress note."""

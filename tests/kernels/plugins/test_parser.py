@@ -99,7 +99,7 @@ def test_the_parser_asks_for_the_plugin_with_its_attributes(name, portable):
 
 
 def test_another_namespace_is_expanded_in_silence():
-    """Why a build that asked for plugins looks for them in the engine."""
+    """The reason why a build with plugins checks that the network has them."""
     answer = ask(model("Correlation4d", portable=True, plugin_namespace="uin0"))
     assert answer["parsed"]
     assert answer["layers"] > 10
