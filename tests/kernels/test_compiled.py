@@ -17,7 +17,7 @@ from tests.kernels.presets import preset_variants
 from uino_deploy import ptx
 from uino_deploy.benchmarks.ledger import numerics, traffic, unfused
 from uino_deploy.benchmarks.ledger.disassembly import instruction_mix
-from uino_deploy.benchmarks.ledger.report import executable, preset_shapes, variant_for
+from uino_deploy.benchmarks.ledger.records import executable, preset_shapes, variant_for
 from uino_deploy.config import PRESETS
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.build import (
