@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from uino_deploy.cli._options import Settings
 from uino_deploy.cli.train import train
 from uino_deploy.errors import OutputExists
 from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata
@@ -25,7 +24,7 @@ def two_episodes_a_batch(monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(train, arguments, obj=Settings())
+    return CliRunner().invoke(train, arguments)
 
 
 def test_a_smoke_training_writes_a_checkpoint_that_loads(tmp_path):

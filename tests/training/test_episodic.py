@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from tests.data.miniatures import make_folder, make_voc
 from uino_deploy.cli import train as command
-from uino_deploy.cli._options import Settings
 from uino_deploy.config import VARIANTS, UinoConfig
 from uino_deploy.data.dataset import IGNORED
 from uino_deploy.data.folder import Folder
@@ -72,7 +71,7 @@ def words(place, variant, output, *more, steps=4):
 
 
 def invoke(*words):
-    return CliRunner().invoke(command.train, [str(word) for word in words], obj=Settings())
+    return CliRunner().invoke(command.train, [str(word) for word in words])
 
 
 def changed_parts(before, after):
