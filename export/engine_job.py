@@ -5,7 +5,6 @@ A parser or builder that aborts ends only that process. `uino_deploy.child` runs
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import time
@@ -21,7 +20,7 @@ from uino_deploy.child import Note
 from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
 from uino_deploy.export.graph_reader import without_functions
 from uino_deploy.files import atomic_file
-from uino_deploy.runtime.cuda_memory import check
+from uino_deploy.runtime.cuda_memory import check, import_cudart
 
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -193,7 +192,7 @@ def _this_gpu(arch: str) -> Gpu:
         CudaError: CUDA fails on the GPU.
         InputError: the GPU is not of the requested architecture.
     """
-    cuda = _cuda_runtime()
+    cuda = import_cudart()
 
     def ask(call: Any, *arguments: Any) -> Any:
         try:
@@ -219,14 +218,6 @@ def _this_gpu(arch: str) -> Gpu:
             f"use --arch {here}, or build on the machine with {arch}",
         )
     return gpu
-
-
-def _cuda_runtime() -> Any:
-    """Return cuda-python's runtime API, under its newer or its older name."""
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(name)
-    raise DependencyError("cuda-python is not installed", "pip install cuda-python")
 
 
 def _network_flags(trt: Any) -> int:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
+from tests.runtime.fake_cuda import FakeTensorRt
 from tests.runtime.test_tensorrt_backend import with_plans
 from uino_deploy.runtime import cuda_memory, tensorrt_backend
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeSession
@@ -117,13 +117,6 @@ def test_the_whole_run_with_a_bundle(bundle):
 
 
 # --- the GPU's claims, on a CUDA and a TensorRT in numpy
-
-
-@pytest.fixture
-def cudart(monkeypatch):
-    fake = FakeCudart()
-    monkeypatch.setattr(cuda_memory, "import_cudart", lambda: fake)
-    return fake
 
 
 @pytest.fixture

@@ -8,22 +8,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
+from tests.runtime.fake_cuda import FakeTensorRt
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import PlanInfo, plan_folder
 from uino_deploy.errors import BundleError, CheckFailed, DependencyError, InputError
 from uino_deploy.files import sha256
-from uino_deploy.runtime import Predictor, cuda_memory, tensorrt_backend
+from uino_deploy.runtime import Predictor, tensorrt_backend
 from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
 ARCH = "sm_87"
-
-
-@pytest.fixture
-def cudart(monkeypatch):
-    fake = FakeCudart()
-    monkeypatch.setattr(cuda_memory, "import_cudart", lambda: fake)
-    return fake
 
 
 @pytest.fixture
