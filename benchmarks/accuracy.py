@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from uino_deploy.benchmarks.record import MAIN, Accuracy, Case, PieceError
 from uino_deploy.benchmarks.worker import EPISODES
-from uino_deploy.export.verify import mask_iou, relative_l2
-from uino_deploy.tolerances import mask_iou_floor, miou_drop, whole_tolerance
+from uino_deploy.export.verify import mask_iou
+from uino_deploy.tolerances import mask_iou_floor, miou_drop, relative_l2, whole_tolerance
 
 Outputs = Mapping[str, npt.NDArray[Any]]
 

@@ -12,10 +12,9 @@ from safetensors.numpy import load_file
 from uino_deploy.benchmarks.runners.bundle import BundleRunner
 from uino_deploy.benchmarks.work import Shot
 from uino_deploy.bundle.reference import inputs_of, load_example, outputs_of
-from uino_deploy.export.verify import relative_l2
 from uino_deploy.images import load_image
 from uino_deploy.pipeline import WHOLE
-from uino_deploy.tolerances import piece_tolerance
+from uino_deploy.tolerances import piece_tolerance, relative_l2
 
 if TYPE_CHECKING:
     from uino_deploy.model.segmenter import UinoFSS

@@ -22,7 +22,7 @@ from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Runner, Task
 from uino_deploy.benchmarks.runners.table import make_runner
 from uino_deploy.child import Note
 from uino_deploy.errors import CheckFailed, DependencyError, UinoDeployError
-from uino_deploy.export.verify import relative_l2
+from uino_deploy.tolerances import relative_l2
 
 EPISODES = "episodes"
 OUTPUTS = "outputs.npz"

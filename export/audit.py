@@ -15,13 +15,8 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError, CheckFailed
 from uino_deploy.export.graph_reader import Call, GraphSummary, read_graph
 from uino_deploy.kernels.identity import DOMAIN
+from uino_deploy.kernels.plugins.names import PLUGIN
 
-# The attributes on every call that ask for a plugin; see `uino_deploy.kernels.onnx_domain`.
-PLUGIN_ATTRIBUTES: Mapping[str, int | str] = {
-    "aot": 1,
-    "plugin_namespace": DOMAIN,
-    "plugin_version": "1",
-}
 TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 
 # Least share of matrix products and convolutions in the piece's type. The rest is float32 by
@@ -71,8 +66,8 @@ def operator_attributes(config: UinoConfig) -> dict[str, dict[str, int | str]]:
     """Return the attributes that every call of each operator must have in a model's graphs."""
     correlation = {"height": config.grid, "width": config.grid, "pool": config.prompt.pool}
     return {
-        "Correlation4d": {**correlation, **PLUGIN_ATTRIBUTES},
-        "SelectiveScan2d": dict(PLUGIN_ATTRIBUTES),
+        "Correlation4d": {**correlation, **PLUGIN},
+        "SelectiveScan2d": dict(PLUGIN),
     }
 
 

@@ -14,10 +14,10 @@ from uino_deploy.bundle import Bundle, Piece
 from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.child import Note
 from uino_deploy.errors import DependencyError, InputError, UinoDeployError
-from uino_deploy.export.verify import mask_iou, relative_l2
+from uino_deploy.export.verify import mask_iou
 from uino_deploy.runtime.backends import open_backend
 from uino_deploy.runtime.session import Array, Backend
-from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
+from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, relative_l2, whole_tolerance
 
 
 class Request(msgspec.Struct, kw_only=True):

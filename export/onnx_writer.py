@@ -21,7 +21,7 @@ from uino_deploy.errors import BuildError
 from uino_deploy.export.pieces import BATCH, SHOTS, PieceModule
 from uino_deploy.kernels.correlation import onnx as correlation
 from uino_deploy.kernels.identity import DOMAIN, VERSION
-from uino_deploy.kernels.onnx_domain import PLUGIN
+from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.kernels.selective_scan import onnx as selective_scan
 
 DEFAULT_OPSET = 18

@@ -21,7 +21,7 @@ from uino_deploy.images import load_image, load_mask
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import CLASS, QUERY, WHOLE, route_of, with_class_axis
 from uino_deploy.runtime.session import feeds_of, run_pieces, to_host
-from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
+from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, relative_l2, whole_tolerance
 
 if TYPE_CHECKING:
     from uino_deploy.model.segmenter import UinoFSS
@@ -292,18 +292,6 @@ def _reason(comparisons: list[Comparison], swaps: list[Swap]) -> str:
                 f"(at least {s.iou_floor})"
             )
     return ""
-
-
-def relative_l2(got: Array, wanted: Array) -> float:
-    """Return |got - wanted| / |wanted|; infinite if shapes differ or a value is not finite."""
-    if got.shape != wanted.shape:
-        return float("inf")
-    difference = got.astype(np.float64) - wanted.astype(np.float64)
-    if not np.isfinite(difference).all():
-        return float("inf")
-    norm = float(np.linalg.norm(wanted.astype(np.float64)))
-    error = float(np.linalg.norm(difference))
-    return error / norm if norm else error
 
 
 def mask_iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:

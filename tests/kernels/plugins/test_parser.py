@@ -14,7 +14,7 @@ import pytest
 from tests.kernels.plugins.folders import CORRELATION, SCAN, correlation_shapes, scan_shapes
 from uino_deploy.kernels.correlation import onnx as correlation
 from uino_deploy.kernels.identity import DOMAIN
-from uino_deploy.kernels.onnx_domain import PLUGIN
+from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.kernels.selective_scan import onnx as scan
 
 pytest.importorskip("tensorrt_rtx")
