@@ -8,7 +8,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, output_options
-from uino_deploy.training.progress import narrator
+from uino_deploy.training.reporting import narrator
 
 # The rows of `uino_deploy.studies.rows`: `--help` must not import it.
 _ROWS = (

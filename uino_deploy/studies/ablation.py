@@ -30,7 +30,7 @@ from uino_deploy.studies.rows import ROWS, new_model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from uino_deploy.training.progress import Observer
+    from uino_deploy.training.reporting import Observer
 
 RESULTS = "results.json"
 ENCODER = "encoder.safetensors"

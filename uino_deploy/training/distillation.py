@@ -30,7 +30,7 @@ from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.loop import Task
 from uino_deploy.training.processes import Processes, join_processes
-from uino_deploy.training.progress import LOGGING, Reporter, Silence
+from uino_deploy.training.reporting import LOGGING, Reporter, Silence
 from uino_deploy.training.run_folder import last_losses, prepare_folder
 from uino_deploy.training.runs import initial_settings, train_parts
 from uino_deploy.training.schedule import DISTILLATION, RunOptions

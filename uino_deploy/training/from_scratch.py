@@ -24,9 +24,9 @@ from uino_deploy.training.gate import measure, shortfalls
 from uino_deploy.training.loop import Task, TrainingLoop
 from uino_deploy.training.losses import GlyphClassifier, SimilarityReadout, mask_loss
 from uino_deploy.training.processes import ALONE
-from uino_deploy.training.progress import LOGGING, Observer, Reporter, ignore, narrator
 from uino_deploy.training.provenance import describe
 from uino_deploy.training.recipe import Recipe
+from uino_deploy.training.reporting import LOGGING, Observer, Reporter, ignore, narrator
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from uino_deploy.errors import CheckFailed
 from uino_deploy.training.optimiser import Optimiser
 from uino_deploy.training.processes import Processes, synchronise_batch_norms
-from uino_deploy.training.progress import Observer, Progress, ignore
+from uino_deploy.training.reporting import Observer, StepProgress, ignore
 from uino_deploy.training.run_folder import State, cut_log, load_state, open_log, save_state
 from uino_deploy.training.schedule import Precision, Schedule
 
@@ -141,10 +141,12 @@ class TrainingLoop:
             return nullcontext()
         return torch.autocast(self._processes.device.type, torch.bfloat16)
 
-    def _progress(self, stage: int, done: int, loss: float, seconds_per_step: float) -> Progress:
+    def _progress(
+        self, stage: int, done: int, loss: float, seconds_per_step: float
+    ) -> StepProgress:
         steps = self._schedules[stage].steps
         left = steps - done + sum(schedule.steps for schedule in self._schedules[stage + 1 :])
-        return Progress(stage, len(self._schedules), done, steps, loss, seconds_per_step * left)
+        return StepProgress(stage, len(self._schedules), done, steps, loss, seconds_per_step * left)
 
     def _save(self, stage: int, step: int, optimiser: Optimiser | None = None) -> None:
         """Write the state before a step; the first step of a stage has no optimiser state yet."""

@@ -16,8 +16,8 @@ from uino_deploy.model.checkpoint import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.loop import Task, TrainingLoop
 from uino_deploy.training.processes import Processes
-from uino_deploy.training.progress import Reporter, narrator
 from uino_deploy.training.provenance import describe
+from uino_deploy.training.reporting import Reporter, narrator
 from uino_deploy.training.schedule import RunOptions
 
 MODEL = "model.safetensors"

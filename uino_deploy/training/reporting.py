@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+from uino_deploy.progress import Step, silent
 
 _SECONDS_BETWEEN_LINES = 30.0
 _LOGGER = logging.getLogger("uino_deploy.training")
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """The progress of a training run after a step.
 
     Attributes:
@@ -34,10 +36,10 @@ class Progress:
     seconds_left: float
 
 
-Observer = Callable[[Progress], None]
+Observer = Callable[[StepProgress], None]
 
 
-def ignore(_progress: Progress) -> None:
+def ignore(_progress: StepProgress) -> None:
     """Observe nothing."""
 
 
@@ -50,8 +52,8 @@ class Reporter(Protocol):
     def warn(self, message: str) -> None:
         """Report a warning."""
 
-    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-        """Report a long task of `total` steps; the block calls the yielded function after each."""
+    def progress(self, what: str, total: int) -> AbstractContextManager[Step]:
+        """Open a display of a long piece of work: a `uino_deploy.progress.Progress`."""
 
 
 class Silence:
@@ -63,9 +65,9 @@ class Silence:
     def warn(self, message: str) -> None:
         """Drop a warning."""
 
-    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+    def progress(self, what: str, total: int) -> AbstractContextManager[Step]:
         """Count silently."""
-        return nullcontext(lambda: None)
+        return silent(what, total)
 
 
 class Logging(Silence):
@@ -87,7 +89,7 @@ def narrator(reporter: Reporter) -> Observer:
     """Return an observer that reports a line every 30 seconds and at the end of each stage."""
     last_line = time.monotonic()
 
-    def observe(progress: Progress) -> None:
+    def observe(progress: StepProgress) -> None:
         nonlocal last_line
         now = time.monotonic()
         if progress.step < progress.steps and now - last_line < _SECONDS_BETWEEN_LINES:
