@@ -184,12 +184,12 @@ def _examples(
     # Several classes, to expose a backend that wrongly keeps state of the previous one.
     drawn = enumerate(GENERATED_LETTERS)
     generated = [(draw_letter(2 * i, each)[0], [draw_letter(2 * i + 1, each)]) for i, each in drawn]
-    found: list[Example] = []
+    made: list[Example] = []
     for query, shots in given or generated:
         loaded = [(_load(image, load_image), _load(mask, load_mask)) for image, mask in shots]
         tensors = example_of(model, _load(query, load_image), loaded)
-        found.append({name: tensor.numpy() for name, tensor in tensors.items()})
-    return found
+        made.append({name: tensor.numpy() for name, tensor in tensors.items()})
+    return made
 
 
 def _load(source: Source, read: Callable[[str | Path], Image]) -> Image:

@@ -23,6 +23,7 @@ LEAVES = {
     "errors",
     "files",
     "images",
+    "lazy",
     "letters",
     "markdown",
     "miscompiles",

@@ -35,6 +35,8 @@ PUBLIC = {
         "parameter_counts",
         "save_checkpoint",
     ],
+    "uino_deploy.selftest": ["Finding", "Report", "run_selftest"],
+    "uino_deploy.training": ["distill", "train", "train_recipe"],
     "uino_deploy.studies": ["ablate", "draw_grid", "draw_similarity"],
     "uino_deploy.runtime": [
         "Encoded",

@@ -77,15 +77,15 @@ class TorchRunner:
     ) -> list[list[Found]]:
         """Segment; the pieces that need only the image run once for all classes."""
         images = [load_image(query) if isinstance(query, Path) else query for query in queries]
-        found: list[list[Found]] = [[] for _ in images]
+        results_by_image: list[list[Found]] = [[] for _ in images]
         once, each_class = QUERY.split({"image"})
         with torch.inference_mode():
             encoded = self._run(QUERY, once, {"image": self._images(images)})
             for support in classes:
                 logits = self._run(QUERY, each_class, {**encoded, **support})["logits"].float()
-                for image, plane, results in zip(images, logits, found, strict=True):
+                for image, plane, results in zip(images, logits, results_by_image, strict=True):
                     results.append(Found(upsampled_mask(plane, image), plane[0].numpy()))
-        return found
+        return results_by_image
 
     def stages(self, query: Path, enrolled: Features) -> dict[str, float]:
         """Time decoding, preprocessing, each piece of the model, and postprocessing."""

@@ -10,14 +10,14 @@ import click
 
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output, size
-from uino_deploy.cli._options import force_option, output_options
+from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FILE)
 @click.option(
     "--shot",
     "shots",
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--coco",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Take the masks from the polygons in this COCO annotation file.",
 )
 @click.option("--category", help="Category in the COCO file.  [default: the class's name]")
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     "--output",
     "output_path",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Support file to write.",
 )
 @backend_options

@@ -10,7 +10,7 @@ import click
 
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import force_option, output_options
+from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
@@ -20,14 +20,14 @@ TABLE_ROWS = 24
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FILE)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--support",
     "supports",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Enrolled class. Repeatable; each image is encoded once for all classes.",
 )
 @click.option(
@@ -35,7 +35,7 @@ TABLE_ROWS = 24
     "--output",
     "output_path",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder for masks, overlays and results.jsonl.",
 )
 @click.option("--overlay/--no-overlay", default=True, help="Draw the masks over the images.")
