@@ -19,8 +19,8 @@ class Miscompile:
         compiler: "tensorrt" or "triton".
         since: the first version seen with it.
         before: the first version seen without it, if any.
-        architectures: of the affected GPUs; empty for all.
-        precisions: of the affected pieces.
+        architectures: the affected GPUs; empty for all.
+        precisions: the precisions of the affected pieces.
         symptom: the wrong behaviour.
         source: the report.
         advice: what to do.

@@ -135,7 +135,7 @@ def scan1d_variant(
 
     Args:
         dtype: type of everything but A, D and the bias.
-        channels: of one group.
+        channels: channels of one group.
         states: N.
         length: steps of the scan.
         varying: which of B and C change with time.

@@ -8,7 +8,7 @@ def scan_operands(shape, dtype, generator, bias=-3, decay=-4):
 
     Args:
         shape: sequences, height, width, channels, rank and states.
-        dtype: of x, dt, B and C; the parameters are float32.
+        dtype: the type of x, dt, B and C; the parameters are float32.
         generator: where the numbers come from.
         bias: added to dt_bias: the smaller, the shorter the steps.
         decay: the fastest decay of a state.
