@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uino_deploy.cli._options import FILE
+from uino_deploy.config import VARIANTS, Variant
 from uino_deploy.training.schedule import RunOptions
 
 if TYPE_CHECKING:
-    from uino_deploy.config import Variant
     from uino_deploy.model.assembly import Assembly
-
-_VARIANTS = ("comp-star", "comp", "full", "cp4d")
 
 
 def run_options(defaults: RunOptions) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -63,7 +61,7 @@ def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--checkpoint", type=FILE, help="Start from this uino-deploy checkpoint.")
     @click.option("--preset", help="Start from a preset, such as vitb14, and published weights.")
-    @click.option("--variant", type=click.Choice(_VARIANTS),
+    @click.option("--variant", type=click.Choice(VARIANTS),
                   help="The preset's variant.  [default: full]")  # fmt: skip
     @click.option("--encoder-checkpoint", type=FILE,
                   help="DINOv2 checkpoint for the preset's encoder.")  # fmt: skip
