@@ -108,9 +108,9 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
 
 def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
     """Compute float32 PyTorch's outputs for each image size; none without a model."""
-    found: dict[int, Outputs] = {}
+    references: dict[int, Outputs] = {}
     if plan.model is None:
-        return found
+        return references
     for size in sorted({bundle.config.image_size for bundle in plan.bundles}):
         log(f"computing the reference at {size} px")
         plan.model(checkpoint_path(folder, size), size)
@@ -121,8 +121,8 @@ def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
                 worker.ask("examples")
         except WorkerFailed as error:
             raise CheckFailed(f"the reference could not be computed: {error.reason}") from error
-        found[size] = read_outputs(Path(task.scratch) / OUTPUTS)
-    return found
+        references[size] = read_outputs(Path(task.scratch) / OUTPUTS)
+    return references
 
 
 def _judge(subject: Subject, reference: Outputs | None, plan: Plan, folder: Path) -> None:

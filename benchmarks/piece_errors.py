@@ -38,7 +38,7 @@ def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[
     bundle = runner.predictor.bundle
     known = [load_file(path) for path in examples] or [load_example(bundle)]
     names = [name for name in bundle.manifest.pieces if name != WHOLE]
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    errors: dict[tuple[str, str], dict[str, Any]] = {}
     for name in names:
         session = runner.backend.load(bundle, name)
         allowed = piece_tolerance(session.piece.precision).relative_l2
@@ -50,12 +50,12 @@ def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[
                     "relative_l2": relative_l2(got, wanted[output]),
                     "max_abs": _max_abs(got, wanted[output]),
                 }
-                worst = found.setdefault(
+                worst = errors.setdefault(
                     (name, output),
                     {"piece": name, "output": output, "allowed": allowed, **error},
                 )
                 worst |= {key: max(worst[key], value) for key, value in error.items()}
-    return list(found.values())
+    return list(errors.values())
 
 
 def _max_abs(got: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:

@@ -125,13 +125,13 @@ class Worker:
             self.runner.segment(queries[number % len(queries)], classes)
         meter = energy.EnergyMeter()
         meter.start()
-        samples, found = _repeat(
+        samples, answers = _repeat(
             lambda number: self.runner.segment(queries[number % len(queries)], classes),
             seconds,
             iterations or 0,
         )
         joules = meter.stop()
-        self._check_timed(shape, (len(samples) - 1) % len(queries), found)
+        self._check_timed(shape, (len(samples) - 1) % len(queries), answers)
         stages: dict[str, list[float]] = {}
         for _ in range(len(samples) if staged else 0):
             for name, span in self.runner.stages(queries[0][0], classes[0]).items():
@@ -194,8 +194,8 @@ class Worker:
         for index in range(self.work.episodes):
             episode = draw_episode(pool, EVALUATION_SEED, index)
             support = self.runner.enroll([(each.image, each.mask) for each in episode.support])
-            ((found,),) = self.runner.segment([episode.query.image], [support])
-            masks.append(np.packbits(found.mask))
+            ((result,),) = self.runner.segment([episode.query.image], [support])
+            masks.append(np.packbits(result.mask))
         return np.stack(masks)
 
 

@@ -92,8 +92,8 @@ class Instruments:
         def run(kernel: traffic.Executable) -> float:
             return numerics.relative_error(kernel, shape, capability_of(arch))
 
-        found: float | None = self._once("error", compiled, variant, shape, run)
-        return found
+        result: float | None = self._once("error", compiled, variant, shape, run)
+        return result
 
     def mix(self, compiled: Compiled) -> dict[str, int]:
         """Return the instruction mix of a kernel's machine code."""

@@ -106,9 +106,9 @@ def _show(
 ) -> None:
     """Print a table if it is short, and one line."""
     rows = [
-        [record["image"], found["name"], round(found["score"], 3), f"{found['area']:.1%}"]
+        [record["image"], entry["name"], round(entry["score"], 3), f"{entry['area']:.1%}"]
         for record in records
-        for found in record["classes"]
+        for entry in record["classes"]
     ]
     if len(rows) <= TABLE_ROWS:
         output.table(["image", "class", "score", "area"], rows)

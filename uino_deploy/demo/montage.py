@@ -105,12 +105,12 @@ def paint_prediction(image: UInt8, truth: UInt8, predicted: UInt8) -> UInt8:
     Returns:
         uint8 [H, W, 3], a new image.
     """
-    real, found = truth != 0, predicted != 0
+    real, marked = truth != 0, predicted != 0
     return paint(
         image,
         [
-            (real & found, HIT_COLOUR, SOLID),
-            (found & ~real, FALSE_COLOUR, RISING),
-            (real & ~found, MISSED_COLOUR, FALLING),
+            (real & marked, HIT_COLOUR, SOLID),
+            (marked & ~real, FALSE_COLOUR, RISING),
+            (real & ~marked, MISSED_COLOUR, FALLING),
         ],
     )

@@ -176,8 +176,8 @@ class Machine:
         return run
 
     def _checks(self, instruction: Instruction, where: Array | None) -> list[Action]:
-        found = [r for r in reads(instruction) if r is not instruction.guard]
-        return self._watched(found, instruction, where)
+        registers = [r for r in reads(instruction) if r is not instruction.guard]
+        return self._watched(registers, instruction, where)
 
     def _watched(
         self, registers: Iterable[Register], instruction: Instruction, where: Array | None

@@ -64,11 +64,11 @@ def right_matrix(registers: Array, kind: str) -> Array:
 
 def multiply_matrices(machine: State, instruction: Instruction, where: Array | None) -> Action:
     """Bind `mma.sync.aligned.m16n8kK.row.col.f32.T.T.f32`: D = A B + C, accumulated in float32."""
-    found = instruction.modifiers
-    if len(found) != 9 or found[:2] != ("sync", "aligned") or found[3:5] != ("row", "col"):
+    words = instruction.modifiers
+    if len(words) != 9 or words[:2] != ("sync", "aligned") or words[3:5] != ("row", "col"):
         raise unsupported(instruction)
-    shape, kind = _SHAPES.get((found[2], found[6])), found[6]
-    if shape is None or found[5:] != ("f32", kind, kind, "f32"):
+    shape, kind = _SHAPES.get((words[2], words[6])), words[6]
+    if shape is None or words[5:] != ("f32", kind, kind, "f32"):
         raise unsupported(instruction)
     rows = [
         _rows(machine, instruction, operand, count)
@@ -114,13 +114,13 @@ def _gather(rows: list[Array], lanes: Array | None) -> Array:
 
 def _matrices(instruction: Instruction) -> tuple[int, bool]:
     """Return how many 8x8 matrices an instruction moves, and whether it transposes them."""
-    found = [m for m in instruction.modifiers if m != "trans"]
-    space = "shared::cta" if "shared::cta" in found else "shared"
-    if found[:3] != ["sync", "aligned", "m8n8"] or found[4:] != [space, "b16"]:
+    words = [m for m in instruction.modifiers if m != "trans"]
+    space = "shared::cta" if "shared::cta" in words else "shared"
+    if words[:3] != ["sync", "aligned", "m8n8"] or words[4:] != [space, "b16"]:
         raise unsupported(instruction)
-    if found[3] not in ("x1", "x2", "x4"):
+    if words[3] not in ("x1", "x2", "x4"):
         raise unsupported(instruction)
-    return int(found[3][1:]), "trans" in instruction.modifiers
+    return int(words[3][1:]), "trans" in instruction.modifiers
 
 
 def _row_lanes(lanes: Array, count: int) -> Array:

@@ -121,8 +121,8 @@ class SharedMemory:
 
     def peek(self, addresses: Array, lanes: Array, size: int) -> Array:
         """Return values without checks or counting; the caller has read those bytes already."""
-        found: Array = self.views[size][(self.first[lanes] + addresses) // size]
-        return found
+        values: Array = self.views[size][(self.first[lanes] + addresses) // size]
+        return values
 
     def write(
         self,

@@ -137,7 +137,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     Raises:
         InputError: an input matches no image.
     """
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for given in inputs:
         path = Path(given)
         if path.is_dir():
@@ -151,8 +151,8 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
                 f"{given} contains no image", f"known suffixes: {' '.join(sorted(SUFFIXES))}"
             )
         for one in paths:
-            found.setdefault(os.path.abspath(one), one)
-    return list(found.values())
+            images.setdefault(os.path.abspath(one), one)
+    return list(images.values())
 
 
 def output_names(images: Sequence[Path]) -> list[str]:
