@@ -14,7 +14,7 @@ import numpy as np
 
 from uino_deploy.ptx.floats import Array, round_tf32, widen_bf16
 from uino_deploy.ptx.handlers import Handler, State, unsupported
-from uino_deploy.ptx.lanes import WARP
+from uino_deploy.ptx.lanes import WARP, Lanes
 from uino_deploy.ptx.parser import Instruction, Operand, Register
 from uino_deploy.ptx.registers import Action
 from uino_deploy.ptx.transfer import address_of, vector_of
@@ -123,10 +123,13 @@ def _matrices(instruction: Instruction) -> tuple[int, bool]:
     return int(words[3][1:]), "trans" in instruction.modifiers
 
 
-def _row_lanes(lanes: Array, count: int) -> Array:
-    """Return the lanes (of whole warps) whose addresses name the rows of `count` matrices."""
-    rows: Array = lanes.reshape(-1, WARP)[:, : 8 * count].reshape(-1)
-    return rows
+def _participants(lanes: Lanes, chosen: Array | None, count: int) -> tuple[Array, Array]:
+    """Return the lanes that take part (whole warps; all if None), and those that name a row.
+
+    The first 8 * `count` lanes of a warp hold the addresses of the rows of `count` matrices.
+    """
+    everyone = np.arange(lanes.count) if chosen is None else chosen
+    return everyone, everyone.reshape(-1, WARP)[:, : 8 * count].reshape(-1)
 
 
 def _words(rows: Array, count: int, transposed: bool) -> tuple[Array, ...]:
@@ -157,8 +160,7 @@ def load_matrices(machine: State, instruction: Instruction, where: Array | None)
 
     def run() -> None:
         chosen = lanes.whole_warps(instruction, where)
-        everyone = np.arange(lanes.count) if chosen is None else chosen
-        named = _row_lanes(everyone, count)
+        everyone, named = _participants(lanes, chosen, count)
         if not named.size:
             return
         rows = address(named)
@@ -187,8 +189,7 @@ def store_matrices(machine: State, instruction: Instruction, where: Array | None
 
     def run() -> None:
         chosen = lanes.whole_warps(instruction, where)
-        everyone = np.arange(lanes.count) if chosen is None else chosen
-        named = _row_lanes(everyone, count)
+        everyone, named = _participants(lanes, chosen, count)
         if not named.size:
             return
         halves = np.stack([row[everyone] for row in sources])[..., None].view(np.uint16)
