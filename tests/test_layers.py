@@ -42,15 +42,14 @@ ALLOWED = {
     "data": LEAVES,
     "runtime": LEAVES | {"kernels"},
     "evaluation": LEAVES | {"model", "data", "runtime"},
-    "training": LEAVES | {"kernels", "model", "data", "evaluation"},
+    "training": LEAVES | {"model", "data", "evaluation"},
     "doctor": LEAVES | {"runtime"},
     "export": LEAVES | {"kernels", "model", "data", "runtime"},
     "selftest": LEAVES | {"kernels", "ptx", "model", "runtime", "export"},
-    "inspection": LEAVES | {"kernels", "model", "runtime"},
-    "benchmarks": LEAVES
-    | {"kernels", "ptx", "model", "data", "evaluation", "training", "runtime", "export"},
-    "studies": LEAVES | {"kernels", "model", "data", "evaluation", "training"},
-    "demo": LEAVES | {"kernels", "model", "data", "evaluation", "runtime", "export"},
+    "inspection": LEAVES | {"model"},
+    "benchmarks": LEAVES | {"kernels", "ptx", "model", "data", "evaluation", "runtime", "export"},
+    "studies": LEAVES | {"model", "data", "evaluation", "training"},
+    "demo": LEAVES | {"model", "data", "evaluation", "runtime", "export"},
 }
 ALLOWED["cli"] = set(ALLOWED)
 ALLOWED["__main__"] = {"cli"}
