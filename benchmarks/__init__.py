@@ -16,10 +16,5 @@ __all__ = ["benchmark_bundles", "compare_records", "load_record"]
 
 # A worker's process loads only what it runs.
 __getattr__ = on_first_use(
-    __name__,
-    {
-        "benchmark_bundles": "bundles",
-        "compare_records": "compare",
-        "load_record": "record",
-    },
+    __name__, "bundles.benchmark_bundles", "compare.compare_records", "record.load_record"
 )

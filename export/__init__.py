@@ -19,11 +19,9 @@ __all__ = ["Origin", "build_engines", "export_bundle", "export_checkpoint", "ver
 # Verifying a stored reference needs neither torch nor onnx.
 __getattr__ = on_first_use(
     __name__,
-    {
-        "Origin": "checkpoints",
-        "build_engines": "engines",
-        "export_bundle": "exporter",
-        "export_checkpoint": "checkpoints",
-        "verify_bundle": "verify",
-    },
+    "checkpoints.Origin",
+    "engines.build_engines",
+    "exporter.export_bundle",
+    "checkpoints.export_checkpoint",
+    "verify.verify_bundle",
 )

@@ -17,9 +17,7 @@ __all__ = ["correlation4d", "selective_scan2d", "selective_scan_fn"]
 # The compiler and the PTX executor need no torch.
 __getattr__ = on_first_use(
     __name__,
-    {
-        "correlation4d": "correlation.op",
-        "selective_scan2d": "selective_scan.op",
-        "selective_scan_fn": "selective_scan.op",
-    },
+    "correlation.op.correlation4d",
+    "selective_scan.op.selective_scan2d",
+    "selective_scan.op.selective_scan_fn",
 )

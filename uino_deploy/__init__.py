@@ -12,10 +12,4 @@ __version__ = "0.1.0"
 __all__ = ["UinoConfig", "UinoFSS", "__version__"]
 
 # Importing the package needs no torch.
-__getattr__ = on_first_use(
-    __name__,
-    {
-        "UinoConfig": "config",
-        "UinoFSS": "model.segmenter",
-    },
-)
+__getattr__ = on_first_use(__name__, "config.UinoConfig", "model.segmenter.UinoFSS")

@@ -13,10 +13,5 @@ __all__ = ["ablate", "draw_grid", "draw_similarity"]
 
 # So `python -m uino_deploy.studies.ablation` runs that module once.
 __getattr__ = on_first_use(
-    __name__,
-    {
-        "ablate": "ablation",
-        "draw_grid": "grid",
-        "draw_similarity": "similarity",
-    },
+    __name__, "ablation.ablate", "grid.draw_grid", "similarity.draw_similarity"
 )

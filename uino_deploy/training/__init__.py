@@ -13,10 +13,5 @@ __all__ = ["distill", "train", "train_recipe"]
 
 # A command's help needs no torch.
 __getattr__ = on_first_use(
-    __name__,
-    {
-        "distill": "distillation",
-        "train": "episodic",
-        "train_recipe": "from_scratch",
-    },
+    __name__, "distillation.distill", "episodic.train", "from_scratch.train_recipe"
 )
