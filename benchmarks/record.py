@@ -40,7 +40,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     """The method of measurement. Two records are comparable if method and machine are equal.
 
     Attributes:
-        version: of this protocol; raised when the same values would mean another measurement.
+        version: the protocol's; raised when the same values would mean another measurement.
         cases: the shapes of work.
         threads: numbers of CPU threads; each has its own processes and rounds.
         rounds: turns per runner.
@@ -68,7 +68,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds over all rounds; a percentile without enough samples is null.
 
     Attributes:
-        median: of all samples.
+        median: the median of all samples.
         p90: 90 % of the samples took no longer.
         p95: likewise.
         p99: likewise.
@@ -96,7 +96,7 @@ class CaseResult(msgspec.Struct, kw_only=True):
 
     Attributes:
         case: the shape of work.
-        timing: of all `batch` queries together, end to end; null if the runner cannot do it.
+        timing: all `batch` queries together, end to end; null if the runner cannot do it.
         queries_per_second: batch / median.
         logits_relative_l2: against float32 PyTorch on the same work.
         mask_iou: likewise, the lowest of all masks.
@@ -179,7 +179,7 @@ class Entry(msgspec.Struct, kw_only=True):
         peer: another way to run the model, not this product's.
         precision: fp32, fp16, bf16 or int8; for a bundle with several, "bf16+fp32".
         image_size: side of the square image in pixels.
-        threads: of the CPU.
+        threads: CPU threads.
         about: versions and devices as the runner describes itself.
         status: "passed"; "failed" if it crashed or is over its budget; "refused" if it cannot run
             on this machine.
@@ -282,8 +282,8 @@ class Record(msgspec.Struct, kw_only=True):
     Attributes:
         schema: major.minor; another major is refused.
         created: UTC, ISO 8601.
-        commit: of the sources, with "+" if they were changed; null outside a checkout.
-        versions: of the packages that matter.
+        commit: the commit of the sources, with "+" if they were changed; null outside a checkout.
+        versions: the versions of the packages that matter.
         method: the method of measurement.
         machine: the machine of the measurement.
         model: the measured model.

@@ -89,7 +89,7 @@ def check_network(piece: Piece, precisions: Set[str], matrix_layers: Mapping[str
 
     Args:
         piece: the piece that was parsed.
-        precisions: of the graphs it is made of.
+        precisions: the precisions of its graphs.
         matrix_layers: number of matrix products and convolutions by type, as parsed.
 
     Raises:
@@ -119,7 +119,7 @@ def check_engine(
 
     Args:
         piece: the piece that was built.
-        precisions: of the graphs it is made of.
+        precisions: the precisions of its graphs.
         layers: number of layers by type, as parsed.
         engine: the inspector's report.
         ranges: whether sizes range: TensorRT 10.x then names no types ("N/A due to dynamic
