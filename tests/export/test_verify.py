@@ -1,4 +1,4 @@
-"""`verify` passes what is right, and names the piece that is wrong."""
+"""`verify` passes a correct bundle, and names the wrong piece in another."""
 
 import msgspec
 import numpy as np
@@ -9,10 +9,11 @@ from tests.export.conftest import random_model
 from uino_deploy.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from uino_deploy.errors import CheckFailed
 from uino_deploy.export import verify_bundle
-from uino_deploy.export.verify import mask_iou, relative_l2
+from uino_deploy.export.verify import mask_iou
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import PIECES
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from uino_deploy.tolerances import relative_l2
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Shows what a run on a card found: an HTML page, or the README's table of times.
+"""The results of a run on a card as an HTML page, or as the README's table of times.
 
 python page.py first_light.json OUT.html
 python page.py benchmarks/data/gpu/RUN.json tests/gpu/README.md
@@ -46,7 +46,7 @@ def result_page(found: Row) -> str:
         [verdict],
         [
             Section("Steps", [step_table(steps)]),
-            Section("What is not right", wrong_tables(steps)),
+            Section("Wrong findings", wrong_tables(steps)),
             Section("Operators", times(steps, "times")),
             Section("Modules and whole queries", times(steps, "modules")),
             Section("Counters beside the ledger's", counters(steps)),
@@ -56,7 +56,7 @@ def result_page(found: Row) -> str:
 
 
 def rows_of(steps: Row, name: str) -> list[Row]:
-    """Return the findings of a step; none where it did not run."""
+    """Return the findings of a step; none if it did not run."""
     found: list[Row] = steps.get(name, {}).get("rows", [])
     return found
 
@@ -80,7 +80,7 @@ def step_table(steps: Row) -> Any:
 
 
 def wrong_tables(steps: Row) -> list[Any]:
-    """Return the findings that are not right, where there are any."""
+    """Return tables of the wrong findings, if any."""
     from uino_deploy.page import Table
 
     lines = [

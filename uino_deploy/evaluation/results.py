@@ -18,7 +18,7 @@ SCHEMA = "1.0"
 
 
 class _Detail(msgspec.Struct):
-    """A run as a results file holds it."""
+    """A run in a results file."""
 
     model: str
     fold: int | None
@@ -44,7 +44,7 @@ def write_results(
     Args:
         path: the file.
         document: the report, as plain values.
-        runs: by fold; None where the data set has no folds.
+        runs: by fold; None if the data set has no folds.
         force: replace an existing file.
 
     Raises:
@@ -78,9 +78,9 @@ def read_runs(path: Path) -> dict[int | None, Run]:
     except OSError as error:
         raise InputError(f"results {path} cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise InputError(f"{path} holds no evaluation's results: {error}") from error
+        raise InputError(f"{path} is not a results file: {error}") from error
     if read.schema_version.partition(".")[0] != SCHEMA.partition(".")[0]:
-        raise InputError(f"{path} has schema {read.schema_version}, this program reads {SCHEMA}")
+        raise InputError(f"{path} has schema {read.schema_version}; this version reads {SCHEMA}")
     return {each.fold: _checked(each, path) for each in read.runs}
 
 
