@@ -50,6 +50,8 @@ def test_a_right_bundle_passes(setting):
     compared = {f.claim for f in found["every piece and the whole are PyTorch's"]}
     assert any("prompt.dense" in claim for claim in compared)
     assert any("the whole, mask" in claim for claim in compared)
+    found = check(setting, "onnxruntime tiny.uino speed")
+    assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
     assert len(found["latency"]) == 6
 
 
@@ -90,7 +92,7 @@ from uino_deploy.selftest.findings import judge
 from uino_deploy.selftest.groups import groups
 from uino_deploy.selftest.setting import Setting
 setting = Setting(scratch="/nowhere", bundle={str(bundle.root)!r})
-for name in ("operators", "onnxruntime tiny.uino"):
+for name in ("operators", "onnxruntime tiny.uino", "onnxruntime tiny.uino speed"):
     for claim in groups(setting, False)[name]():
         for finding in judge(name, claim):
             print(finding.verdict, finding.claim, finding.reason)
@@ -149,20 +151,22 @@ def test_plans_pass_on_a_right_gpu(planned):
     plugins = found.pop("the plugins inside the engine are the functions' bodies")
     assert {finding.verdict for finding in plugins} == {"skipped"}, plugins
     assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
+    assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
     assert any("engines on the device" in f.claim for f in found["memory, and it does not grow"])
 
 
 def test_a_leak_on_the_gpu_is_found(planned, monkeypatch):
     device = cuda_memory.Device
     monkeypatch.setattr(device, "give", lambda *_: None)
-    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
     assert "failed" in verdicts(found, "memory, and it does not grow")
 
 
 def test_what_other_programs_take_of_the_gpu_is_no_growth(planned, monkeypatch):
     free = itertools.count(1 << 40, -(64 << 20))
     monkeypatch.setattr(cuda_memory.Device, "memory", lambda _self: (next(free), 2 << 40))
-    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
     memory = found["memory, and it does not grow"]
     assert {finding.verdict for finding in memory} == {"passed"}, memory
     assert "this process's use" in memory[-1].claim
@@ -171,7 +175,7 @@ def test_what_other_programs_take_of_the_gpu_is_no_growth(planned, monkeypatch):
 def test_growth_of_this_process_is_found_where_the_driver_tells(planned, monkeypatch):
     held = iter([1 << 30, (1 << 30) + (64 << 20)])
     monkeypatch.setattr(bundle_claims.nvml, "process_bytes", lambda _process: next(held))
-    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
     failed = [f for f in found["memory, and it does not grow"] if f.verdict == "failed"]
     assert [f.measured for f in failed] == [64 << 20]
 
@@ -194,4 +198,5 @@ def test_without_plans_the_claims_say_which_claim_tells_why(bundle, tmp_path, cu
     setting = Setting(scratch=str(tmp_path), bundle=str(copy), architecture="sm_87")
     found = check(setting, "tensorrt bare.uino", on_gpu=True)
     assert {f.verdict for findings in found.values() for f in findings} == {"skipped"}, found
-    assert "first claim of this group" in found["latency"][0].reason
+    found |= check(setting, "tensorrt bare.uino speed", on_gpu=True)
+    assert "first claim of the group of its plans" in found["latency"][0].reason
