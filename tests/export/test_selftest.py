@@ -156,6 +156,45 @@ def test_plans_pass_on_a_right_gpu(planned):
     assert any("engines on the device" in f.claim for f in found["memory, and it does not grow"])
 
 
+@pytest.fixture
+def with_plugins(bundle, tmp_path, cudart, monkeypatch):
+    """Plans that say they have plugins; those of the functions are their copies."""
+    trt = FakeTensorRt(cudart)
+    monkeypatch.setattr(tensorrt_backend, "_import_tensorrt", lambda _name: trt)
+    plugins = {"Correlation4d": 1, "SelectiveScan2d": 4}
+    root = with_plans(bundle.root, tmp_path, largest=1, plugins=plugins).root
+    built = []
+
+    def build(_setting, _bundle, target, _backend, kind, pieces):
+        built.append((kind, pieces))
+        shutil.copytree(root, target)
+
+    monkeypatch.setattr(gpu, "_build", build)
+    yield Setting(scratch=str(tmp_path), bundle=str(root), architecture="sm_87", cuda="12.6")
+    assert built == [("none", ("prompt",))]  # the plan with plugins is the bundle's
+
+
+PLUGINS = "the plugins inside the engine are the functions' bodies"
+
+
+def test_plugins_are_held_against_an_engine_of_the_functions(with_plugins):
+    found = check(with_plugins, "tensorrt planned.uino", on_gpu=True)
+    assert verdicts(found, PLUGINS) == {"passed"}, found[PLUGINS]
+    assert found[PLUGINS][0].measured == 5
+
+
+def test_a_plugin_that_is_not_the_body_is_found(with_plugins, monkeypatch):
+    run, factors = gpu._run_piece, itertools.cycle([1.01, 1.0])
+
+    def wrong(bundle, backend):
+        factor = np.float32(next(factors))
+        return {name: factor * array for name, array in run(bundle, backend).items()}
+
+    monkeypatch.setattr(gpu, "_run_piece", wrong)
+    found = check(with_plugins, "tensorrt planned.uino", on_gpu=True)
+    assert "failed" in verdicts(found, PLUGINS)
+
+
 def test_a_leak_on_the_gpu_is_found(planned, monkeypatch):
     device = cuda_memory.Device
     monkeypatch.setattr(device, "give", lambda *_: None)

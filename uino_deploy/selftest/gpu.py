@@ -92,7 +92,7 @@ def kernel_claims(setting: Setting) -> list[Claim]:
         *(
             Claim(
                 f"{operator.name} in PyTorch launches its Triton kernel and computes it",
-                "CUDA tensors at the model's shapes and at ragged ones, against float64",
+                "CUDA tensors at the model's shapes, against float64",
                 partial(_in_torch, setting, operator),
             )
             for operator in (CORRELATION, SCAN)
@@ -125,15 +125,10 @@ def _launched(setting: Setting, operator: Operator) -> Iterator[Measured]:
     def run(launch: Launch, inputs: list[Array], like: Array) -> Array:
         return _launch(device, launch, inputs, like)
 
-    for case in _cases(setting, operator):
+    cases = [*model_cases(setting.config()), *ragged_cases(setting.configs())]
+    for case in cases_of(operator, cases):
         for dtype in dtypes_of(arch):
             yield compare(library, case, dtype, run, exact_on_gpu)
-
-
-def _cases(setting: Setting, operator: Operator) -> list[Case]:
-    """Return an operator's cases: the model's own shapes, and ragged ones of every tiling."""
-    own = model_cases(setting.config())
-    return cases_of(operator, [*own, *ragged_cases(setting.configs())])
 
 
 def _launch(device: Device, launch: Launch, inputs: list[Array], like: Array) -> Array:
@@ -161,7 +156,7 @@ def _in_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
     from uino_deploy.kernels import correlation4d, selective_scan2d
 
     function = correlation4d if operator is CORRELATION else selective_scan2d
-    for case in _cases(setting, operator):
+    for case in cases_of(operator, model_cases(setting.config())):
         for dtype in dtypes_of(setting.architecture):
             yield _one_in_torch(function, case, dtype)
 
