@@ -65,7 +65,7 @@ def _in_engines(
     setting: Setting, backend: EngineBackend, operator: Operator, form: Form
 ) -> Iterator[Measured]:
     if not is_importable("onnx"):
-        raise CannotCheck("onnx is not installed")
+        raise CannotCheck("onnx is not installed: pip install onnx")
     if backend == "tensorrt-rtx" and setting.architecture not in RTX_ARCHITECTURES:
         raise CannotCheck(f"TensorRT-RTX does not build for {setting.architecture}")
     runner = TensorRtBackend(backend)
