@@ -49,7 +49,7 @@ def test_a_right_bundle_passes(setting):
     assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
     compared = {f.claim for f in found["every piece and the whole model match PyTorch"]}
     assert any("prompt.dense" in claim for claim in compared)
-    assert any("the whole, mask" in claim for claim in compared)
+    assert any("the whole model, mask" in claim for claim in compared)
     assert len(found["latency"]) == 6
 
 
