@@ -23,6 +23,7 @@ LEAVES = {
     "errors",
     "files",
     "images",
+    "inputs",
     "letters",
     "markdown",
     "miscompiles",

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from uino_deploy.images.reading import UInt8
+from uino_deploy.images.opening import UInt8
 
 Float32 = npt.NDArray[np.float32]
 
