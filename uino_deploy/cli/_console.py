@@ -130,7 +130,7 @@ def notices() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputNotice)
         usual: Callable[..., None] = warnings.showwarning
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment] # its optional arguments are passed on
         yield
 
 

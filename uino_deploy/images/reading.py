@@ -173,9 +173,9 @@ def _marked(image: Image.Image, label: int | None) -> Marked:
 def _of_palette(image: Image.Image, label: int | None) -> Marked:
     """Decide a palette's mask: labels if index 0 is black and others have colours."""
     indices, colours = np.asarray(image), np.asarray(image.convert("RGB"))
-    greys = (colours == colours[:, :, :1]).all()
-    black = not colours.any(axis=2)[indices == 0].any()
-    other = not colours[indices != 0].any(axis=-1).all()
+    greys = bool(np.equal(colours, colours[:, :, :1]).all())
+    lit = colours.max(axis=2) > 0
+    black, other = not lit[indices == 0].any(), not lit[indices != 0].all()
     if label is not None or (black and not other and not greys):
         return decide_indices(indices, label)
     return decide_colours(colours)
