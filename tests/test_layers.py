@@ -23,6 +23,7 @@ LEAVES = {
     "errors",
     "files",
     "images",
+    "inputs",
     "lazy",
     "letters",
     "markdown",

@@ -58,6 +58,9 @@ def test_another_layout_is_refused_with_the_expected_one(tmp_path, coco):
     [
         {"counts": [5, 5], "size": [48, 64]},
         {"counts": [5, 48 * 63 - 5], "size": [48, 63]},
+        {"counts": ";", "size": [48, 64]},
+        {"counts": [48 * 65, -48], "size": [48, 64]},
+        [[10, 10, 1e9, 10, 10, 1e9]],
         {"size": [48, 64]},
         "polygon",
         [[1.0, 2.0]],
@@ -102,3 +105,29 @@ def test_without_cocos_tools_the_extra_is_named(coco, monkeypatch):
     monkeypatch.setattr("uino_deploy.dependencies.is_importable", lambda module: False)
     with pytest.raises(DependencyError, match=r"pip install '\.\[coco\]"):
         Coco(coco, 0)
+
+
+def test_a_size_that_is_not_the_images_is_refused_before_it_is_allocated(tmp_path):
+    root = make_coco(tmp_path, classes=4, per_class=1)
+    path = root / "annotations/instances_val2014.json"
+    document = json.loads(path.read_text())
+    document["images"][0] |= {"height": 65_535, "width": 65_535}
+    path.write_text(json.dumps(document))
+    dataset = Coco(root, 0)
+    with pytest.raises(InputError, match="65535 x 65535 pixels; it has 64 x 48"):
+        dataset.mask(dataset.images(0)[0], 0)
+
+
+def test_what_enroll_reads_evaluate_reads_too(tmp_path):
+    root = make_coco(tmp_path, classes=4, per_class=1)
+    path = root / "annotations/instances_val2014.json"
+    expected = Coco(root, 0).mask(Coco(root, 0).images(0)[0], 0)
+    document = json.loads(path.read_text())
+    image = document["images"][0]
+    image |= {"id": str(image["id"]), "height": 48.0, "width": None}
+    first = document["annotations"][0] | {"iscrowd": None, "area": float("nan")}
+    boxed = {"image_id": image["id"], "category_id": first["category_id"], "bbox": [0, 0, 1, 1]}
+    document["annotations"] = [first, boxed, boxed | {"segmentation": [[1, 1, 5, 5]]}]
+    path.write_bytes(json.dumps(document).encode("utf-8-sig"))
+    dataset = Coco(root, 0)
+    np.testing.assert_array_equal(dataset.mask(dataset.images(0)[0], 0), expected)

@@ -1,6 +1,7 @@
 """Lists of episodes: the same from a seed, and from a file."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -168,3 +169,26 @@ def test_open_names_what_is_missing_or_superfluous(tmp_path, voc):
     ]:
         with pytest.raises(InputError, match=message):
             open_dataset(*arguments)
+
+
+def test_a_byte_order_mark_and_blank_lines_do_not_matter(folder, tmp_path):
+    path, dataset = tmp_path / "list.jsonl", Folder(folder)
+    write_list(path, dataset, None, 1, 0, draw_list(dataset, 2, 1, 0))
+    expected = read_list(path, dataset)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert read_list(path, dataset) == expected
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"format": "\xff"}\n{}', b"[" * 100_000 + b"\n{}", b"\xff\xfe\x00"]
+)
+def test_hostile_bytes_are_no_list(folder, tmp_path, data):
+    (tmp_path / "list.jsonl").write_bytes(data)
+    with pytest.raises(InputError, match="is not a list of episodes"):
+        read_list(tmp_path / "list.jsonl", Folder(folder))
+
+
+def test_a_pipe_is_no_list(folder, tmp_path):
+    os.mkfifo(tmp_path / "list.jsonl")
+    with pytest.raises(InputError, match="it is a named pipe"):
+        read_list(tmp_path / "list.jsonl", Folder(folder))

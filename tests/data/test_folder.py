@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.miniatures import make_folder
 from uino_deploy.data.folder import Folder
 from uino_deploy.errors import InputError
+from uino_deploy.inputs import InputNotice
 
 
 def test_one_class_is_called_as_its_folder(tmp_path):
@@ -56,3 +58,26 @@ def test_too_few_images_and_other_layouts_are_refused(tmp_path):
     (tmp_path / "few/images/000.png").write_bytes(b"x")
     with pytest.raises(InputError, match=r"has 000\.jpg and 000.png"):
         Folder(tmp_path / "few")
+
+
+def test_vocs_border_in_a_mask_is_ignored(tmp_path):
+    root = make_folder(tmp_path / "mug", 3)
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:25, 10:40], labels[8:22, 13:37] = 255, 15
+    Image.fromarray(labels).save(root / "masks/001.png")
+    with pytest.warns(InputNotice, match="a border of 255, which is ignored"):
+        mask = Folder(root).mask("images/001.jpg", 0)
+    np.testing.assert_array_equal(mask == 1, labels == 15)
+    np.testing.assert_array_equal(mask == 255, labels == 255)
+
+
+def test_partners_in_two_unicode_forms_and_files_that_are_skipped(tmp_path):
+    root = make_folder(tmp_path / "mug", 3)
+    (root / "images/001.jpg").rename(root / "images/Caf\u0065\u0301.jfif")
+    (root / "masks/001.png").rename(root / "masks/Caf\u00e9.png")
+    (root / "images/notes.heic").write_bytes(b"")
+    with pytest.warns(InputNotice, match=r"images: not images, skipped: notes\.heic"):
+        dataset = Folder(root)
+    key = next(key for key in dataset.images(0) if "Caf" in key)
+    assert dataset.mask(key, 0).any()
+    assert dataset.image(key).shape == (40, 60, 3)

@@ -1,15 +1,20 @@
 """Polygons of COCO files, rasterised."""
 
 import json
+import os
+import time
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from uino_deploy.errors import InputError
 from uino_deploy.images import (
     polygons_from_coco,
 )
+from uino_deploy.inputs import InputNotice
 
 # A loaded machine must not fail a test for being slow.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -90,3 +95,181 @@ def test_what_is_no_coco_file(tmp_path, text):
         polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
     with pytest.raises(InputError, match="cannot be read"):
         polygons_from_coco(tmp_path / "none.json", "a.jpg", "bottle")
+
+
+SQUARE = [[5, 5, 15, 5, 15, 15, 5, 15]]
+SQUARE_RUNS = [105, *[10, 10] * 9, 10, 600 - 105 - 190]
+
+
+def document():
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 20, "width": 30}],
+        "categories": [{"id": 3, "name": "bottle"}, {"id": 4, "name": "cup"}],
+        "annotations": [{"id": 7, "image_id": 1, "category_id": 3, "segmentation": SQUARE}],
+    }
+
+
+def rewritten(change):
+    content = document()
+    change(content)
+    return content
+
+
+def neighbour(**fields):
+    return lambda content: content["annotations"].append({"id": 8, "image_id": 1, **fields})
+
+
+def on_first(part, **fields):
+    return lambda content: content[part][0].update(fields)
+
+
+def as_text(content):
+    content["images"][0]["id"] = "1"
+    content["categories"][0]["id"] = 3.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        neighbour(category_id=4, bbox=[0, 0, 5, 5]),
+        neighbour(category_id=3, bbox=[0, 0, 5, 5]),
+        neighbour(category_id=3, segmentation=[[1, 1, 5, 5]]),
+        neighbour(category_id=None, segmentation="?"),
+        neighbour(category_id=3, segmentation=[[0, 0, 9, 0, 9, 9]], iscrowd=True),
+        on_first("annotations", iscrowd=False),
+        on_first("annotations", iscrowd=None),
+        on_first("annotations", id="seven", image_id="1", area=float("nan")),
+        on_first("annotations", segmentation=SQUARE[0]),
+        on_first("annotations", segmentation={"size": [20, 30], "counts": SQUARE_RUNS}),
+        on_first("images", height=20.0, width=30.0),
+        on_first("images", file_name="train\\\\a.jpg"),
+        as_text,
+    ],
+)
+def test_fields_that_nobody_needs_do_not_matter(tmp_path, change):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(rewritten(change)))
+    mask = polygons_from_coco(path, "a.jpg", "bottle")
+    assert mask.shape == (20, 30)
+    assert mask.sum() == 100
+    assert mask[5:15, 5:15].all()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "c.json").write_bytes(json.dumps(document()).encode(encoding))
+    assert polygons_from_coco(tmp_path / "c.json", 1, "bottle").sum() == 100
+
+
+def test_compressed_run_lengths_are_cocos(tmp_path):
+    tools = pytest.importorskip("pycocotools.mask")
+    mask = (np.random.default_rng(0).random((20, 30)) < 0.3).astype(np.uint8)
+    packed = tools.encode(np.asfortranarray(mask))
+    packed["counts"] = packed["counts"].decode()
+    path = write_coco(tmp_path / "c.json", packed)
+    np.testing.assert_array_equal(polygons_from_coco(path, 1, "bottle"), mask)
+
+
+def test_one_base_name_in_two_folders(tmp_path):
+    content = document()
+    content["images"] = [
+        {"id": n, "file_name": f"day{n}/a.png", "height": 20, "width": 30} for n in (1, 2)
+    ]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    for n in (1, 2):
+        (tmp_path / f"day{n}").mkdir()
+        Image.new("RGB", (30, 20)).save(tmp_path / f"day{n}" / "a.png")
+    mask = polygons_from_coco(tmp_path / "c.json", tmp_path / "day1" / "a.png", "bottle")
+    assert mask.sum() == 100
+    with pytest.raises(InputError, match=r"day2/a\.png' has no polygons"):
+        polygons_from_coco(tmp_path / "c.json", tmp_path / "day2" / "a.png", "bottle")
+    with pytest.raises(InputError, match=r"'a\.png' 2 times, not once"):
+        polygons_from_coco(tmp_path / "c.json", "a.png", "bottle")
+
+
+def test_another_size_than_the_images_is_refused_before_it_is_allocated(tmp_path):
+    content = document()
+    content["images"][0] |= {"height": 60_000, "width": 60_000}
+    content["annotations"][0]["segmentation"] = 200 * [[0, 0, 60_000, 0, 60_000, 60_000]]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg")
+    start = time.perf_counter()
+    with pytest.raises(InputError, match="60000 x 60000 pixels; it has 30 x 20"):
+        polygons_from_coco(tmp_path / "c.json", tmp_path / "a.jpg", "bottle")
+    with pytest.raises(InputError, match="has more than 178956970 pixels"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
+    assert time.perf_counter() - start < 5
+
+
+def test_sizes_that_are_left_out_are_the_images(tmp_path):
+    content = document()
+    content["images"] = [{"id": 1, "file_name": "a.jpg"}]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg")
+    assert polygons_from_coco(tmp_path / "c.json", tmp_path / "a.jpg", "bottle").shape == (20, 30)
+    with pytest.raises(InputError, match="has no size"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
+
+
+def test_polygons_of_the_stored_pixels_are_turned_with_the_image(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(document()))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.warns(InputNotice, match="turned too"):
+        mask = polygons_from_coco(tmp_path / "c.json", tmp_path / "a.jpg", "bottle")
+    assert mask.shape == (30, 20)
+    assert mask[5:15, 5:15].all()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ([[1, 1, 9, 1, 9, 1e9]], "a corner at 1e"),
+        ([[1e308, 39.5, -1e308, 1e18, 0, 50.5]], "a corner at 1e"),
+        ([[1, 1, 9, 1, 9, "9"]], "with '9' in it"),
+        ([[1, 1, 9, 1, 9, True]], "with True in it"),
+        ([[1, 1, 9, 1, 9]], "polygon of 5 numbers"),
+        (100_000 * [[0, 0, 30, 0, 30, 20]], "longer than 4000000 pixels"),
+        ({"size": [20, 30], "counts": ";"}, "run-lengths of 11 pixels, the image has 600"),
+        ({"size": [20, 30], "counts": [700, -100]}, "below zero"),
+        ({"size": [20, 30], "counts": [2**70]}, "annotation 7 has"),
+        ({"size": [20, 30], "counts": [599.0, 1]}, "no integers"),
+        ({"size": [20, 30], "counts": "\u00ff"}, "wrong character"),
+        ({"size": [20, 30], "counts": "P" * 99}, "wrong character"),
+        ({"size": [30, 20], "counts": [600]}, "run-lengths for size"),
+        ({"size": 7}, "run-lengths for size"),
+        (7, "it is int"),
+    ],
+)
+def test_a_damaged_segmentation_is_refused_with_the_reason(tmp_path, segmentation, words):
+    path = write_coco(tmp_path / "c.json", segmentation)
+    with pytest.raises(InputError, match=words):
+        polygons_from_coco(path, 1, "bottle")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 100_000,
+        b'{"images": ' + b"[" * 100_000,
+        b'{"images": [], "categories": [{"id": 1, "name": "\xff"}], "annotations": []}',
+        b'{"images": [{"id": 1, "file_name": "a", "height": 1e999}], "categories": []}',
+        b'{"images": [' + b"9" * 6000 + b'], "categories": [], "annotations": []}',
+        b"\xff\xfe\x00",
+    ],
+)
+def test_hostile_bytes_are_no_coco_file(tmp_path, data):
+    (tmp_path / "c.json").write_bytes(data)
+    with pytest.raises(InputError, match="is not a COCO annotation file"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
+
+
+def test_annotations_in_a_pipe_or_a_sparse_file(tmp_path):
+    os.mkfifo(tmp_path / "f.json")
+    with pytest.raises(InputError, match="it is a named pipe"):
+        polygons_from_coco(tmp_path / "f.json", "a.jpg", "bottle")
+    with open(tmp_path / "c.json", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="the limit is"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from uino_deploy.errors import InputError
 from uino_deploy.images import class_colour
+from uino_deploy.inputs import InputNotice
 from uino_deploy.runtime import Result
 from uino_deploy.runtime.batch import draw_labels, find_images, output_names, write_results
 
@@ -35,6 +36,7 @@ def tree(tmp_path, monkeypatch):
         (["gone.png"], ["gone.png"]),
     ],
 )
+@pytest.mark.filterwarnings("ignore::uino_deploy.inputs.InputNotice")
 def test_files_folders_and_globs(tree, inputs, expected):
     assert [os.path.relpath(path) for path in find_images(inputs)] == expected
 
@@ -48,6 +50,47 @@ def test_an_input_without_images_is_named(tree, given):
 def test_a_file_whose_name_looks_like_a_glob(tree):
     Path("x[1].png").write_bytes(b"")
     assert find_images(["x[1].png"]) == [Path("x[1].png")]
+
+
+def test_what_a_folder_skips_is_named_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["a.jpg", "b.JFIF", "c.avif", "d.jpe", "e.mpo", "f.heic", "g.txt", ".hidden"]
+    for name in names:
+        Path(name).write_bytes(b"")
+    os.mkfifo("h.png")
+    words = r"skipped f\.heic \(a format that is not read: convert it\), h\.png \(no regular file\)"
+    with pytest.warns(InputNotice, match=words + r", g\.txt \(no image's suffix\)$"):
+        found = find_images(["."])
+    assert [path.name for path in found] == ["a.jpg", "b.JFIF", "c.avif", "d.jpe", "e.mpo"]
+
+
+def test_brackets_that_exist_as_written_are_no_pattern(tmp_path):
+    for folder in ("trip [2024]", "trip 2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(b"")
+    expected = [tmp_path / "trip [2024]" / "a.png"]
+    assert find_images([f"{tmp_path}/trip [2024]/*.png"]) == expected
+    assert find_images([f"{tmp_path}/trip [2024]/**/*.png"]) == expected
+    assert find_images([f"{tmp_path}/trip [0-9]/*.png"]) == [tmp_path / "trip 2" / "a.png"]
+
+
+def test_a_name_is_found_in_the_other_unicode_form(tmp_path):
+    (tmp_path / "Caf\u0065\u0301.png").write_bytes(b"")
+    assert find_images([str(tmp_path / "Caf\u00e9.png")]) == [tmp_path / "Caf\u0065\u0301.png"]
+
+
+def test_names_that_are_not_utf_8_or_too_long_for_a_number():
+    names = output_names([Path(os.fsdecode(b"caf\xe9.png")), Path("x" * 250 + ".png")])
+    assert names == ["caf%E9", "x" * 240]
+    assert output_names([Path("\u00e9.png"), Path("\u0065\u0301.png")])[1].endswith("-2")
+
+
+def test_an_image_larger_than_jpeg_loses_only_its_overlay(tmp_path):
+    found = result("cup", np.ones((4, 65_504), bool), 1)
+    record = write_results(tmp_path, "x", np.zeros((4, 65_504, 3), np.uint8), [found])
+    assert (tmp_path / "masks/cup/x.png").is_file()
+    assert record["overlay_error"] == "JPEG holds at most 65500 pixels a side"
+    assert "overlay" not in record
 
 
 def test_names_that_meet_are_kept_apart():

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import shutil
 import sys
 
@@ -115,6 +116,27 @@ def test_enroll_takes_masks_from_coco(run, fake_bundle, red_files, tmp_path):
     )
     assert code == 2
     one_line(err, "--category needs --coco")
+
+
+def test_enroll_takes_one_label_and_says_what_it_assumed(run, fake_bundle, red_files, tmp_path):
+    image, mask = red_files
+    with Image.open(mask) as opened:
+        truth = np.asarray(opened) != 0
+    labels = truth.astype(np.uint8) * 7
+    labels[:9, :9] = 3
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    shot = f"{image}:{tmp_path / 'labels.png'}"
+    code, _, err = enroll(run, fake_bundle, tmp_path / "all.safetensors", shot)
+    assert code == 0
+    assert err.startswith("warning: mask ")
+    assert "labels 3, 7: all are taken for the object; --label takes one" in err
+    one, same = tmp_path / "one.safetensors", tmp_path / "same.safetensors"
+    code, _, err = run(
+        "enroll", fake_bundle, "--shot", shot, "--label", 7, "--name", "red", "-o", one
+    )
+    assert (code, err) == (0, "")
+    enroll(run, fake_bundle, same, f"{image}:{mask}")
+    assert one.read_bytes() == same.read_bytes()
 
 
 def test_a_shot_is_split_at_the_last_colon_that_works(tmp_path, monkeypatch):
@@ -265,7 +287,39 @@ def test_predict_json_is_one_document(run, fake_bundle, supports, red_files, tmp
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["header", "pixels"])
-def test_one_unreadable_image_stops_the_batch_and_leaves_nothing(
+def test_one_unreadable_image_is_a_line_and_the_others_are_kept(
+    run, fake_bundle, supports, red_files, tmp_path, late
+):
+    bad = tmp_path / os.fsdecode(b"b\xe4d.png")
+    data = red_files[0].read_bytes()
+    bad.write_bytes(data[: len(data) // 2] if late else b"no picture")
+    output = tmp_path / "found"
+    code, out, err = predict(run, fake_bundle, output, bad, red_files[0], "--support", supports[0])
+    assert code == 1
+    assert out.splitlines()[-1].startswith("1 image, ")
+    assert err.count("\n") == 2
+    assert "b%E4d.png cannot be read" in err
+    assert "1 of 2 images failed" in err
+    lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert sorted(lines[0]) == ["error", "image"]
+    assert "cannot be read" in lines[0]["error"]
+    assert lines[0]["image"].endswith("b%E4d.png")
+    assert (output / lines[1]["classes"][0]["mask"]).is_file()
+
+
+def test_an_image_whose_name_is_not_utf_8_is_segmented(
+    run, fake_bundle, supports, red_files, tmp_path
+):
+    image = shutil.copy(red_files[0], tmp_path / os.fsdecode(b"r\xe9d.png"))
+    output = tmp_path / "found"
+    assert predict(run, fake_bundle, output, image, "--support", supports[0])[0] == 0
+    line = json.loads((output / "results.jsonl").read_text())
+    assert line["classes"][0]["mask"] == "masks/red/r%E9d.png"
+    assert (output / line["classes"][0]["mask"]).is_file()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["header", "pixels"])
+def test_fail_fast_stops_at_one_unreadable_image_and_leaves_nothing(
     run, fake_bundle, supports, red_files, tmp_path, late
 ):
     bad = tmp_path / "bad.png"
@@ -273,8 +327,9 @@ def test_one_unreadable_image_stops_the_batch_and_leaves_nothing(
     bad.write_bytes(data[: len(data) // 2] if late else b"no picture")
     before = sorted(tmp_path.iterdir())
     code, out, err = predict(
-        run, fake_bundle, tmp_path / "found", red_files[0], bad, "--support", supports[0]
-    )
+        run, fake_bundle, tmp_path / "found", red_files[0], bad, "--support", supports[0],
+        "--fail-fast",
+    )  # fmt: skip
     assert (code, out) == (2, "")
     one_line(err, "bad.png cannot be read")
     assert sorted(tmp_path.iterdir()) == before

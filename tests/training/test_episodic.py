@@ -14,11 +14,10 @@ from click.testing import CliRunner
 from tests.data.miniatures import make_folder, make_voc
 from uino_deploy.cli import train as command
 from uino_deploy.config import VARIANTS, UinoConfig
-from uino_deploy.data.dataset import IGNORED
 from uino_deploy.data.folder import Folder
 from uino_deploy.data.pascal import Pascal
 from uino_deploy.errors import CheckFailed, InputError
-from uino_deploy.images import preprocess_image
+from uino_deploy.images import IGNORED, preprocess_image
 from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
 from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata, save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS, parameter_counts

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from uino_deploy.cli._console import paint
+from uino_deploy.cli._console import notices, paint
 from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import Settings, debug_option
 from uino_deploy.errors import UinoDeployError
@@ -107,12 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        result = cli.main(
-            list(arguments) if arguments is not None else None,
-            prog_name="uino-deploy",
-            standalone_mode=False,
-            obj=settings,
-        )
+        with notices():
+            result = cli.main(
+                list(arguments) if arguments is not None else None,
+                prog_name="uino-deploy",
+                standalone_mode=False,
+                obj=settings,
+            )
         # Inside the try: flushing the buffer can also hit a full disk or a closed pipe.
         sys.stdout.flush()
     except BaseException as error:

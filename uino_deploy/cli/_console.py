@@ -13,6 +13,8 @@ import shutil
 import sys
 import textwrap
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +22,13 @@ from typing import Any, NoReturn
 
 import click
 
+from uino_deploy.inputs import InputNotice
+
 # Seconds between two plain lines of progress where stderr is not a terminal.
 PLAIN_PROGRESS_SECONDS = 15.0
+
+# Notices shown of one kind: a folder may hold a thousand masks alike.
+NOTICES_OF_A_KIND = 3
 
 _INDENT = "    "
 # A cell of a column of numbers; "-" stands for a number that does not exist.
@@ -103,6 +110,28 @@ class Output:
                 yield lambda: bar.advance(task)
         else:
             yield _PlainProgress(what, total).step
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Write notices about inputs to stderr as warnings: the first few of each kind."""
+    told: Counter[str] = Counter()
+
+    def show(message: Warning | str, *rest: Any) -> None:
+        if not isinstance(message, InputNotice):
+            usual(message, *rest)
+            return
+        told[message.kind] += 1
+        count = told[message.kind]
+        if count <= NOTICES_OF_A_KIND:
+            more = " (more of this kind are not shown)" if count == NOTICES_OF_A_KIND else ""
+            click.echo(f"warning: {' '.join(str(message).split())}{more}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputNotice)
+        usual: Callable[..., None] = warnings.showwarning
+        warnings.showwarning = show  # type: ignore[assignment] # its optional arguments are passed on
+        yield
 
 
 def paint(text: str, colour: str) -> str:

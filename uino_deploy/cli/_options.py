@@ -58,6 +58,15 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def bits_option(command: Command) -> Command:
+    """Add `--bits`: real depth of grey images. The command receives `bits: int | None`."""
+    return click.option(
+        "--bits",
+        type=click.IntRange(1, 32),
+        help="Real depth of grey images of more than 8 bits.  [default: found]",
+    )(command)
+
+
 def force_option(command: Command) -> Command:
     """Add `--force`: replace the output if it exists. The command receives `force: bool`."""
     return click.option("--force", is_flag=True, help="Replace existing output.")(command)

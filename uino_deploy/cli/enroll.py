@@ -10,7 +10,7 @@ import click
 
 from uino_deploy.cli._backend import backend_options
 from uino_deploy.cli._console import Output, size
-from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="IMAGE:MASK",
-    help="Support image and its mask (non-black is the object); with --coco only the image. "
-    "Repeatable.",
+    help="Support image and its mask (two levels, labels, or soft edges that are cut at half); "
+    "with --coco only the image. Repeatable.",
 )
 @click.option(
     "--coco",
     type=FILE,
-    help="Take the masks from the polygons in this COCO annotation file.",
+    help="Take the masks from this COCO annotation file.",
 )
 @click.option("--category", help="Category in the COCO file.  [default: the class's name]")
+@click.option(
+    "--label",
+    type=click.IntRange(0, 65535),
+    help="The object's value in masks of labels.  [default: all but 0]",
+)
+@bits_option
 @click.option("--name", required=True, help="Class name; output folders are named after it.")
 @click.option(
     "-o",
@@ -50,6 +56,8 @@ def enroll(
     shots: tuple[str, ...],
     coco: Path | None,
     category: str | None,
+    label: int | None,
+    bits: int | None,
     name: str,
     output_path: Path,
     load: Callable[[Path], Predictor],
@@ -71,8 +79,11 @@ def enroll(
 
     if category is not None and coco is None:
         raise click.UsageError("--category needs --coco")
+    if label is not None and coco is not None:
+        raise click.UsageError("--label is for mask files, not for --coco")
     refuse_existing(output_path, force)
-    support = load(bundle).enroll(read_shots(shots, coco, category or name), name)
+    read = read_shots(shots, coco, category or name, label, bits)
+    support = load(bundle).enroll(read, name)
     support.save(output_path, force)
     count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""

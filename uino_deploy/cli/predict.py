@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uino_deploy.cli._backend import backend_options
-from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._console import Output, fail
+from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
 
 # A longer table is left to results.jsonl.
 TABLE_ROWS = 24
+# More errors are left to results.jsonl.
+SHOWN_ERRORS = 5
 
 
 @click.command()
@@ -46,6 +48,8 @@ TABLE_ROWS = 24
     show_default=True,
     help="Logits above this are foreground.",
 )
+@bits_option
+@click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails; keep nothing.")
 @backend_options
 @force_option
 @output_options
@@ -56,6 +60,8 @@ def predict(
     output_path: Path,
     overlay: bool,
     threshold: float,
+    bits: int | None,
+    fail_fast: bool,
     load: Callable[[Path], Predictor],
     force: bool,
     output: Output,
@@ -63,9 +69,9 @@ def predict(
     """Segment enrolled classes in images: files, folders or globs.
 
     Writes masks/CLASS/NAME.png (0 and 255, at the image's own size), overlays/NAME.jpg, for several
-    classes labels/NAME.png, and one JSON line per image to results.jsonl. If an image cannot be
-    read, nothing is written. A score is the IoU that the model predicts for its mask; it can fall
-    outside 0 to 1.
+    classes labels/NAME.png, and one JSON line per image to results.jsonl. An image that
+    fails is a line with its error, and the exit code is 1; if all fail, nothing is written. A
+    score is the IoU that the model predicts for its mask; it can fall outside 0 to 1.
 
     \b
     Examples:
@@ -85,6 +91,8 @@ def predict(
         threshold=threshold,
         draw=overlay,
         force=force,
+        bits=bits,
+        fail_fast=fail_fast,
         progress=output.progress,
     )
     seconds = median_seconds(records)
@@ -99,6 +107,13 @@ def predict(
             "images": records,
         }
     )
+    failed = [record["error"] for record in records if "error" in record]
+    for error in failed[:SHOWN_ERRORS]:
+        output.warn(error)
+    if failed:
+        of = f"{len(failed)} of {len(records)} images"
+        output.warn(f"{of} failed: {output_path / 'results.jsonl'} has their errors")
+        fail(1)
 
 
 def _show(
@@ -108,10 +123,11 @@ def _show(
     rows = [
         [record["image"], entry["name"], round(entry["score"], 3), f"{entry['area']:.1%}"]
         for record in records
-        for entry in record["classes"]
+        for entry in record.get("classes", ())
     ]
     if len(rows) <= TABLE_ROWS:
         output.table(["image", "class", "score", "area"], rows)
         output.text("score: the IoU that the model predicts; it can fall outside 0 to 1")
-    plural = "s" if len(records) > 1 else ""
-    output.text(f"{len(records)} image{plural}, {seconds:.3f} s an image (median): {output_path}")
+    done = sum("classes" in record for record in records)
+    plural = "s" if done > 1 else ""
+    output.text(f"{done} image{plural}, {seconds:.3f} s an image (median): {output_path}")

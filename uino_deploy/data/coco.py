@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,37 +18,24 @@ from uino_deploy.data.dataset import Dataset, Split, check_fold, find_root
 from uino_deploy.dependencies import require
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8, load_image
+from uino_deploy.images.coco_file import (
+    CocoCategory,
+    CocoImage,
+    Id,
+    Segmentation,
+    mask_of_runs,
+    read_coco,
+    read_segmentation,
+    size_of,
+)
+from uino_deploy.images.opening import read_header
+from uino_deploy.images.reading import turn_with
 
 FOLDS = 4
 
 TREE = "COCO2014/{annotations/instances_{train,val}2014.json, train2014/*.jpg, val2014/*.jpg}"
 
 _PARTS: dict[Split, str] = {"train": "train2014", "test": "val2014"}
-
-
-class _Image(msgspec.Struct):
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-class _Category(msgspec.Struct):
-    id: int
-    name: str
-
-
-class _Annotation(msgspec.Struct):
-    image_id: int
-    category_id: int
-    # Decoded on demand: train2014 has 600,000 annotations.
-    segmentation: msgspec.Raw
-
-
-class _Instances(msgspec.Struct):
-    images: list[_Image]
-    categories: list[_Category]
-    annotations: list[_Annotation]
 
 
 class Coco(Dataset):
@@ -78,8 +64,10 @@ class Coco(Dataset):
         self._root = find_root(root, ("COCO2014", "coco"), str(self._path), TREE)
         if not (self._root / self._part).is_dir():
             raise InputError(f"{self._root} has no {self._part}", f"expected: {TREE}")
-        self._instances = _read(self._root / self._path)
-        categories = sorted(self._instances.categories, key=lambda category: category.id)
+        self._instances = read_coco(self._root / self._path)
+        categories = sorted(
+            self._instances.categories, key=lambda category: (str(type(category.id)), category.id)
+        )
         chosen = [
             category
             for position, category in enumerate(categories)
@@ -101,20 +89,27 @@ class Coco(Dataset):
         entry = self._by_key.get(key)
         if entry is None:
             raise InputError(f"{self._path} has no image {key}")
-        mask = np.zeros((entry.height, entry.width), np.uint8)
-        for segmentation in self._segmentations.get((entry.id, self._categories[label]), ()):
-            mask |= _decode(segmentation, entry, self._path)
-        return mask
+        header = read_header(self._root / key)
+        size = size_of(entry, [header.shape, (header.height, header.width)], self._path)
+        mask = np.zeros(size, np.uint8)
+        raws = self._segmentations.get((entry.id, self._categories[label]), ())
+        shapes = [_read(raw, size, entry, self._path) for raw in raws]
+        unusable = [each.unusable for each in shapes if each.unusable]
+        if unusable and len(unusable) == len(shapes):
+            raise _damaged(self._path, entry, unusable[0])
+        for shape in shapes:
+            mask |= _drawn(shape, size)
+        return turn_with(mask, self._root / key, f"its mask in {self._path}")
 
     @cached_property
-    def _by_key(self) -> dict[str, _Image]:
+    def _by_key(self) -> dict[str, CocoImage]:
         return {f"{self._part}/{each.file_name}": each for each in self._instances.images}
 
     @cached_property
-    def _segmentations(self) -> dict[tuple[int, int], list[msgspec.Raw]]:
-        """The undecoded segmentations of every image and category."""
+    def _segmentations(self) -> dict[tuple[Id, Id], list[msgspec.Raw]]:
+        """Every image's and category's segmentations, undecoded."""
         wanted = set(self._categories)
-        segmentations: dict[tuple[int, int], list[msgspec.Raw]] = {}
+        segmentations: dict[tuple[Id, Id], list[msgspec.Raw]] = {}
         for each in self._instances.annotations:
             if each.category_id in wanted:
                 key = each.image_id, each.category_id
@@ -124,7 +119,7 @@ class Coco(Dataset):
     @cached_property
     def _showing(self) -> list[list[str]]:
         keys = {entry.id: key for key, entry in self._by_key.items()}
-        showing: dict[int, list[str]] = {category: [] for category in self._categories}
+        showing: dict[Id, list[str]] = {category: [] for category in self._categories}
         for image, category in self._segmentations:
             if image not in keys:
                 raise InputError(f"{self._path} annotates image {image}, which it does not list")
@@ -132,50 +127,33 @@ class Coco(Dataset):
         return [sorted(names) for names in showing.values()]
 
 
-def _read(path: Path) -> _Instances:
+def _order(category: CocoCategory) -> tuple[bool, Id]:
+    return isinstance(category.id, str), category.id
+
+
+def _read(raw: msgspec.Raw, size: tuple[int, int], image: CocoImage, path: Path) -> Segmentation:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Instances)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a COCO annotation file: {error}") from error
+        return read_segmentation(raw, *size)
+    except ValueError as error:
+        raise _damaged(path, image, str(error)) from error
 
 
-def _decode(raw: msgspec.Raw, image: _Image, path: Path) -> UInt8:
-    """Rasterise polygons or run lengths, compressed or not, as COCO's own tools do."""
+def _damaged(path: Path, image: CocoImage, why: str) -> InputError:
+    return InputError(
+        f"{path}: a segmentation of image {image.file_name} is neither polygons nor run "
+        f"lengths of its size: {why}"
+    )
+
+
+def _drawn(shape: Segmentation, size: tuple[int, int]) -> UInt8:
+    """Rasterise polygons as COCO's own tools do, which take only what has been checked."""
     from pycocotools import mask as tools  # type: ignore[import-untyped] # it ships no types
 
-    size = (image.height, image.width)
-    value: Any = msgspec.json.decode(raw)
-    if value == []:
+    if shape.runs is not None:
+        return mask_of_runs(shape.runs, *size)
+    if not shape.polygons:
         return np.zeros(size, np.uint8)
-    try:
-        if isinstance(value, list):
-            _check_polygons(value)
-            runs = tools.merge(tools.frPyObjects(value, *size))
-        else:
-            _check_runs(value, size)
-            compressed = isinstance(value["counts"], str)
-            runs = value if compressed else tools.frPyObjects(value, *size)
-        with warnings.catch_warnings():  # its arrays lack a keyword that numpy 2 needs
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return np.asarray(tools.decode(runs), dtype=np.uint8)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(
-            f"{path}: a segmentation of image {image.file_name} is neither polygons nor run "
-            f"lengths of its size: {error}"
-        ) from error
-
-
-def _check_polygons(value: list[Any]) -> None:
-    """Raise ValueError if the library would not accept the numbers as polygons."""
-    for polygon in value:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon of {len(polygon)} numbers")
-
-
-def _check_runs(value: dict[str, Any], size: tuple[int, int]) -> None:
-    """Raise ValueError if run lengths have another size: the library does not check."""
-    if tuple(value["size"]) != size:
-        raise ValueError(f"run lengths for size {value['size']}")
-    counts = value["counts"]
-    if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
-        raise ValueError(f"run lengths of {sum(counts)} pixels")
+    runs = tools.merge(tools.frPyObjects(shape.polygons, *size))
+    with warnings.catch_warnings():  # its arrays lack a keyword that numpy 2 needs
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return np.asarray(tools.decode(runs), dtype=np.uint8)

@@ -13,9 +13,6 @@ import numpy as np
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8
 
-IGNORED = 255
-"""Mask value of pixels that are ignored in evaluation."""
-
 Split = Literal["train", "test"]
 """Classes (or images) to learn from, or those held out."""
 

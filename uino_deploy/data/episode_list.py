@@ -19,9 +19,13 @@ import msgspec
 from uino_deploy.data.dataset import Dataset, ListedEpisode
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import json_text, read_regular
 
 FORMAT = "uino-episodes"
 VERSION = 1
+
+MAX_BYTES = 1 << 30
+"""Bytes of the largest list that is read."""
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -89,7 +93,7 @@ def read_list(path: Path, dataset: Dataset) -> tuple[Header, list[ListedEpisode]
     try:
         header = msgspec.json.decode(lines[0], type=Header)
         episodes = [msgspec.json.decode(line, type=_Line) for line in lines[1:]]
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not an episode list: {error}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
         raise InputError(f"{path} has format {header.format!r} {header.version}, not {VERSION}")
@@ -132,7 +136,10 @@ def _encode(
 
 def _lines(path: Path) -> list[bytes]:
     try:
-        lines = path.read_bytes().splitlines()
+        data = json_text(read_regular(path, "episodes", MAX_BYTES))
+        lines = [line for line in data.splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not an episode list: {error}") from error
     except OSError as error:
         raise InputError(f"episode list {path} cannot be read: {error.strerror}") from error
     if len(lines) < 2:

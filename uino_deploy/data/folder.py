@@ -7,16 +7,15 @@ from pathlib import Path
 
 from uino_deploy.data.dataset import Dataset, Split, check_fold, find_root
 from uino_deploy.errors import InputError
-from uino_deploy.images import UInt8, load_image, load_mask
+from uino_deploy.images import SUFFIXES, UInt8, load_image, load_marked
+from uino_deploy.inputs import nfc, notice, printable
 
 FOLDS = 5
 
 TREE = (
     "DIR/{images/NAME.jpg, masks/NAME.png} for one class, or DIR/CLASS/{images,masks} for several; "
-    "in a mask, every pixel that is not black is the object"
+    "a mask has two levels, or soft edges, or labels and a border of 255 that is ignored"
 )
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class Folder(Dataset):
@@ -71,10 +70,10 @@ class Folder(Dataset):
         return load_image(self._root / key)
 
     def mask(self, key: str, label: int) -> UInt8:
-        """Return an image's mask, uint8 [H, W] of 0 and 1."""
+        """Return an image's mask, uint8 [H, W]: 0, 1, or 255 on a border that is ignored."""
         if key not in self._keys[label]:
             raise InputError(f"{self._root} has no image {key} of {self.classes[label]!r}")
-        return load_mask(self._masks[key])
+        return load_marked(self._masks[key], self._root / key)
 
 
 def _homes(root: Path) -> list[Path]:
@@ -103,11 +102,18 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist", f"expected: {TREE}")
     by_stem: dict[str, Path] = {}
+    skipped = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _IMAGES or path.name.startswith("."):
+        if path.name.startswith("."):
             continue
-        if path.stem in by_stem:
-            other = by_stem[path.stem].name
+        if path.suffix.lower() not in SUFFIXES:
+            skipped.append(printable(path.name))
+            continue
+        stem = nfc(path.stem)
+        if stem in by_stem:
+            other = by_stem[stem].name
             raise InputError(f"{folder} has {other} and {path.name}", "keep one")
-        by_stem[path.stem] = path
+        by_stem[stem] = path
+    if skipped:
+        notice("skipped files", f"{folder}: not images, skipped: {', '.join(skipped[:5])}")
     return by_stem

@@ -12,11 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from uino_deploy.data.dataset import Dataset, Split, find_root
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8, load_image
+from uino_deploy.images.opening import read_picture
 
 TREE = "fewshot_data/CLASS/{1,2,...,10}.{jpg,png}, the .png a mask of its .jpg"
 
@@ -76,11 +76,8 @@ class Fss1000(Dataset):
         path = (self._root / key).with_suffix(".png")
         if Path(key).parent.name != self.classes[label] or not path.is_file():
             raise InputError(f"{self._root} has no mask of {key}", f"expected: {TREE}")
-        try:
-            with Image.open(path) as image:
-                return (np.asarray(image.convert("L")) >= _CUT).astype(np.uint8)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"mask {path} cannot be read: {error}") from error
+        image, _ = read_picture(path, "mask")
+        return (np.asarray(image.convert("L")) >= _CUT).astype(np.uint8)
 
 
 def _is_class(folder: Path) -> bool:

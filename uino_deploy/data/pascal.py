@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from uino_deploy.data.dataset import IGNORED, Dataset, Split, check_fold, find_root
+from uino_deploy.data.dataset import Dataset, Split, check_fold, find_root
 from uino_deploy.dependencies import require
 from uino_deploy.errors import InputError
-from uino_deploy.images import UInt8, load_image
+from uino_deploy.images import IGNORED, UInt8, load_image
+from uino_deploy.images.opening import read_picture
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle",
@@ -134,16 +134,13 @@ def _find_sbd(places: Sequence[Path]) -> Path | None:
 
 def _read_indices(path: Path) -> UInt8:
     """Read a palette's indices, or the grey values that some copies store instead."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in {"P", "L"}:
-                raise InputError(
-                    f"mask {path} has mode {image.mode}, not class numbers",
-                    "use VOC's own palette files, not colours",
-                )
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"mask {path} cannot be read: {error}") from error
+    image, _ = read_picture(path, "mask")
+    if image.mode not in {"P", "L"}:
+        raise InputError(
+            f"mask {path} has mode {image.mode}, not class numbers",
+            "take VOC's own palette files, not colours",
+        )
+    return np.asarray(image)
 
 
 def _read_sbd(path: Path) -> UInt8:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uino_deploy.data.dataset import IGNORED
+from uino_deploy.images import IGNORED
 
 Counts = NDArray[np.int64]
 """[..., 4] pixels: foreground intersection and union, background intersection and union."""

@@ -12,6 +12,8 @@ from uino_deploy.images.drawing import (
     class_colour,
     overlay,
 )
+from uino_deploy.images.levels import IGNORED
+from uino_deploy.images.opening import SUFFIXES, UInt8
 from uino_deploy.images.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,21 +23,24 @@ from uino_deploy.images.preprocessing import (
     upsample_logits,
 )
 from uino_deploy.images.reading import (
-    UInt8,
     check_image,
     load_image,
+    load_marked,
     load_mask,
 )
 
 __all__ = [
+    "IGNORED",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "SUFFIXES",
     "Colour",
     "Float32",
     "UInt8",
     "check_image",
     "class_colour",
     "load_image",
+    "load_marked",
     "load_mask",
     "overlay",
     "polygons_from_coco",

@@ -1,125 +1,106 @@
-"""Masks rasterised from the polygons of a COCO annotation file."""
+"""Masks drawn from the annotations of a COCO file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
 
-import msgspec
 import numpy as np
 
 from uino_deploy.errors import InputError
-from uino_deploy.images.reading import UInt8
-
-_T = TypeVar("_T")
-_Side = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-
-
-class _CocoImage(msgspec.Struct):
-    id: int
-    file_name: str
-    height: _Side
-    width: _Side
-
-
-class _CocoCategory(msgspec.Struct):
-    id: int
-    name: str
-
-
-class _CocoAnnotation(msgspec.Struct):
-    id: int
-    image_id: int
-    category_id: int
-    # Decoded only for the annotations to draw: a training set's file has a million.
-    segmentation: msgspec.Raw
-    iscrowd: int = 0
+from uino_deploy.images.coco_file import (
+    CocoAnnotation,
+    CocoImage,
+    Segmentation,
+    find_image,
+    is_crowd,
+    mask_of_runs,
+    only,
+    read_coco,
+    read_segmentation,
+    size_of,
+)
+from uino_deploy.images.opening import MAX_PIXELS, UInt8, read_header
+from uino_deploy.images.reading import turn_with
+from uino_deploy.inputs import nfc
 
 
-class _Coco(msgspec.Struct):
-    images: list[_CocoImage]
-    categories: list[_CocoCategory]
-    annotations: list[_CocoAnnotation]
-
-
-def polygons_from_coco(path: str | Path, image: str | int, category: str) -> UInt8:
-    """Rasterise one category's polygons in one image of a COCO annotation file.
+def polygons_from_coco(path: str | Path, image: str | int | Path, category: str) -> UInt8:
+    """Draw one category's polygons and run lengths in one image of a COCO annotation file.
 
     A pixel is foreground if its centre lies inside any of the outlines (even-odd rule).
-    Crowd annotations are skipped.
+    Crowd annotations are skipped, and so are those without an area beside others.
 
     Args:
         path: the annotation file.
-        image: the image's id, or its file name with or without folders.
+        image: the image's id; its file name with or without folders; or, as a `Path`, its file,
+            whose size must be the one that the annotation file says. A mask of the file's stored
+            pixels is turned upright with it.
         category: the category's name.
 
     Returns:
-        uint8 [height, width] as the file gives them.
+        uint8 [height, width].
 
     Raises:
         InputError: the file is not a COCO file, it does not contain the image or the category
-            exactly once, no annotation matches, or one is run-length encoded.
+            exactly once, no annotation matches, or one is damaged or of another size.
     """
-    coco = _read_coco(path)
-    entry = _only(
-        [i for i in coco.images if image in (i.id, i.file_name, Path(i.file_name).name)],
-        f"image {image!r}",
+    coco = read_coco(path)
+    entry = find_image(coco, image, path)
+    kind = only(
+        [each for each in coco.categories if each.name == nfc(category)],
+        f"category {category!r}",
         path,
     )
-    kind = _only([c for c in coco.categories if c.name == category], f"category {category!r}", path)
-    mask = np.zeros((entry.height, entry.width), np.uint8)
-    seen = False
-    for annotation in coco.annotations:
-        if (annotation.image_id, annotation.category_id) != (entry.id, kind.id):
-            continue
-        if annotation.iscrowd:
-            continue
-        for polygon in _polygons(path, annotation):
-            mask |= _rasterise(polygon, entry.height, entry.width)
-            seen = True
-    if not seen:
-        raise InputError(f"{path}: image {image!r} has no polygons of category {category!r}")
-    return mask
+    height, width = _size(entry, image, path)
+    wanted = [
+        each
+        for each in coco.annotations
+        if (each.image_id, each.category_id) == (entry.id, kind.id) and not is_crowd(each)
+    ]
+    shapes = [_read(path, each, height, width) for each in wanted]
+    if not any(each.polygons or each.runs for each in shapes):
+        why = next((f": {each.unusable}" for each in shapes if each.unusable), "")
+        name = entry.file_name
+        raise InputError(f"{path}: image {name!r} has no polygons of category {category!r}{why}")
+    mask = np.zeros((height, width), np.uint8)
+    for shape in shapes:
+        if shape.runs is not None:
+            mask |= mask_of_runs(shape.runs, height, width)
+        for polygon in shape.polygons:
+            _rasterise(polygon, mask)
+    return turn_with(mask, image, f"its mask in {path}") if isinstance(image, Path) else mask
 
 
-def _read_coco(path: str | Path) -> _Coco:
+def _size(entry: CocoImage, image: str | int | Path, path: str | Path) -> tuple[int, int]:
+    if isinstance(image, Path):
+        header = read_header(image)
+        return size_of(entry, [header.shape, (header.height, header.width)], path)
+    if entry.height is None or entry.width is None:
+        raise InputError(f"{path} has no size of image {entry.file_name!r}")
+    if entry.height * entry.width > MAX_PIXELS:
+        raise InputError(f"{path}: image {entry.file_name!r} has more than {MAX_PIXELS} pixels")
+    return entry.height, entry.width
+
+
+def _read(path: str | Path, annotation: CocoAnnotation, height: int, width: int) -> Segmentation:
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=_Coco)
-    except OSError as error:
-        raise InputError(f"annotations {path} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a COCO annotation file: {error}") from error
-
-
-def _only(found: Sequence[_T], what: str, path: str | Path) -> _T:
-    if len(found) != 1:
-        raise InputError(f"{path} has {what} {len(found)} times, not once")
-    return found[0]
-
-
-def _polygons(path: str | Path, annotation: _CocoAnnotation) -> list[list[float]]:
-    try:
-        polygons = msgspec.json.decode(annotation.segmentation, type=list[list[float]])
-    except msgspec.ValidationError as error:
+        return read_segmentation(annotation.segmentation, height, width)
+    except ValueError as error:
         raise InputError(
-            f"{path}: annotation {annotation.id} has no polygons (run-length encoded?)",
-            "give polygons, or the mask as an image",
+            f"{path}: annotation {annotation.id} has {error}",
+            "a polygon is x, y, x, y, x, y, ... in pixels",
         ) from error
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise InputError(
-                f"{path}: annotation {annotation.id} has a polygon of {len(polygon)} numbers",
-                "a polygon is x, y, x, y, x, y, ...",
-            )
-    return polygons
 
 
-def _rasterise(polygon: list[float], height: int, width: int) -> UInt8:
+def _rasterise(polygon: list[float], mask: UInt8) -> None:
     """Fill a polygon by the even-odd rule at pixel centres: each edge flips all to its right."""
-    flips = np.zeros((height, width + 1), np.uint8)
-    points = list(zip(polygon[::2], polygon[1::2], strict=True))
+    height, width = mask.shape
+    ys = polygon[1::2]
+    top = min(height, max(0, math.ceil(min(ys) - 0.5)))
+    bottom = min(height, max(top, math.ceil(max(ys) - 0.5)))
+    flips = np.zeros((bottom - top, width + 1), np.uint8)
+    points = list(zip(polygon[::2], ys, strict=True))
     for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
         first = max(0, math.ceil(min(y0, y1) - 0.5))
         last = min(height, math.ceil(max(y0, y1) - 0.5))
@@ -128,5 +109,5 @@ def _rasterise(polygon: list[float], height: int, width: int) -> UInt8:
         rows = np.arange(first, last)
         crossing = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
         columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.intp)
-        flips[rows, columns] ^= 1
-    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width]
+        flips[rows - top, columns] ^= 1
+    mask[top:bottom] |= np.bitwise_xor.accumulate(flips, axis=1)[:, :width]

@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.images.reading import UInt8
+from uino_deploy.images.opening import UInt8
 
 Colour = tuple[int, int, int]
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from uino_deploy.images.reading import UInt8
+from uino_deploy.images.opening import UInt8
 
 Float32 = npt.NDArray[np.float32]
 
@@ -34,7 +34,7 @@ def preprocess_mask(mask: UInt8, size: int, patch: int) -> Float32:
     """Squash a mask to a square with Pillow's box filter and average it over each patch.
 
     Args:
-        mask: [H, W]; non-zero is foreground.
+        mask: [H, W]; non-zero is foreground. What is smaller than a pixel of the square can vanish.
         size: side of the square in pixels, a multiple of `patch`.
         patch: side of a patch in pixels.
 

@@ -16,26 +16,19 @@ from PIL import Image
 
 from uino_deploy.bundle import Manifest
 from uino_deploy.bundle.support import Support
-from uino_deploy.errors import InputError
+from uino_deploy.errors import CheckFailed, InputError
 from uino_deploy.files import atomic_directory
-from uino_deploy.images import UInt8, check_image, class_colour, load_image, overlay
+from uino_deploy.images import SUFFIXES, UInt8, check_image, class_colour, load_image, overlay
+from uino_deploy.images.opening import UNREAD
+from uino_deploy.inputs import find_file, nfc, notice, printable
 from uino_deploy.progress import Progress, silent
 from uino_deploy.runtime.predictor import Predictor, Result, label_map
 
-SUFFIXES = {
-    ".bmp",
-    ".gif",
-    ".jp2",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
+# The longest side that libjpeg writes.
+_JPEG_SIDE = 65500
 
+# Bytes of an output's name, which leave room for a number and a suffix.
+_NAME_BYTES = 240
 
 RESULTS = "results.jsonl"
 
@@ -51,11 +44,14 @@ def segment_folder(
     threshold: float = 0.0,
     draw: bool = True,
     force: bool = False,
+    bits: int | None = None,
+    fail_fast: bool = False,
     progress: Progress = silent,
 ) -> list[Record]:
     """Segment enrolled classes in images, and write the results into a new folder.
 
-    The folder appears whole or not at all.
+    The folder appears when all is done. An image that fails is a record with its error, and the
+    others are kept; if all fail, or after any other error, nothing of the folder remains.
 
     Args:
         predictor: the bundle, loaded.
@@ -65,35 +61,49 @@ def segment_folder(
         threshold: logits above it are foreground.
         draw: also draw the masks over the images.
         force: replace the folder if an earlier run wrote it.
+        bits: real depth of grey images of more than 8 bits; None to find it.
+        fail_fast: stop at the first image that fails, and leave nothing.
         progress: called with "segmenting" and the number of images; enters a context whose value
             is called after each image.
 
     Returns:
         A record for each image, the lines of `results.jsonl`: `image` (its path), `seconds` (of
-        `Predictor.predict`) and the fields that `write_results` returns.
+        `Predictor.predict`) and what `write_results` returns; or `image` and `error`.
 
     Raises:
-        InputError: an input matches no image, an image or a support is unreadable, a support
-            belongs to another model, or two supports share a name.
+        InputError: an input names no image, no image is readable (with `fail_fast`: one is not), a
+            support is unreadable, another model's, or has the name of another one.
         OutputExists: the folder exists, and `force` is not given or no earlier run wrote it.
-        CheckFailed: the bundle computed numbers that are not finite.
+        CheckFailed: the bundle computed numbers that are not finite, for all images (with
+            `fail_fast`: for one).
     """
     given = [images] if isinstance(images, (str, Path)) else images
     paths = find_images([str(each) for each in given])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:
-        for path in paths:
-            check_image(path)
         classes = load_supports(supports, predictor.bundle.manifest)
-        lines = []
+        for path in paths if fail_fast else ():
+            check_image(path)
+        lines: list[Record] = []
+        failures: list[Exception] = []
         with progress("segmenting", len(paths)) as step:
             for path, name in zip(paths, output_names(paths), strict=True):
-                image = load_image(path)
-                start = time.perf_counter()
-                results = predictor.predict(image, classes, threshold)
-                seconds = round(time.perf_counter() - start, 4)
-                written = write_results(made, name, image, results, draw)
-                lines.append({"image": str(path), "seconds": seconds, **written})
+                record: Record = {"image": printable(path)}
+                try:
+                    image = load_image(path, bits)
+                    start = time.perf_counter()
+                    results = predictor.predict(image, classes, threshold)
+                    record["seconds"] = round(time.perf_counter() - start, 4)
+                except (InputError, CheckFailed, MemoryError) as error:
+                    if fail_fast:
+                        raise
+                    failures.append(error)
+                    record["error"] = str(error) or "out of memory"
+                else:
+                    record |= write_results(made, name, image, results, draw)
+                lines.append(record)
                 step()
+        if len(failures) == len(lines):
+            raise failures[0]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (made / RESULTS).write_text(text, encoding="utf-8")
     return lines
@@ -101,7 +111,7 @@ def segment_folder(
 
 def median_seconds(records: Sequence[Record]) -> float:
     """Return the median time of `Predictor.predict`; the first call also loads the pieces."""
-    seconds: list[float] = [record["seconds"] for record in records]
+    seconds: list[float] = [record["seconds"] for record in records if "seconds" in record]
     return round(statistics.median(seconds), 4)
 
 
@@ -131,24 +141,26 @@ def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) 
 def find_images(inputs: Sequence[str]) -> list[Path]:
     """Return the images that files, folders and globs match, each once, in order.
 
-    A folder gives the images directly in it, sorted; a glob gives its matches (`**` for any depth).
-    Both select by suffix; a file is taken whatever its name.
+    A folder gives the images directly in it, sorted; a glob those that it matches (`**` for any
+    depth; a part that exists as it is written is taken so, brackets and all). Both look at the
+    names' suffixes and name what they skip in a notice; a file is taken whatever its name.
 
     Raises:
         InputError: an input matches no image.
     """
     images: dict[str, Path] = {}
     for given in inputs:
-        path = Path(given)
+        path = find_file(Path(given))
         if path.is_dir():
-            paths = _pictures(path.iterdir())
+            paths = _pictures(path.iterdir(), given)
         elif path.exists() or not glob.has_magic(given):
             paths = [path]
         else:
-            paths = _pictures(Path(match) for match in glob.glob(given, recursive=True))
+            matches = glob.glob(_literal_parts(given), recursive=True)
+            paths = _pictures(map(Path, matches), given)
         if not paths:
             raise InputError(
-                f"{given} contains no image", f"known suffixes: {' '.join(sorted(SUFFIXES))}"
+                f"{printable(given)} contains no image", f"known are {' '.join(sorted(SUFFIXES))}"
             )
         for one in paths:
             images.setdefault(os.path.abspath(one), one)
@@ -156,16 +168,22 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
 
 def output_names(images: Sequence[Path]) -> list[str]:
-    """Return a file name without suffix for each image: its own, or with -2, -3, ... if taken."""
+    """Return a file name without suffix for each image: its own, or with -2, -3, ... if taken.
+
+    Bytes of a name that are not UTF-8 are written as %E9 and so on.
+    """
     taken: set[str] = set()
     names = []
     for image in images:
-        name, count = image.stem, 1
-        # On some file systems a.png and A.png are the same file.
-        while name.casefold() in taken:
+        stem = printable(image.stem)
+        if len(stem.encode()) > _NAME_BYTES:
+            stem = stem.encode()[:_NAME_BYTES].decode(errors="ignore")
+        name, count = stem, 1
+        # Some file systems take a.png and A.png, or two forms of an accent, for one file.
+        while nfc(name).casefold() in taken:
             count += 1
-            name = f"{image.stem}-{count}"
-        taken.add(name.casefold())
+            name = f"{stem}-{count}"
+        taken.add(nfc(name).casefold())
         names.append(name)
     return names
 
@@ -180,11 +198,12 @@ def write_results(
             (a palette image: 0, and 1 + the class's index), and `overlays/NAME.jpg`.
         name: file name without suffix.
         image: uint8 [H, W, 3].
-        results: the image's results, one or more.
-        draw: write the overlay.
+        results: the image's, one or more.
+        draw: write the overlay, unless the image is larger than JPEG allows.
 
     Returns:
-        The written files and the results, for JSON; paths are relative to `folder`.
+        What was written and found, for JSON; paths are relative to `folder`. `overlay_error` says
+        why there is no overlay.
     """
     labels = label_map(results)
     record: Record = {"width": image.shape[1], "height": image.shape[0], "classes": []}
@@ -203,7 +222,9 @@ def write_results(
     if len(results) > 1:
         record["labels"] = f"labels/{name}.png"
         _save(_palette_image(labels), folder / record["labels"])
-    if draw:
+    if draw and max(labels.shape) > _JPEG_SIDE:
+        record["overlay_error"] = f"JPEG holds at most {_JPEG_SIDE} pixels a side"
+    elif draw:
         record["overlay"] = f"overlays/{name}.jpg"
         _save(Image.fromarray(draw_labels(image, labels)), folder / record["overlay"], quality=92)
     return record
@@ -217,12 +238,35 @@ def draw_labels(image: UInt8, labels: UInt8) -> UInt8:
     return drawn
 
 
-def _pictures(paths: Iterable[Path]) -> list[Path]:
-    return sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+def _pictures(paths: Iterable[Path], given: str) -> list[Path]:
+    """Return the images among some paths, sorted; name the other files, but for hidden ones."""
+    found, skipped = [], []
+    for path in sorted(paths):
+        if path.name.startswith(".") or path.is_dir():
+            continue
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES and path.is_file():
+            found.append(path)
+        elif suffix in SUFFIXES:
+            skipped.append(f"{printable(path.name)} (no regular file)")
+        elif suffix in UNREAD:
+            skipped.append(f"{printable(path.name)} (a format that is not read: convert it)")
+        else:
+            skipped.append(f"{printable(path.name)} (no image's suffix)")
+    if skipped:
+        skipped.sort(key=lambda text: text.endswith("suffix)"))
+        more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        notice("skipped files", f"{printable(given)}: skipped {', '.join(skipped[:5])}{more}")
+    return found
+
+
+def _literal_parts(pattern: str) -> str:
+    """Escape the leading parts of a glob that exist as they are written, such as `[2024]`."""
+    literal, escaped = Path(), Path()
+    for part in Path(pattern).parts:
+        literal /= part
+        escaped /= glob.escape(part) if literal.exists() else part
+    return str(escaped)
 
 
 def _save(image: Image.Image, path: Path, **options: Any) -> None:

@@ -247,7 +247,10 @@ class Predictor:
         if isinstance(image, (str, Path)):
             where += f" ({Path(image).name})"
         pixels = _image(image, where)
-        marked = load_mask(mask) if isinstance(mask, (str, Path)) else np.asarray(mask)
+        if isinstance(mask, (str, Path)):
+            marked = load_mask(mask, image if isinstance(image, (str, Path)) else None)
+        else:
+            marked = np.asarray(mask)
         if marked.shape != pixels.shape[:2]:
             raise InputError(
                 f"{where}: the mask has shape {marked.shape}, its image {pixels.shape[:2]}",

@@ -6,30 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uino_deploy.errors import InputError
-from uino_deploy.images import UInt8, polygons_from_coco
+from uino_deploy.images import UInt8, load_image, load_mask, polygons_from_coco
+from uino_deploy.inputs import find_file
 
-Shot = tuple[Path, Path | UInt8]
+Shot = tuple[Path | UInt8, Path | UInt8]
 
 
-def read_shots(shots: Sequence[str], coco: Path | None = None, category: str = "") -> list[Shot]:
-    """Return each support image with its mask, ready for `Predictor.enroll`.
+def read_shots(
+    shots: Sequence[str],
+    coco: Path | None = None,
+    category: str = "",
+    label: int | None = None,
+    bits: int | None = None,
+) -> list[Shot]:
+    """Return each support image with its mask, as `Predictor.enroll` takes them.
 
     Args:
         shots: `IMAGE:MASK` each; with `coco` only the image.
         coco: COCO annotation file whose polygons are the masks; None for mask files.
         category: the category's name in that file.
+        label: the object's value in mask files that hold labels.
+        bits: real depth of grey images of more than 8 bits; None to find it.
 
     Returns:
-        An image's path, and its mask's path or uint8 [H, W] of 0 and 1, for each shot.
+        An image and its mask for each shot: paths, or uint8 [H, W, 3], and uint8 [H, W] of 0 and 1.
 
     Raises:
         InputError: a shot has no mask, a file does not exist, or the COCO file lacks the image or
             the category.
     """
-    if coco is None:
-        return [split_shot(shot) for shot in shots]
-    images = [Path(shot) for shot in shots]
-    return [(image, polygons_from_coco(coco, image.name, category)) for image in images]
+    read: list[Shot] = []
+    for shot in shots:
+        mask: Path | UInt8
+        if coco is None:
+            image, mask = split_shot(shot)
+            mask = mask if label is None else load_mask(mask, image, label)
+        else:
+            image = Path(shot)
+            mask = polygons_from_coco(coco, image, category)
+        read.append((image if bits is None else load_image(image, bits), mask))
+    return read
 
 
 def split_shot(shot: str) -> tuple[Path, Path]:
@@ -43,8 +59,14 @@ def split_shot(shot: str) -> tuple[Path, Path]:
         raise InputError(f"shot {shot!r} has no mask", "write --shot IMAGE:MASK, or add --coco")
     for index in reversed(colons):
         image, mask = Path(shot[:index]), Path(shot[index + 1 :])
-        if image.is_file() and mask.is_file():
+        if _exists(image) and _exists(mask):
             return image, mask
     image_name, _, mask_name = shot.rpartition(":")
-    missing = mask_name if Path(image_name).is_file() else image_name
+    missing = mask_name if _exists(Path(image_name)) else image_name
     raise InputError(f"shot {shot!r}: {missing!r} does not exist", "write --shot IMAGE:MASK")
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path exists and is no folder; what is no regular file is refused later."""
+    found = find_file(path)
+    return found.exists() and not found.is_dir()

@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError
-from uino_deploy.images import load_image, preprocess_image
+from uino_deploy.images import SUFFIXES, load_image, preprocess_image
 from uino_deploy.model.assembly import Assembly
 from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.segmenter import UinoFSS
@@ -36,7 +36,6 @@ from uino_deploy.training.runs import initial_settings, train_parts
 from uino_deploy.training.schedule import DISTILLATION, RunOptions
 from uino_deploy.training.teacher import Teacher
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _READERS = 4  # threads that decode and resize images
 
 
@@ -57,11 +56,11 @@ def list_images(folder: Path, most: int | None = None) -> list[Path]:
     Raises:
         InputError: the folder contains no image.
     """
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not images:
         raise InputError(
             f"{folder} contains no image",
-            f"an image is a file that ends in {', '.join(sorted(_SUFFIXES))}",
+            f"an image is a file that ends in {', '.join(sorted(SUFFIXES))}",
         )
     if most is not None and most < len(images):
         return [images[number * len(images) // most] for number in range(most)]
@@ -126,7 +125,7 @@ def distill(
         reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
     Raises:
-        CheckpointError: SAM's checkpoint is unreadable or holds no image encoder.
+        CheckpointError: SAM's checkpoint is unreadable or contains no image encoder.
         InputError: the folder has no image, the teacher does not fit the model, or the run's
             folder holds a run with other settings.
         OutputExists: the folder is not empty, and neither `resume` nor `force` is given.

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from uino_deploy.config import Variant
-from uino_deploy.data.dataset import IGNORED, Dataset
+from uino_deploy.data.dataset import Dataset
 from uino_deploy.data.open import DatasetName, open_dataset
-from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask
+from uino_deploy.images import IGNORED, Float32, UInt8, preprocess_image, preprocess_mask
 from uino_deploy.model.assembly import Assembly
 from uino_deploy.model.segmenter import UinoFSS, parameter_counts
 from uino_deploy.training.loop import Task

@@ -1,0 +1,220 @@
+"""A mask decided from its values: two levels, labels with an ignored border, or soft edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uino_deploy.errors import InputError
+from uino_deploy.images.opening import UInt8
+
+IGNORED = 255
+"""Mask value of the pixels that count neither for nor against a prediction."""
+
+# Labels are few; a coder's ringing, soft edges and probabilities have more values than this.
+_FEW = 64
+# Shares of pixels that equal three of their four neighbours: labels lie flat, soft edges do not.
+_FLAT, _STEEP = 0.5, 0.1
+_NEAR = 32 / 255
+_VOC_BORDER = 224 << 16 | 224 << 8 | 192
+_HINT = "give a mask of two levels, 0 and 255, or name the object's value with --label"
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A decided mask.
+
+    Attributes:
+        mask: uint8 [H, W]: 0, 1, or `IGNORED`.
+        assumed: what had to be assumed, for people; empty where the values leave no doubt.
+        kind: one word for the assumption.
+    """
+
+    mask: UInt8
+    assumed: str = ""
+    kind: str = ""
+
+
+def decide(values: npt.NDArray[Any], label: int | None = None) -> Marked:
+    """Decide which pixels of a grey mask are the object.
+
+    Two levels are background and object. A few levels in flat areas are labels: `label` names the
+    object's, else all but 0 are the object, and 255 beside lower labels is an ignored border. Any
+    other mask whose values reach half of their range is soft, and cut there.
+
+    Args:
+        values: [H, W]: integers of 8 or 16 bits, or floats in [0, 1].
+        label: the object's value.
+
+    Raises:
+        InputError: no pixel has the label, or the values allow more than one reading.
+    """
+    if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 255):
+        raise InputError(f"it holds numbers from {values.min():g} to {values.max():g}", _HINT)
+    if values.dtype.kind in "iu" and not (values.min() >= 0 and values.max() <= 65535):
+        raise InputError(f"it holds values from {values.min()} to {values.max()}", _HINT)
+    levels, counts = _levels(values)
+    if label is not None:
+        return _labelled(values, levels, label)
+    top = _top(values.dtype, float(levels[-1]))
+    if len(levels) == 1:
+        return Marked((values != 0).astype(np.uint8))
+    if len(levels) == 2:
+        return _two(values, levels, top)
+    return _several(values, levels, counts, top)
+
+
+def decide_colours(colours: UInt8, label: int | None = None) -> Marked:
+    """Decide a mask of colours as `decide` does: every colour but black is the object.
+
+    Args:
+        colours: uint8 [H, W, 3].
+        label: refused unless the colours are greys.
+
+    Raises:
+        InputError: as `decide`.
+    """
+    red, green, blue = (colours[:, :, each] for each in range(3))
+    if (red == green).all() and (green == blue).all():
+        return decide(red, label)
+    if label is not None:
+        raise InputError("it holds colours, not labels", "save it as grey values or a palette")
+    strongest, weakest = colours.max(axis=2), colours.min(axis=2)
+    codes = red.astype(np.uint32) << 16 | green.astype(np.uint32) << 8 | blue
+    levels = np.unique(codes)
+    if len(levels) == 2 and levels[0] == 0:
+        return Marked((codes != 0).astype(np.uint8))
+    border = codes == _VOC_BORDER
+    body = (codes != 0) & ~border
+    # A lossy coder leaves greys that are not quite grey, and blacks that are not quite black.
+    nearly = int((strongest - weakest).max()) <= _NEAR * 255
+    nearly |= bool(((strongest > 0) & (strongest <= _NEAR * 255)).any())
+    if nearly or len(levels) > _FEW or (levels[0] == 0 and _flat(codes, body) < _FLAT):
+        return decide(strongest)
+    if levels[0] != 0:
+        _refuse_two(f"{len(levels)} colours, none is black")
+    others = len(levels) - 1 - (_VOC_BORDER in levels)
+    mask = body.astype(np.uint8)
+    mask[border] = IGNORED
+    return _union(mask, f"{others} colours", others)
+
+
+def decide_indices(indices: UInt8, label: int | None = None) -> Marked:
+    """Decide a mask of a palette's indices: labels, 0 for the background, 255 an ignored border.
+
+    Args:
+        indices: uint8 [H, W].
+        label: the object's index.
+
+    Raises:
+        InputError: no pixel has the label.
+    """
+    levels, _ = _levels(indices)
+    if label is not None:
+        return _labelled(indices, levels, label)
+    body = [int(each) for each in levels if each not in (0, IGNORED)]
+    mask = (indices != 0).astype(np.uint8)
+    mask[indices == IGNORED] = IGNORED
+    return _union(mask, f"labels {_listed(body)}", len(body))
+
+
+def _two(values: npt.NDArray[Any], levels: npt.NDArray[Any], top: float) -> Marked:
+    low, high = float(levels[0]), float(levels[1])
+    if low != 0 and not low < top / 2 <= high:
+        _refuse_two(f"two levels, {low:g} and {high:g}, and neither is black")
+    return Marked((values == levels[1]).astype(np.uint8))
+
+
+def _several(
+    values: npt.NDArray[Any], levels: npt.NDArray[Any], counts: npt.NDArray[Any], top: float
+) -> Marked:
+    inner = levels[(levels != 0) & (levels != top)].astype(np.float64)
+    flat = _flat(values, (values != 0) & (values != top))
+    seen = f"it holds {len(levels)} levels, {_listed(levels, counts)}"
+    whole = levels[-1] != top
+    if values.dtype.kind == "f" or len(levels) > _FEW or flat < _STEEP:
+        return _soft(values, levels, top, seen)
+    if inner.max() <= top / 3 or whole:
+        if flat < _FLAT:
+            raise InputError(f"{seen}: labels, or soft edges?", _HINT)
+        mask = (values != 0).astype(np.uint8)
+        if not whole:
+            mask[values == top] = IGNORED
+        return _union(mask, f"labels {_listed(inner)}", len(inner))
+    if flat < _FLAT or (np.minimum(inner, top - inner) <= _NEAR * top).all():
+        return _soft(values, levels, top, seen)
+    raise InputError(f"{seen}: an unsure region, labels, or soft edges?", _HINT)
+
+
+def _soft(values: npt.NDArray[Any], levels: npt.NDArray[Any], top: float, seen: str) -> Marked:
+    if levels[-1] < top / 2:
+        raise InputError(f"{seen}, and none reaches half of {top:g}", _HINT)
+    return Marked(
+        (values >= top / 2).astype(np.uint8), f"{seen}: it is cut at half of {top:g}", "soft"
+    )
+
+
+def _labelled(values: npt.NDArray[Any], levels: npt.NDArray[Any], label: int) -> Marked:
+    if label not in levels:
+        raise InputError(f"no pixel has label {label}; it holds {_listed(levels)}")
+    mask = (values == label).astype(np.uint8)
+    if label != IGNORED:
+        mask[values == IGNORED] = IGNORED
+    return Marked(mask)
+
+
+def _union(mask: UInt8, what: str, count: int) -> Marked:
+    border = " and a border of 255, which is ignored" if (mask == IGNORED).any() else ""
+    if count < 2:
+        return Marked(mask, f"it holds {what}{border}", "border") if border else Marked(mask)
+    return Marked(
+        mask, f"it holds {what}{border}: all are taken for the object; --label takes one", "labels"
+    )
+
+
+def _refuse_two(seen: str) -> Marked:
+    raise InputError(f"it holds {seen}: which is the object?", _HINT)
+
+
+def _levels(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the values in use and how many pixels have each, row by row: masks may be large."""
+    if values.dtype.kind == "f":
+        return np.unique(values, return_counts=True)
+    counts = np.zeros(65536, np.int64)
+    for row in values:
+        counts += np.bincount(row, minlength=65536)
+    levels = np.flatnonzero(counts)
+    return levels, counts[levels]
+
+
+def _top(dtype: np.dtype[Any], largest: float) -> float:
+    if dtype.kind == "f" and largest <= 1:
+        return 1.0
+    return 255.0 if largest <= 255 else 65535.0
+
+
+def _flat(values: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> float:
+    """Return the share of some pixels that equal three of their four neighbours or more."""
+    total = np.count_nonzero(where)
+    if not total:
+        return 1.0
+    equal = np.zeros(values.shape, np.uint8)
+    down, across = values[1:] == values[:-1], values[:, 1:] == values[:, :-1]
+    equal[1:] += down
+    equal[:-1] += down
+    equal[:, 1:] += across
+    equal[:, :-1] += across
+    return float(np.count_nonzero((equal >= 3) & where) / total)
+
+
+def _listed(levels: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> str:
+    """Return up to six levels as text, with their shares if their counts are given."""
+    numbers = np.asarray(levels)
+    shown = [f"{each:g}" for each in numbers[:6]]
+    if counts is not None:
+        shares = np.asarray(counts) / np.sum(counts)
+        shown = [f"{each} ({share:.1%})" for each, share in zip(shown, shares, strict=False)]
+    return ", ".join(shown) + (f", ... {numbers[-1]:g}" if len(numbers) > 6 else "")
