@@ -184,7 +184,7 @@ def test_a_byte_order_mark_and_blank_lines_do_not_matter(folder, tmp_path):
 )
 def test_hostile_bytes_are_no_list(folder, tmp_path, data):
     (tmp_path / "list.jsonl").write_bytes(data)
-    with pytest.raises(InputError, match="is not a list of episodes"):
+    with pytest.raises(InputError, match="is not an episode list"):
         read_list(tmp_path / "list.jsonl", Folder(folder))
 
 
