@@ -36,8 +36,9 @@ SUFFIXES = {
     ".webp",
 }
 
-
 RESULTS = "results.jsonl"
+# Of the 255 that a file system allows, so that a number and a suffix still fit.
+_STEM_BYTES = 240
 
 Record = dict[str, Any]
 
@@ -95,7 +96,8 @@ def segment_folder(
                 lines.append({"image": str(path), "seconds": seconds, **written})
                 step()
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (made / RESULTS).write_text(text, encoding="utf-8")
+        # A name that is no UTF-8 (legal on Linux) is written with JSON's own escapes.
+        (made / RESULTS).write_text(text, encoding="utf-8", errors="backslashreplace")
     return lines
 
 
@@ -160,11 +162,14 @@ def output_names(images: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     names = []
     for image in images:
-        name, count = image.stem, 1
+        stem = image.stem
+        while len(os.fsencode(stem)) > _STEM_BYTES:
+            stem = stem[:-1]
+        name, count = stem, 1
         # On some file systems a.png and A.png are the same file.
         while name.casefold() in taken:
             count += 1
-            name = f"{image.stem}-{count}"
+            name = f"{stem}-{count}"
         taken.add(name.casefold())
         names.append(name)
     return names
