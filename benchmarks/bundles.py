@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from uino_deploy.errors import InputError
 from uino_deploy.export.checkpoints import Origin
 from uino_deploy.files import refuse_existing
 from uino_deploy.progress import Progress, silent
+from uino_deploy.workspace import work_folder
 
 DEFAULT_EPISODES = 200
 
@@ -93,9 +93,9 @@ def benchmark_bundles(
     known = (origin or Origin()).or_bundled(opened[0])
     cases = [MAIN, *(Case(classes=n) for n in classes), *(Case(shots=n) for n in shots)]
     cases += [Case(batch=n) for n in batch]
-    with tempfile.TemporaryDirectory(prefix="uino-bundles-") as further:
+    with work_folder(None, "uino-bundles") as further:
         plan = Plan(
-            bundles=in_precisions(opened, precisions, known, Path(further), log),
+            bundles=in_precisions(opened, precisions, known, further, log),
             backends=list(dict.fromkeys(backends)),
             peers=list(dict.fromkeys(peers)),
             threads=list(dict.fromkeys(threads)) or [os.cpu_count() or 1],
@@ -110,7 +110,7 @@ def benchmark_bundles(
             model=saver(known, opened[0]),
             profile=profile,
         )
-        traces = Path(further) / TRACES
+        traces = further / TRACES
         record = run_benchmark(plan, log, progress, traces)
         if output is not None:
             write_outputs(output, record, traces, force)

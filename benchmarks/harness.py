@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -56,6 +55,7 @@ from uino_deploy.benchmarks.subjects import (
 from uino_deploy.benchmarks.worker import OUTPUTS
 from uino_deploy.errors import CheckFailed, DependencyError
 from uino_deploy.progress import Progress
+from uino_deploy.workspace import work_folder
 
 Log = Callable[[str], None]
 
@@ -81,8 +81,7 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
         DependencyError: no photograph is available, or no entry can run on this machine.
     """
     plan.check()
-    with tempfile.TemporaryDirectory(prefix="uino-benchmark-") as name:
-        folder = Path(name)
+    with work_folder(None, "uino-benchmark") as folder:
         prepared = work.prepare(folder, plan.images, plan.cases, plan.episodes)
         references = _references(plan, folder, log)
         subjects = subjects_of(plan, folder)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,8 +48,9 @@ from uino_deploy.export.engine_check import Answer, Request
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress, ranging
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
-from uino_deploy.files import locked, sha256
+from uino_deploy.files import sha256
 from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
+from uino_deploy.workspace import locked, work_folder
 
 # The architectures that TensorRT-RTX 1.7 builds for without a GPU; TensorRT needs the GPU itself.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
@@ -156,7 +155,7 @@ def build_engines(
             "the operators from their portable ONNX functions with --plugins none",
         )
     infos: list[PlanInfo] = []
-    with _workplace(bundle.root) as temporary:
+    with work_folder(bundle.root, "plans") as temporary:
         for piece, summary in zip(chosen, summaries, strict=True):
             progress(f"building {piece.name} for {arch}")
             job = Job(
@@ -523,14 +522,3 @@ def _install(
         if kernels:
             sections["kernels"] = {**bundle.manifest.kernels, arch: f"kernels/{arch}"}
         bundle.add(files, **sections)
-
-
-@contextlib.contextmanager
-def _workplace(root: Path) -> Iterator[Path]:
-    """Yield a hidden folder of the bundle to build in; remove those left by killed builds."""
-    for left in root.glob(".plans-*"):
-        with locked(left, wait=False) as mine:
-            if mine:
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".plans-") as folder, locked(Path(folder)):
-        yield Path(folder)

@@ -8,7 +8,6 @@ activations, the residual stream.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from uino_deploy.bundle import Quantisation
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.export.onnx_writer import check_model, save_model
 from uino_deploy.export.opsets import IR_VERSION
+from uino_deploy.workspace import work_folder
 
 Float32 = npt.NDArray[np.float32]
 
@@ -53,8 +53,8 @@ def quantise(path: Path, images: Sequence[Float32]) -> Quantisation:
     chosen = [name for name in errors if name not in left_out]
     if not chosen:
         raise BuildError(f"{path.name}: int8 hurts every layer too much", "export it in bf16")
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / path.name
+    with work_folder(None, "uino-quantise") as folder:
+        target = folder / path.name
         _quantise(path, target, chosen, images)
         model = onnx.load(target)
     _cleaned(model, path.stem)
@@ -88,8 +88,8 @@ def _values(model: onnx.ModelProto, names: Sequence[str], image: Float32) -> dic
     """Run a model and return the values of inner tensors."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "open.onnx"
+    with work_folder(None, "uino-quantise") as folder:
+        path = folder / "open.onnx"
         save_model(model, path, "open.weights")
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         outputs = session.run(list(names), {model.graph.input[0].name: image})

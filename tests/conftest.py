@@ -17,7 +17,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     `made_once(name, make)` calls `make(path)` unless another worker has done so, and returns where
     the result lies. Every worker reads it: copy what a test changes.
     """
-    from uino_deploy.files import locked
+    from uino_deploy.workspace import locked
 
     root = tmp_path_factory.getbasetemp()
     # Each worker of xdist has a folder of its own inside the run's.

@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import click
@@ -17,11 +19,12 @@ from click.testing import CliRunner
 
 from uino_deploy import cli
 from uino_deploy.cli._console import Output, table_lines
-from uino_deploy.cli._options import output_options
+from uino_deploy.cli._options import debug_option, output_options
 from uino_deploy.errors import (
     BuildError,
     BundleError,
     CheckFailed,
+    Degraded,
     DependencyError,
     InputError,
     OutputExists,
@@ -374,7 +377,8 @@ def test_a_reader_that_leaves_is_no_error():
     assert "Exception ignored" not in done.stderr
 
 
-def test_sigterm_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(tmp_path, number):
     code = f"""
 import sys, tempfile, time
 import click
@@ -394,6 +398,90 @@ cli.main(["nap"])
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert list(tmp_path.iterdir())
-        process.terminate()
-        assert process.wait(20) == 143
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
     assert not list(tmp_path.iterdir())
+
+
+PROBE = """
+import click, sys
+from uino_deploy import cli
+from uino_deploy.cli._console import Output
+@click.command()
+def probe():
+    Output().log("working")
+    file = open(sys.argv[1], "w")
+    Output().text("done")
+    sys.stdout.flush()
+    file.write("result")
+    file.close()
+cli.cli.get_command = lambda ctx, name: probe
+cli.main(["probe"])
+"""
+
+
+@pytest.mark.parametrize("closed", ["", "<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_without_streams_the_work_is_done_and_nothing_lands_in_its_files(tmp_path, closed):
+    result = tmp_path / "result"
+    command = f'exec {sys.executable} -c "$0" {result} {closed}'
+    done = subprocess.run(
+        ["bash", "-c", command, PROBE], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0
+    assert result.read_text() == "result"
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "done\n")
+    assert done.stderr == ("" if "2>" in closed else "working\n")
+
+
+def test_names_cannot_move_the_terminals_cursor(monkeypatch, capsys):
+    evil = "a\x1b]0;title\x07\r\x9b2Jb\u202egnp.\udce9"
+    harmless = "a\\x1b]0;title\\x07\\r\\x9b2Jb\\u202egnp.\\udce9"
+
+    @click.command()
+    @output_options
+    def probe(output):
+        output.text(evil)
+        output.table(["name"], [[evil + "\n"]])
+        output.log(evil)
+        output.warn(evil)
+        output.verdict([evil])
+
+    assert run_main(monkeypatch, probe) == 1
+    out, err = capsys.readouterr()
+    lines = [*out.splitlines(), *err.splitlines()]
+    assert lines[0] == harmless
+    assert f"{harmless}\\n" in lines
+    assert lines[-3:] == [f"FAILED: {harmless}", harmless, f"warning: {harmless}"]
+    assert run_main(monkeypatch, raising(InputError(f"no {evil}"))) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_libraries_warn_with_debug_alone_and_we_on_one_line(monkeypatch, capsys):
+    @click.command()
+    @debug_option
+    def probe():
+        warnings.warn("a library's", UserWarning, stacklevel=1)
+        logging.getLogger("library").warning("its log")
+        warnings.warn("no locks\nhere", Degraded, stacklevel=1)
+        raise InputError("bad")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(sys, "warnoptions", [])
+        assert run_main(monkeypatch, probe) == 2
+        assert capsys.readouterr().err == "warning: no locks here\nerror: bad\n"
+        monkeypatch.setattr(cli.cli, "get_command", lambda _ctx, _name: probe)
+        with pytest.raises(InputError), pytest.warns(UserWarning, match="a library's"):
+            cli.main(["probe", "--debug"])
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc", None])
+def test_a_page_is_drawn_without_a_home_and_with_a_notebooks_backend(tmp_path, home):
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    environment |= {"HOME": home} if home else {}
+    environment |= {"MPLBACKEND": "module://no_such_notebook", "TMPDIR": str(tmp_path)}
+    report = ["kernels", "report", "--load", "benchmarks/ledger/ledger.json"]
+    done = uino_deploy(*report, "--html", str(tmp_path / "page.html"), env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert os.listdir(tmp_path) == ["page.html"]

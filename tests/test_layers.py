@@ -32,6 +32,7 @@ LEAVES = {
     "pipeline",
     "progress",
     "tolerances",
+    "workspace",
 }
 
 # Component -> what it may import beside itself. The order is the order of the layers.

@@ -9,7 +9,14 @@ UinoDeployError            1  (never raised itself)
 ├── DependencyError        3  a package, provider, driver or device is missing
 ├── CudaError              3  a call of the CUDA runtime failed on a GPU that exists
 └── BuildError             4  an export, an engine or a kernel could not be built
+
+A signal ends a command with 128 and its number: 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
+What is missing and not needed is a `Degraded` warning, one line: the work goes on without it.
 """
+
+
+class Degraded(UserWarning):
+    """Something that the work does not need is missing here: file modes, locks, a cache."""
 
 
 class UinoDeployError(Exception):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from pathlib import Path
 
 import triton
 
 from uino_deploy.errors import BuildError
+from uino_deploy.workspace import work_folder
 
 _LINE = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P[\dT]+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 _CLASSES = {
@@ -33,8 +33,8 @@ def instruction_mix(cubin: bytes) -> dict[str, int]:
         BuildError: the disassembler refuses the cubin.
     """
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "k.cubin")
+    with work_folder(None, "uino-disassembly") as folder:
+        file = folder / "k.cubin"
         file.write_bytes(cubin)
         command = [str(tool), "-c", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

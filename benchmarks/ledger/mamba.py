@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from uino_deploy.kernels.compiler.variants import ELEMENT_BYTES
 from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.selective_scan import naive
 from uino_deploy.tolerances import OPERATOR
+from uino_deploy.workspace import work_folder
 
 ARCH = "sm_80"
 
@@ -84,11 +84,11 @@ class Compiled:
 def compile_kernel(kernel: Kernel, sources: Path) -> Compiled:
     """Compile one instantiation from the unpacked sdist."""
     include = Path(torch.__file__).parent / "include"
-    with tempfile.TemporaryDirectory() as folder:
-        stub = Path(folder, "c10/cuda/CUDAException.h")
+    with work_folder(None, "uino-mamba") as folder:
+        stub = folder / "c10/cuda/CUDAException.h"
         stub.parent.mkdir(parents=True)
         stub.write_text(_EXCEPTION_HEADER)
-        code = Path(folder, "kernel.cu")
+        code = folder / "kernel.cu"
         even, kind = str(kernel.even).lower(), _CPP[kernel.dtype]
         code.write_text(
             _SOURCE.format(threads=kernel.threads, items=kernel.items, even=even, kind=kind)
@@ -217,9 +217,9 @@ def count(sources: Path) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Write the counts of the sdist named on the command line to standard output."""
     sdist = Path(sys.argv[1])
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(sdist) as archive:
+    with work_folder(None, "uino-mamba") as folder, tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
-        (sources,) = Path(folder).iterdir()
+        (sources,) = folder.iterdir()
         document = {
             "source": sdist.name,
             "sha256": sha256(sdist),

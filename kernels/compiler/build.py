@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from uino_deploy.child import Child, ChildFailed
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.targets import Target
+from uino_deploy.workspace import work_folder
 
 if TYPE_CHECKING:  # it imports Triton
     from uino_deploy.kernels.compiler.variants import Variant
@@ -74,9 +74,11 @@ def compile_variants(target: Target, variants: Sequence[Variant]) -> list[Compil
     def keep(result: dict[str, Any]) -> None:
         compiled.append(_compiled(named[result.pop("name")], result, target))
 
-    with tempfile.TemporaryDirectory() as cache:
+    with work_folder(None, "uino-kernels") as cache:
         try:
-            with Child("uino_deploy.kernels.compiler.worker:compile_all", _environment(cache)) as c:
+            with Child(
+                "uino_deploy.kernels.compiler.worker:compile_all", _environment(str(cache))
+            ) as c:
                 c.ask(request, keep)
         except ChildFailed as error:
             raise BuildError(f"compiling for {target.arch}: its process {error}") from error

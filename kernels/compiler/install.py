@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import OutputExists
-from uino_deploy.files import atomic_directory, locked
+from uino_deploy.files import atomic_directory
 from uino_deploy.kernels.compiler.build import Compiled, compile_models, write
 from uino_deploy.kernels.compiler.targets import Target
+from uino_deploy.workspace import locked, work_folder
 
 Say = Callable[[str], None]
 
@@ -108,8 +108,8 @@ def install(root: Path, arch: str, compiled: Sequence[Compiled]) -> Bundle:
         BundleError: the path is not a bundle, or the bundle does not open.
     """
     place = folder_of(arch)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".kernels-") as folder, locked(root):
-        staged = Path(folder, arch)
+    with work_folder(root, "kernels") as folder, locked(root):
+        staged = folder / arch
         staged.mkdir()
         write(list(compiled), staged)
         files = [f"{place}/{path.name}" for path in sorted(staged.iterdir())]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import re
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -23,6 +21,7 @@ from uino_deploy.kernels.compiler.strip import strip_hidden
 from uino_deploy.kernels.compiler.targets import Target, isa_for
 from uino_deploy.kernels.compiler.variants import DTYPES, Variant
 from uino_deploy.kernels.plugins.operator import Parameter
+from uino_deploy.workspace import work_folder
 
 _USAGE = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
@@ -79,8 +78,8 @@ def assemble(ptx: str, target: Target) -> tuple[bytes, dict[str, Any]]:
     accelerated = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
     assert accelerated is not None
     tool = get_ptxas(target.capability)
-    with tempfile.TemporaryDirectory() as folder:
-        text, binary = Path(folder, "k.ptx"), Path(folder, "k.cubin")
+    with work_folder(None, "uino-ptxas") as folder:
+        text, binary = folder / "k.ptx", folder / "k.cubin"
         text.write_text(ptx)
         command = [tool.path, "-v", f"-arch={accelerated[1]}", str(text), "-o", str(binary)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

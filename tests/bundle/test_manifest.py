@@ -143,7 +143,42 @@ def test_a_path_that_climbs_out(bundle, tmp_path, path, section):
 def test_a_link_out(bundle, tmp_path):
     shutil.move(bundle / "encoder.weights", tmp_path / "elsewhere")
     (bundle / "encoder.weights").symlink_to(tmp_path / "elsewhere")
-    refused(bundle, "encoder.weights", "leaves the bundle")
+    assert Bundle.open(bundle)
+    assert Bundle.open(bundle, verify=False)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_link_out_to_other_bytes(bundle, tmp_path, verify):
+    """They are hashed even where the bundle's own files are not."""
+    data = (bundle / "encoder.weights").read_bytes()
+    (bundle / "encoder.weights").unlink()
+    (tmp_path / "secret").write_bytes(bytes(len(data)))
+    (bundle / "encoder.weights").symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match=r"encoder\.weights was changed"):
+        Bundle.open(bundle, verify=verify)
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "encoder.weights", "nowhere", "."])
+def test_a_link_to_no_regular_file(bundle, target):
+    (bundle / "encoder.weights").unlink()
+    (bundle / "encoder.weights").symlink_to(target)
+    refused(bundle, "encoder.weights is missing")
+
+
+def test_a_manifest_in_a_cache_is_not_written_through_its_link(bundle, tmp_path):
+    text = (bundle / "manifest.json").read_bytes()
+    shutil.move(bundle / "manifest.json", tmp_path / "blob")
+    (bundle / "manifest.json").symlink_to(tmp_path / "blob")
+    Bundle.open(bundle).add((), report=None)
+    assert (tmp_path / "blob").read_bytes() == text
+    assert not (bundle / "manifest.json").is_symlink()
+
+
+def test_a_link_out_is_not_listed(bundle, tmp_path):
+    (tmp_path / "secret").write_bytes(b"1")
+    (bundle / "new").symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match="new is a link that leaves the bundle; copy"):
+        Bundle.open(bundle).add(["new"])
 
 
 def test_a_linked_folder_out(bundle, tmp_path):
@@ -152,7 +187,7 @@ def test_a_linked_folder_out(bundle, tmp_path):
     (bundle / "plans").symlink_to(tmp_path / "plans")
     entry = {"sha256": "0", "size": 0}
     rewrite(bundle, lambda manifest: manifest["files"].update({"plans/p": entry}))
-    refused(bundle, "leaves the bundle")
+    refused(bundle, "plans/p was changed")
 
 
 def test_a_link_inside_is_fine(bundle):

@@ -132,13 +132,20 @@ def test_a_truncated_file_is_refused(tmp_path):
         Support.load(path)
 
 
-@pytest.mark.parametrize("name", ["bottle", "Flasche groß", "瓶子", "a-b_c.d", "x" * 100])
+@pytest.mark.parametrize(
+    "name", ["bottle", "Flasche groß", "瓶子", "a-b_c.d", "x" * 100, "漢" * 85]
+)
 def test_names_that_can_name_a_folder(name):
     check_class_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "..", ".hidden", "a/b", "a\\b", "a:b", "a\nb", "a\0b", "x" * 101, " a", "a*"]
+    "name",
+    [
+        *["", " ", "..", ".hidden", "a/b", "a\\b", "a:b", "a\nb", "a\0b", "x" * 101, " a", "a*"],
+        # As folders: 270 bytes, names that Windows cuts, and its devices.
+        *["漢" * 90, "mug.", "mug. ", "CON", "nul", "com1", "Lpt9.old", "aux .x"],
+    ],
 )
 def test_names_that_cannot(name):
     with pytest.raises(InputError, match="class name"):

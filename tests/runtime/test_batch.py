@@ -100,6 +100,10 @@ def test_names_that_meet_are_kept_apart():
     assert len({name.casefold() for name in names}) == len(images)
 
 
+def test_output_names_fit_in_bytes_whatever_is_added():
+    assert output_names([Path("漢" * 84 + ".png")] * 2) == ["漢" * 80, "漢" * 80 + "-2"]
+
+
 def result(name, mask, level):
     logits = np.where(mask[::4, ::4], level, -1).astype(np.float32)
     return Result(name, mask.astype(np.uint8), 0.75, logits)

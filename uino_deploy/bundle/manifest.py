@@ -3,6 +3,11 @@
 No file of a bundle is read before it is checked: `Bundle.open` refuses a manifest with another
 major schema, a path that leaves the folder, and a file that is missing or changed; `Bundle.path`
 returns only files that passed.
+
+Nothing reaches outside the folder: a manifest names plain paths inside it, and what is written into
+a bundle stays inside it. A file may still be a link to a regular file elsewhere, as in the caches
+of Hugging Face and DVC: who downloaded the bundle made that link, not the manifest, and the file is
+read only if its bytes have the manifest's hash, so where they lie makes no difference.
 """
 
 from __future__ import annotations
@@ -147,7 +152,8 @@ class Bundle:
         Args:
             path: the bundle's folder.
             verify: hash every file (about a second for each gigabyte). Without it their paths,
-                presence and sizes are still checked.
+                presence and sizes are still checked, and files that links lead to outside the
+                folder are still hashed.
             replacing: a folder of the bundle to skip because it is about to be rebuilt: a damaged
                 plan must not block the build that repairs it.
 
@@ -307,7 +313,7 @@ def _check_file(root: Path, name: str, entry: FileEntry, verify: bool) -> None:
     size = path.stat().st_size
     if size != entry.size:
         raise BundleError(f"{root}: {name} has {size} bytes, its manifest says {entry.size}", again)
-    if verify and sha256(path) != entry.sha256:
+    if (verify or _leaves(root, path)) and sha256(path) != entry.sha256:
         raise BundleError(f"{root}: {name} was changed: its SHA-256 is not the manifest's", again)
 
 
@@ -322,20 +328,26 @@ def _how_to_mend(root: Path, name: str) -> str:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """Return `root / name`, refusing a name, or a link in its path, that leaves the folder."""
+    """Return `root / name`, refusing a name that leaves the folder."""
     pure = PurePosixPath(name)
     plain = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
     # A backslash or a drive's colon is an ordinary character here, but an escape on Windows.
     if not plain or name == "." or "\\" in name or ":" in name or "\0" in name:
         raise BundleError(f"{root}: the path {name!r} is not a plain path inside the bundle")
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise BundleError(f"{root}: {name} is a link that leaves the bundle")
-    return path
+    return root / name
+
+
+def _leaves(root: Path, path: Path) -> bool:
+    """Return whether a link leads a path out of the folder."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _entry(root: Path, name: str) -> FileEntry:
     path = _inside(root, name)
+    if _leaves(root, path):
+        raise BundleError(
+            f"{root}: {name} is a link that leaves the bundle", "copy the bundle with `cp -rL`"
+        )
     if not path.is_file():
         raise BundleError(f"{root}: {name} is missing")
     return FileEntry(sha256=sha256(path), size=os.path.getsize(path))
@@ -343,5 +355,5 @@ def _entry(root: Path, name: str) -> FileEntry:
 
 def _save(root: Path, manifest: Manifest) -> None:
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    with atomic_file(root / MANIFEST, force=True) as temporary:
+    with atomic_file(root / MANIFEST, force=True, through=False) as temporary:
         temporary.write_bytes(text + b"\n")

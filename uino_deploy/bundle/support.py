@@ -24,7 +24,12 @@ FORMAT = "uino-support"
 FORMAT_VERSION = "1.0"
 
 _RANKS = {"deep": 4, "weight": 2, "prototypes": 2, "sparse": 2}
-_MAX_NAME = 100
+# A file system counts bytes: a name may have 255 of them.
+_MAX_NAME, _MAX_BYTES = 100, 255
+# Windows takes these for devices, whatever follows a dot.
+_DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in range(10)
+}
 
 
 class _Metadata(msgspec.Struct, kw_only=True):
@@ -170,17 +175,26 @@ def check_class_name(name: str) -> None:
     """Refuse a class name that cannot name a folder on some system.
 
     Raises:
-        InputError: the name is empty, too long, starts with a dot, or holds a separator, a control
-            character or one of `<>:"|?*`.
+        InputError: the name is empty, too long (in characters, or in bytes of UTF-8), starts or
+            ends with a dot, is a device's on Windows, or holds a separator, a control character or
+            one of `<>:"|?*`.
     """
     forbidden = sorted({c for c in name if c in '/\\<>:"|?*' or not c.isprintable()})
     if forbidden:
         shown = " ".join(ascii(character) for character in forbidden)
         raise InputError(f"class name {name!r} holds {shown}", "it names folders: leave that out")
-    if not name.strip() or name.startswith(".") or name != name.strip() or len(name) > _MAX_NAME:
+    if not name or name != name.strip(". ") or name != name.strip() or len(name) > _MAX_NAME:
         raise InputError(
             f"{name!r} is not a valid class name",
-            f"it needs 1 to {_MAX_NAME} characters, no leading dot, and no space at either end",
+            f"it needs 1 to {_MAX_NAME} characters, and no dot or space at either end",
+        )
+    if (count := len(name.encode())) > _MAX_BYTES:
+        raise InputError(
+            f"class name {name!r} has {count} bytes", f"it names folders: use at most {_MAX_BYTES}"
+        )
+    if name.partition(".")[0].rstrip().casefold() in _DEVICES:
+        raise InputError(
+            f"class name {name!r} is a device on Windows", "it names folders: add something to it"
         )
 
 

@@ -5,19 +5,22 @@ inside its function, so `--help` and `--version` work without any of them instal
 """
 
 import errno
+import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
-from uino_deploy.cli._console import notices, paint
+from uino_deploy.cli._console import note, notices, open_streams, paint, shown
 from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import Settings, debug_option
-from uino_deploy.errors import UinoDeployError
+from uino_deploy.errors import Degraded, UinoDeployError
 
 # Name -> "module:attribute", in the order of the help page.
 COMMANDS = {
@@ -76,7 +79,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 a check failed, 2 usage or input, 3 environment or missing "
-    "dependency, 4 build failed, 130 interrupted.",
+    "dependency, 4 build failed, 129 hung up (SIGHUP), 130 interrupted, 143 terminated (SIGTERM).",
 )
 @click.option(
     "--version",
@@ -103,11 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: the words after the program's name; `sys.argv` if None.
     """
+    open_streams()
+    # A notebook names its own backend, without which matplotlib is not even imported; ours draws
+    # into files.
+    os.environ.pop("MPLBACKEND", None)
     settings = Settings()
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)
+    # A closed terminal hangs up; `nohup` has that ignored already.
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminated)
     try:
-        with notices():
+        with _one_line_warnings(settings), notices():
             result = cli.main(
                 list(arguments) if arguments is not None else None,
                 prog_name="uino-deploy",
@@ -124,6 +133,43 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(result if isinstance(result, int) else 0)
 
 
+@contextmanager
+def _one_line_warnings(settings: Settings) -> Iterator[None]:
+    """Write our own warnings on one line, and those of libraries with `--debug` alone.
+
+    Python's own switches, -W and PYTHONWARNINGS, still show them.
+    """
+
+    class _Quiet(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if settings.debug and logging.lastResort is not None:
+                logging.lastResort.handle(record)
+
+    show, quiet = warnings.showwarning, _Quiet(logging.WARNING)
+
+    def showwarning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, Degraded):
+            note(f"warning: {' '.join(str(message).split())}")
+        elif settings.debug or sys.warnoptions:
+            show(message, category, filename, lineno, file, line)
+
+    logging.getLogger().addHandler(quiet)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Degraded)
+            warnings.showwarning = showwarning
+            yield
+    finally:
+        logging.getLogger().removeHandler(quiet)
+
+
 def _terminated(number: int, _frame: object) -> NoReturn:
     """Leave as Ctrl-C would, so that nothing half-written stays behind."""
     sys.exit(128 + number)
@@ -132,7 +178,7 @@ def _terminated(number: int, _frame: object) -> NoReturn:
 def _report(error: BaseException) -> int:
     """Print one line about an error to stderr; return the exit code."""
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        click.echo("interrupted", err=True)
+        note("interrupted")
         return 130
     if isinstance(error, click.UsageError):
         return _report_usage(error)
@@ -159,7 +205,8 @@ def _report_usage(error: click.UsageError) -> int:
 
 def _say(message: str) -> None:
     """Write an error on exactly one line."""
-    click.echo(f"{paint('error:', 'red')} {' '.join(message.split())}", err=True)
+    with suppress(OSError):  # nobody reads it: the exit code remains
+        click.echo(f"{paint('error:', 'red')} {shown(' '.join(message.split()))}", err=True)
 
 
 def _describe(error: BaseException) -> tuple[str, int]:

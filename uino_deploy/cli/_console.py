@@ -6,6 +6,8 @@ same in all of them.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -32,6 +34,10 @@ NOTICES_OF_A_KIND = 3
 
 _INDENT = "    "
 # A cell of a column of numbers; "-" stands for a number that does not exist.
+# Characters that a terminal obeys or that cannot be written; a line break is dealt with by itself.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?|-")
 
 
@@ -50,16 +56,16 @@ class Output:
     def log(self, message: str) -> None:
         """Write a progress note to stderr, unless `--quiet`."""
         if not self.quiet:
-            click.echo(message, err=True)
+            note(message)
 
     def warn(self, message: str) -> None:
         """Write a warning to stderr; `--quiet` does not silence it."""
-        click.echo(f"warning: {message}", err=True)
+        note(f"warning: {message}")
 
     def text(self, message: str = "") -> None:
         """Write a result for people to stdout, unless `--json`."""
         if not self.json:
-            click.echo(message)
+            click.echo(shown(message))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write aligned columns to stdout, unless `--json`; columns of numbers are flush right.
@@ -69,7 +75,8 @@ class Output:
         """
         if self.json:
             return
-        for line in table_lines(columns, rows, shutil.get_terminal_size().columns):
+        cells = [[shown(str(cell)).replace("\n", "\\n") for cell in row] for row in rows]
+        for line in table_lines(columns, cells, shutil.get_terminal_size().columns):
             click.echo(line)
 
     def document(self, value: Mapping[str, Any]) -> None:
@@ -82,7 +89,7 @@ class Output:
 
         With `--json` the line goes to stderr: the document carries the verdict.
         """
-        reason = "; ".join(failures)
+        reason = shown("; ".join(failures))
         line = f"{paint('FAILED', 'red')}: {reason}" if failures else paint("PASSED", "green")
         click.echo(line, err=self.json)
         if failures:
@@ -125,13 +132,44 @@ def notices() -> Iterator[None]:
         count = told[message.kind]
         if count <= NOTICES_OF_A_KIND:
             more = " (more of this kind are not shown)" if count == NOTICES_OF_A_KIND else ""
-            click.echo(f"warning: {' '.join(str(message).split())}{more}", err=True)
+            note(f"warning: {' '.join(str(message).split())}{more}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputNotice)
         usual: Callable[..., None] = warnings.showwarning
         warnings.showwarning = show  # type: ignore[assignment] # its optional arguments are passed on
         yield
+
+
+def shown(text: str) -> str:
+    """Return text for a terminal: what a name may hold to move its cursor is written out."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def note(message: str) -> None:
+    """Write a line to stderr; that nobody can read it must not end the work."""
+    with contextlib.suppress(OSError):
+        click.echo(shown(message), err=True)
+
+
+def open_streams() -> None:
+    """Give the command the streams that it was started without (`2>&-`, a service, pythonw).
+
+    The next file that is opened would take a closed stream's number, and what a library prints
+    would land in it. What an output's encoding lacks is escaped: no name can end the work.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays
+            setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def paint(text: str, colour: str) -> str:
@@ -202,7 +240,7 @@ class _PlainProgress:
         now = time.monotonic()
         if self._done == self._total or now - self._said >= PLAIN_PROGRESS_SECONDS:
             self._said = now
-            click.echo(f"{self._what}: {self._done}/{self._total}", err=True)
+            note(f"{self._what}: {self._done}/{self._total}")
 
 
 def size(count: int) -> str:

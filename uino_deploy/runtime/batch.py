@@ -105,7 +105,8 @@ def segment_folder(
         if len(failures) == len(lines):
             raise failures[0]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (made / RESULTS).write_text(text, encoding="utf-8")
+        # A name that is no UTF-8 (legal on Linux) is written with JSON's own escapes.
+        (made / RESULTS).write_text(text, encoding="utf-8", errors="backslashreplace")
     return lines
 
 

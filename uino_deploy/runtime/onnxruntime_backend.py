@@ -126,6 +126,8 @@ def _import_onnxruntime() -> Any:
         raise DependencyError(
             f"onnxruntime cannot be imported: {error}", install_command("cpu")
         ) from error
+    # Where the caller imported it before this package, the variable came too late.
+    onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

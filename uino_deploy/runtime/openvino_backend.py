@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,7 +24,16 @@ from uino_deploy.kernels import identity, openvino_nodes
 from uino_deploy.kernels.correlation import openvino as correlation
 from uino_deploy.kernels.selective_scan import openvino as selective_scan
 from uino_deploy.runtime.mapped_file import give_back, map_file
-from uino_deploy.runtime.session import Array, Done, HostBackend, HostSession, Item, LayerTime
+from uino_deploy.runtime.session import (
+    Array,
+    Done,
+    HostBackend,
+    HostSession,
+    Item,
+    LayerTime,
+    refuse_fork,
+)
+from uino_deploy.workspace import work_folder
 
 CACHE = ".cache/openvino"
 _DEVICE = "CPU"
@@ -76,7 +87,8 @@ class OpenVinoBackend(HostBackend):
         self._profile = profile
         self._thread = threading.local()
         self._openvino = _import_openvino()
-        self._core = _core(self._openvino)
+        self._core, owner = _core(self._openvino)
+        refuse_fork(owner)
         if _DEVICE not in self._core.available_devices:
             raise DependencyError(
                 f"openvino {self._version} has no CPU device on this machine", "reinstall openvino"
@@ -155,8 +167,9 @@ class OpenVinoBackend(HostBackend):
         compiled = None if kept is None else self._import(kept, piece)
         if compiled is None:
             try:
-                model = _read(bundle.path(piece.model), shapes)
-                made = self._core.compile_model(model, _DEVICE, self._options(piece))
+                with _real_files(bundle, files) as graph:
+                    model = _read(graph, shapes)
+                    made = self._core.compile_model(model, _DEVICE, self._options(piece))
                 compiled = Compiled(None, made)
             # OpenVINO's exceptions have no common base but Exception.
             except Exception as error:
@@ -326,6 +339,25 @@ def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
     }
 
 
+@contextmanager
+def _real_files(bundle: Bundle, names: Sequence[str]) -> Iterator[Path]:
+    """Yield the path of a graph, the first of the files, beside its weights.
+
+    OpenVINO reads no weights through a link that leaves the graph's folder, as in a bundle in a
+    cache of Hugging Face: there it gets copies.
+    """
+    paths = [bundle.path(name) for name in names]
+    root = Path(os.path.realpath(bundle.root))
+    if all(os.path.realpath(path) == str(root / n) for path, n in zip(paths, names, strict=True)):
+        yield paths[0]
+        return
+    with work_folder(None, "uino-openvino") as folder:
+        for path, name in zip(paths, names, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+        yield folder / names[0]
+
+
 def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """Read an ONNX file with static shapes and convert our operators."""
     from openvino import PartialShape
@@ -425,13 +457,13 @@ def _cores() -> int:
 
 
 @cache
-def _core(openvino: Any) -> Any:
-    """Return the process's one OpenVINO core.
+def _core(openvino: Any) -> tuple[Any, int]:
+    """Return the process's one OpenVINO core, and the number of the process that made it.
 
     It is never released: OpenVINO gives the thread that creates it a signal stack, and frees that
     with the core; the next signal that Python handles would then kill the process.
     """
-    return openvino.Core()
+    return openvino.Core(), os.getpid()
 
 
 def _import_openvino() -> Any:

@@ -6,6 +6,7 @@ query's features serve any number of classes without a copy to the host and back
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uino_deploy.bundle import Bundle, Edge, Piece
-from uino_deploy.errors import InputError
+from uino_deploy.errors import DependencyError, InputError
 from uino_deploy.pipeline import Route
 
 Array = npt.NDArray[Any]
@@ -210,6 +211,7 @@ class HostSession(ABC):
 
     def __init__(self, piece: Piece) -> None:
         self._piece = piece
+        self._owner = os.getpid()
 
     @property
     def piece(self) -> Piece:
@@ -221,7 +223,13 @@ class HostSession(ABC):
         """Run the piece on arrays from `prepare`; return all outputs by name."""
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Array]:
-        """Run the piece; see `Session.run`."""
+        """Run the piece; see `Session.run`.
+
+        Raises:
+            InputError: see `Session.run`.
+            DependencyError: this process was forked from the one that loaded the piece.
+        """
+        refuse_fork(self._owner)
         return self.compute(prepare(self._piece, feeds))
 
     def run_resident(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
@@ -231,6 +239,21 @@ class HostSession(ABC):
     def upload(self, feeds: Mapping[str, Array]) -> dict[str, Value]:
         """Convert inputs; see `Session.upload`."""
         return dict(convert(self._piece, feeds))
+
+
+def refuse_fork(owner: int) -> None:
+    """Refuse to run in a process what another one, its parent, has started.
+
+    A fork copies the memory of a runtime without its threads: what then waits for them hangs.
+
+    Raises:
+        DependencyError: `owner`, a process's number, is not this process.
+    """
+    if os.getpid() != owner:
+        raise DependencyError(
+            "this process was forked from one that runs the bundle, and has none of its threads",
+            "start processes with multiprocessing's spawn, or load the bundle after the fork alone",
+        )
 
 
 def prepare(piece: Piece, feeds: Mapping[str, Value]) -> dict[str, Array]:

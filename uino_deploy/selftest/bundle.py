@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from uino_deploy.runtime import Predictor, Result, Support, nvml
 from uino_deploy.runtime.session import Backend, Session, Value
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
 from uino_deploy.selftest.setting import CHECKPOINT, Setting
+from uino_deploy.workspace import work_folder
 
 Open = Callable[[], tuple[Bundle, Backend]]
 
@@ -102,9 +101,9 @@ def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Me
 def _enrolled(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
     predictor = Predictor(bundle, backend)
     support = predictor.enroll([draw_letter(1)], "letter")  # plans are built for one shot
-    with tempfile.TemporaryDirectory() as folder:
-        support.save(Path(folder, "letter.safetensors"))
-        again = Support.load(Path(folder, "letter.safetensors"))
+    with work_folder(None, "uino-selftest") as folder:
+        support.save(folder / "letter.safetensors")
+        again = Support.load(folder / "letter.safetensors")
     query = draw_letter(3)[0]
     yield _same(predictor.predict(query, support), predictor.predict(query, again))
 

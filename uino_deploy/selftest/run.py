@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from uino_deploy.errors import DependencyError
 from uino_deploy.selftest.findings import Claim, Finding, Verdict, without
 from uino_deploy.selftest.groups import Request, groups, required
 from uino_deploy.selftest.setting import Setting
+from uino_deploy.workspace import work_folder
 
 Say = Callable[[str], None]
 Keep = Callable[[Finding], None]
@@ -104,9 +104,9 @@ def run_selftest(
         findings.append(finding)
         say(line_of(finding))
 
-    with tempfile.TemporaryDirectory(prefix="uino-selftest-") as scratch:
+    with work_folder(None, "uino-selftest") as scratch:
         setting = Setting(
-            scratch=scratch,
+            scratch=str(scratch),
             bundle=None if bundle is None else str(bundle.absolute()),
             kernels=None if kernels is None else str(kernels.absolute()),
             precision="fp16" if gpu else "fp32",  # what each kind of machine runs it in

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from uino_deploy.training.processes import ALONE
 from uino_deploy.training.provenance import describe
 from uino_deploy.training.recipe import Recipe
 from uino_deploy.training.reporting import LOGGING, Observer, Reporter, ignore, narrator
+from uino_deploy.workspace import work_folder
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def train_recipe(
     # Around the training as well: an existing output is refused before it, not after.
     with atomic_file(path, force) as temporary:
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            model = train_from_scratch(recipe, seed, Path(folder), observe=narrator(reporter))
+        with work_folder(None, "uino-training") as folder:
+            model = train_from_scratch(recipe, seed, folder, observe=narrator(reporter))
         seconds = time.monotonic() - started
         # The evaluated weights are the saved ones, rounded to float16.
         model = model.half().float()
