@@ -6,7 +6,6 @@ where the format allows it: a checkpoint of gigabytes is described in millisecon
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from uino_deploy.bundle.plans import plans_of
 from uino_deploy.bundle.support import FORMAT, Support
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
 from uino_deploy.dependencies import require
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import CheckpointError, InputError
 
 Description = dict[str, Any]
@@ -236,8 +236,8 @@ def _decoded(metadata: dict[str, str]) -> Description:
     """Decode what our own checkpoints keep in their metadata as JSON."""
     decoded: Description = dict(metadata)
     for key, value in metadata.items():
-        with suppress(json.JSONDecodeError):
-            decoded[key] = json.loads(value)
+        with suppress(DocumentError):
+            decoded[key] = decode_json(value, object)
     return decoded
 
 

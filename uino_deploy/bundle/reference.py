@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from uino_deploy.bundle.manifest import Bundle, Piece
 from uino_deploy.errors import BundleError
@@ -34,7 +34,7 @@ def load_example(bundle: Bundle) -> dict[str, Array]:
     """
     path: Path = bundle.path(bundle.manifest.reference)
     try:
-        return load_file(path)
+        return load(bundle.read(bundle.manifest.reference))
     except SafetensorError as error:
         raise BundleError(f"{path} cannot be read: {error}", "export the bundle again") from error
 

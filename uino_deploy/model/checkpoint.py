@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from uino_deploy.config import DecoderConfig, EncoderConfig, UinoConfig
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import CheckpointError, InputError
 from uino_deploy.files import atomic_file
 from uino_deploy.model.encoder import DinoVisionTransformer
@@ -214,9 +215,9 @@ def read_checkpoint_metadata(path: str | Path) -> CheckpointMetadata:
             "use the uino-deploy that wrote it",
         )
     try:
-        config = UinoConfig.from_dict(json.loads(metadata["config"]))
-        return CheckpointMetadata(config, json.loads(metadata["provenance"]))
-    except (KeyError, json.JSONDecodeError, InputError) as error:
+        config = UinoConfig.from_dict(decode_json(metadata["config"], dict[str, Any]))
+        return CheckpointMetadata(config, decode_json(metadata["provenance"], dict[str, Any]))
+    except (KeyError, DocumentError, InputError) as error:
         raise CheckpointError(f"{path} has damaged metadata: {error}") from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import math
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class Device:
     Attributes:
         name: the product's name.
         architecture: such as "sm_87".
+        lock: held by the thread that puts work into the stream: threads take turns.
 
     Raises:
         DependencyError: no cuda-python, no driver or no GPU.
@@ -108,6 +110,7 @@ class Device:
             )
         )
         self.architecture = f"sm_{major}{minor}"
+        self.lock = threading.RLock()
         self._allocated = 0
         self._idle: dict[int, list[int]] = {}
         self._staging, self._staged = 0, 0
@@ -140,8 +143,9 @@ class Device:
 
     def synchronise(self) -> None:
         """Wait until everything in the stream is done."""
-        check(self._cudart.cudaStreamSynchronize(self._held.stream), "waiting for the GPU")
-        self._staged = 0
+        with self.lock:
+            check(self._cudart.cudaStreamSynchronize(self._held.stream), "waiting for the GPU")
+            self._staged = 0
 
     def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> DeviceArray:
         """Return an array whose values are whatever its memory held."""
@@ -149,33 +153,35 @@ class Device:
 
     def upload(self, array: Array) -> DeviceArray:
         """Start copying an array of the host to the device; the array is read at once."""
-        made = self.empty(array.shape, array.dtype)
-        if array.nbytes:
-            address = self._stage(array.nbytes)
-            source = np.ascontiguousarray(array)
-            ctypes.memmove(address, source.ctypes.data, source.nbytes)
-            kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-            self._copy(made.address, address, array.nbytes, kind, "copying to the GPU")
-        return made
+        with self.lock:
+            made = self.empty(array.shape, array.dtype)
+            if array.nbytes:
+                address = self._stage(array.nbytes)
+                source = np.ascontiguousarray(array)
+                ctypes.memmove(address, source.ctypes.data, source.nbytes)
+                kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+                self._copy(made.address, address, array.nbytes, kind, "copying to the GPU")
+            return made
 
     def download(self, arrays: Mapping[str, DeviceArray]) -> dict[str, Array]:
         """Copy arrays to the host and wait for what computes them."""
-        offsets, total = {}, 0
-        for name, array in arrays.items():
-            offsets[name] = total
-            total += _rounded(array.nbytes)
-        address = self._stage(total)
-        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        for name, array in arrays.items():
-            if array.nbytes:
-                target = address + offsets[name]
-                self._copy(target, array.address, array.nbytes, kind, "copying from the GPU")
-        self.synchronise()
-        found = {}
-        for name, array in arrays.items():
-            found[name] = np.empty(array.shape, array.dtype)
-            ctypes.memmove(found[name].ctypes.data, address + offsets[name], array.nbytes)
-        return found
+        with self.lock:
+            offsets, total = {}, 0
+            for name, array in arrays.items():
+                offsets[name] = total
+                total += _rounded(array.nbytes)
+            address = self._stage(total)
+            kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            for name, array in arrays.items():
+                if array.nbytes:
+                    target = address + offsets[name]
+                    self._copy(target, array.address, array.nbytes, kind, "copying from the GPU")
+            self.synchronise()
+            found = {}
+            for name, array in arrays.items():
+                found[name] = np.empty(array.shape, array.dtype)
+                ctypes.memmove(found[name].ctypes.data, address + offsets[name], array.nbytes)
+            return found
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         """Start copying an array to another of its size, both on this device."""
@@ -215,8 +221,9 @@ class Device:
         Memory of that size that was given back is preferred to new memory.
         """
         size = _rounded(nbytes)
-        idle = self._idle.setdefault(size, [])
-        return idle.pop() if idle else self._allocate(size)
+        with self.lock:
+            idle = self._idle.setdefault(size, [])
+            return idle.pop() if idle else self._allocate(size)
 
     def give(self, address: int, nbytes: int) -> None:
         """Take back what `take` gave; the next `take` of its size gets it."""

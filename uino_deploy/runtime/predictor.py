@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,11 @@ class Result:
 
 
 class Predictor:
-    """A bundle ready to segment; its pieces are loaded when they are first needed."""
+    """A bundle ready to segment; its pieces are loaded when they are first needed.
+
+    Any number of threads may use it at once: results are those of one thread alone. On a GPU they
+    take turns.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         expected = Preprocess(size=bundle.config.image_size)
@@ -94,6 +99,7 @@ class Predictor:
         self.bundle = bundle
         self.backend = backend
         self._sessions: dict[str, Session] = {}
+        self._lock = threading.RLock()
         # What a query takes of a class, for as long as someone holds the class.
         self._classes: WeakKeyDictionary[Support, dict[str, Value]] = WeakKeyDictionary()
 
@@ -280,19 +286,21 @@ class Predictor:
 
     def _class(self, support: Support) -> dict[str, Value]:
         """Return a class's tensors, put where the backend keeps them on their first use."""
-        if support not in self._classes:
-            uploaded: dict[str, Value] = {}
-            for session in map(self._session, _PER_CLASS):
-                mine = feeds_of(QUERY, session, support.features)
-                uploaded |= QUERY.named(session.upload(mine))
-            self._classes[support] = uploaded
-        return self._classes[support]
+        with self._lock:
+            if support not in self._classes:
+                uploaded: dict[str, Value] = {}
+                for session in map(self._session, _PER_CLASS):
+                    mine = feeds_of(QUERY, session, support.features)
+                    uploaded |= QUERY.named(session.upload(mine))
+                self._classes[support] = uploaded
+            return self._classes[support]
 
     def _load(self, pieces: Sequence[str]) -> None:
         """Load the pieces that are not loaded yet."""
-        missing = [piece for piece in pieces if piece not in self._sessions]
-        if missing:
-            self._sessions |= self.backend.load_all(self.bundle, missing)
+        with self._lock:
+            missing = [piece for piece in pieces if piece not in self._sessions]
+            if missing:
+                self._sessions |= self.backend.load_all(self.bundle, missing)
 
     def _session(self, piece: str) -> Session:
         self._load((piece,))
