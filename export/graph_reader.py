@@ -5,14 +5,23 @@ The machines that build TensorRT engines have numpy and TensorRT, not onnx.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
-from uino_deploy.bundle.protobuf import fields, submessage, text
+from uino_deploy.bundle import Precision
+from uino_deploy.bundle.protobuf import fields, numbers, submessage, text
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.identity import DOMAIN
+from uino_deploy.tolerances import FINENESS
 
-_DOUBLE = 11  # TensorProto.DataType
+# TensorProto.DataType: what weights are stored in, and the precision that it means.
+_DOUBLE = 11
+_PRECISION_OF: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
+# In a piece of a precision at least this share of the weights has its type; the others, such as
+# convolutions that no bfloat16 exists for, and the scan's, are float32.
+_LEAST_SHARE = 0.1
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
@@ -21,7 +30,8 @@ _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 3, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_STRING = 1, 3, 4
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = 5, 6
 _FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
-_TENSOR_TYPE, _TENSOR_NAME = 2, 8
+_TENSOR_DIMENSIONS, _TENSOR_TYPE, _TENSOR_NAME = 1, 2, 8
+_NODE_INPUT = 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,55 @@ def read_graph(path: Path) -> GraphSummary:
     except (ValueError, KeyError) as error:
         raise BuildError(f"{path} is not an ONNX file", "export the bundle again") from error
     return summary
+
+
+def precision_of(data: bytes) -> Precision:
+    """Return the precision of a graph: the coarsest type that a share of its used weights has.
+
+    What a manifest says of a piece is a label; this is what the piece computes with.
+
+    Args:
+        data: an ONNX file's bytes.
+
+    Raises:
+        BuildError: they are none.
+    """
+    elements: Counter[Precision] = Counter()
+    try:
+        for graph in (f.value for f in fields(memoryview(data)) if f.number == _MODEL_GRAPH):
+            _count_weights(submessage(graph), elements)
+    except ValueError as error:
+        raise BuildError("not an ONNX file", "export the bundle again") from error
+    least = _LEAST_SHARE * elements.total()
+    return max(
+        (kind for kind, count in elements.items() if count >= least),
+        key=FINENESS.index,
+        default="fp32",
+    )
+
+
+def _count_weights(graph: memoryview, elements: Counter[Precision]) -> None:
+    """Count the elements of those initialisers that a node of the graph takes."""
+    taken = {
+        text(each.value)
+        for node in fields(graph)
+        if node.number == _GRAPH_NODE
+        for each in fields(submessage(node.value))
+        if each.number == _NODE_INPUT
+    }
+    for found in fields(graph):
+        if found.number != _GRAPH_INITIALIZER:
+            continue
+        name, dtype, count = "", 0, 1
+        for number, value, *_ in fields(submessage(found.value)):
+            if number == _TENSOR_NAME:
+                name = text(value)
+            elif number == _TENSOR_TYPE and isinstance(value, int):
+                dtype = value
+            elif number == _TENSOR_DIMENSIONS:
+                count *= prod(numbers(value))
+        if name in taken and dtype in _PRECISION_OF:
+            elements[_PRECISION_OF[dtype]] += count
 
 
 def without_functions(path: Path) -> bytes:

@@ -189,16 +189,20 @@ def describe_pth(path: Path) -> Description:
             f"{path} cannot be read as tensors alone",
             "give a state dictionary; a file that pickles more than tensors is never loaded",
         ) from error
+    from uino_deploy.model.wrappings import unwrap
+
+    values, wrapping = unwrap(loaded if isinstance(loaded, dict) else {})
     tensors = {
-        str(name): value
-        for name, value in (loaded.items() if isinstance(loaded, dict) else ())
-        if isinstance(value, torch.Tensor)
+        str(name): value for name, value in values.items() if isinstance(value, torch.Tensor)
     }
     if not tensors:
         raise CheckpointError(f"{path} holds no dictionary of tensors", "give a state dictionary")
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in tensors.values())
-    return {**_describe_tensors(path, shapes), "dtypes": dict(dtypes), "metadata": {}}
+    described = _describe_tensors(path, shapes)
+    if wrapping:
+        described["layout"] += f" ({wrapping})"
+    return {**described, "dtypes": dict(dtypes), "metadata": {}}
 
 
 def describe_layout(shapes: Shapes) -> str:

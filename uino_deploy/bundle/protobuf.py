@@ -72,6 +72,21 @@ def submessage(value: Value) -> memoryview:
     return value
 
 
+def numbers(value: Value) -> list[int]:
+    """Return the numbers of a repeated field: one alone, or several packed into bytes.
+
+    Raises:
+        ValueError: the bytes are not numbers.
+    """
+    if isinstance(value, int):
+        return [value]
+    found, end = [], 0
+    while end < len(value):
+        number, end = _varint(value, end)
+        found.append(number)
+    return found
+
+
 def text(value: Value) -> str:
     """Return a field's value as text.
 
