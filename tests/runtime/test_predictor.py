@@ -302,3 +302,17 @@ def test_eight_threads_on_one_predictor_get_what_one_gets(fake_bundle, red_squar
                 np.testing.assert_array_equal(got.logits, want.logits)
                 np.testing.assert_array_equal(got.mask, want.mask)
                 assert got.score == want.score
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf")])
+def test_a_threshold_that_is_no_number_is_refused(predictor, red_square, threshold):
+    image, mask = red_square
+    support = predictor.enroll([(image, mask)], "red")
+    with pytest.raises(InputError, match="threshold is"):
+        predictor.predict(image, support, threshold)
+
+
+@pytest.mark.parametrize("image", [b"\x89PNG", None, 3, [[0]]])
+def test_what_is_no_image_is_told_what_would_be(predictor, image):
+    with pytest.raises(InputError, match="give a file's path or uint8 RGB"):
+        predictor.encode(image)

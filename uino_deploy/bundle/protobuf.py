@@ -61,6 +61,20 @@ def fields(message: memoryview) -> Iterator[Field]:
         yield Field(tag >> 3, value, start, end)
 
 
+def field_bytes(number: int, body: bytes) -> bytes:
+    """Return a field that holds a message or a text, as bytes."""
+    return _number_bytes(number << 3 | _LENGTH_DELIMITED) + _number_bytes(len(body)) + body
+
+
+def _number_bytes(number: int) -> bytes:
+    made = bytearray()
+    while number > 0x7F:
+        made.append(number & 0x7F | 0x80)
+        number >>= 7
+    made.append(number)
+    return bytes(made)
+
+
 def submessage(value: Value) -> memoryview:
     """Return the value of a field that must hold a message or a text.
 

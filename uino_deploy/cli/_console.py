@@ -7,6 +7,7 @@ same in all of them.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -68,7 +69,7 @@ class Output:
     def document(self, value: Mapping[str, Any]) -> None:
         """Write the one JSON document to stdout; silent without `--json`."""
         if self.json:
-            click.echo(json.dumps(value, indent=2))
+            click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
     def verdict(self, failures: Sequence[str], code: int = 1) -> None:
         """Write the last line, `PASSED` or `FAILED: reason`; leave with `code` on a failure.
@@ -103,6 +104,17 @@ class Output:
                 yield lambda: bar.advance(task)
         else:
             yield _PlainProgress(what, total).step
+
+
+def _plain(value: Any) -> Any:
+    """Return a document's value with null for numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
 
 
 def paint(text: str, colour: str) -> str:

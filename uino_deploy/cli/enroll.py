@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uino_deploy.cli._backend import backend_options
+from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import force_option, output_options
 
@@ -70,7 +70,7 @@ def enroll(
     if category is not None and coco is None:
         raise click.UsageError("--category needs --coco")
     refuse_existing(output_path, force)
-    support = load(bundle).enroll(read_shots(shots, coco, category or name), name)
+    support = warned(load, output)(bundle).enroll(read_shots(shots, coco, category or name), name)
     support.save(output_path, force)
     count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""

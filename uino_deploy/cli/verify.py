@@ -92,7 +92,7 @@ def _show(report: VerifyReport, output: Output) -> None:
                 f"{compared.cosine:.7f}",
                 "" if compared.passed else "FAILED",
             ]
-            for compared in report.pieces
+            for compared in (*report.pieces, *report.operators)
         ],
     )
     output.text()

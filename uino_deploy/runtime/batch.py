@@ -20,7 +20,7 @@ from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_directory
 from uino_deploy.images import UInt8, check_image, class_colour, load_image, overlay
 from uino_deploy.progress import Progress, silent
-from uino_deploy.runtime.predictor import Predictor, Result, label_map
+from uino_deploy.runtime.predictor import Predictor, Result, check_threshold, label_map
 
 SUFFIXES = {
     ".bmp",
@@ -74,10 +74,11 @@ def segment_folder(
 
     Raises:
         InputError: an input names no image, an image is unreadable, a support is unreadable,
-            another model's, or has the name of another one.
+            another model's, or has the name of another one; or the threshold is no number.
         OutputExists: the folder exists, and `force` is not given or no earlier run wrote it.
         CheckFailed: the bundle computed numbers that are not finite.
     """
+    check_threshold(threshold)
     given = [images] if isinstance(images, (str, Path)) else images
     paths = find_images([str(each) for each in given])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uino_deploy.bundle import Bundle, Edge, Piece
@@ -52,7 +53,7 @@ class OnnxRuntimeBackend(HostBackend):
         self._check_precision(bundle, described)
         with checked_copy(bundle, described) as graph:
             try:
-                session = self._selection.open(graph, self._options())
+                session = self.open(graph)
             # ONNX Runtime's exceptions have no common base but Exception.
             except Exception as error:
                 reason = str(error).replace(str(graph.parent), str(bundle.root))
@@ -60,6 +61,10 @@ class OnnxRuntimeBackend(HostBackend):
         self._selection.check(session, piece)
         _check_edges(bundle, described, session)
         return OnnxRuntimeSession(described, session)
+
+    def open(self, graph: Path) -> onnxruntime.InferenceSession:
+        """Open a graph that was checked, as `load` does."""
+        return self._selection.open(graph, self._options())
 
     def describe(self) -> dict[str, str]:
         """Return the backend, its version, its provider and its threads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -207,9 +208,11 @@ class Predictor:
             A result for a class; a list of results, in their order, for several.
 
         Raises:
-            InputError: the image is unreadable, or a support was made by another model.
+            InputError: the image is unreadable, a support was made by another model, or the
+                threshold is no number.
             CheckFailed: the bundle computed numbers that are not finite.
         """
+        check_threshold(threshold)
         supports = [support] if isinstance(support, Support) else list(support)
         for one in supports:
             one.check(self.bundle.manifest)
@@ -307,6 +310,16 @@ class Predictor:
         return self._sessions[piece]
 
 
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that no logit can be compared with.
+
+    Raises:
+        InputError: it is not finite.
+    """
+    if not math.isfinite(threshold):
+        raise InputError(f"the threshold is {threshold}", "give a finite number; 0 is the default")
+
+
 def label_map(results: Sequence[Result]) -> UInt8:
     """Merge the results of one image: the class with the highest logit wins each pixel.
 
@@ -336,6 +349,12 @@ def label_map(results: Sequence[Result]) -> UInt8:
 def _image(source: ImageSource, where: str) -> UInt8:
     if isinstance(source, (str, Path)):
         return load_image(source)
+    if not isinstance(source, np.ndarray):
+        raise InputError(
+            f"{where} is a {type(source).__name__}",
+            "give a file's path or uint8 RGB [H, W, 3], such as numpy.asarray(picture) of a PIL "
+            "image in RGB",
+        )
     if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
         raise InputError(
             f"{where} is {source.dtype} of shape {source.shape}", "give uint8 RGB [H, W, 3]"
