@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,7 @@ def describe_safetensors(path: Path) -> Description:
     return {
         **_describe_tensors(path, shapes),
         "dtypes": dict(dtypes),
-        "metadata": _decoded(metadata),
+        "metadata": _decoded(path, metadata),
     }
 
 
@@ -236,12 +235,21 @@ def _with_generator_parts(counts: dict[str, int], generator: dict[str, int]) -> 
     return found
 
 
-def _decoded(metadata: dict[str, str]) -> Description:
-    """Decode what our own checkpoints keep in their metadata as JSON."""
+def _decoded(path: Path, metadata: dict[str, str]) -> Description:
+    """Decode what our own checkpoints keep in their metadata as JSON.
+
+    Raises:
+        CheckpointError: one of ours holds there what is none.
+    """
+    from uino_deploy.model.checkpoint import FORMAT as OWN  # needs torch
+
     decoded: Description = dict(metadata)
     for key, value in metadata.items():
-        with suppress(DocumentError):
+        try:
             decoded[key] = decode_json(value, object)
+        except DocumentError as error:
+            if metadata.get("format") == OWN and key in {"config", "provenance"}:
+                raise CheckpointError(f"{path} has damaged metadata: {key}: {error}") from error
     return decoded
 
 

@@ -79,6 +79,7 @@ def _show(report: VerifyReport, output: Output) -> None:
 
     against = "PyTorch" if report.reference == "pytorch" else "PyTorch's stored outputs"
     plural = "s" if report.examples > 1 else ""
+    wrong_operators = [compared for compared in report.operators if not compared.passed]
     output.text(f"{report.bundle} against {against}, {report.examples} example{plural}")
     output.text()
     output.table(
@@ -92,7 +93,7 @@ def _show(report: VerifyReport, output: Output) -> None:
                 f"{compared.cosine:.7f}",
                 "" if compared.passed else "FAILED",
             ]
-            for compared in (*report.pieces, *report.operators)
+            for compared in (*report.pieces, *wrong_operators)
         ],
     )
     output.text()

@@ -96,7 +96,7 @@ def run_episodes(
         shots, query, truth = load_episode(dataset, episode)
         for array in (*(each for shot in shots for each in shot), query, truth):
             pixels.update(repr(array.shape).encode())
-            pixels.update(np.ascontiguousarray(array))
+            pixels.update(np.ascontiguousarray(array).data)
         counts[row] = count_pixels(segment(shots, query), truth)
         done()
     return Run(
