@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from uino_deploy.benchmarks.record import MAIN, Accuracy, Case, PieceError
 from uino_deploy.benchmarks.worker import EPISODES
-from uino_deploy.export.verify import mask_iou, relative_l2
-from uino_deploy.tolerances import mask_iou_floor, miou_drop, whole_tolerance
+from uino_deploy.export.verify import mask_iou
+from uino_deploy.tolerances import mask_iou_floor, miou_drop, relative_l2, whole_tolerance
 
 Outputs = Mapping[str, npt.NDArray[Any]]
 
@@ -33,11 +33,11 @@ def judge(
     """Compare a runner's outputs with the reference's.
 
     Args:
-        got: the runner's; a case that it cannot run is missing.
-        wanted: the reference's.
+        got: the runner's outputs; a case that it cannot run is missing.
+        wanted: the reference's outputs.
         pieces: the errors of single pieces.
         precisions: the precisions of its pieces; the coarsest sets the budget.
-        trained: the weights are trained, so that masks mean something.
+        trained: the weights are trained, so masks are meaningful.
     """
     keys = [key for key in wanted if key.endswith(", logits") and key in got]
     errors = [relative_l2(got[key], wanted[key]) for key in keys]
@@ -61,7 +61,7 @@ def judge(
 
 
 def judge_by_stored(pieces: Sequence[PieceError], precisions: Sequence[str]) -> Accuracy:
-    """Judge by the example that the bundle carries, where PyTorch is not installed."""
+    """Return the accuracy on the example stored in the bundle, for use without PyTorch."""
     logits = [piece.relative_l2 for piece in pieces if piece.output == "logits"]
     accuracy = Accuracy(
         reference="stored",
@@ -100,12 +100,12 @@ def failures(accuracy: Accuracy) -> list[str]:
     if accuracy.miou is not None and accuracy.reference_miou is not None:
         drop, allowed = accuracy.reference_miou - accuracy.miou, accuracy.miou_drop_allowed
         if allowed is not None and not drop <= allowed:
-            reasons.append(f"the mIoU is {drop:.2f} points lower, allowed {allowed}")
+            reasons.append(f"the mIoU is {drop:.2f} points lower; allowed: {allowed}")
     return reasons
 
 
 def case_accuracy(got: Outputs, wanted: Outputs, case: Case) -> tuple[float, float] | None:
-    """Return a case's logits' relative L2 error and lowest mask IoU; None where it did not run."""
+    """Return the logits' relative L2 error and lowest mask IoU; None if the case did not run."""
     keys = [key for key in wanted if key.startswith(f"{case}, ") and key.endswith(", logits")]
     if not keys or any(key not in got for key in keys):
         return None
@@ -114,7 +114,7 @@ def case_accuracy(got: Outputs, wanted: Outputs, case: Case) -> tuple[float, flo
 
 
 def mask_similarity(got: Outputs, wanted: Outputs, key: str) -> float:
-    """Return the IoU of a case's masks, which are written as bits."""
+    """Return the IoU of a case's masks, which are packed as bits."""
     a, b = (np.unpackbits(outputs[f"{key}, masks"]) for outputs in (got, wanted))
     return mask_iou(a != 0, b != 0) if a.shape == b.shape else 0.0
 

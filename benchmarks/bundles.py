@@ -1,4 +1,4 @@
-"""`benchmark_bundles`: from bundles to a record and its files, as `uino-deploy benchmark` does."""
+"""`benchmark_bundles`: the record of a benchmark and its files, as `uino-deploy benchmark` does."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ def benchmark_bundles(
     Args:
         bundles: folders of bundles of one model.
         backends: such as "onnxruntime" or "onnxruntime:cuda".
-        precisions: such as "bf16"; those that no bundle has are exported from `origin`.
+        precisions: such as "bf16"; missing ones are exported from `origin`.
         peers: names of `runners.table.PEERS`; they need `origin`.
-        origin: the checkpoints that the bundles were exported from. Where none is named, the
-            package's own if it is the one; else the bundles are judged by their stored example.
-        classes: numbers of classes to time beside the main case of one.
+        origin: the checkpoints that the bundles were exported from. If none is given, the
+            package's own if it matches; else accuracy is measured on each bundle's stored example.
+        classes: numbers of classes to time besides the main case of one.
         shots: numbers of shots, likewise.
         batch: numbers of queries at once, likewise.
-        threads: CPU threads, each measured by itself; all of the machine's when empty.
-        images: a folder of photographs; those of installed packages when None.
-        episodes: held-out episodes for the mIoU; when None, 200 for a trained model with `origin`.
-        rounds: turns of each runner.
-        warmup: untimed queries of a turn.
+        threads: numbers of CPU threads, measured separately; all of the machine's if empty.
+        images: a folder of photographs; those of installed packages if None.
+        episodes: held-out episodes for the mIoU; if None, 200 for a trained model with `origin`.
+        rounds: turns per runner.
+        warmup: untimed queries per turn.
         seconds: length of a turn.
-        iterations: queries of a turn, instead of `seconds`.
-        cold_starts: fresh processes of each runner.
+        iterations: queries per turn, instead of `seconds`.
+        cold_starts: fresh processes per runner.
         profile: also profile every bundle, layer by layer.
-        output: receives the record, its page and the traces; nothing is written when None.
+        output: receives the record, its page and the traces; nothing is written if None.
         append: a folder whose latency.csv receives the rows.
         force: replace an earlier benchmark in `output`.
         log: called with a line for each phase.
@@ -79,11 +79,12 @@ def benchmark_bundles(
         The record; its `failures` name the entries over their error budget.
 
     Raises:
-        InputError: an unknown backend or peer, bundles of several models, or a missing checkpoint.
+        InputError: a backend or peer is unknown, the bundles are of several models, or a
+            checkpoint is missing.
         BundleError: a bundle is damaged.
         OutputExists: `output` exists and `force` is not given.
-        CheckFailed: the reference could not be computed, or is not the bundles' model.
-        DependencyError: nothing can run here.
+        CheckFailed: the reference could not be computed, or is another model.
+        DependencyError: no entry can run on this machine.
     """
     if output is not None:
         require("pages", "jinja2", "matplotlib")
@@ -119,9 +120,9 @@ def benchmark_bundles(
 
 
 def _episodes(asked: int | None, bundle: Bundle, reference: bool) -> int:
-    """Return how many episodes to segment: none where random weights would be scored."""
+    """Return the number of episodes to segment: none with random weights."""
     if asked and not reference:
-        raise InputError("--episodes needs the model to compare with: --checkpoint")
+        raise InputError("--episodes needs the model to compare with: give --checkpoint")
     if asked is not None:
         return asked
     trained = not bundle.manifest.provenance.untrained

@@ -1,6 +1,6 @@
-"""Compare two records of one method: what became slower, larger or wrong?
+"""The comparison of two records of one method: what became slower, larger or wrong.
 
-A figure is a regression where it is worse by more than the margin and its whole spread lies beyond
+A figure is a regression if it is worse by more than the margin and its whole spread lies beyond
 the other record's: noise within either record is no regression.
 """
 
@@ -26,8 +26,8 @@ class Change:
         before: in the first record.
         after: in the second.
         unit: "ms" or "MB".
-        regression: it is worse over the margin and outside both spreads.
-        improvement: it is better over the margin and outside both spreads.
+        regression: it is worse by more than the margin and outside both spreads.
+        improvement: it is better by more than the margin and outside both spreads.
     """
 
     entry: str
@@ -46,7 +46,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare_records`.
 
     Attributes:
         changes: every figure that both records have.
@@ -60,7 +60,7 @@ class Comparison:
 
     @property
     def failures(self) -> list[str]:
-        """Every regression and every broken entry, in words."""
+        """A line for every regression and every broken entry."""
         return self.broken + [
             f"{c.entry}, {c.what}: {c.before:.4g} to {c.after:.4g} {c.unit} ({c.ratio:.2f}x)"
             for c in self.changes
@@ -69,12 +69,12 @@ class Comparison:
 
 
 def compare_records(before: Record, after: Record, margin: float) -> Comparison:
-    """Compare what two records have in common.
+    """Compare the entries that two records share.
 
     Args:
-        before: measured first.
-        after: measured later, on the same machine, by the same method.
-        margin: how much worse a median may be, as a share of the first: 0.1 for 10 %.
+        before: the earlier record.
+        after: the later record, from the same machine and method.
+        margin: how much worse a median may be, as a fraction of the first: 0.1 for 10 %.
 
     Raises:
         InputError: the methods, machines or models differ, no entry is in both, or an entry stands
@@ -99,7 +99,7 @@ def compare_records(before: Record, after: Record, margin: float) -> Comparison:
 
 
 def _check_comparable(before: Record, after: Record) -> None:
-    """Refuse records that were not measured alike; name what differs."""
+    """Refuse records of different methods, machines or models, and name the difference."""
     pairs = (
         ("method", before.method, after.method),
         ("machine", before.machine, after.machine),
@@ -107,7 +107,7 @@ def _check_comparable(before: Record, after: Record) -> None:
     )
     for what, one, other in pairs:
         a, b = msgspec.to_builtins(one), msgspec.to_builtins(other)
-        # A GPU's clock of the moment is a circumstance, its limits are in the same words.
+        # A GPU's current clock is incidental; its limits are in the same text.
         differing = [name for name in a if a[name] != b[name] and name != "gpu_clocks"]
         if differing:
             name = differing[0]

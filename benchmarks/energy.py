@@ -1,6 +1,6 @@
 """Energy used over a span of time, from an NVIDIA GPU's counter or a Jetson's INA sensors.
 
-NVML's counter and the Jetson's rails measure the whole device, other processes' share included.
+NVML's counter and the Jetson's rails measure the whole device, including other processes.
 """
 
 from __future__ import annotations

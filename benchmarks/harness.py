@@ -1,10 +1,10 @@
-"""Run a benchmark: prepare the work, judge every runner, time those that are right, in turns.
+"""The benchmark run: prepares the work, checks every runner, times the accurate ones in turns.
 
 - reference: float32 PyTorch on all the work, in its own process.
 - judge: each runner in its own process: enroll, save, logits and masks of every case.
-- time: the runners within their budget, each in a fresh process; round after round, every runner
-  has its turn in each, so that noise hits all alike.
-- start: fresh processes again, from the process's start to the first mask.
+- time: the runners within their budget, each in a fresh process; every runner has a turn in every
+  round, so that noise hits all alike.
+- start: fresh processes again, from process start to the first mask.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ from uino_deploy.progress import Progress
 
 Log = Callable[[str], None]
 
-# Where a backend keeps compiled models, inside the bundle.
+# The folder inside the bundle in which a backend keeps compiled models.
 CACHE = ".cache"
 
-# Between two turns: the threads of the runner before stop spinning.
+# Pause between two turns, in which the previous runner's threads stop spinning.
 _SETTLE = 0.05
 
 
@@ -70,7 +70,7 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
     """Measure everything that a plan names.
 
     Args:
-        plan: what to do.
+        plan: what to measure.
         log: receives a line for each phase.
         progress: opens a progress display from a description and a number of steps.
         traces: a folder for the profiles' traces.
@@ -78,7 +78,7 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
     Raises:
         InputError: bundles of several models, or an unreadable image.
         CheckFailed: the reference could not be computed.
-        DependencyError: no photograph is at hand, or no runner can run here.
+        DependencyError: no photograph is available, or no entry can run on this machine.
     """
     plan.check()
     with tempfile.TemporaryDirectory(prefix="uino-benchmark-") as name:
@@ -87,10 +87,10 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
         references = _references(plan, folder, log)
         subjects = subjects_of(plan, folder)
         for subject in subjects:
-            log(f"judging {subject.entry.name}, {subject.task.threads} threads")
+            log(f"checking {subject.entry.name},  {subject.task.threads} threads")
             _judge(subject, references.get(subject.task.image_size), plan, folder)
         if all(subject.entry.status == "refused" for subject in subjects):
-            raise DependencyError(f"nothing can run here: {subjects[0].entry.reason}")
+            raise DependencyError(f"no entry can run on this machine: {subjects[0].entry.reason}")
         others = OthersCpu()
         groups = groups_of(subjects)
         with progress("rounds", plan.rounds * len(groups)) as step:
@@ -108,9 +108,9 @@ def run_benchmark(plan: Plan, log: Log, progress: Progress, traces: Path | None 
 
 def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
     """Compute float32 PyTorch's outputs for each image size; none without a model."""
-    found: dict[int, Outputs] = {}
+    references: dict[int, Outputs] = {}
     if plan.model is None:
-        return found
+        return references
     for size in sorted({bundle.config.image_size for bundle in plan.bundles}):
         log(f"computing the reference at {size} px")
         plan.model(checkpoint_path(folder, size), size)
@@ -121,12 +121,12 @@ def _references(plan: Plan, folder: Path, log: Log) -> dict[int, Outputs]:
                 worker.ask("examples")
         except WorkerFailed as error:
             raise CheckFailed(f"the reference could not be computed: {error.reason}") from error
-        found[size] = read_outputs(Path(task.scratch) / OUTPUTS)
-    return found
+        references[size] = read_outputs(Path(task.scratch) / OUTPUTS)
+    return references
 
 
 def _judge(subject: Subject, reference: Outputs | None, plan: Plan, folder: Path) -> None:
-    """Compute a runner's accuracy; it fails here where it is over its budget."""
+    """Compute a runner's accuracy, and fail the runner if it is over its error budget."""
     try:
         with WorkerProcess(subject.task) as worker:
             subject.entry.about = worker.about
@@ -155,7 +155,7 @@ def _time(
     others: OthersCpu,
     step: Callable[[], None],
 ) -> None:
-    """Give every runner its turn in every round, the order turned by one each time."""
+    """Give every runner a turn in every round, in an order rotated by one each time."""
     with ExitStack() as stack:
         workers: dict[int, WorkerProcess] = {}
         for index, subject in enumerate(group):
@@ -177,7 +177,7 @@ def _time(
 
 
 def _turn(subject: Subject, worker: WorkerProcess, plan: Plan, first: bool) -> None:
-    """Let one runner do every case that it has."""
+    """Let one runner run all its cases."""
     time.sleep(_SETTLE)
     for case in sorted(plan.cases, key=lambda each: each != MAIN):
         if str(case) in subject.notes:
@@ -205,7 +205,7 @@ def _memory(answer: Any) -> Memory:
 
 
 def _start_cold(group: Sequence[Subject], plan: Plan, folder: Path) -> None:
-    """Time fresh processes up to their first mask, in turns: caches filled, and then deleted."""
+    """Time fresh processes up to their first mask, in turns, with and without filled caches."""
     filled: dict[int, list[list[float]]] = {}
     deleted: dict[int, list[list[float]]] = {}
     for _ in range(plan.cold_starts):
@@ -217,7 +217,7 @@ def _start_cold(group: Sequence[Subject], plan: Plan, folder: Path) -> None:
                 if subject.bundle is not None:
                     uncached = _without_cache(subject.task)
                     seconds = _seconds_to_first_mask(uncached)
-                    # Only a backend that keeps compiled models has left one there.
+                    # Only backends that cache compiled models have left one there.
                     if (Path(uncached.bundle or "") / CACHE).is_dir():
                         deleted.setdefault(index, []).append([seconds])
             except WorkerFailed as error:
@@ -229,7 +229,7 @@ def _start_cold(group: Sequence[Subject], plan: Plan, folder: Path) -> None:
 
 
 def _without_cache(task: Task) -> Task:
-    """Return the task with a copy of its bundle that holds no cache; the user's keeps its own."""
+    """Return the task with a copy of its bundle, without the user's cache."""
     copy = Path(task.scratch) / "uncached.uino"
     if copy.exists():
         shutil.rmtree(copy / CACHE, ignore_errors=True)
@@ -247,7 +247,7 @@ def _seconds_to_first_mask(task: Task) -> float:
 
 def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) -> list[Profile]:
     """Profile every bundle on every backend, each in a fresh process."""
-    found = []
+    profiles = []
     for subject in subjects:
         if not subject.alive or subject.bundle is None:
             continue
@@ -258,7 +258,7 @@ def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) ->
             subject.stop(error, folder)
             continue
         entry = subject.entry
-        found.append(
+        profiles.append(
             Profile(
                 name=entry.name,
                 image_size=entry.image_size,
@@ -270,11 +270,11 @@ def _profiles(subjects: Sequence[Subject], folder: Path, traces: Path | None) ->
             traces.mkdir(parents=True, exist_ok=True)
             trace = Path(subject.task.scratch) / "trace.json"
             (traces / f"{Path(subject.task.scratch).name}.json").write_bytes(trace.read_bytes())
-    return found
+    return profiles
 
 
 def _finish(subject: Subject, plan: Plan, reference: Outputs | None) -> None:
-    """Turn samples into timings; a runner that failed keeps none of them."""
+    """Turn samples into timings; a failed runner keeps none."""
     entry = subject.entry
     if not subject.alive:
         entry.memory = entry.cold_start = entry.cold_start_uncached = None

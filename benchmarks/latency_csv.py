@@ -1,4 +1,4 @@
-"""Results as rows in a CSV that is kept in git, and the README's tables made from them.
+"""Results as rows of a CSV file in git, and the README's tables made from them.
 
 A row is keyed by machine, entry, shape of work, versions and commit: measuring the same again
 replaces it.
@@ -68,7 +68,7 @@ Row = dict[str, str]
 
 
 def rows_of(record: Record) -> list[Row]:
-    """Return a row for every case of every entry; one without figures for an entry that failed."""
+    """Return a row for every case of every entry; a failed entry gets one without figures."""
     rows = []
     for entry in record.entries:
         results: list[CaseResult | None] = [*entry.cases] or [None]
@@ -82,7 +82,7 @@ def append_rows(folder: Path, record: Record) -> Path:
     """Add a record's rows to `latency.csv` in a folder; rows of the same key are replaced.
 
     Raises:
-        InputError: the file is there and has other columns.
+        InputError: the file exists and has other columns.
     """
     path = folder / FILE
     known = {_key(row): row for row in (read_rows(path) if path.exists() else [])}
@@ -97,10 +97,10 @@ def append_rows(folder: Path, record: Record) -> Path:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what `append_rows` wrote.
+    """Read the rows that `append_rows` wrote.
 
     Raises:
-        InputError: it has other columns.
+        InputError: the file has other columns.
     """
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -206,9 +206,9 @@ _MAIN = ("1", "1", "1")
 def table_of(rows: Sequence[Row]) -> str:
     """Return Markdown: for each machine, model and image size, the entries of its main case.
 
-    Of several measurements of one entry the latest counts, whatever its commit. A second table has
-    the other cases; the main one is one class, one shot and one query, "each further" what every
-    one more adds.
+    If an entry was measured several times, the latest counts, whatever its commit. A second table
+    has the other cases; the main case is one class, one shot and one query, and "each further" is
+    the cost of one more.
     """
     groups: dict[str, dict[tuple[str, ...], Row]] = {}
     for row in sorted(rows, key=lambda row: row["created"]):
@@ -220,7 +220,7 @@ def table_of(rows: Sequence[Row]) -> str:
         key = (row["entry"], *(case if any(case) else _MAIN))
         groups.setdefault(title, {})[key] = row
     if not groups:
-        return "No run on a quiet machine is in the file yet.\n"
+        return "The file has no run on a quiet machine yet.\n"
     return "\n".join(_group(title, found) for title, found in groups.items())
 
 
@@ -264,7 +264,7 @@ def _other(key: tuple[str, ...], row: Row, main: Mapping[str, Row]) -> list[str]
 
 
 def _ratio(above: Row | None, below: Row | None) -> str:
-    """Return one median over another of the same run; nothing where one of them is missing."""
+    """Return the ratio of two medians of the same run; empty if one is missing."""
     if above is None or below is None or above["created"] != below["created"]:
         return ""
     if not above["median_ms"] or not below["median_ms"]:
@@ -282,7 +282,7 @@ def renew(text: str, rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Renew the tables in the Markdown files named on the command line."""
+    """Update the tables in the Markdown files named on the command line."""
     rows = read_rows(Path(__file__).resolve().parent / "data" / FILE)
     for name in sys.argv[1:]:
         markdown.rewrite(Path(name), lambda text: renew(text, rows))

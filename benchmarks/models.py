@@ -13,7 +13,7 @@ from uino_deploy.pipeline import WHOLE
 
 
 def saver(origin: Origin, bundle: Bundle) -> Callable[[Path, int], None] | None:
-    """Return a function that writes the model's checkpoint; None where no origin is known."""
+    """Return a function that writes the model's checkpoint; None if no origin is known."""
     if not origin.known:
         return None
 
@@ -32,7 +32,7 @@ def in_precisions(
     folder: Path,
     log: Callable[[str], None],
 ) -> list[Bundle]:
-    """Return bundles in the wanted precisions: given ones, and the missing ones exported here.
+    """Return bundles in the wanted precisions: the given ones, and exports of the missing ones.
 
     Args:
         bundles: the given bundles, one or more.
@@ -42,17 +42,17 @@ def in_precisions(
         log: receives a line for each export.
 
     Raises:
-        InputError: a precision that no bundle has and that cannot be exported.
+        InputError: a precision is missing and cannot be exported.
         BuildError: an export failed.
     """
     if not wanted:
         return list(bundles)
-    found = [bundle for bundle in bundles if "+".join(piece_precisions(bundle)) in wanted]
+    chosen = [bundle for bundle in bundles if "+".join(piece_precisions(bundle)) in wanted]
     known = {"+".join(piece_precisions(bundle)) for bundle in bundles}
     for precision in wanted:
         if precision not in known:
-            found.append(_export(bundles[0], precision, origin, folder, log))
-    return found
+            chosen.append(_export(bundles[0], precision, origin, folder, log))
+    return chosen
 
 
 def piece_precisions(bundle: Bundle) -> list[str]:
@@ -70,7 +70,7 @@ def _export(
         )
     if "int8" in precision:
         raise InputError(
-            f"{precision} needs images to calibrate it",
+            f"{precision} needs calibration images",
             "export it with --precision bf16 --precision encoder=int8 and name both bundles",
         )
     require("export", "torch", "onnx", "onnxscript")

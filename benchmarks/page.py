@@ -23,7 +23,7 @@ from uino_deploy.page import Block, Section, Table, Text, Verdict, page
 RECORD, PAGE, TRACES = "record.json", "report.html", "traces"
 OURS, PEER, PEAK = "uino-deploy", "peer", "more at the peak"
 
-# Stages that a chart calls by other names: decoding is of a file, the decoder of a mask.
+# Stages with other names in a chart: "decode" is of a file, "decoder" of a mask.
 STAGES = {"decode": "decode image", "decoder": "mask decoder"}
 
 
@@ -31,7 +31,7 @@ def write_outputs(folder: Path, record: Record, traces: Path, force: bool) -> No
     """Write a record, its page and its traces into a folder, whole or not at all.
 
     Raises:
-        OutputExists: the folder exists, and `force` is not given or it is no benchmark's.
+        OutputExists: the folder exists, and `force` is not given or it does not hold a benchmark.
         DependencyError: a library that draws the page is not installed.
     """
     with atomic_directory(folder, force, marker=RECORD) as temporary:
@@ -67,7 +67,7 @@ def _verdicts(record: Record) -> list[Verdict]:
 
 
 def _results(record: Record) -> list[Block]:
-    """Return the table of all entries, and the reasons of those without a speed."""
+    """Return the table of all entries, and the reasons why some have no speed."""
     header, rows = tables.entry_rows(record)
     table = Table(
         "All entries",
@@ -131,14 +131,14 @@ def _stages(entries: Sequence[Entry]) -> Chart:
             rows.append(Bar(entry.name, parts, tables.ms(sum(parts.values()) / 1000)))
     series = list(dict.fromkeys(name for row in rows for name in row.parts))
     note = (
-        "Parts are timed in queries of their own, and each part is waited for, so their sum "
-        "differs from the time end to end."
+        "Parts are timed in separate queries, with a wait after each part, so their sum "
+        "differs from the end-to-end time."
     )
     return bars("One query, part by part", "ms", series, rows, note)
 
 
 def _against(entries: Sequence[Entry]) -> Chart:
-    found = [
+    marks = [
         Point(
             entry.name,
             1000 * entry.main.median,
@@ -153,7 +153,7 @@ def _against(entries: Sequence[Entry]) -> Chart:
         "latency, ms",
         "relative L2 error of the logits",
         (OURS, PEER),
-        found,
+        marks,
     )
 
 
@@ -166,7 +166,7 @@ def _memory(entries: Sequence[Entry]) -> Chart:
             parts = {PEER if entry.peer else OURS: memory.steady / 1e6, PEAK: more / 1e6}
             note = f"{tables.megabytes(memory.steady)} ({tables.megabytes(memory.peak)})"
             rows.append(Bar(entry.name, parts, note))
-    note = "Steady between queries; in brackets the peak since the process began."
+    note = "Steady state between queries; in brackets, the peak since the process started."
     return bars("Resident memory of the process", "MB", (OURS, PEER, PEAK), rows, note)
 
 
@@ -184,7 +184,7 @@ def _cold(entries: Sequence[Entry]) -> Chart:
 
 
 def _scaling(record: Record, entries: Sequence[Entry]) -> list[Chart]:
-    """Draw how the time grows with each of classes, shots and batch that was varied."""
+    """Draw the growth of the time with each of classes, shots and batch that was varied."""
     drawn = []
     for name, axis in (("classes", "classes"), ("shots", "shots"), ("batch", "queries at once")):
         cases = [MAIN, *(case for case in record.method.cases if getattr(case, name) > 1)]
@@ -196,12 +196,12 @@ def _scaling(record: Record, entries: Sequence[Entry]) -> list[Chart]:
 
 def _series(entry: Entry, cases: Sequence[Case], name: str) -> list[tuple[float, float]]:
     timings = {result.case: result.timing for result in entry.cases}
-    found = [(getattr(case, name), timings.get(case)) for case in cases]
-    return [(float(count), 1000 * timing.median) for count, timing in found if timing is not None]
+    values = [(getattr(case, name), timings.get(case)) for case in cases]
+    return [(float(count), 1000 * timing.median) for count, timing in values if timing is not None]
 
 
 def _sizes(record: Record) -> list[Chart]:
-    """Draw latency over image size and over threads, where several were measured."""
+    """Draw latency over image size and over threads, if several were measured."""
     drawn = []
     kinds: tuple[tuple[str, Callable[[Entry], int]], ...] = (
         ("image size, px", lambda entry: entry.image_size),
@@ -223,8 +223,8 @@ def _profiles(record: Record) -> list[Block]:
     if not rows:
         return []
     words = [
-        "The profiler itself costs time: compare the shares, not the sums. The traces beside this "
-        "page open in Perfetto.",
+        "The profiler itself takes time: compare the shares, not the sums. Open the traces beside "
+        "this page in Perfetto.",
         *tables.attention_lines(record),
     ]
     return [Text(words), Table("Operators", [*header[:-1], "attention"], rows)]
@@ -247,7 +247,7 @@ def _budgets(record: Record) -> Table:
         ]
         for name, accuracy in known
     ]
-    return Table("Errors and what is allowed", [*header, "PyTorch's mIoU", "worst piece"], rows)
+    return Table("Errors and their budgets", [*header, "PyTorch's mIoU", "worst piece"], rows)
 
 
 def _worst_piece(accuracy: Accuracy) -> str:
@@ -258,7 +258,7 @@ def _worst_piece(accuracy: Accuracy) -> str:
 
 
 def _facts(record: Record) -> Table:
-    """State the machine, the versions and the turns."""
+    """Return the table of the machine, the versions and the turns."""
     machine, method = record.machine, record.method
     turn = f"{method.iterations} queries" if method.iterations else f"{method.seconds:g} s"
     rows = [
@@ -280,10 +280,10 @@ def _facts(record: Record) -> Table:
 
 
 METHOD_WORDS = (
-    "The time is what a user waits for: a photograph's file is decoded, preprocessed and segmented "
-    "with an enrolled class, and the mask is resized to the photograph. Enrolling is not included.",
-    "Each entry runs in a process of its own with the stated number of threads. Every entry has "
-    "its turn in every round, so that whatever disturbs the machine disturbs all of them. The bar "
+    "The time is what a user waits for: a photograph is decoded, preprocessed and segmented with "
+    "an enrolled class, and the mask is resized to the photograph. Enrolling is not included.",
+    "Each entry runs in its own process with the stated number of threads. Every entry has a "
+    "turn in every round, so that a disturbance hits all of them alike. The bar "
     "is the median of all samples, the whisker the range of the rounds' medians. A percentile is "
     "given where at least one sample lies beyond it: p90 from 10 samples, p95 from 20, p99 from "
     "100.",

@@ -12,17 +12,16 @@ from safetensors.numpy import load_file
 from uino_deploy.benchmarks.runners.bundle import BundleRunner
 from uino_deploy.benchmarks.work import Shot
 from uino_deploy.bundle.reference import inputs_of, load_example, outputs_of
-from uino_deploy.export.verify import relative_l2
 from uino_deploy.images import load_image
 from uino_deploy.pipeline import WHOLE
-from uino_deploy.tolerances import piece_tolerance
+from uino_deploy.tolerances import piece_tolerance, relative_l2
 
 if TYPE_CHECKING:
     from uino_deploy.model.segmenter import UinoFSS
 
 
 def write_example(model: UinoFSS, query: Path, shots: Sequence[Shot], path: Path) -> None:
-    """Write the tensors that pass between the pieces on one query, as `reference` names them."""
+    """Write the tensors that pass between the pieces on one query, named as in `reference`."""
     from safetensors.torch import save_file
 
     from uino_deploy.export.examples import example_of
@@ -31,7 +30,7 @@ def write_example(model: UinoFSS, query: Path, shots: Sequence[Shot], path: Path
 
 
 def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[str, Any]]:
-    """Run every piece on the examples; without any, on the one that the bundle carries.
+    """Run every piece on the examples; without any, on the one stored in the bundle.
 
     Returns:
         For each output of each piece, the fields of a `record.PieceError`, worst of all examples.
@@ -39,7 +38,7 @@ def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[
     bundle = runner.predictor.bundle
     known = [load_file(path) for path in examples] or [load_example(bundle)]
     names = [name for name in bundle.manifest.pieces if name != WHOLE]
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    errors: dict[tuple[str, str], dict[str, Any]] = {}
     for name in names:
         session = runner.backend.load(bundle, name)
         allowed = piece_tolerance(session.piece.precision).relative_l2
@@ -51,12 +50,12 @@ def compare_pieces(runner: BundleRunner, examples: Sequence[Path]) -> list[dict[
                     "relative_l2": relative_l2(got, wanted[output]),
                     "max_abs": _max_abs(got, wanted[output]),
                 }
-                worst = found.setdefault(
+                worst = errors.setdefault(
                     (name, output),
                     {"piece": name, "output": output, "allowed": allowed, **error},
                 )
                 worst |= {key: max(worst[key], value) for key, value in error.items()}
-    return list(found.values())
+    return list(errors.values())
 
 
 def _max_abs(got: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:

@@ -1,4 +1,4 @@
-"""What a benchmark measures, checked before it starts."""
+"""The plan of a benchmark: what it measures, and whether that is possible."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from uino_deploy.runtime.backends import BACKENDS
 
 @dataclass(frozen=True)
 class Plan:
-    """What a benchmark measures.
+    """A plan of what a benchmark measures.
 
     Attributes:
         bundles: one or more, of one model.
         backends: the runtime's, such as "onnxruntime" or "onnxruntime:cuda".
         peers: names of `table.PEERS`; they need `model`.
-        threads: CPU threads; every count is measured by itself.
+        threads: numbers of CPU threads, measured separately.
         cases: the main case and others.
-        rounds: number of turns of every runner.
-        warmup: untimed queries in a turn.
-        seconds: shortest length of a turn.
-        iterations: queries in a turn, instead of `seconds`.
-        cold_starts: number of fresh processes of every runner.
+        rounds: turns per runner.
+        warmup: untimed queries per turn.
+        seconds: minimum length of a turn.
+        iterations: queries per turn, instead of `seconds`.
+        cold_starts: fresh processes per runner.
         episodes: held-out episodes for the mIoU; 0 for none.
-        images: a folder of photographs; those of installed packages when None.
-        model: writes the float32 model's checkpoint to a path for an image size; None to judge by
-            the example that the bundle carries.
+        images: a folder of photographs; those of installed packages if None.
+        model: writes the float32 model's checkpoint to a path for an image size; None to measure
+            accuracy on the example stored in the bundle.
         profile: also profile every bundle, layer by layer.
     """
 
@@ -54,8 +54,8 @@ class Plan:
         """Refuse bundles and options that cannot be compared.
 
         Raises:
-            InputError: bundles of several models or two of one kind, an unknown backend, or peers
-                without the PyTorch model.
+            InputError: the bundles are of several models or two are of one kind, a backend is
+                unknown, or the peers' PyTorch model is missing.
         """
         self._check_bundles()
         for backend in self.backends:
@@ -64,7 +64,7 @@ class Plan:
                 raise InputError(f"unknown backend {backend!r}", f"choose from {known}")
         if self.peers and self.model is None:
             raise InputError(
-                "the peers need the PyTorch model", "name the checkpoint that was exported"
+                "the peers need the PyTorch model", "give the checkpoint that was exported"
             )
         if MAIN not in self.cases:
             raise InputError("one query of one class and one shot is always among the cases")
@@ -79,13 +79,13 @@ class Plan:
                 same_size and bundle.manifest.fingerprint != first.manifest.fingerprint
             ):
                 raise InputError(
-                    f"{bundle.root} is another model than {first.root}",
+                    f"{bundle.root} and {first.root} are different models",
                     "measure bundles of one model together",
                 )
             kind = f"{'+'.join(piece_precisions(bundle))} at {one.image_size} px"
             if kind in kinds:
                 raise InputError(
-                    f"two bundles are {kind}: the record could not tell them apart",
+                    f"two bundles are {kind}: the record could not distinguish them",
                     "measure them one after the other and use `uino-deploy compare`",
                 )
             kinds.append(kind)

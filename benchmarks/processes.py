@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: requests go in, answers or a failure come out."""
+"""The parent's side of a worker process: requests go in, answers or a failure come out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from uino_deploy.benchmarks.runners.runner import Task
 from uino_deploy.child import Child, ChildFailed
 
-# Every library's own way to be told the number of threads; read when it is loaded.
+# The libraries' variables for the number of threads, read when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class WorkerFailed(Exception):
-    """A runner could not do what it was asked; `refused` where it cannot run on this machine."""
+    """A runner failed at a request; `refused` if it cannot run on this machine."""
 
     def __init__(self, reason: str, refused: bool = False) -> None:
         super().__init__(reason)
@@ -27,7 +27,7 @@ class WorkerProcess:
     """Starts a worker with a task and waits until its runner is loaded.
 
     Args:
-        task: what it runs.
+        task: the worker's task.
 
     Raises:
         WorkerFailed: the runner could not be loaded.

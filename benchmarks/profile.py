@@ -1,8 +1,8 @@
-"""Where a bundle's time goes, layer by layer, from each backend's own profiler.
+"""A profile of a bundle, layer by layer, from each backend's own profiler.
 
-Time in a layer inside another one (a step of a Scan) counts for the inner layer only, where the
-profiler shows it: ONNX Runtime's does. OpenVINO and TensorRT tell how long a layer took but not
-when; in the trace each begins where the last one ended.
+Time in a layer inside another one (a step of a Scan) counts for the inner layer only, if the
+profiler shows it, as ONNX Runtime's does. OpenVINO and TensorRT report how long a layer took, but
+not when; in the trace each starts where the previous one ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from uino_deploy.runtime.openvino_backend import OpenVinoBackend
     from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
-# Words in the names of operators, and of TensorRT's layers, that are a whole attention.
+# Words in the names of operators, and of TensorRT's layers, that mean a whole attention.
 _ATTENTION = ("attention", "mha", "sdpa")
 _WARMUP = 2
 _RUNS = 5
@@ -34,7 +34,7 @@ Event = dict[str, Any]
 
 
 def profile_pieces(runner: BundleRunner, task: Task, trace: Path) -> list[dict[str, Any]]:
-    """Profile the pieces of a query on the example that the bundle carries.
+    """Profile the pieces of a query on the example stored in the bundle.
 
     Args:
         runner: holds the bundle.
@@ -64,7 +64,7 @@ def summarise_nodes(piece: str, nodes: Sequence[Event], runs: int) -> list[dict[
 
     Args:
         piece: the piece that the nodes belong to.
-        nodes: the profiler's events, all of `runs` runs.
+        nodes: the profiler's events of all `runs` runs.
         runs: number of runs of the piece.
     """
     seconds: dict[str, float] = {}
@@ -87,7 +87,7 @@ def summarise_nodes(piece: str, nodes: Sequence[Event], runs: int) -> list[dict[
 
 
 def exclusive(nodes: Sequence[Event]) -> list[float]:
-    """Return each event's own microseconds: without those of the events inside it, by thread."""
+    """Return each event's own microseconds, without those of the events inside it, per thread."""
     own = [float(node["dur"]) for node in nodes]
     by_start = sorted(range(len(nodes)), key=lambda i: (nodes[i]["ts"], -nodes[i]["dur"]))
     around: dict[int, list[int]] = {}
@@ -103,7 +103,7 @@ def exclusive(nodes: Sequence[Event]) -> list[float]:
 
 
 def trace_events(number: int, piece: str, nodes: Sequence[Event]) -> list[Event]:
-    """Return Chrome trace events: the piece as a process, time counted from its first layer."""
+    """Return Chrome trace events: the piece as a process, its time starting at its first layer."""
     title = {"ph": "M", "name": "process_name", "pid": number, "args": {"name": piece}}
     begun = min((node["ts"] for node in nodes), default=0)
     return [

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: one record, its method, its machine and its entries, as one JSON file.
+"""The record of a benchmark: its method, its machine and its entries, in one JSON file.
 
 Times are seconds, sizes bytes, energies joules. A value that could not be measured is null.
 """
@@ -17,7 +17,7 @@ from uino_deploy.files import atomic_file
 SCHEMA = "1.0"
 METHOD = "1"
 
-# Percentile -> the fewest samples that can tell it: one sample must lie beyond it.
+# Percentile -> the fewest samples that define it: one sample must lie beyond it.
 PERCENTILES = {90: 10, 95: 20, 99: 100}
 
 
@@ -29,28 +29,28 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 1
 
     def __str__(self) -> str:
-        """Return it for people and for keys."""
+        """Return the text used in tables and as a key."""
         return f"classes {self.classes}, shots {self.shots}, batch {self.batch}"
 
 
 MAIN = Case()
-"""One query, one class, one shot: what headlines, pieces, memory and cold starts speak of."""
+"""One query, one class, one shot: the case of headlines, pieces, memory and cold starts."""
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True):
-    """How it was measured. Two records are comparable where this and the machine are equal.
+    """The method of measurement. Two records are comparable if method and machine are equal.
 
     Attributes:
-        version: of this protocol; raised when the same words would mean another measurement.
+        version: the protocol's; raised when the same values would mean another measurement.
         cases: the shapes of work.
-        threads: CPU threads; each count has its own processes and its own rounds.
-        rounds: how often every runner had its turn.
+        threads: numbers of CPU threads; each has its own processes and rounds.
+        rounds: turns per runner.
         warmup: untimed queries at the start of each turn.
-        seconds: how long a turn lasts at least, with one query at least.
-        iterations: timed queries of a turn, instead of `seconds`.
-        cold_starts: fresh processes started for each runner.
+        seconds: minimum length of a turn, which has at least one query.
+        iterations: timed queries per turn, instead of `seconds`.
+        cold_starts: fresh processes per runner.
         images: SHA-256 of the images' pixels, in their order.
-        episodes: held-out episodes behind the mIoU; 0 where none was drawn.
+        episodes: held-out episodes behind the mIoU; 0 if none was drawn.
     """
 
     version: str = METHOD
@@ -66,16 +66,16 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds over all rounds together; a percentile needs enough samples, else it is null.
+    """Seconds over all rounds; a percentile without enough samples is null.
 
     Attributes:
-        median: of all samples.
-        p90: that share of the samples took no longer.
+        median: the median of all samples.
+        p90: 90 % of the samples took no longer.
         p95: likewise.
         p99: likewise.
         minimum: the shortest.
-        samples: how many.
-        rounds: the median of each round: their range is the spread.
+        samples: number of samples.
+        rounds: the median of each round; their range is the spread.
     """
 
     median: float
@@ -97,7 +97,7 @@ class CaseResult(msgspec.Struct, kw_only=True):
 
     Attributes:
         case: the shape of work.
-        timing: of all `batch` queries together, end to end; null where the runner cannot do it.
+        timing: all `batch` queries together, end to end; null if the runner cannot do it.
         queries_per_second: batch / median.
         logits_relative_l2: against float32 PyTorch on the same work.
         mask_iou: likewise, the lowest of all masks.
@@ -113,7 +113,7 @@ class CaseResult(msgspec.Struct, kw_only=True):
 
 
 class PieceError(msgspec.Struct, frozen=True, kw_only=True):
-    """An output of one piece, fed with float32 PyTorch's inputs, against float32 PyTorch's."""
+    """The error of one output of a piece, fed with float32 PyTorch's inputs."""
 
     piece: str
     output: str
@@ -123,25 +123,25 @@ class PieceError(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether it is within its budget."""
+        """Whether the error is within its budget."""
         return self.relative_l2 <= self.allowed
 
 
 class Accuracy(msgspec.Struct, kw_only=True):
-    """How far an entry is from float32 PyTorch, and how far it may be.
+    """An entry's errors against float32 PyTorch, and their budgets.
 
     Attributes:
-        reference: "pytorch", or "stored" for the example that the bundle carries.
+        reference: "pytorch", or "stored" for the example stored in the bundle.
         photographs: queries compared end to end; 0 against the stored example.
         logits_relative_l2: the worst of all queries and cases.
         logits_allowed: its budget.
         mask_iou: the lowest of all masks.
-        mask_iou_floor: its budget; null where the weights are random, and a mask says nothing.
+        mask_iou_floor: its budget; null if the weights are random and masks mean nothing.
         miou: on the demo's held-out episodes, in per cent.
         reference_miou: float32 PyTorch's on the same episodes.
         miou_drop_allowed: how much lower `miou` may be.
-        pieces: each piece by itself; empty for a peer, which has none.
-        failures: what is over its budget.
+        pieces: the errors of each piece; empty for a peer, which has no pieces.
+        failures: the errors over their budgets.
     """
 
     reference: Literal["pytorch", "stored"]
@@ -163,7 +163,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         steady: resident set between queries, after the first round of the main case.
         peak: largest resident set from the process's start until then.
-        device: what the process holds of a GPU.
+        device: the process's memory on a GPU.
     """
 
     steady: int | None
@@ -175,21 +175,21 @@ class Entry(msgspec.Struct, kw_only=True):
     """One backend or peer at one precision, image size and thread count.
 
     Attributes:
-        name: for people; unique in a record together with image size and threads.
-        runner: what ran it, such as "onnxruntime" or "torch-compile".
+        name: display name; unique in a record together with image size and threads.
+        runner: its runner, such as "onnxruntime" or "torch-compile".
         peer: another way to run the model, not this product's.
         precision: fp32, fp16, bf16 or int8; for a bundle with several, "bf16+fp32".
         image_size: side of the square image in pixels.
-        threads: of the CPU.
+        threads: CPU threads.
         about: versions and devices as the runner describes itself.
-        status: "passed"; "failed" where it crashed or is over its budget; "refused" where it cannot
-            run here.
-        reason: of a failure or a refusal.
-        accuracy: null where it did not run.
+        status: "passed"; "failed" if it crashed or is over its budget; "refused" if it cannot run
+            on this machine.
+        reason: the reason for a failure or a refusal.
+        accuracy: null if it did not run.
         cases: one result for each case.
         stages: seconds of a query's parts, one class, timed apart from `cases`.
-        memory: of its process.
-        joules: energy of one query.
+        memory: memory of its process.
+        joules: energy per query.
         cold_start: from the start of a process to the first mask, caches filled.
         cold_start_uncached: likewise with its compiled-model cache deleted; null without one.
     """
@@ -213,7 +213,7 @@ class Entry(msgspec.Struct, kw_only=True):
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What tells it apart within a record and finds it in another."""
+        """The key that identifies it within a record and in another."""
         return self.name, self.image_size, self.threads
 
     @property
@@ -225,7 +225,7 @@ class Entry(msgspec.Struct, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it was measured; nothing in it names a user, a host or a path."""
+    """The machine of the measurement; no field names a user, a host or a path."""
 
     system: str
     processor: str
@@ -240,7 +240,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured; `untrained` names the parts that hold random weights."""
+    """The measured model; `untrained` names the parts with random weights."""
 
     preset: str
     variant: str
@@ -249,15 +249,15 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """One operator of one profiled piece, its own time only.
+    """One operator of a profiled piece, with its own time only.
 
     Attributes:
         piece: the piece.
-        operator: as the profiler calls it.
-        calls: in one query.
-        seconds: in one query, all calls together.
-        share: of all that was profiled of this entry.
-        attention: it is a fused attention.
+        operator: its name in the profiler.
+        calls: number of calls in one query.
+        seconds: total time of all calls in one query.
+        share: its fraction of the entry's profiled time.
+        attention: whether it is a fused attention.
     """
 
     piece: str
@@ -269,7 +269,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of an entry goes, operator by operator; profiling itself costs time."""
+    """The time of an entry by operator; profiling itself takes time."""
 
     name: str
     image_size: int
@@ -283,14 +283,14 @@ class Record(msgspec.Struct, kw_only=True):
     Attributes:
         schema: major.minor; another major is refused.
         created: UTC, ISO 8601.
-        commit: of the sources, with "+" where they were changed; null outside a checkout.
-        versions: of the packages that matter.
-        method: how it was measured.
-        machine: where.
-        model: what.
-        others_cpu: share of the cores that other processes used while runners were timed.
+        commit: the commit of the sources, with "+" if they were changed; null outside a checkout.
+        versions: the versions of the packages that matter.
+        method: the method of measurement.
+        machine: the machine of the measurement.
+        model: the measured model.
+        others_cpu: fraction of the cores that other processes used while runners were timed.
         entries: every backend and peer.
-        profiles: with `--profile`.
+        profiles: the profiles, with `--profile`.
     """
 
     schema: str = SCHEMA
@@ -330,7 +330,7 @@ def load_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        InputError: the file is missing, no record, or of another major schema.
+        InputError: the file is missing, is not a record, or has another major schema.
     """
     try:
         data = path.read_bytes()
@@ -340,12 +340,12 @@ def load_record(path: Path) -> Record:
         schema = decode_json(data, _SchemaOnly).schema
         if schema.partition(".")[0] != SCHEMA.partition(".")[0]:
             raise InputError(
-                f"{path} has schema version {schema}; this program reads {SCHEMA}",
+                f"{path} has schema version {schema}; this version reads {SCHEMA}",
                 "measure again, or use the uino-deploy that wrote it",
             )
         return decode_json(data, Record)
     except DocumentError as error:
         raise InputError(
-            f"{path} is not a benchmark's record: {error}",
+            f"{path} is not a benchmark record: {error}",
             "give the record.json that `uino-deploy benchmark` wrote",
         ) from error

@@ -1,6 +1,6 @@
-"""What a process takes of the machine: resident memory, and processor time used by others.
+"""Use of the machine: a process's resident memory, and processor time used by others.
 
-All from Linux's /proc; elsewhere everything is None.
+All values come from Linux's /proc; elsewhere they are None.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def _kibibytes(field: str | None) -> int | None:
 
 
 class OthersCpu:
-    """Measures which share of the cores other processes use during a span of time.
+    """A meter of the fraction of the cores that other processes use during a span of time.
 
-    What the given processes and their threads use is ours; all other busy time is others'.
+    The time of the given processes and their threads is ours; all other busy time is others'.
     """
 
     def __init__(self, proc: Path = PROC) -> None:
@@ -51,7 +51,7 @@ class OthersCpu:
 
     @property
     def share(self) -> float | None:
-        """Share of all cores' time that others used, 0 to 1; None where nothing was read."""
+        """Fraction of all cores' time that others used, 0 to 1; None if it could not be read."""
         return self._others / self._total if self._total else None
 
     def _read(self, processes: list[int]) -> tuple[float, float, float] | None:
@@ -66,6 +66,6 @@ class OthersCpu:
 
 
 def _process_ticks(proc: Path, number: int) -> int:
-    """Return user and system ticks; the command's name may hold spaces and brackets."""
+    """Return user and system ticks; the command's name may contain spaces and brackets."""
     fields = (proc / str(number) / "stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])

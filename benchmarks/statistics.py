@@ -1,4 +1,4 @@
-"""From samples to a timing: median, percentiles, and the spread over the rounds."""
+"""Timings from samples: median, percentiles, and the spread over the rounds."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ def summarise(rounds: Sequence[Sequence[float]]) -> Timing:
     """Summarise the samples of every round.
 
     Args:
-        rounds: seconds of each sample, round by round; a round may be empty, not all.
+        rounds: seconds of each sample, by round; not all rounds may be empty.
 
     Raises:
-        ValueError: there is no sample at all.
+        ValueError: there are no samples.
     """
     samples = sorted(sample for one in rounds for sample in one)
     if not samples:
         raise ValueError("no sample was taken")
-    found = {
+    percentiles = {
         percent: percentile(samples, percent) if len(samples) >= least else None
         for percent, least in PERCENTILES.items()
     }
     return Timing(
         median=median(samples),
-        p90=found[90],
-        p95=found[95],
-        p99=found[99],
+        p90=percentiles[90],
+        p95=percentiles[95],
+        p99=percentiles[99],
         minimum=samples[0],
         samples=len(samples),
         rounds=[median(one) for one in rounds if one],

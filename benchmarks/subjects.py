@@ -1,4 +1,4 @@
-"""The entries in the making: a task for each backend and peer, and the samples it has taken."""
+"""The entries under measurement: a task for each backend and peer, and its samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uino_deploy.bundle import Bundle
 
 @dataclass
 class Subject:
-    """An entry in the making: its task, its bundle, and the samples taken so far."""
+    """An entry under measurement: its task, its bundle, and the samples taken so far."""
 
     task: Task
     entry: Entry
@@ -34,7 +34,7 @@ class Subject:
         return self.entry.status == "passed"
 
     def stop(self, error: WorkerFailed, folder: Path) -> None:
-        """Note that it failed, or cannot run here; no path goes into the record."""
+        """Record that it failed, or cannot run on this machine, without any path in the reason."""
         self.entry.status = "refused" if error.refused else "failed"
         self.entry.reason = _without_paths(error.reason, folder, self.bundle)
 
@@ -89,7 +89,7 @@ def task_of(
     size: int,
     bundle: Bundle | None = None,
 ) -> Task:
-    """Make a task with a scratch folder of its own inside the work's."""
+    """Create a task with its own scratch folder inside the work's."""
     scratch = folder / name
     scratch.mkdir()
     return Task(
@@ -105,7 +105,7 @@ def task_of(
 
 
 def checkpoint_path(folder: Path, size: int) -> Path:
-    """Return where the PyTorch model of an image size lies."""
+    """Return the path of the PyTorch model of an image size."""
     return folder / f"model-{size}.safetensors"
 
 
@@ -120,7 +120,7 @@ def groups_of(subjects: Sequence[Subject]) -> list[list[Subject]]:
 
 
 def _without_paths(text: str, folder: Path, bundle: Bundle | None) -> str:
-    """Shorten a message to one line, and every path in it to its last name."""
+    """Shorten a message to one line, and every path in it to its last component."""
     words = " ".join(text.split()).split(" ")
     known = [str(folder), *([] if bundle is None else [str(bundle.root.resolve())])]
     short = [

@@ -8,11 +8,11 @@ Table = tuple[list[str], list[list[str]]]
 
 NOTHING = "-"
 MOST_LAYERS = 12
-BASELINE = "torch"  # the peer that speeds are given as multiples of: PyTorch eager in float32
+BASELINE = "torch"  # speeds are multiples of this peer's: PyTorch eager in float32
 
 
 def situation(record: Record) -> list[str]:
-    """Say in a few lines what was measured, on what, and how disturbed it was."""
+    """Describe in a few lines the model, the machine, the method and any disturbance."""
     machine, method, model = record.machine, record.method, record.model
     lines = [
         f"{model.preset} {model.variant} on {machine.processor}, {machine.cores} cores, "
@@ -34,7 +34,7 @@ def situation(record: Record) -> list[str]:
 
 
 DISTURBED = 0.05
-"""Share of the cores used by others above which a reader is told."""
+"""Fraction of the cores used by others above which the reader is warned."""
 
 
 def _turn(record: Record) -> str:
@@ -45,7 +45,7 @@ def _turn(record: Record) -> str:
 
 
 def entry_rows(record: Record) -> Table:
-    """Return a row for each entry: speed and accuracy side by side, or why there is no speed."""
+    """Return a row for each entry: speed and accuracy side by side, or why it has no speed."""
     several = _several(record)
     baseline = any(entry.runner == BASELINE for entry in record.entries)
     header = ["", *several, "ms", "spread", "p95", *(["x PyTorch"] if baseline else [])]
@@ -69,7 +69,7 @@ def entry_rows(record: Record) -> Table:
 
 
 def _several(record: Record) -> list[str]:
-    """Name the columns without which two entries would look alike."""
+    """Return the columns without which two entries would look alike."""
     sizes = {entry.image_size for entry in record.entries}
     threads = {entry.threads for entry in record.entries}
     return [name for name, kinds in (("px", sizes), ("threads", threads)) if len(kinds) > 1]
@@ -84,7 +84,7 @@ def _speed(entry: Entry) -> list[str]:
 
 
 def _times_faster(record: Record, entry: Entry) -> str:
-    """Return how many times faster than PyTorch eager in float32 at its size and threads."""
+    """Return the speed-up over PyTorch eager in float32 at the same size and threads."""
     for other in record.entries:
         same = other.runner == BASELINE and other.key[1:] == entry.key[1:]
         if same and entry.main is not None and other.main is not None:
@@ -119,9 +119,9 @@ def _footprint(entry: Entry) -> list[str]:
 
 
 def scaling_rows(record: Record) -> Table:
-    """Return the cases beside the main one: milliseconds of each entry that passed.
+    """Return the cases other than the main one: milliseconds of each entry that passed.
 
-    "each further" is what every class, shot or query more than one adds.
+    "each further" is the cost of each class, shot or query beyond the first.
     """
     others = [case for case in record.method.cases if case != MAIN]
     header = ["case", "", "ms", "of the main", "each further", "queries/s", "logits L2"]
@@ -170,7 +170,7 @@ def layer_rows(record: Record) -> Table:
 
 
 def attention_lines(record: Record) -> list[str]:
-    """Say of each profiled entry whether its runtime fused the attention."""
+    """Return a line for each profiled entry: whether its runtime fused the attention."""
     return [
         f"{profile.name}: attention "
         + ("fused" if any(layer.attention for layer in profile.layers) else "not fused")

@@ -1,8 +1,8 @@
 """The work that every runner does: the same photographs, masks and episodes, from one folder.
 
 Photographs are files in their original compression, so that decoding is part of the time. Real
-masks are not at hand and not needed: what is asked is the distance from PyTorch on the same input,
-so a class is an ellipse marked in another photograph.
+masks are neither available nor needed: accuracy is the distance from PyTorch on the same input, so
+a class is an ellipse marked in another photograph.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Shot = tuple[UInt8, UInt8]
 FILE = "work.json"
 _MOST_PHOTOGRAPHS = 4
 
-# Photographs in scikit-image's wheel; its other pictures are downloaded when they are asked for.
+# Photographs in scikit-image's wheel; it downloads its other pictures on demand.
 _SCIKIT_IMAGE = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What `prepare` wrote.
+    """The work that `prepare` wrote.
 
     Attributes:
         photographs: file names in the folder.
@@ -47,7 +47,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     episodes: int
 
     def queries(self, folder: Path, case: Case, first: int = 0) -> list[Path]:
-        """Return a batch of queries, going round the photographs from the `first`."""
+        """Return a batch of queries, cycling through the photographs from the `first`."""
         count = len(self.photographs)
         return [folder / self.photographs[(first + i) % count] for i in range(case.batch)]
 
@@ -75,22 +75,22 @@ def ellipse(height: int, width: int, number: int) -> UInt8:
 
 
 def prepare(folder: Path, images: Path | None, cases: Sequence[Case], episodes: int) -> Work:
-    """Copy the photographs into a folder and write down what is to be done.
+    """Copy the photographs into a folder and write the description of the work.
 
     Args:
         folder: empty.
-        images: a folder of photographs, of which the first four are taken; those that scikit-learn
-            and scikit-image ship when None.
+        images: a folder of photographs, of which the first four are used; those that scikit-learn
+            and scikit-image ship if None.
         cases: the shapes of work.
         episodes: held-out episodes.
 
     Raises:
-        InputError: the folder holds no image, or an unreadable one.
-        DependencyError: no photograph is at hand.
+        InputError: the folder contains no image, or an unreadable one.
+        DependencyError: no photograph is available.
     """
-    found = _photographs(images)
+    photographs = _photographs(images)
     names, hashes = [], []
-    for number, path in enumerate(found):
+    for number, path in enumerate(photographs):
         name = f"{number}{path.suffix.lower()}"
         shutil.copyfile(path, folder / name)
         pixels = load_image(folder / name)
@@ -102,7 +102,7 @@ def prepare(folder: Path, images: Path | None, cases: Sequence[Case], episodes: 
 
 
 def read(folder: Path) -> Work:
-    """Return what `prepare` wrote."""
+    """Read the work that `prepare` wrote."""
     return msgspec.json.decode((folder / FILE).read_bytes(), type=Work)
 
 
@@ -111,28 +111,28 @@ def _photographs(images: Path | None) -> list[Path]:
         from uino_deploy.runtime.batch import find_images
 
         if not images.is_dir():
-            raise InputError(f"{images} is no folder", "name a folder of photographs")
+            raise InputError(f"{images} is not a folder", "give a folder of photographs")
         return find_images([str(images)])[:_MOST_PHOTOGRAPHS]
-    found = _shipped_photographs()
-    if not found:
+    photographs = _shipped_photographs()
+    if not photographs:
         raise DependencyError(
-            "there is no photograph to measure on: neither scikit-learn nor scikit-image is here",
-            "name a folder of images with --images, or pip install scikit-learn",
+            "no photograph to measure on: neither scikit-learn nor scikit-image is installed",
+            "give a folder of images with --images, or pip install scikit-learn",
         )
-    return found[:_MOST_PHOTOGRAPHS]
+    return photographs[:_MOST_PHOTOGRAPHS]
 
 
 def _shipped_photographs() -> list[Path]:
-    """Return the photographs that installed packages carry, found without importing them."""
-    found = []
+    """Return the photographs that installed packages ship, without importing the packages."""
+    paths = []
     for module, folder, names in (
         ("sklearn", "datasets/images", ("china.jpg", "flower.jpg")),
         ("skimage", "data", _SCIKIT_IMAGE),
     ):
         if is_importable(module):
             root = _package_folder(module) / folder
-            found += [root / name for name in names if (root / name).is_file()]
-    return found
+            paths += [root / name for name in names if (root / name).is_file()]
+    return paths
 
 
 def _package_folder(module: str) -> Path:

@@ -1,6 +1,6 @@
-"""What a runner's own process does: it answers its parent's requests; `uino_deploy.child` runs it.
+"""The worker of a runner's own process, which `uino_deploy.child` runs: it answers requests.
 
-A crash, a memory peak or a thread pool here is this runner's alone.
+A crash, a memory peak or a thread pool in it affects only this runner.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Runner, Task
 from uino_deploy.benchmarks.runners.table import make_runner
 from uino_deploy.child import Note
 from uino_deploy.errors import CheckFailed, DependencyError, UinoDeployError
-from uino_deploy.export.verify import relative_l2
+from uino_deploy.tolerances import relative_l2
 
 EPISODES = "episodes"
 OUTPUTS = "outputs.npz"
 
-# Between two processes of one runner: threads may add up in another order, nothing more.
+# Between two processes of one runner, only the order of sums over threads may differ.
 _SAME = 1e-2
 
 
 class Answer(TypedDict, total=False):
-    """What a request answers; `error` and `refused` where it could not."""
+    """The answer to a request; `error` and `refused` on failure."""
 
     error: str
     refused: bool
@@ -49,7 +49,7 @@ class Answer(TypedDict, total=False):
 
 
 class Worker:
-    """Holds one runner and does what it is asked."""
+    """One runner and the requests that it answers."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -71,8 +71,8 @@ class Worker:
             try:
                 self._enroll(case)
                 for first, queries in enumerate(self._rotation(case)):
-                    found = self.runner.segment(queries, self._of(case))
-                    outputs |= _packed(f"{case}, query {first}", found)
+                    results = self.runner.segment(queries, self._of(case))
+                    outputs |= _packed(f"{case}, query {first}", results)
             except CannotRun as error:
                 notes[str(case)] = str(error)
         if self.work.episodes:
@@ -105,7 +105,7 @@ class Worker:
         return {}
 
     def first(self) -> Answer:
-        """Segment the first query with the first class: the end of a cold start."""
+        """Segment the first query with the first class, which ends a cold start."""
         enrolled = self.runner.load(self.scratch / "class-0-1")
         self.runner.segment(self.work.queries(self.folder, MAIN), [enrolled])
         return {}
@@ -118,20 +118,20 @@ class Worker:
         iterations: int | None,
         staged: bool,
     ) -> Answer:
-        """Take a turn: untimed queries, then timed ones; and the main case's parts apart."""
+        """Take a turn: untimed queries, then timed ones, and separately the main case's parts."""
         shape = Case(**case)
         queries, classes = self._rotation(shape), self._of(shape)
         for number in range(warmup):
             self.runner.segment(queries[number % len(queries)], classes)
         meter = energy.EnergyMeter()
         meter.start()
-        samples, found = _repeat(
+        samples, answers = _repeat(
             lambda number: self.runner.segment(queries[number % len(queries)], classes),
             seconds,
             iterations or 0,
         )
         joules = meter.stop()
-        self._check_timed(shape, (len(samples) - 1) % len(queries), found)
+        self._check_timed(shape, (len(samples) - 1) % len(queries), answers)
         stages: dict[str, list[float]] = {}
         for _ in range(len(samples) if staged else 0):
             for name, span in self.runner.stages(queries[0][0], classes[0]).items():
@@ -155,18 +155,18 @@ class Worker:
         return {"layers": profile_pieces(self.runner, self.task, trace)}
 
     def _rotation(self, case: Case) -> list[list[Path]]:
-        """Return what is timed in turn: every photograph in the main case, one batch in others."""
+        """Return the queries to rotate: every photograph in the main case, one batch in others."""
         firsts = range(len(self.work.photographs)) if case == MAIN else range(1)
         return [self.work.queries(self.folder, case, first) for first in firsts]
 
     def _check_timed(self, case: Case, first: int, found: list[list[Found]]) -> None:
-        """Refuse a speed whose own result is not the one that was judged."""
+        """Refuse a speed if the timed result is not the checked one."""
         key = f"{case}, query {first}, logits"
         with np.load(self.scratch / OUTPUTS) as judged:
             error = relative_l2(_packed(key.removesuffix(", logits"), found)[key], judged[key])
         if not error <= _SAME:
             raise CheckFailed(
-                f"{case}: what was timed differs from what was judged by {error:.1e} relative L2"
+                f"{case}: the timed result differs from the checked one by {error:.1e} relative L2"
             )
 
     def _enroll(self, case: Case) -> None:
@@ -178,7 +178,7 @@ class Worker:
                 self.runner.save(enrolled, self.scratch / f"class-{number}-{case.shots}")
 
     def _of(self, case: Case) -> list[Any]:
-        """Return a case's classes, those that `judge` saved read when they are first needed."""
+        """Return a case's classes; those that `judge` saved are read on first use."""
         for key in ((number, case.shots) for number in range(case.classes)):
             if key not in self._classes:
                 name = f"class-{key[0]}-{key[1]}"
@@ -186,7 +186,7 @@ class Worker:
         return [self._classes[number, case.shots] for number in range(case.classes)]
 
     def _episodes(self) -> np.ndarray[Any, Any]:
-        """Return the masks of the demo's held-out episodes, one bit a pixel."""
+        """Return the masks of the demo's held-out episodes, one bit per pixel."""
         from uino_deploy.data import draw_episode, load_pool
         from uino_deploy.evaluation.episodes import EVALUATION_SEED
 
@@ -194,8 +194,8 @@ class Worker:
         for index in range(self.work.episodes):
             episode = draw_episode(pool, EVALUATION_SEED, index)
             support = self.runner.enroll([(each.image, each.mask) for each in episode.support])
-            ((found,),) = self.runner.segment([episode.query.image], [support])
-            masks.append(np.packbits(found.mask))
+            ((result,),) = self.runner.segment([episode.query.image], [support])
+            masks.append(np.packbits(result.mask))
         return np.stack(masks)
 
 
@@ -212,24 +212,24 @@ def _packed(key: str, found: list[list[Found]]) -> dict[str, np.ndarray[Any, Any
 def _repeat(
     query: Callable[[int], list[list[Found]]], seconds: float | None, least: int
 ) -> tuple[list[float], list[list[Found]]]:
-    """Time a function `least` times, and once at least, until `seconds` have gone by.
+    """Time a function at least `least` times, and at least once, until `seconds` have passed.
 
     Returns:
-        The seconds of each call, and what the last returned.
+        The seconds of each call, and the result of the last.
     """
     samples: list[float] = []
     begun = time.perf_counter()
     while True:
         start = time.perf_counter()
-        found = query(len(samples))
+        result = query(len(samples))
         end = time.perf_counter()
         samples.append(end - start)
         if len(samples) >= least and end - begun >= (seconds or 0.0):
-            return samples, found
+            return samples, result
 
 
 def _device_bytes(runner: Runner[Any]) -> int | None:
-    """Return what the driver says this process holds of a GPU, else what its backend counts."""
+    """Return this process's GPU memory as reported by the driver, else by its backend."""
     from uino_deploy.benchmarks.runners.bundle import BundleRunner
     from uino_deploy.runtime import nvml
 
@@ -241,13 +241,13 @@ def _device_bytes(runner: Runner[Any]) -> int | None:
 
 
 class Answers:
-    """Loads the task of the first request and describes it; does what each later one asks."""
+    """A job that loads the task of its first request and describes it, then answers the others."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
     def __call__(self, request: dict[str, Any], _note: Note) -> Answer:
-        """Answer a request; whatever a backend raises is its runner's failure, for the parent."""
+        """Answer a request; any error of a backend becomes its runner's failure."""
         try:
             if self._worker is None:
                 self._worker = Worker(msgspec.convert(request, Task))

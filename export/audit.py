@@ -1,7 +1,7 @@
-"""What an engine must not contain silently: checks of the graph before a build, and after it.
+"""Checks of an engine against TensorRT's silent changes, before a build and after it.
 
-TensorRT rounds float64 to float32, takes an operator's ONNX function where a plugin was meant, and
-ignores an attribute that it does not know; none of this is an error to it.
+TensorRT rounds float64 to float32, uses an operator's ONNX function in place of a plugin, and
+ignores unknown attributes, all without an error.
 """
 
 from __future__ import annotations
@@ -15,20 +15,15 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError, CheckFailed
 from uino_deploy.export.graph_reader import Call, GraphSummary, read_graph
 from uino_deploy.kernels.identity import DOMAIN
+from uino_deploy.kernels.plugins.names import PLUGIN
 
-# The attributes on every call that ask for a plugin; see `uino_deploy.kernels.onnx_domain`.
-PLUGIN_ATTRIBUTES: Mapping[str, int | str] = {
-    "aot": 1,
-    "plugin_namespace": DOMAIN,
-    "plugin_version": "1",
-}
 TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 
 # Least share of matrix products and convolutions in the piece's type. The rest is float32 by
 # design: those inside the operators' functions and the similarity's (6 of 33 in the prompt of
 # `full`, 1 of 3 in that of `comp`), and up to opset 21 bfloat16's convolutions (16 of 33).
 _MATRIX_SHARE = {"fp32": 1.0, "fp16": 0.6, "bf16": 0.5}
-# The builder fuses layers, so that shares shift; a silent downgrade leaves next to nothing.
+# The builder fuses layers, so shares shift; a silent downgrade leaves next to nothing.
 _ENGINE_SHARE = 0.5
 
 
@@ -43,8 +38,8 @@ def check_graph(bundle: Bundle, piece: Piece) -> GraphSummary:
         A summary of the graph.
 
     Raises:
-        BuildError: a float64 constant or cast, an operator that is not ours, or one of ours with
-            attributes that are not those of the bundle's model.
+        BuildError: the graph has a float64 constant or cast, an operator that is not ours, or one
+            of ours with attributes other than those of the bundle's model.
     """
     summary = read_graph(bundle.path(piece.model))
     again = "export the bundle again"
@@ -71,8 +66,8 @@ def operator_attributes(config: UinoConfig) -> dict[str, dict[str, int | str]]:
     """Return the attributes that every call of each operator must have in a model's graphs."""
     correlation = {"height": config.grid, "width": config.grid, "pool": config.prompt.pool}
     return {
-        "Correlation4d": {**correlation, **PLUGIN_ATTRIBUTES},
-        "SelectiveScan2d": dict(PLUGIN_ATTRIBUTES),
+        "Correlation4d": {**correlation, **PLUGIN},
+        "SelectiveScan2d": dict(PLUGIN),
     }
 
 
@@ -90,15 +85,15 @@ def _check_attributes(where: str, call: Call, expected: Mapping[str, int | str])
 
 
 def check_network(piece: Piece, precisions: Set[str], matrix_layers: Mapping[str, int]) -> None:
-    """Refuse a parsed network whose arithmetic is not in the precision asked for.
+    """Refuse a parsed network whose arithmetic is not in the requested precision.
 
     Args:
         piece: the piece that was parsed.
-        precisions: of the graphs it is made of.
+        precisions: the precisions of its graphs.
         matrix_layers: number of matrix products and convolutions by type, as parsed.
 
     Raises:
-        CheckFailed: too few are of the type asked for.
+        CheckFailed: too few have the requested type.
     """
     wanted = {TYPE_NAMES[precision] for precision in precisions}
     share = share_of(wanted, matrix_layers)
@@ -124,11 +119,11 @@ def check_engine(
 
     Args:
         piece: the piece that was built.
-        precisions: of the graphs it is made of.
+        precisions: the precisions of its graphs.
         layers: number of layers by type, as parsed.
         engine: the inspector's report.
         ranges: whether sizes range: TensorRT 10.x then names no types ("N/A due to dynamic
-            shapes"), and `check_network` is the proof.
+            shapes"), and `check_network` is the only check.
 
     Raises:
         CheckFailed: something is missing; nothing was installed.
@@ -145,12 +140,12 @@ def check_engine(
         return
     if not engine.types:
         raise CheckFailed(
-            f"{piece.name}: the inspector gives no layer's type ({engine.layers} layers), so that "
-            "the precision cannot be proved"
+            f"{piece.name}: the inspector gives no layer's type ({engine.layers} layers), so "
+            "the precision cannot be checked"
         )
     if found < _ENGINE_SHARE * asked:
         raise CheckFailed(
-            f"{piece.name}: of the engine's layers {found:.0%} compute in "
+            f"{piece.name}: of the engine's layers, {found:.0%} compute in "
             f"{' or '.join(sorted(wanted))} ({_counts(engine.types)}), of the network's "
             f"{asked:.0%}: the builder changed the precision",
             "try another TensorRT version, or export this piece in fp32",
@@ -158,11 +153,11 @@ def check_engine(
 
 
 def check_plugins(piece: Piece, calls: Sequence[Call], layers: Sequence[str]) -> dict[str, int]:
-    """Refuse a parsed network in which a call of ours is no plugin.
+    """Refuse a parsed network in which a call of our operators is not a plugin.
 
-    The engine cannot be asked: the inspector names no plugin's type, and a plugin may lie inside
-    a region that Myelin compiles. The network can: the parser was handed no functions, so that it
-    has no other way to compute a call.
+    The engine does not show it: the inspector names no plugin's type, and a plugin may lie inside a
+    region that Myelin compiles. The network does: the parser got no functions, so it has no other
+    way to compute a call.
 
     Args:
         piece: the piece that was parsed.
@@ -173,22 +168,22 @@ def check_plugins(piece: Piece, calls: Sequence[Call], layers: Sequence[str]) ->
         The number of plugin layers of each operator.
 
     Raises:
-        CheckFailed: there are not as many plugin layers as calls.
+        CheckFailed: the numbers of plugin layers and of calls differ.
     """
     asked = Counter(call.operator for call in calls)
     if len(layers) != len(calls):
-        found = Counter(call.operator for call in calls if call.name in set(layers))
-        counts = ", ".join(f"{found[name]} of {asked[name]} calls of {name}" for name in asked)
+        counted = Counter(call.operator for call in calls if call.name in set(layers))
+        counts = ", ".join(f"{counted[name]} of {asked[name]} calls of {name}" for name in asked)
         raise CheckFailed(
-            f"{piece.name}: plugins were asked for, and the parsed network has {len(layers)} "
+            f"{piece.name}: plugins were requested, but the parsed network has {len(layers)} "
             f"plugin layers for {len(calls)} calls ({counts})",
-            "check the plugins by uino-deploy selftest --gpu, or build with --plugins none",
+            "check the plugins with uino-deploy selftest --gpu, or build with --plugins none",
         )
     return dict(asked)
 
 
 def share_of(wanted: Set[str], types: Mapping[str, int]) -> float:
-    """Return the share of the layers that are of the wanted types; 0 without layers."""
+    """Return the fraction of the layers of the wanted types; 0 without layers."""
     total = sum(types.values())
     return sum(types.get(name, 0) for name in wanted) / total if total else 0.0
 

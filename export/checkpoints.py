@@ -1,4 +1,4 @@
-"""From checkpoints to a bundle, and from a bundle back to the model it was exported from."""
+"""Checkpoints exported to a bundle, and the model that a bundle was exported from."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def export_checkpoint(
 
     Args:
         output: the bundle's folder, `NAME.uino`.
-        checkpoint: one of uino-deploy's own, the whole model; or give `preset`.
-        preset: a key of `config.PRESETS`; weights that no checkpoint gives are random.
+        checkpoint: a uino-deploy checkpoint with the whole model; or give `preset`.
+        preset: a key of `config.PRESETS`; weights without a checkpoint are random.
         encoder_checkpoint: DINOv2's weights, with `preset`.
         sam_checkpoint: Segment Anything's weights for the mask decoder, with `preset`.
-        seed: seed of the random weights, with `preset`; 0 when None.
-        variant: with `preset`; "full" when None.
-        image_size: side of the square image in pixels; the model's own when None.
+        seed: seed of the random weights, with `preset`; 0 if None.
+        variant: with `preset`; "full" if None.
+        image_size: side of the square image in pixels; the model's own if None.
         precision: such as "fp16" for all pieces or "encoder=fp32" for one.
         calibrate: a folder of images that set the scales of int8; photographs and demo scenes of
-            installed packages when None.
+            installed packages if None.
         opset: version of ONNX's standard operators.
-        max_batch: the largest batch of queries to allow; any when None.
-        max_shots: the largest number of support images to allow; any when None.
+        max_batch: the largest batch of queries to allow; any if None.
+        max_shots: the largest number of support images to allow; any if None.
         force: replace an existing bundle.
         progress: called with a note before each step.
 
     Returns:
-        The bundle, opened; its manifest names the parts that hold random weights.
+        The bundle, opened; its manifest names the parts with random weights.
 
     Raises:
-        InputError: contradictory sources, or a value that is not supported.
+        InputError: the sources contradict each other, or a value is not supported.
         CheckpointError: a checkpoint is unreadable or of another architecture.
         DependencyError: torch or onnx is not installed.
         OutputExists: the output exists and `force` is not given.
@@ -78,7 +78,7 @@ def export_checkpoint(
     if (checkpoint is None) == (preset is None):
         raise InputError("give either --checkpoint or --preset")
     if checkpoint is not None and given:
-        raise InputError(f"{given[0]} goes with --preset: a --checkpoint says it itself")
+        raise InputError(f"{given[0]} needs --preset: a --checkpoint already defines it")
     require("export", "torch", "onnx", "onnxscript")
     from uino_deploy.export.exporter import export_bundle
     from uino_deploy.export.precision import parse_precision
@@ -87,7 +87,7 @@ def export_checkpoint(
     precisions = parse_precision(precision)
     quantises = "int8" in precisions.values()
     if calibrate is not None and not quantises:
-        raise InputError("--calibrate goes with --precision encoder=int8")
+        raise InputError("--calibrate needs --precision encoder=int8")
     calibration = _calibration(calibrate) if quantises else []
     if checkpoint is not None:
         made = assemble_from_checkpoint(checkpoint, image_size)
@@ -115,10 +115,10 @@ class Origin:
     """The checkpoints that a bundle was exported from.
 
     Attributes:
-        checkpoint: one of our own, the whole model; excludes the others.
+        checkpoint: a uino-deploy checkpoint with the whole model; excludes the others.
         encoder: DINOv2's.
         sam: Segment Anything's.
-        untrained: the export used no checkpoint at all.
+        untrained: the export used no checkpoint.
     """
 
     checkpoint: Path | None = None
@@ -128,11 +128,11 @@ class Origin:
 
     @property
     def known(self) -> bool:
-        """Whether anything was named."""
+        """Whether any source is given."""
         return bool(self.checkpoint or self.encoder or self.sam or self.untrained)
 
     def or_bundled(self, bundle: Bundle) -> Origin:
-        """Return this; where nothing was named, the package's own checkpoint if it is the one."""
+        """Return this, or the package's own checkpoint if no source is given and it matches."""
         if self.known or not is_importable("torch"):
             return self
         import uino_deploy.assets
@@ -146,11 +146,11 @@ class Origin:
 
         Args:
             bundle: opened.
-            image_size: side of the square image in pixels; the bundle's own when None.
+            image_size: side of the square image in pixels; the bundle's own if None.
 
         Raises:
             CheckpointError: a file is unreadable or of another architecture.
-            CheckFailed: it is not the bundle's model.
+            CheckFailed: the model is not the bundle's.
             DependencyError: torch is not installed.
         """
         require("export", "torch")
@@ -168,7 +168,7 @@ class Origin:
         if same_size and fingerprint(made.model) != bundle.manifest.fingerprint:
             raise CheckFailed(
                 f"{bundle.root} was not exported from this model: their fingerprints differ",
-                "name the checkpoint that was exported",
+                "give the checkpoint that was exported",
             )
         return made
 

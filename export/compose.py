@@ -1,4 +1,4 @@
-"""`query.onnx`: image to logits in one graph, of the exported pieces and their weights.
+"""`query.onnx`: image to logits in one graph, joined from the exported pieces and their weights.
 
 The pieces' nodes are joined under their pieces' names; a tensor that passes between pieces keeps
 its own name. External weights are referred to, not copied.
@@ -20,7 +20,7 @@ from uino_deploy.pipeline import QUERY, WHOLE
 def describe_query(pieces: Mapping[str, Piece]) -> Piece:
     """Describe the joined query: the edges its variant has, and its pieces' one precision.
 
-    Where the pieces differ in precision, it is given as fp32; `Bundle.precisions` tells them all.
+    If the pieces differ in precision, it is given as fp32; `Bundle.precisions` lists them all.
     """
     joined = [pieces[name] for name in QUERY.pieces]
     inputs = {QUERY.name(edge.name): edge for piece in joined for edge in piece.inputs}

@@ -1,6 +1,6 @@
-"""Freshly built plans on the bundle's own example, in a process of its own.
+"""Freshly built plans on the bundle's own example, in its own process.
 
-A library can build without a word what computes something else; `uino_deploy.miscompiles` has some.
+A library can silently build a wrong engine; `uino_deploy.miscompiles` lists known cases.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from uino_deploy.bundle import Bundle, Piece
 from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.child import Note
 from uino_deploy.errors import DependencyError, InputError, UinoDeployError
-from uino_deploy.export.verify import mask_iou, relative_l2
+from uino_deploy.export.verify import mask_iou
 from uino_deploy.runtime.backends import open_backend
 from uino_deploy.runtime.session import Array, Backend
-from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
+from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, relative_l2, whole_tolerance
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """Which plans to run.
+    """The plans to run.
 
     Attributes:
         root: the bundle's folder.
@@ -35,11 +35,11 @@ class Request(msgspec.Struct, kw_only=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What came of it.
+    """The result of the check.
 
     Attributes:
-        wrong: the first output that is wrong, empty where none is.
-        skipped: why a plan could not be run, empty where all were.
+        wrong: the first wrong output; empty if none is wrong.
+        skipped: why a plan could not be run; empty if all ran.
     """
 
     wrong: str = ""
@@ -74,9 +74,9 @@ def find_wrong(
 ) -> str:
     """Return the first output of a piece that is wrong on an example, or an empty string."""
     session = backend.load(bundle, name)
-    found = session.run(inputs_of(session.piece, example))
+    outputs = session.run(inputs_of(session.piece, example))
     for output, wanted in outputs_of(session.piece, example).items():
-        reason = _judge(session.piece, output, found[output], wanted, precisions)
+        reason = _judge(session.piece, output, outputs[output], wanted, precisions)
         if reason:
             return reason
     return ""

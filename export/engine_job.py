@@ -1,11 +1,10 @@
-"""One engine built by TensorRT or TensorRT-RTX, in a process of its own.
+"""One engine built by TensorRT or TensorRT-RTX, in its own process.
 
-A parser or builder that aborts takes only that process down. `uino_deploy.child` runs `build`.
+A parser or builder that aborts ends only that process. `uino_deploy.child` runs `build`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import time
@@ -21,7 +20,7 @@ from uino_deploy.child import Note
 from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
 from uino_deploy.export.graph_reader import without_functions
 from uino_deploy.files import atomic_file
-from uino_deploy.runtime.cuda_memory import check
+from uino_deploy.runtime.cuda_memory import check, import_cudart
 
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -30,20 +29,20 @@ _MATRIX_LAYERS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """What to build.
+    """The engine to build.
 
     Attributes:
         backend: tensorrt or tensorrt-rtx.
         onnx: the piece's file; external weights lie beside it.
         plan: the file to write.
-        arch: target such as "sm_89"; for `tensorrt` it must be the GPU at hand.
-        shapes: for each input with dynamic dimensions its least, usual and largest shape.
-        workspace: limit of the builder's scratch memory in bytes; its own when None.
+        arch: target such as "sm_89"; for `tensorrt` it must be this machine's GPU.
+        shapes: the least, usual and largest shape of each input with dynamic dimensions.
+        workspace: limit of the builder's scratch memory in bytes; its own if None.
         tf32: let fp32 products round their operands to TF32.
-        timing_cache: file to read and write tactic timings; none when None.
+        timing_cache: file to read and write tactic timings; none if None.
         plugins: build our operators as plugins, not from their portable ONNX functions.
         kernels: folder of compiled kernels for the plugins; None without one.
-        environment: variables that the process gets beside its own.
+        environment: additional environment variables of the process.
     """
 
     backend: Backend
@@ -64,17 +63,17 @@ class Outcome(msgspec.Struct, kw_only=True):
 
     Attributes:
         version: the library's version.
-        error: why there is no plan; empty on success.
+        error: why the build failed; empty on success.
         hint: what to do about the error.
         kind: the kind of error.
         layers: number of network layers by the float type of their (first) output.
         matrix_layers: the same for matrix products and convolutions only.
         plugins: names of the network's plugin layers, which are those of the ONNX file's nodes.
-        route: how our operators were built, where there are any.
-        inspector: the engine inspector's answer in JSON; empty where the engine cannot run here.
+        route: how our operators were built, if the piece has any.
+        inspector: the engine inspector's answer in JSON; empty if the engine cannot run here.
         gpu: the GPU that it was built on; None without one.
         seconds: time that the parser and the builder took.
-        host_memory: their peak memory in bytes; None where the platform does not tell.
+        host_memory: their peak memory in bytes; None if the platform does not report it.
     """
 
     version: str
@@ -128,10 +127,10 @@ def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
     """Build and fill in the outcome.
 
     Raises:
-        UinoDeployError: there is no plan.
+        UinoDeployError: the build failed.
     """
     if job.backend == "tensorrt":
-        outcome.gpu = _gpu_at_hand(job.arch)
+        outcome.gpu = _this_gpu(job.arch)
     if job.plugins:
         outcome.route = _register(job)
     log = _logger(trt)
@@ -157,16 +156,17 @@ def _build(trt: Any, job: Job, outcome: Outcome, note: Note) -> None:
 
 
 def _made(make: Callable[[], Any], what: str, log: Any) -> Any:
-    """Return what TensorRT makes; where it makes nothing, its bindings raise TypeError.
+    """Return the object that TensorRT creates; if it fails, its bindings raise TypeError.
 
     Raises:
-        BuildError: with TensorRT's last words.
+        BuildError: TensorRT failed; the message is its last error.
     """
     try:
         return make()
     except TypeError as error:
         raise BuildError(
-            f"TensorRT makes no {what}: {log.last_error or error}", "is the driver installed?"
+            f"TensorRT cannot create a {what}: {log.last_error or error}",
+            "is the driver installed?",
         ) from error
 
 
@@ -184,15 +184,15 @@ def _register(job: Job) -> PluginRoute:
     return register_plugins(job.arch, None if job.kernels is None else Path(job.kernels))
 
 
-def _gpu_at_hand(arch: str) -> Gpu:
+def _this_gpu(arch: str) -> Gpu:
     """Describe the GPU that TensorRT will build for.
 
     Raises:
         DependencyError: cuda-python, the driver or the GPU is missing.
         CudaError: CUDA fails on the GPU.
-        InputError: it is not of the architecture asked for.
+        InputError: the GPU is not of the requested architecture.
     """
-    cuda = _cuda_runtime()
+    cuda = import_cudart()
 
     def ask(call: Any, *arguments: Any) -> Any:
         try:
@@ -214,22 +214,14 @@ def _gpu_at_hand(arch: str) -> Gpu:
     if capability != compute_capability(arch):
         here = f"sm_{properties.major}{properties.minor}"
         raise InputError(
-            f"--arch {arch}: TensorRT builds for the GPU at hand, {gpu.name}, which is {here}",
+            f"--arch {arch}: TensorRT builds for this machine's GPU, {gpu.name}, which is {here}",
             f"use --arch {here}, or build on the machine with {arch}",
         )
     return gpu
 
 
-def _cuda_runtime() -> Any:
-    """Return cuda-python's runtime API, under its newer or its older name."""
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(name)
-    raise DependencyError("cuda-python is not installed", "pip install cuda-python")
-
-
 def _network_flags(trt: Any) -> int:
-    """Return the flags for a strongly typed network: 10.x needs one, 11.x and RTX know no other."""
+    """Return the flags for a strongly typed network; in 11.x and RTX it is always so."""
     flags = trt.NetworkDefinitionCreationFlag
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
@@ -237,8 +229,8 @@ def _network_flags(trt: Any) -> int:
 def _parse(trt: Any, job: Job, network: Any, log: Any) -> None:
     parser = _made(lambda: trt.OnnxParser(network, log), "parser", log)
     if job.plugins:
-        # Up to 10.6 the parser takes an ONNX function wherever there is one, later versions
-        # wherever they do not find the plugin; without it, a missing plugin is an error.
+        # Up to 10.6 the parser uses an ONNX function if there is one; later versions use it
+        # if they do not find the plugin. Without functions, a missing plugin is an error.
         parsed = parser.parse(without_functions(Path(job.onnx)), job.onnx)
     else:
         parsed = parser.parse_from_file(job.onnx)
@@ -256,8 +248,8 @@ def ranging(shapes: Profile) -> Profile:
 def _fix_sizes(network: Any, shapes: Profile) -> None:
     """Make dimensions of one size static.
 
-    With dynamic ones the inspector of 10.x may name no types, and a plugin's module is loaded anew
-    at every change of shape and never unloaded (NVIDIA/TensorRT#4849).
+    With dynamic ones, the inspector of 10.x may name no types, and a plugin's module is loaded
+    again at every change of shape and never unloaded (NVIDIA/TensorRT#4849).
     """
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -272,7 +264,7 @@ def _config(trt: Any, builder: Any, job: Job, log: Any, note: Note) -> Any:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, note)
     if not job.tf32:
-        # On by default in every version; the inspector calls such layers FLOAT all the same.
+        # On by default in every version; the inspector reports such layers as FLOAT.
         config.clear_flag(trt.BuilderFlag.TF32)
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
@@ -285,7 +277,7 @@ def _config(trt: Any, builder: Any, job: Job, log: Any, note: Note) -> Any:
             raise BuildError(
                 f"TensorRT refuses the range of {', '.join(ranges)}: "
                 f"{log.last_error or 'it gives no reason'}",
-                "give another range by --shapes",
+                "give another range with --shapes",
             )
     if job.backend == "tensorrt-rtx":
         target = getattr(trt.ComputeCapability, job.arch.replace("_", "").upper())
@@ -300,18 +292,18 @@ def _use_timings(config: Any, path: Path) -> None:
     """Load the timings of a file.
 
     Raises:
-        InputError: it is of another TensorRT version or GPU.
+        InputError: the file belongs to another TensorRT version or GPU.
     """
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
     if cache is None or not config.set_timing_cache(cache, False):
         raise InputError(
-            f"--timing-cache {path} is not of this TensorRT version and GPU",
-            "name another file: it will be made",
+            f"--timing-cache {path} belongs to another TensorRT version or GPU",
+            "give another file; it will be created",
         )
 
 
 def _count(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Count layers, and matrix products among them, by float type: what the parser really made."""
+    """Count the parsed layers, and the matrix products among them, by float type."""
     every: Counter[str] = Counter()
     matrix: Counter[str] = Counter()
     for index in range(network.num_layers):
@@ -324,7 +316,7 @@ def _count(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _plugins(trt: Any, network: Any) -> list[str]:
-    """Return the names of the plugin layers: what the parser took as plugins."""
+    """Return the names of the layers that the parser made plugins."""
     layers = (network.get_layer(index) for index in range(network.num_layers))
     return [layer.name for layer in layers if layer.type == trt.LayerType.PLUGIN_V3]
 
@@ -333,7 +325,7 @@ def _inspect(trt: Any, job: Job, log: Any, plan: Any) -> str:
     """Return the inspector's JSON; empty for an RTX engine that cannot be loaded here.
 
     Raises:
-        BuildError: TensorRT cannot load what it has just built.
+        BuildError: TensorRT cannot load the engine that it has just built.
     """
     runtime = _made(lambda: trt.Runtime(log), "runtime", log)
     if job.backend == "tensorrt-rtx":
@@ -349,7 +341,7 @@ def _inspect(trt: Any, job: Job, log: Any, plan: Any) -> str:
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is imported at run time
-        """Keeps the last error and passes warnings to stderr."""
+        """A logger that keeps the last error and passes warnings to stderr."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -367,7 +359,7 @@ def _logger(trt: Any) -> Any:
 
 def _monitor(trt: Any, note: Note) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
-        """Reports the outermost phase."""
+        """A monitor that reports the outermost phase."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -1,4 +1,4 @@
-"""`build_engines`: the bundle's ONNX files to TensorRT or TensorRT-RTX plans, checked."""
+"""`build_engines`: checked TensorRT or TensorRT-RTX plans from a bundle's ONNX files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Read `--shapes NAME:MIN:OPT:MAX` options; NAME is a dynamic dimension, batch or shots.
 
     Raises:
-        InputError: another form, or sizes that do not ascend from 1.
+        InputError: the form is wrong, or the sizes do not ascend from 1.
     """
     shapes = {}
     for value in values:
@@ -110,15 +110,15 @@ def build_engines(
         backend: tensorrt or tensorrt-rtx.
         arch: target, such as "sm_89".
         pieces: names of the pieces to build; all when empty.
-        shapes: the least, usual and largest size of `batch` and `shots`; 1 when not given.
-        workspace: limit of scratch memory in bytes; the library's own when None.
+        shapes: the least, usual and largest size of `batch` and `shots`; 1 if not given.
+        workspace: limit of scratch memory in bytes; the library's own if None.
         tf32: let fp32 products and convolutions round their operands to TF32 (10 bits of
             mantissa): faster on the GPU, and outside fp32's tolerance.
-        timing_cache: a file of tactic timings to use and extend.
-        plugins: "auto" builds our operators as plugins where the backend has plugins, and fails
-            where they are not in the engine; "none" builds their portable ONNX functions.
-        kernels: folder of compiled kernels; the bundle's own of the architecture when None. Where
-            an engine needs them when it runs (route "ipluginv3"), they are added to the bundle.
+        timing_cache: a file of tactic timings to read and extend.
+        plugins: "auto" builds our operators as plugins if the backend has plugins, and fails if
+            they are not in the engine; "none" builds their portable ONNX functions.
+        kernels: folder of compiled kernels; the bundle's own for the architecture if None. If
+            an engine needs them at run time (route "ipluginv3"), they are added to the bundle.
         workarounds: names of known miscompiles (`uino_deploy.miscompiles`) to work around.
         force: replace existing plans.
         progress: called with a note before each step.
@@ -127,12 +127,12 @@ def build_engines(
         A description of each plan.
 
     Raises:
-        InputError: an unknown architecture or piece, or an option that the backend lacks.
+        InputError: the architecture or a piece is unknown, or the backend lacks an option.
         DependencyError: the library, a driver or a GPU is missing.
         OutputExists: a plan exists and `force` is not given.
-        BuildError: a graph holds what TensorRT would change silently, the parser or builder
-            failed, or its process died.
-        CheckFailed: an engine is not in its piece's precision, lacks the plugins asked for, or is
+        BuildError: TensorRT would silently change a graph, the parser or builder failed, or its
+            process died.
+        CheckFailed: an engine is not in its piece's precision, lacks the requested plugins, or is
             wrong on the bundle's example; none of the new plans stays installed.
     """
     names = list(dict.fromkeys(pieces)) or list(bundle.manifest.pieces)
@@ -153,7 +153,7 @@ def build_engines(
         raise BuildError(
             f"plugins need kernels compiled for {arch}",
             f"uino-deploy kernels build --arch {arch} -o DIR, then give --kernels DIR; or build "
-            "the operators from their portable ONNX functions by --plugins none",
+            "the operators from their portable ONNX functions with --plugins none",
         )
     infos: list[PlanInfo] = []
     with _workplace(bundle.root) as temporary:
@@ -192,11 +192,10 @@ def plan_engines(
     tf32: bool = False,
     plugins: Plugins = "auto",
 ) -> list[PlanInfo]:
-    """Return what `build_engines` would build, after the checks that need no library and no GPU.
+    """Return the plans that `build_engines` would build, after all checks without library or GPU.
 
-    Of each plan only what was asked for is known: the piece, the target, shapes, workspace and
-    route; "ipluginv3" stands for either kind of plugin. Arguments and errors are those of
-    `build_engines`.
+    Each plan has only the requested values: the piece, the target, shapes, workspace and route;
+    "ipluginv3" stands for either kind of plugin. Arguments and errors are those of `build_engines`.
     """
     chosen = [bundle.piece(name) for name in pieces or bundle.manifest.pieces]
     _check_request(bundle, backend, arch, chosen, shapes or {}, None)
@@ -256,7 +255,7 @@ def _check_request(
     if backend == "tensorrt-rtx" and timing_cache is not None:
         raise InputError(
             "--timing-cache: TensorRT-RTX times no tactics when it builds",
-            "leave it out; the cache is for --backend tensorrt",
+            "leave it out; only --backend tensorrt uses it",
         )
     dynamic = {size for p in pieces for e in p.inputs for size in e.shape if isinstance(size, str)}
     for name, (_least, _usual, largest) in shapes.items():
@@ -271,7 +270,7 @@ def _check_request(
         for precision in sorted(bundle.precisions(piece) - TYPE_NAMES.keys()):
             raise InputError(
                 f"{piece.name} has {precision}, which is for the CPU's runtimes, not for engines",
-                "name the others by --piece, or export in fp32, fp16 or bf16",
+                "choose other pieces with --piece, or export in fp32, fp16 or bf16",
             )
 
 
@@ -289,12 +288,12 @@ def profile_of(piece: Piece, shapes: Shapes) -> dict[str, tuple[list[int], list[
 
 
 def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> Outcome:
-    """Run a job in a process of its own.
+    """Run a job in its own process.
 
     Raises:
-        BuildError: it failed or died; with the library's last words.
+        BuildError: the job failed or died; the message ends with the library's last output.
         DependencyError: a package, a driver or a GPU is missing.
-        InputError: the GPU or the timing cache is another one.
+        InputError: the GPU or the timing cache does not match.
     """
     what = Path(job.onnx).name
     said = started = time.monotonic()
@@ -320,7 +319,7 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
 
 
 def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:
-    """Return the error that a job reported, with what can be done about it."""
+    """Return the error that a job reported, with a hint."""
     if outcome.kind == "input":
         return InputError(outcome.error, outcome.hint)
     if outcome.kind == "dependency":
@@ -330,7 +329,7 @@ def _failure(what: str, job: Job, outcome: Outcome) -> UinoDeployError:
     if not hint and any(
         sign in outcome.error.lower() for sign in ("workspace", "memory", "implementation")
     ):
-        hint = "give it more by --workspace, or free memory on the GPU"
+        hint = "give it more with --workspace, or free memory on the GPU"
     return BuildError(f"{what}: {job.backend} {outcome.version}: {outcome.error}", hint)
 
 
@@ -338,20 +337,20 @@ def environment_of(workarounds: Sequence[str]) -> dict[str, str]:
     """Return the variables that work around known miscompiles.
 
     Raises:
-        InputError: an unknown name, or one that no variable works around.
+        InputError: a name is unknown, or no variable works around it.
     """
     known = {each.name: each.environment for each in MISCOMPILES if each.environment}
     for name in workarounds:
         if name not in known:
             raise InputError(
-                f"--workaround {name}: there is none of that name",
+                f"--workaround {name} does not exist",
                 f"choose from {', '.join(known)}",
             )
     return {key: value for name in workarounds for key, value in known[name].items()}
 
 
 def _warn(info: PlanInfo, others: Sequence[PlanInfo], progress: Callable[[str], None]) -> None:
-    """Say which known miscompiles concern a plan, those left out that concerned one before."""
+    """Warn of the known miscompiles that affect a plan, except those of an earlier plan."""
     said = {name for other in others for name in other.miscompiles}
     for each in MISCOMPILES:
         if each.name in info.miscompiles and each.name not in said:
@@ -360,10 +359,10 @@ def _warn(info: PlanInfo, others: Sequence[PlanInfo], progress: Callable[[str], 
 
 
 def _prove(bundle: Bundle, infos: Sequence[PlanInfo], progress: Callable[[str], None]) -> None:
-    """Run the engines whose GPU is here on the bundle's example.
+    """Run the engines that this machine's GPU can load on the bundle's example.
 
     Raises:
-        CheckFailed: one is wrong, or its process died; the plans are removed.
+        CheckFailed: an engine is wrong, or its process died; the plans are removed.
     """
     here = [info for info in infos if info.engine is not None]
     if not here:
@@ -394,7 +393,7 @@ def _prove(bundle: Bundle, infos: Sequence[PlanInfo], progress: Callable[[str], 
 
 
 def run_check(request: Request) -> Answer:
-    """Run plans on the bundle's example in a process of its own, which a bad one may end."""
+    """Run plans on the bundle's example in a child process, which a bad plan may kill."""
     try:
         with Child("uino_deploy.export.engine_check:check") as child:
             return msgspec.convert(child.ask(request), Answer)
@@ -428,7 +427,7 @@ def _finish(
     check_network(piece, precisions, outcome.matrix_layers)
     plugins = check_plugins(piece, summary.calls, outcome.plugins) if job.plugins else {}
     operators = [call.operator for call in summary.calls]
-    # RTX engines may be built where they cannot run; TensorRT builds on the GPU itself.
+    # RTX engines can be built on machines that cannot run them; TensorRT builds on the GPU itself.
     unseen = job.backend == "tensorrt-rtx" and not outcome.inspector
     engine = None if unseen else read_inspector(outcome.inspector)
     if engine is not None:
@@ -469,23 +468,23 @@ def _finish(
 def _stage_kernels(
     kernels: Path | None, own: Path, temporary: Path, infos: Sequence[PlanInfo]
 ) -> list[str]:
-    """Copy the kernels that engines need when they run; return their places in the bundle."""
+    """Copy the kernels that engines need at run time; return their paths in the bundle."""
     needed = any(info.route == "ipluginv3" for info in infos)
     if kernels is None or not needed or own.resolve() == kernels.resolve():
         return []
     place = Path("kernels", own.name)
     shutil.copytree(kernels, temporary / place)
-    found = (path for path in (temporary / place).rglob("*") if path.is_file())
-    return sorted(path.relative_to(temporary).as_posix() for path in found)
+    paths = (path for path in (temporary / place).rglob("*") if path.is_file())
+    return sorted(path.relative_to(temporary).as_posix() for path in paths)
 
 
 def _install(
     root: Path, temporary: Path, infos: Sequence[PlanInfo], kernels: Sequence[str]
 ) -> None:
-    """Move plans and kernels into the bundle, which opens at every instant between the steps.
+    """Move plans and kernels into the bundle, which stays openable throughout.
 
-    First the manifest stops listing what is to be replaced, then the files are moved, then the
-    manifest lists them. Whoever is killed in between leaves a bundle without these plans.
+    First the manifest drops the files to be replaced, then the files are moved, then the manifest
+    lists them. A kill in between leaves a bundle without these plans.
     """
     names = [plan_path(info).removesuffix(".plan") for info in infos]
     files = {f"{n}{suffix}": Path(n).name + suffix for n in names for suffix in (".json", ".plan")}
@@ -509,7 +508,7 @@ def _install(
 
 @contextlib.contextmanager
 def _workplace(root: Path) -> Iterator[Path]:
-    """Yield a hidden folder of the bundle to build in; remove those that killed builds left."""
+    """Yield a hidden folder of the bundle to build in; remove those left by killed builds."""
     for left in root.glob(".plans-*"):
         with locked(left, wait=False) as mine:
             if mine:

@@ -1,4 +1,4 @@
-"""Examples to compare on: images through the PyTorch model, every tensor between pieces kept."""
+"""Examples to compare on: images run through the PyTorch model, with all tensors between pieces."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def example_of(
         del enrolled["early"]  # a query takes only its own image's
         known = {**with_class_axis(enrolled), "image": _image(query, config)[None]}
         tensors = run_modules(QUERY, [pieces[name] for name in QUERY.pieces], known)
-    # Cloned: without contrastive enhancement the weight is the mask, and a file holds none twice.
+    # Cloned: without contrastive enhancement the weight is the mask, and a file stores each once.
     made = {**tensors, **operators}
     return {name: tensor.clone().contiguous() for name, tensor in made.items()}
 
 
 def logits_from(model: UinoFSS, piece: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Compute in PyTorch what follows a piece in a query: an exported piece in the model's place.
+    """Compute in PyTorch the rest of a query after a piece, from an exported piece's outputs.
 
     Args:
         model: the reference.
         piece: the piece whose outputs are given.
-        tensors: those outputs, and an example's other tensors; what depends on the outputs is
-            computed anew.
+        tensors: those outputs, and an example's other tensors; dependent ones are computed
+            again.
 
     Returns:
         logits, float32 [B, 1, 4h, 4w].

@@ -1,4 +1,4 @@
-"""`export_bundle`: a model in, a complete bundle out, or nothing."""
+"""`export_bundle`: a complete bundle from a model, or nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ from uino_deploy.pipeline import WHOLE
 
 REFERENCE = "reference.safetensors"
 REFERENCE_SEED = 0
-REFERENCE_LETTER = "S"  # not one that the self-test enrols: a backend that kept those would show
+REFERENCE_LETTER = (
+    "S"  # not one that the self-test enrolls: this exposes a backend that keeps state
+)
 _TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy", "safetensors")
 
 
@@ -61,15 +63,15 @@ def export_bundle(
     """Export a model piece by piece and write the bundle, whole or not at all.
 
     Args:
-        model: the trained model; it is put in evaluation mode.
+        model: the trained model; it is set to evaluation mode.
         output: the bundle's folder, `NAME.uino`.
         precision: fp32, fp16 or bf16 for each piece, or int8 for the encoder; fp32 throughout when
             None.
         opset: version of ONNX's standard operators.
-        max_batch: the largest batch of queries to allow; any when None.
-        max_shots: the largest number of support images to allow; any when None.
+        max_batch: the largest batch of queries to allow; any if None.
+        max_shots: the largest number of support images to allow; any if None.
         sources: the checkpoints that the weights came from.
-        untrained: the parts that hold random weights.
+        untrained: the parts with random weights.
         seed: the seed of the random weights.
         force: replace an existing bundle.
         calibration: images uint8 [H, W, 3] that set the scales of int8 pieces.
@@ -79,7 +81,7 @@ def export_bundle(
         The bundle, opened.
 
     Raises:
-        InputError: an unsupported opset, a limit below 1, or int8 without calibration images.
+        InputError: the opset is not supported, a limit is below 1, or int8 has no images.
         OutputExists: the bundle exists, or the folder exists and is not a bundle.
         BuildError: a piece could not be exported.
     """

@@ -1,4 +1,4 @@
-"""What an engine build must know about an ONNX file, read without the onnx package.
+"""A summary of an ONNX file for engine builds, read without the onnx package.
 
 The machines that build TensorRT engines have numpy and TensorRT, not onnx.
 """
@@ -47,13 +47,13 @@ class Call:
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """What an engine build must know about an ONNX file.
+    """A summary of an ONNX file for engine builds.
 
     Attributes:
         calls: the nodes of our domain, in the graph's order.
-        functions: names of the operators that bring a portable ONNX function.
-        doubles: where float64 occurs: names of constants, and casts.
-        casts: the types that numbers are cast to, as ONNX numbers them.
+        functions: names of the operators with a portable ONNX function.
+        doubles: the constants and casts in float64, by name.
+        casts: the types that casts give, by ONNX's numbers.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -66,7 +66,7 @@ def read_graph(path: Path) -> GraphSummary:
     """Read an ONNX file.
 
     Raises:
-        BuildError: it is not one.
+        BuildError: the file is not ONNX.
     """
     summary = GraphSummary()
     try:
@@ -186,7 +186,7 @@ class _Node(NamedTuple):
 
 
 def without_functions(path: Path) -> bytes:
-    """Return an ONNX file without its operators' functions: only plugins can compute them then."""
+    """Return an ONNX file without its operators' functions, so only plugins can compute them."""
     data = memoryview(path.read_bytes())
     return b"".join(
         data[start:end] for number, _, start, end in fields(data) if number != _MODEL_FUNCTIONS

@@ -1,11 +1,11 @@
-"""What TensorRT's engine inspector says about a built engine, in either of its JSON layouts.
+"""Reader of TensorRT's engine inspector, in either of its JSON layouts.
 
 10.x lists the names of inputs and outputs under "Bindings" and writes a tensor's format and type as
 one text, "Format/Datatype"; 11.x lists objects under "I/O Tensors" and has the type apart
 (docs.nvidia.com, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"): "Datatype" in the
-library of 11.4, "DataType" on that page. Where the plan was built without detailed verbosity, a
-layer is just its name. No version says which plugin a layer of type "PluginV3" is, and a plugin in
-a region that Myelin compiled is no layer of its own.
+library of 11.4, "DataType" on that page. If the plan was built without detailed verbosity, a layer
+is just its name. No version says which plugin a layer of type "PluginV3" is, and a plugin in a
+region that Myelin compiled is not a separate layer.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import msgspec
 from uino_deploy.bundle.plans import EngineLayers
 from uino_deploy.errors import BuildError
 
-# Written in front of and between kernels; they compute nothing.
+# Layers in front of and between kernels; they compute nothing.
 _MOVES = ("constant", "noop", "reformat", "shapehostto", "shapedeviceto", "signal", "wait")
-# Looked for in this order: "BFloat16" ends like "Float16" begins.
+# Searched in this order, since "BFloat16" contains "Float16".
 _SPELLINGS = (
     ("BF16", ("bf16", "bfloat16")),
     ("HALF", ("half", "fp16", "float16")),
@@ -38,7 +38,7 @@ def read_inspector(text: str) -> EngineLayers:
         The engine's layers, counted by the type of their first output.
 
     Raises:
-        BuildError: it is not of a layout known here.
+        BuildError: the layout is unknown.
     """
     try:
         document = msgspec.json.decode(text)
@@ -47,7 +47,7 @@ def read_inspector(text: str) -> EngineLayers:
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(
             f"the engine inspector's answer has no layers: {text[:80]!r}",
-            "this TensorRT writes a layout that is not known here: report it",
+            "this TensorRT writes an unknown layout: please report it",
         ) from error
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     types = Counter(
@@ -67,7 +67,7 @@ def _moves(layer: dict[str, Any]) -> bool:
 
 
 def _is_plugin(layer: dict[str, Any]) -> bool:
-    """Say whether a layer is a plugin: "PluginV2" or "PluginV3" in the libraries."""
+    """Return whether a layer is a plugin: "PluginV2" or "PluginV3" in the libraries."""
     return "plugin" in str(layer.get("LayerType", "")).lower()
 
 

@@ -1,4 +1,4 @@
-"""One piece to one ONNX file: traced, folded, cleaned, given its ONNX functions, checked."""
+"""Export of one piece to one ONNX file: trace, fold, clean, add the portable functions, check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uino_deploy.errors import BuildError
 from uino_deploy.export.pieces import BATCH, SHOTS, PieceModule
 from uino_deploy.kernels.correlation import onnx as correlation
 from uino_deploy.kernels.identity import DOMAIN, VERSION
-from uino_deploy.kernels.onnx_domain import PLUGIN
+from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.kernels.selective_scan import onnx as selective_scan
 
 DEFAULT_OPSET = 18
@@ -63,7 +63,7 @@ def write_piece(made: PieceModule, folder: Path, opset: int) -> Path:
 
 
 def save_model(model: onnx.ModelProto, path: Path, weights: str) -> None:
-    """Write a model, tensors of `EXTERNAL_THRESHOLD` bytes and more to the file `weights`."""
+    """Write a model, with tensors of `EXTERNAL_THRESHOLD` bytes or more in the file `weights`."""
     onnx.save_model(
         model,
         path,
@@ -78,7 +78,7 @@ def check_model(path: Path) -> None:
     """Check a model file and everything it refers to, with strict type and shape inference.
 
     Raises:
-        BuildError: with the checker's first line.
+        BuildError: the model is not valid; the message has the checker's first line.
     """
     _register_schemas()
     try:
@@ -89,7 +89,7 @@ def check_model(path: Path) -> None:
 
 
 def _register_schemas() -> None:
-    """Tell onnx of the operators; the exporter refuses nodes without a schema."""
+    """Register the operators with onnx; the exporter refuses nodes without a schema."""
     for schema in (correlation.SCHEMA, selective_scan.SCHEMA):
         if not onnx.defs.has(schema.name, DOMAIN):
             onnx.defs.register_schema(schema)
@@ -131,7 +131,7 @@ def _example(edge: Edge) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the exporter's notes on its own internals from the user; errors still raise."""
+    """Hide the exporter's notes on its internals; errors still raise."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -144,7 +144,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _cleaned(model: onnx_ir.Model, piece: Piece) -> onnx.ModelProto:
-    """Fold constants and drop what the exporter notes: file paths, source lines, traces."""
+    """Fold constants and drop the exporter's notes: file paths, source lines, traces."""
     onnxscript.optimizer.fold_constants(
         model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
     )
@@ -160,7 +160,7 @@ def _cleaned(model: onnx_ir.Model, piece: Piece) -> onnx.ModelProto:
 
 
 def _type_edges(proto: onnx.ModelProto, piece: Piece) -> None:
-    """Write the edges' own shapes, and refuse a graph whose types are others."""
+    """Write the edges' own shapes, and refuse a graph with other types."""
     for values_, edges in ((proto.graph.input, piece.inputs), (proto.graph.output, piece.outputs)):
         names = [value.name for value in values_]
         if names != [edge.name for edge in edges]:
@@ -185,10 +185,10 @@ def _functions(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
         )
     for grid in grids:
         functions.append(
-            correlation.body(grid["height"], grid["width"], grid["pool"], dtype, opset)
+            correlation.portable_function(grid["height"], grid["width"], grid["pool"], dtype, opset)
         )
     if any(node.op_type == "SelectiveScan2d" for node in nodes):
-        functions.append(selective_scan.body(dtype, opset))
+        functions.append(selective_scan.portable_function(dtype, opset))
     return functions
 
 
@@ -196,10 +196,10 @@ def _operator_type(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> int:
     """Return the one element type of the operators' results."""
     infos = onnx.shape_inference.infer_shapes(model).graph.value_info
     types = {info.name: info.type.tensor_type.elem_type for info in infos}
-    found = {types[node.output[0]] for node in nodes}
-    if len(found) > 1:
+    kinds = {types[node.output[0]] for node in nodes}
+    if len(kinds) > 1:
         raise BuildError("a model has one ONNX function for each operator, in one type")
-    return found.pop() if found else onnx.TensorProto.FLOAT
+    return kinds.pop() if kinds else onnx.TensorProto.FLOAT
 
 
 def _integers(node: onnx.NodeProto) -> dict[str, int]:

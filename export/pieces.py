@@ -1,6 +1,6 @@
-"""A model's pieces as modules with typed edges, ready to export; `pipeline` says who feeds whom.
+"""A model's pieces as modules with typed edges, ready to export; `pipeline` connects them.
 
-An edge has the type of the piece that gives it, float32 or float16. Images, masks, logits and
+An edge has the type of the piece that produces it, float32 or float16. Images, masks, logits and
 predicted IoUs are always float32.
 """
 
@@ -45,7 +45,7 @@ class PieceModule(NamedTuple):
 
 
 def reference_pieces(model: UinoFSS) -> dict[str, PieceModule]:
-    """Return a model's own modules as its pieces, in float32: the reference to judge exports by."""
+    """Return a model's own modules as its pieces, in float32: the reference for exports."""
     pieces = describe_pieces(model.config, dict.fromkeys(PIECES, "fp32"))
     return {name: PieceModule(pieces[name], part) for name, part in _modules(model).items()}
 
@@ -72,10 +72,10 @@ def exportable_pieces(
 def run_modules(
     route: Route, pieces: Iterable[PieceModule], known: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Run some pieces of a route one after the other, each on what is known by then.
+    """Run some pieces of a route in order, each on the tensors known so far.
 
     Returns:
-        What was known and all outputs, under the route's names.
+        The known tensors and all outputs, under the route's names.
     """
     tensors = dict(known)
     for piece, module in pieces:
@@ -101,7 +101,7 @@ def describe_pieces(config: UinoConfig, precision: Mapping[str, Precision]) -> d
 
 
 def _modules(model: UinoFSS) -> dict[str, nn.Module]:
-    """Return the module of each piece; it takes and gives what `pipeline.PIECES` says, in order."""
+    """Return the module of each piece, with inputs and outputs ordered as in `pipeline.PIECES`."""
     return {
         "encoder": EncoderPiece(model.encoder, model.config.grid),
         "adapter": model.adapter,
@@ -146,7 +146,7 @@ def _shapes(config: UinoConfig) -> dict[str, list[int | str]]:
 class TypedEdges(nn.Module):
     """Casts a part's inputs to its precision, and its outputs to the types of their edges.
 
-    A support mask stays float32: its shares of foreground are summed.
+    A support mask stays float32: its fractions of foreground are summed.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class SupportPiece(nn.Module):
         self.generator = generator
 
     def forward(self, deep: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Return what the variant has of weight [K, N], prototypes [2, D] and sparse [2, E]."""
+        """Return weight [K, N], prototypes [2, D] and sparse [2, E], those that the variant has."""
         features = self.generator.support_features(deep[None], mask[None])
         outputs = [features.prototypes[0]]
         if self.generator.hypercorrelation is not None:
@@ -217,7 +217,7 @@ class PromptPiece(nn.Module):
 
 
 class DecoderPiece(nn.Module):
-    """The mask decoder, its sparse prompt left out where the variant has none."""
+    """The mask decoder, without its sparse prompt if the variant has none."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Precision as a property of the exported module, so that the ONNX graph carries it.
 
-TensorRT 11 builds strongly typed networks only: a tensor's type is what the file says it is.
+TensorRT 11 builds strongly typed networks only: a tensor's type is the one in the file.
 LayerNormalization stays one node (its statistics are float32 by `stash_type`), correlation norms,
 the scan's state and its parameters stay float32 inside the operators.
 """
@@ -36,7 +36,7 @@ def parse_precision(values: Sequence[str]) -> dict[str, Precision]:
     over one that does not.
 
     Raises:
-        InputError: an unknown precision or piece.
+        InputError: a precision or piece is unknown.
     """
     default: Precision = "fp32"
     named: dict[str, Precision] = {}

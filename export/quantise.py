@@ -1,7 +1,7 @@
-"""A piece in int8: static quantisation by ONNX Runtime, sensitive layers left out by measurement.
+"""A piece in int8: static quantisation by ONNX Runtime, without the layers measured as sensitive.
 
-The linear layers are quantised, weights symmetrically for each output channel, their inputs with
-one scale for the tensor, found on calibration images. All else stays float32: norms, attention,
+The linear layers are quantised: weights symmetrically per output channel, inputs with one scale
+per tensor, calibrated on images. Everything else stays float32: norms, attention,
 activations, the residual stream.
 """
 
@@ -26,24 +26,24 @@ from uino_deploy.export.onnx_writer import IR_VERSION, check_model, save_model
 
 Float32 = npt.NDArray[np.float32]
 
-# A layer whose own output int8 changes by more than this (relative L2) stays float32.
+# A layer stays float32 if int8 changes its own output by more than this (relative L2).
 SENSITIVE = 0.1
-_ROWS = 256  # of a layer's input that its sensitivity is measured on
+_ROWS = 256  # rows of a layer's input on which its sensitivity is measured
 
 
 def quantise(path: Path, images: Sequence[Float32]) -> Quantisation:
-    """Replace an exported float32 piece and its weights file by their int8 form.
+    """Replace an exported float32 piece and its weights file with their int8 form.
 
     Args:
         path: the piece's ONNX file; its weights lie beside it under the piece's name.
         images: calibration inputs [1, 3, S, S], preprocessed.
 
     Returns:
-        What was quantised and what was left out.
+        The quantised layers and those left out.
 
     Raises:
         InputError: no calibration image.
-        BuildError: no layer bears int8, or the result is not a valid ONNX model.
+        BuildError: int8 hurts every layer too much, or the result is not a valid ONNX model.
     """
     if not images:
         raise InputError("int8 needs calibration images, and none were given")
@@ -65,7 +65,7 @@ def quantise(path: Path, images: Sequence[Float32]) -> Quantisation:
 
 
 def sensitivity(path: Path, image: Float32) -> dict[str, float]:
-    """Return, for each linear layer, the relative L2 error that int8 makes in its own output.
+    """Return, for each linear layer, the relative L2 error of its own output in int8.
 
     Args:
         path: a float32 piece.
@@ -84,15 +84,15 @@ def sensitivity(path: Path, image: Float32) -> dict[str, float]:
 
 
 def _values(model: onnx.ModelProto, names: Sequence[str], image: Float32) -> dict[str, Float32]:
-    """Run a model and return what its inner tensors hold."""
+    """Run a model and return the values of inner tensors."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "open.onnx"
         save_model(model, path, "open.weights")
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = session.run(list(names), {model.graph.input[0].name: image})
-    return dict(zip(names, found, strict=True))
+        outputs = session.run(list(names), {model.graph.input[0].name: image})
+    return dict(zip(names, outputs, strict=True))
 
 
 def _int8_error(rows: Float32, weight: Float32) -> float:
@@ -119,7 +119,7 @@ def _quantise(source: Path, target: Path, layers: list[str], images: Sequence[Fl
     name = onnx.load(source, load_external_data=False).graph.input[0].name
     logger = logging.getLogger()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it recommends a preparation that the exporter has done
+    logger.setLevel(logging.ERROR)  # it recommends a preparation that the exporter has already done
     try:
         quantize_static(
             source,
@@ -139,7 +139,7 @@ def _quantise(source: Path, target: Path, layers: list[str], images: Sequence[Fl
 
 
 def _cleaned(model: onnx.ModelProto, name: str) -> None:
-    """Drop what the quantiser writes about itself."""
+    """Drop the quantiser's notes about itself."""
     del model.metadata_props[:]
     del model.graph.value_info[:]
     model.ir_version = IR_VERSION

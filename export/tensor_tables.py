@@ -2,7 +2,7 @@
 
     python -m uino_deploy.export.tensor_tables > docs/tensors.md
 
-A test holds the page to what this writes.
+A test keeps the page current.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ This page lists the inputs and outputs of every piece, for loading them from C++
 - `batch` (queries at a time) and `shots` (images of a class) are dynamic in the ONNX files. An
   engine is built for 1 of each unless `uino-deploy build --shapes` sets a range.
 - `image` is RGB, squashed to a square, divided by 255 and normalised with ImageNet's mean and
-  standard deviation. `mask` is the share of each patch that the object covers, row by row, 0 to 1.
+  standard deviation. `mask` is the fraction of each patch that the object covers, 0 to 1, row by
+  row.
 - `logits` come before the sigmoid: values above 0 are the object. `iou` is the IoU that the decoder
-  predicts for its mask; it may leave the range 0 to 1.
+  predicts for its mask; it can fall outside 0 to 1.
 - `image`, `mask`, `logits` and `iou` are always float32. An edge between pieces is float16 if the
   piece that produces it was exported in fp16, and float32 otherwise (fp32, bf16 and int8).
 
-To enroll a class, run {class_pieces} in turn, its images as a batch. For a query, run `{whole}`
-alone, or {image_pieces} once, then {each_class} for each class. Some tensors
+To enroll a class, run {class_pieces} in turn, its images as a batch. For a query, run only
+`{whole}`, or {image_pieces} once, then {each_class} for each class. Some tensors
 change their name or gain a leading 1 on the way:
 
 | from | to |
@@ -42,7 +43,7 @@ change their name or gain a leading 1 on the way:
 """
 
 _VARIANT_NOTE = """
-## What the other variants lack
+## Tensors that the other variants lack
 
 The tables above describe the variant `full`; `cp4d` has the same tensors.
 
@@ -60,7 +61,7 @@ def page() -> str:
 
 
 def _head() -> str:
-    """Return the page's introduction and the table of who feeds whom."""
+    """Return the page's introduction and the table of connections between pieces."""
     image, each_class = QUERY.split({"image"})
     introduction = _HEAD.format(
         class_pieces=_listed(CLASS.pieces),
@@ -136,7 +137,7 @@ def _rows(config: UinoConfig, precision: Precision) -> list[tuple[tuple[str, str
 
 
 def _missing(variant: Variant) -> str:
-    """Return the table's row of a variant; empty where it has every tensor."""
+    """Return the table's row of a variant; empty if it has every tensor."""
     every, there = (
         {f"`{piece}.{name}`" for (piece, _way, name), _edge in _rows(config, "fp32")}
         for config in (

@@ -20,10 +20,10 @@ class TorchBackend(HostBackend):
     """Runs a bundle's pieces in the model that it was exported from, on the CPU, in any thread.
 
     Args:
-        checkpoint: one of our own.
+        checkpoint: a uino-deploy checkpoint.
 
     Raises:
-        CheckpointError: it is unreadable, damaged, or not ours.
+        CheckpointError: it is unreadable, damaged, or not a uino-deploy checkpoint.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -55,13 +55,13 @@ class TorchBackend(HostBackend):
 
     def _assemble(self, bundle: Bundle) -> None:
         model = assemble_from_checkpoint(self._checkpoint, bundle.config.image_size).model
-        found = fingerprint(model)
-        if found != bundle.manifest.fingerprint:
+        own = fingerprint(model)
+        if own != bundle.manifest.fingerprint:
             raise InputError(
                 f"{bundle.root} was not exported from {self._checkpoint}: fingerprints differ",
-                "name the checkpoint that was exported",
+                "give the checkpoint that was exported",
             )
-        self._pieces, self._fingerprint = reference_pieces(model), found
+        self._pieces, self._fingerprint = reference_pieces(model), own
 
 
 class TorchSession(HostSession):

@@ -1,7 +1,7 @@
-"""Whether a bundle is the model: each piece by itself, each piece in the model's place, the whole.
+"""Verification of a bundle: each piece by itself, each piece within the model, and the whole.
 
-Against a PyTorch model on given or generated images; or, without torch, against the reference that
-the bundle carries.
+The reference is a PyTorch model on given or generated images, or, without torch, the outputs stored
+in the bundle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from uino_deploy.images import load_image, load_mask
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import CLASS, QUERY, WHOLE, route_of, with_class_axis
 from uino_deploy.runtime.session import feeds_of, run_pieces, to_host
-from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, whole_tolerance
+from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, relative_l2, whole_tolerance
 
 if TYPE_CHECKING:
     from uino_deploy.model.segmenter import UinoFSS
@@ -44,7 +44,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     """One exported output against the reference, the worst of all examples.
 
     Attributes:
-        piece: the exported piece, or "query" for the whole.
+        piece: the exported piece, or "query" for the whole model.
         output: its output.
         max_abs: largest absolute difference.
         relative_l2: |exported - reference| / |reference|: the tolerance that would have passed.
@@ -69,7 +69,7 @@ class Swap(msgspec.Struct, kw_only=True):
         piece: the exported piece.
         logits_relative_l2: error of the final logits, the worst of all examples.
         logits_allowed: the largest allowed.
-        mask_iou: IoU with PyTorch's mask, the worst of all examples; 1 where both are empty.
+        mask_iou: IoU with PyTorch's mask, the worst of all examples; 1 if both are empty.
         iou_floor: the least allowed.
         passed: both are within bounds.
     """
@@ -88,7 +88,7 @@ class VerifyReport(msgspec.Struct, kw_only=True):
     Attributes:
         bundle: its folder's name.
         reference: "pytorch", or "stored" for the example inside the bundle.
-        backend: what ran the exported pieces.
+        backend: the backend that ran the exported pieces.
         examples: number of examples compared.
         pieces: every output of every piece.
         swaps: the effect of each piece on the mask; only "query" for a stored reference.
@@ -116,7 +116,7 @@ class VerifyReport(msgspec.Struct, kw_only=True):
         """Raise unless everything passes.
 
         Raises:
-            CheckFailed: with the reason.
+            CheckFailed: a comparison failed; the message is the reason.
         """
         if not self.passed:
             raise CheckFailed(self.reason)
@@ -133,10 +133,10 @@ def verify_bundle(
 
     Args:
         bundle: opened.
-        backend: what runs the exported pieces.
+        backend: runs the exported pieces.
         model: the PyTorch model that was exported, float32; None to use the stored reference.
         examples: queries with their shots (images and masks), as arrays or files; generated ones
-            when empty. Only with a model.
+            if empty. Only with a model.
         progress: called with a note before each piece.
 
     Raises:
@@ -145,34 +145,34 @@ def verify_bundle(
     """
     if model is not None:
         _check_same_model(bundle, model)
-    found = _examples(bundle, model, examples)
+    loaded = _examples(bundle, model, examples)
     names = [name for name in bundle.manifest.pieces if name != WHOLE]
     # The graphs' own: a label must not widen the bounds.
     precisions = {n: precision_of(bundle.read(bundle.piece(n).model)) for n in names}
     mislabelled = [
-        f"piece {name} is {bundle.piece(name).precision} in the manifest and {found} in its graph"
-        for name, found in precisions.items()
-        if found != bundle.piece(name).precision
+        f"piece {name} is {bundle.piece(name).precision} in the manifest and {actual} in its graph"
+        for name, actual in precisions.items()
+        if actual != bundle.piece(name).precision
     ]
     comparisons: list[Comparison] = []
     swaps: list[Swap] = []
     for name in names:
         progress(f"comparing {name}")
         session = backend.load(bundle, name)
-        outputs = [session.run(inputs_of(session.piece, example)) for example in found]
-        comparisons += _compare_piece(session, precisions[name], found, outputs)
+        outputs = [session.run(inputs_of(session.piece, example)) for example in loaded]
+        comparisons += _compare_piece(session, precisions[name], loaded, outputs)
         if model is not None:
-            swaps.append(_swap(model, name, precisions[name], found, outputs))
-    progress("comparing the whole")
-    swaps.append(_whole(bundle, backend, list(precisions.values()), found))
-    operators = _compare_operators(bundle, backend, precisions["prompt"], found)
+            swaps.append(_swap(model, name, precisions[name], loaded, outputs))
+    progress("comparing the whole model")
+    swaps.append(_whole(bundle, backend, list(precisions.values()), loaded))
+    operators = _compare_operators(bundle, backend, precisions["prompt"], loaded)
     guilty = sorted({c.piece for c in (*comparisons, *operators) if not c.passed})
     reason = "; ".join(mislabelled) or _reason([*comparisons, *operators], swaps)
     return VerifyReport(
         bundle=bundle.root.name,
         reference="stored" if model is None else "pytorch",
         backend=backend.describe(),
-        examples=len(found),
+        examples=len(loaded),
         pieces=comparisons,
         swaps=swaps,
         guilty=guilty,
@@ -189,7 +189,7 @@ def _check_same_model(bundle: Bundle, model: UinoFSS) -> None:
     if fingerprint(model) != bundle.manifest.fingerprint:
         raise CheckFailed(
             f"{bundle.root} was not exported from this model: their fingerprints differ",
-            "name the checkpoint that was exported, or verify without one",
+            "give the checkpoint that was exported, or verify without one",
         )
 
 
@@ -200,15 +200,15 @@ def _examples(
         return [load_example(bundle)]
     from uino_deploy.export.examples import example_of
 
-    # Of several classes: what a backend wrongly keeps of the one before must show.
+    # Several classes, to expose a backend that wrongly keeps state of the previous one.
     drawn = enumerate(GENERATED_LETTERS)
     generated = [(draw_letter(2 * i, each)[0], [draw_letter(2 * i + 1, each)]) for i, each in drawn]
-    found: list[Example] = []
+    made: list[Example] = []
     for query, shots in given or generated:
         loaded = [(_load(image, load_image), _load(mask, load_mask)) for image, mask in shots]
         tensors = example_of(model, _load(query, load_image), loaded)
-        found.append({name: tensor.numpy() for name, tensor in tensors.items()})
-    return found
+        made.append({name: tensor.numpy() for name, tensor in tensors.items()})
+    return made
 
 
 def _load(source: Source, read: Callable[[str | Path], Image]) -> Image:
@@ -292,7 +292,7 @@ def _swap(
     examples: list[Example],
     outputs: list[dict[str, Array]],
 ) -> Swap:
-    """Put one exported piece in the model's place and look at the mask."""
+    """Put one exported piece into the PyTorch model and compare the mask."""
     import torch
 
     from uino_deploy.export.examples import logits_from
@@ -358,20 +358,8 @@ def _reason(comparisons: list[Comparison], swaps: list[Swap]) -> str:
     return ""
 
 
-def relative_l2(got: Array, wanted: Array) -> float:
-    """Return |got - wanted| / |wanted|; infinite if shapes differ or a value is not finite."""
-    if got.shape != wanted.shape:
-        return float("inf")
-    difference = got.astype(np.float64) - wanted.astype(np.float64)
-    if not np.isfinite(difference).all():
-        return float("inf")
-    norm = float(np.linalg.norm(wanted.astype(np.float64)))
-    error = float(np.linalg.norm(difference))
-    return error / norm if norm else error
-
-
 def mask_iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
-    """Return intersection over union of two masks; 1 where both are empty."""
+    """Return the intersection over union of two masks; 1 if both are empty."""
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
 

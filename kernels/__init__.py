@@ -1,6 +1,8 @@
 """The two custom operators: specification, Triton, ONNX, OpenVINO and TensorRT forms."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from uino_deploy.lazy import on_first_use
 
 if __name__ != "uino_deploy.kernels":
     raise ImportError(f"import this package as uino_deploy.kernels, not as {__name__}")
@@ -12,15 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["correlation4d", "selective_scan2d", "selective_scan_fn"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the operators on first use: the compiler and the PTX executor need no torch."""
-    if name == "correlation4d":
-        from uino_deploy.kernels.correlation.op import correlation4d
-
-        return correlation4d
-    if name in ("selective_scan2d", "selective_scan_fn"):
-        from uino_deploy.kernels.selective_scan import op
-
-        return getattr(op, name)
-    raise AttributeError(f"module 'uino_deploy.kernels' has no attribute {name!r}")
+# The compiler and the PTX executor need no torch.
+__getattr__ = on_first_use(
+    __name__,
+    "correlation.op.correlation4d",
+    "selective_scan.op.selective_scan2d",
+    "selective_scan.op.selective_scan_fn",
+)

@@ -1,4 +1,4 @@
-"""What every form of the two operators shares: their domain and two constants."""
+"""Common to every form of the two operators: their domain and two constants."""
 
 DOMAIN = "uino"
 """The ONNX domain of the operators, and TensorRT's namespace of their plugins."""

@@ -1,4 +1,4 @@
-"""What the operators' OpenVINO forms share: constants and casts.
+"""Common parts of the operators' OpenVINO forms: constants and casts.
 
 OpenVINO's ONNX reader does not expand the functions that an ONNX file defines. It calls the
 operators' converters instead, which know every shape and can return the form that its CPU plugin

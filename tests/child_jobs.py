@@ -1,4 +1,4 @@
-"""Jobs for the tests of `uino_deploy.child`: what real children do, and what befalls them."""
+"""Jobs for the tests of `uino_deploy.child`: normal ones, and every kind of failure."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def kill_itself(_request, _note):
 
 
 def print_natively(_request, note):
-    """Print as C does, before and after a note, and by a process of its own."""
+    """Print as C does, before and after a note, and from another process."""
     os.write(1, b'{"answer": "wrong"}\n')
     sys.stdout.write("by Python\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Runs Triton's kernels in its interpreter, and makes what is slow to make once for all workers."""
+"""Runs Triton's kernels in its interpreter, and creates slow fixtures once for all workers."""
 
 import os
 import tempfile
@@ -38,3 +38,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return path
 
     return once
+
+
+@pytest.fixture
+def cudart(monkeypatch):
+    """Put a CUDA runtime in numpy in cuda-python's place; return it."""
+    from tests.runtime.fake_cuda import FakeCudart
+    from uino_deploy.runtime import cuda_memory
+
+    fake = FakeCudart()
+    monkeypatch.setattr(cuda_memory, "import_cudart", lambda: fake)
+    return fake

@@ -1,4 +1,4 @@
-"""What a Markdown page promises: its commands, what they print, and its links."""
+"""The contents of a Markdown page to test: commands, their output, and links."""
 
 import os
 import re

@@ -45,7 +45,7 @@ def main(demo: Path) -> None:
 
 
 def check_query(demo: Path, query: Path) -> float:
-    """Enroll the query's class anew, segment it, and return the share of equal pixels."""
+    """Enroll the query's class again, segment it, and return the share of equal pixels."""
     name = query.stem.split("_")[1]
     shot = demo / "shots" / f"{name}.png"
     mask = demo / "shots" / f"{name}_mask.png"

@@ -1,4 +1,4 @@
-"""The charts: what they draw is what they were given, legible, and the same each time."""
+"""The charts: faithful, legible, and the same each time."""
 
 import re
 import xml.etree.ElementTree as ET

@@ -1,4 +1,4 @@
-"""A job in a process of its own: answers, notes, crashes, noise, time limits, a killed parent."""
+"""A job in a child process: answers, notes, crashes, noise, time limits, a killed parent."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""The command's manners: help, exit codes, one line for an error, pure JSON, Ctrl-C."""
+"""The command line: help, exit codes, one-line errors, pure JSON, Ctrl-C."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ HEAVY = ["torch", "triton", "onnx", "onnxscript", "onnxruntime", "tensorrt", "op
 
 
 def uino_deploy(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+    """Run the command in a child process."""
     return subprocess.run(
         [sys.executable, "-m", "uino_deploy", *arguments],
         capture_output=True,

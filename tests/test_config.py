@@ -1,4 +1,4 @@
-"""Configurations: presets, variants, and what is refused."""
+"""Configurations: presets, variants, and refused values."""
 
 import pytest
 

@@ -34,7 +34,7 @@ def requested_extras(text: str) -> set[str]:
 
 
 def test_the_tensor_tables_are_the_codes():
-    """Write the page anew by: python -m uino_deploy.export.tensor_tables > docs/tensors.md."""
+    """Update the page with: python -m uino_deploy.export.tensor_tables > docs/tensors.md."""
     from uino_deploy.export.tensor_tables import page
 
     assert (ROOT / "docs" / "tensors.md").read_text("utf-8") == page()

@@ -1,4 +1,4 @@
-"""doctor: known bad combinations, what would run here, and what it says to do."""
+"""doctor: known bad combinations, usable backends, and advice."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""inspect: presets, checkpoints of several layouts, ONNX files, supports, and what it refuses."""
+"""inspect: presets, checkpoints of several layouts, ONNX files, supports, refusals."""
 
 import json
 
@@ -109,7 +109,7 @@ def test_pth_checkpoint(tmp_path):
 
 
 class Payload:
-    """What a malicious checkpoint would run on loading."""
+    """The command that a malicious checkpoint would run on loading."""
 
     def __reduce__(self):
         return (print, ("executed",))
@@ -118,7 +118,7 @@ class Payload:
 def test_pth_with_code_in_it_is_refused(tmp_path, capsys):
     path = tmp_path / "evil.pth"
     torch.save({"a": Payload()}, path)
-    with pytest.raises(CheckpointError, match="as tensors alone"):
+    with pytest.raises(CheckpointError, match="as tensors only"):
         inspect(str(path))
     assert "executed" not in capsys.readouterr().out
 
@@ -127,7 +127,7 @@ def test_pth_with_code_in_it_is_refused(tmp_path, capsys):
 def test_pth_without_a_dictionary_of_tensors(tmp_path, content):
     path = tmp_path / "odd.pth"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="no dictionary of tensors"):
+    with pytest.raises(CheckpointError, match="not contain a dictionary of tensors"):
         inspect(str(path))
 
 

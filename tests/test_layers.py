@@ -1,4 +1,4 @@
-"""Imports point one way: cli, demo, benchmarks, studies, training, evaluation, model, kernels."""
+"""Imports point one way, down the order of `ALLOWED`; commands and tests keep to public modules."""
 
 import ast
 from pathlib import Path
@@ -24,6 +24,7 @@ LEAVES = {
     "errors",
     "files",
     "images",
+    "lazy",
     "letters",
     "markdown",
     "miscompiles",
@@ -42,15 +43,14 @@ ALLOWED = {
     "data": LEAVES,
     "runtime": LEAVES | {"kernels"},
     "evaluation": LEAVES | {"model", "data", "runtime"},
-    "training": LEAVES | {"kernels", "model", "data", "evaluation"},
+    "training": LEAVES | {"model", "data", "evaluation"},
     "doctor": LEAVES | {"runtime"},
-    "selftest": LEAVES | {"kernels", "ptx", "model", "runtime", "export"},
     "export": LEAVES | {"kernels", "model", "data", "runtime"},
-    "inspection": LEAVES | {"kernels", "model", "runtime"},
-    "benchmarks": LEAVES
-    | {"kernels", "ptx", "model", "data", "evaluation", "training", "runtime", "export"},
-    "studies": LEAVES | {"kernels", "model", "data", "evaluation", "training"},
-    "demo": LEAVES | {"kernels", "model", "data", "evaluation", "runtime", "export"},
+    "selftest": LEAVES | {"kernels", "ptx", "model", "runtime", "export"},
+    "inspection": LEAVES | {"model"},
+    "benchmarks": LEAVES | {"kernels", "ptx", "model", "data", "evaluation", "runtime", "export"},
+    "studies": LEAVES | {"model", "data", "evaluation", "training"},
+    "demo": LEAVES | {"model", "data", "evaluation", "runtime", "export"},
 }
 ALLOWED["cli"] = set(ALLOWED)
 ALLOWED["__main__"] = {"cli"}
@@ -142,6 +142,37 @@ def test_imports_point_downward(component):
         assert not upward, f"{path.relative_to(ROOT)} imports {sorted(upward)}"
 
 
+def test_a_layer_imports_only_layers_declared_before_it():
+    order = list(ALLOWED)
+    for place, name in enumerate(order):
+        if name not in LEAVES:
+            assert ALLOWED[name] <= set(order[:place]) | {name}, name
+
+
+@pytest.mark.parametrize("path", sources("cli"), ids=lambda path: path.stem)
+def test_no_command_imports_another(path):
+    """What commands share is in `cli/_*.py`; the group finds the commands by their names."""
+    commands = {f"uino_deploy.cli.{file.stem}" for file in sources("cli") if file.stem[0] != "_"}
+    assert not cli_imports(path) & commands
+
+
+def test_tests_import_no_private_module_of_the_command_line():
+    shared = ROOT / "tests/test_cli.py"  # it tests what the commands share
+    for path in sorted(set((ROOT / "tests").rglob("*.py")) - {shared}):
+        private = {name for name in cli_imports(path) if name.startswith("uino_deploy.cli._")}
+        assert not private, f"{path.relative_to(ROOT)} imports {sorted(private)}"
+
+
+def cli_imports(path: Path) -> set[str]:
+    """Return the full names of the command line's modules that a file may import."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names |= set(imported(node))
+        if isinstance(node, ast.ImportFrom) and node.module == "uino_deploy.cli":
+            names |= {f"uino_deploy.cli.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("uino_deploy.cli")}
+
+
 @pytest.mark.parametrize("component", sorted(TORCH_FREE & set(components())))
 def test_heavy_packages_are_imported_inside_functions(component):
     for path in sources(component):
@@ -194,7 +225,7 @@ def rooms_table() -> str:
 
 
 def test_the_table_of_rooms_is_current():
-    """Write it anew by: python -m tests.test_layers."""
+    """Update it with: python -m tests.test_layers."""
     page = CONTRIBUTING.read_text("utf-8")
     assert renew(page, "rooms", rooms_table()) == page
 

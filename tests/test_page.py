@@ -1,4 +1,4 @@
-"""The page kit: self-contained, escaped, well-formed, and its blocks say what they were given."""
+"""The page kit: self-contained, escaped, well-formed, and faithful to its blocks."""
 
 import base64
 import io

@@ -30,7 +30,7 @@ def test_each_piece_takes_and_gives_its_edges(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("route", [CLASS, QUERY], ids=["class", "query"])
 def test_a_piece_takes_what_the_pieces_before_it_give(variant, route):
-    """Names, types and shapes: an fp16 encoder's tensors are float16 for who takes them too."""
+    """Names, types and shapes: an fp16 encoder's tensors are float16 for every piece."""
     config = UinoConfig.from_preset("tiny", variant)
     pieces = describe_pieces(config, parse_precision(["encoder=fp16"]))
     known = dict.fromkeys(route.ends.inputs)

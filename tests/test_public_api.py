@@ -1,4 +1,4 @@
-"""What the packages export, and that importing them needs none of the heavy packages."""
+"""The packages' exports, and that importing them needs no heavy package."""
 
 import importlib
 import subprocess
@@ -35,6 +35,8 @@ PUBLIC = {
         "parameter_counts",
         "save_checkpoint",
     ],
+    "uino_deploy.selftest": ["Finding", "Report", "run_selftest"],
+    "uino_deploy.training": ["distill", "train", "train_recipe"],
     "uino_deploy.studies": ["ablate", "draw_grid", "draw_similarity"],
     "uino_deploy.runtime": [
         "Encoded",

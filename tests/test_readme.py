@@ -1,4 +1,4 @@
-"""The pages keep their word: console blocks run as printed, other commands parse, links resolve."""
+"""The pages are true: console blocks run as printed, other commands parse, links resolve."""
 
 import re
 import sys
@@ -30,7 +30,7 @@ PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "uino_deploy" / "training" /
 PAGES += [ROOT / "tests" / "gpu" / "README.md"]
 # Their console blocks run after the README's, on what its commands left.
 CONTINUED = [ROOT / "docs" / "inspection.md"]
-# Deployment and tutorial have tests of their own.
+# Deployment and tutorial have their own tests.
 PARSED = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
 PARSED += [ROOT / "docs" / name for name in ("ablation.md", "backends.md", "training.md")]
 

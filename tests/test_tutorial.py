@@ -1,4 +1,4 @@
-"""The tutorial keeps its word: commands with `$` run as printed, others parse."""
+"""The tutorial is true: commands with `$` run as printed, others parse."""
 
 import re
 import shutil

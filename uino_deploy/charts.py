@@ -1,8 +1,8 @@
 """Charts as inline SVG: bars, dots, lines, numbered points and a histogram, drawn by matplotlib.
 
-A chart is drawn for the narrowest card, where its text is legible; a wider card enlarges it. Its
-colours are roles of the page's style sheet, so that it follows the reader's colour scheme, and
-every series also has a hatching or a marker of its own. The same data gives the same bytes.
+A chart is drawn legibly for the narrowest card; a wider card enlarges it. Its colours are roles of
+the page's style sheet, so it follows the reader's colour scheme, and every series also has its own
+hatching or marker. The same data gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _HATCHES = ("", "////", "---", "xxx", "\\\\\\\\", "|||", "++", "/-")
 _MARKERS = "osD^vPX*"
 _WIDTH, _FONT, _ROW, _AXIS, _LINE = 310, 12, 38, 42, 17  # SVG units: pixels in the narrowest card
-_LETTERS = 42  # of a legend in one line
+_LETTERS = 42  # that fit on one line of a legend
 _SPOKEN = 10
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart, and what it shows in words and as a table.
+    """A drawn chart, with its content in words and as a table.
 
     Attributes:
         title: its caption.
         svg: an `<svg>` element for an HTML page.
-        alt: what a screen reader says.
+        alt: text for screen readers.
         columns: headings of the numbers drawn.
         rows: the numbers drawn.
-        note: what a reader must know beside them.
-        unfolded: the table is open, since the chart cannot be read without it.
+        note: a remark for the reader.
+        unfolded: the table is open, since the chart cannot be understood without it.
     """
 
     kind: ClassVar[str] = "chart"
@@ -56,7 +56,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a bar chart: lengths by series, the text at its end, and a whisker if any."""
+    """One row of a bar chart: lengths by series, the text at its end, and any whisker."""
 
     label: str
     parts: Mapping[str, float]
@@ -153,7 +153,7 @@ def lines(
 def points(
     title: str, x_axis: str, y_axis: str, series: Sequence[str], found: Sequence[Point]
 ) -> Chart:
-    """Draw numbered points, linear across, logarithmic upwards; those that meet share a label."""
+    """Draw numbered points, linear in x, logarithmic in y; overlapping ones share a label."""
     used = [name for name in series if any(point.series == name for point in found)]
 
     def paint(axes: Axes) -> None:
@@ -183,7 +183,7 @@ def points(
 
 
 def histogram(title: str, axis: str, edges: Sequence[float], counts: Sequence[int]) -> Chart:
-    """Draw how many values fall between each two of the edges, which lie equally far apart."""
+    """Draw the number of values between consecutive, equally spaced edges."""
 
     def paint(axes: Axes) -> None:
         width = 0.9 * (edges[1] - edges[0])
@@ -208,7 +208,7 @@ def _chart(
     note: str = "",
     unfolded: bool = False,
 ) -> Chart:
-    """Draw axes of a height with their legend beneath them, and say what they show.
+    """Draw axes of a height with their legend below, and describe them in words.
 
     Raises:
         DependencyError: matplotlib is not installed.
@@ -224,7 +224,7 @@ def _chart(
     beside = 1 if any(len(name) > 16 for name in legend) else 2
     below = _AXIS + 4 + _LINE * -(-sum(name.count("\n") + 1 for name in names) // beside)
     total, width = below + height + (26 if left > 40 else 10), _WIDTH - left - 24
-    # The salt goes into the identifiers, so that a page may hold several charts.
+    # The salt makes identifiers unique, so that a page can hold several charts.
     with style.context(["default", _TEMPLATES / "charts.mplstyle", {"svg.hashsalt": alt}]):
         figure = Figure(figsize=(_WIDTH / 72, total / 72), dpi=72)
         axes = figure.add_axes((left / _WIDTH, below / total, width / _WIDTH, height / total))
@@ -265,8 +265,8 @@ def _for_page(svg: str) -> str:
     return re.sub(r"\n\s*", "\n", svg)
 
 
-# Colours that stand for roles of the page until `_for_page` puts those in; the style sheet of the
-# charts has them too.
+# Placeholder colours, which `_for_page` replaces by the page's roles; the charts' style sheet also
+# has them.
 _INK, _SOFT, _GRID, _CARD = "#010101", "#010102", "#010103", "#010104"
 _SERIES = [f"#0102{number:02x}" for number in range(1, len(_MARKERS) + 1)]
 _ROLES = {
@@ -276,19 +276,19 @@ _ROLES = {
 
 
 def _fill(index: int) -> dict[str, Any]:
-    """Return how the bars of a series look."""
+    """Return the style of a series' bars."""
     i = index % len(_SERIES)
     return {"color": _SERIES[i], "edgecolor": _CARD, "hatch": _HATCHES[i], "linewidth": 0.6}
 
 
 def _marker(index: int) -> dict[str, Any]:
-    """Return how the marks of a series look."""
+    """Return the style of a series' markers."""
     i = index % len(_SERIES)
     return {"color": _SERIES[i], "marker": _MARKERS[i], "clip_on": False}
 
 
 def _label_rows(axes: Axes, label: str, names: Sequence[str]) -> None:
-    """Name a chart's rows, each above its marks, and its one axis."""
+    """Label a chart's rows, each above its marks, and its one axis."""
     for y, name in enumerate(names):
         axes.text(0, y - 0.43, name, va="center", transform=axes.get_yaxis_transform())
     axes.set(ylim=(max(len(names), 1) - 0.5, -0.7), yticks=[], xlabel=label)
@@ -297,7 +297,7 @@ def _label_rows(axes: Axes, label: str, names: Sequence[str]) -> None:
 
 
 def _label_plane(axes: Axes, x_label: str, y_label: str) -> None:
-    """Name both axes of a plane; the vertical one above it, where it can be read."""
+    """Label both axes of a plane, the vertical one above it, where it is legible."""
     axes.set_xlabel(x_label)
     axes.set_title(y_label, loc="left", x=-0.15, size=_FONT)
     axes.set_xlim(left=0)
@@ -306,7 +306,7 @@ def _label_plane(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def _decades(values: Sequence[float]) -> tuple[float, float]:
-    """Return the powers of ten around positive values, one decade at least apart."""
+    """Return the powers of ten around positive values, at least one decade apart."""
     low = math.floor(math.log10(min(values, default=1)))
     return 10.0**low, 10.0 ** max(math.ceil(math.log10(max(values, default=1))), low + 1)
 

@@ -1,10 +1,10 @@
-"""One job in a process of its own: a request in, notes while it works, one answer out.
+"""A job in a child process: a request in, notes while it works, one answer out.
 
-A native library that aborts, hangs or prints can spoil this process alone. Requests come on stdin
-and replies leave on stdout, one JSON document a line. The child keeps stdout's pipe to itself and
-points descriptor 1 at stderr, so that whatever a library prints is part of the last words, not of
-the protocol. The child leads a process group: it ends whole with the child, and with the parent
-however that ends.
+A native library that aborts, hangs or prints can only harm that process. Requests arrive on stdin
+and replies leave on stdout, one JSON document per line. The child keeps stdout's pipe for itself
+and points descriptor 1 at stderr, so a library's output becomes part of the last words, not of the
+protocol. The child leads a process group, which ends with the child, and with the parent however
+that ends.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Note = Callable[[Any], None]
 Job = Callable[[Any, Note], Any]
 _Lines = queue.SimpleQueue[bytes]
 
-# Lines of stderr that say how a process ended, and seconds that one may take to end by itself.
+# Lines of stderr to report when a process ends, and seconds that one may take to end by itself.
 _LAST_WORDS = 2
 _PATIENCE = 10.0
 
 
 class ChildFailed(Exception):
-    """A child gave no answer.
+    """A child ended or was killed without an answer.
 
     Attributes:
         how: such as "died of SIGABRT", "died with status 3" or "took longer than 60 s".
         words: the last lines that it or a library wrote to stderr or stdout.
-        timed_out: whether its time was up.
+        timed_out: whether it exceeded its time limit.
     """
 
     def __init__(self, how: str, words: str, timed_out: bool = False) -> None:
@@ -55,8 +55,8 @@ class Child:
 
     Args:
         job: "MODULE:FUNCTION"; the function takes a request and a function that sends a note, and
-            returns the answer. Requests, notes and answers are what JSON or msgspec can write.
-        environment: the child's variables; the parent's own when None.
+            returns the answer. Requests, notes and answers must be serialisable by JSON or msgspec.
+        environment: the child's environment variables; the parent's if None.
     """
 
     def __init__(self, job: str, environment: Mapping[str, str] | None = None) -> None:
@@ -86,15 +86,15 @@ class Child:
         """Send a request and wait for its answer.
 
         Args:
-            request: what the job gets.
+            request: the job's argument.
             note: called with each note that the job sends while it works.
-            seconds: after which the child is killed; no limit when None.
+            seconds: time limit, after which the child is killed; no limit if None.
 
         Raises:
-            ChildFailed: it ended without an answer, or its time was up; it is gone then.
+            ChildFailed: the child ended without an answer, or was killed at the time limit.
         """
         end = None if seconds is None else time.monotonic() + seconds
-        # A child that died before it read is reported below, with its last words.
+        # A child that died before reading is reported below, with its last words.
         with contextlib.suppress(BrokenPipeError):
             _write(self._requests, request)
         while True:
@@ -112,7 +112,7 @@ class Child:
             note(reply["note"])
 
     def close(self) -> None:
-        """Let the child end by itself, and end it where it does not within seconds."""
+        """Let the child end by itself; kill it if it does not within seconds."""
         with contextlib.suppress(BrokenPipeError):
             self._requests.close()
         with contextlib.suppress(queue.Empty):
@@ -122,7 +122,7 @@ class Child:
 
     def kill(self) -> None:
         """End the child and its process group at once."""
-        if self._process.returncode is None:  # else its number may be another process's by now
+        if self._process.returncode is None:  # else its number may belong to another process by now
             if sys.platform == "win32":
                 self._process.kill()
             else:
@@ -143,7 +143,7 @@ class Child:
             self.kill()
 
     def _death(self) -> ChildFailed:
-        """Say how the child ended, after the end of its replies: its status is settled then."""
+        """Describe how the child ended; after the end of its replies its status is settled."""
         words = self._last_words()
         self.kill()
         return ChildFailed(_how(self._process.returncode), words)
@@ -155,7 +155,7 @@ class Child:
 
 
 def _how(status: int) -> str:
-    """Say how a process ended: of which signal, or with which status."""
+    """Describe how a process ended: the signal or the status."""
     if status >= 0:
         return f"died with status {status}" if status else "ended without an answer"
     try:
@@ -173,14 +173,14 @@ def _read(stream: IO[bytes], receive: Callable[[bytes], None]) -> None:
 
 
 def _write(stream: IO[bytes], value: Any) -> None:
-    # Not msgspec's JSON, which knows no NaN.
+    # Not msgspec's JSON, which has no NaN.
     stream.write(json.dumps(msgspec.to_builtins(value)).encode() + b"\n")
     stream.flush()
 
 
 def main() -> None:
     """Answer the requests on stdin with the job that the command line names."""
-    # Never closed by Python: the pipe's end tells the parent that the exit status is settled.
+    # Never closed by Python: the end of the pipe tells the parent that the exit status is settled.
     replies = os.fdopen(os.dup(1), "wb", closefd=False)
     requests = os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)
@@ -191,7 +191,7 @@ def main() -> None:
         if line:
             working.set()
         elif working.is_set() and sys.platform != "win32":
-            os.killpg(os.getpid(), signal.SIGKILL)  # the parent is gone: nobody wants the answer
+            os.killpg(os.getpid(), signal.SIGKILL)  # the parent is gone: nobody reads the answer
         asked.put(line)
 
     threading.Thread(target=_read, args=(requests, receive), daemon=True).start()

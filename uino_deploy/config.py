@@ -210,13 +210,13 @@ def _check_sizes(config: Any, prefix: str = "") -> None:
 
 def _unknown_keys(values: dict[str, Any], known: dict[str, Any], prefix: str = "") -> list[str]:
     """Return the keys that a configuration does not have: they would describe another model."""
-    found = []
+    unknown = []
     for key, value in values.items():
         if key not in known:
-            found.append(prefix + key)
+            unknown.append(prefix + key)
         elif isinstance(value, dict):
-            found += _unknown_keys(value, known[key], f"{prefix}{key}.")
-    return found
+            unknown += _unknown_keys(value, known[key], f"{prefix}{key}.")
+    return unknown
 
 
 _COMPACT: dict[str, Any] = {"hypercorrelation": "none", "contrastive": False}

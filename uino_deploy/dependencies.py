@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uino_deploy.errors import DependencyError
 
-# The file that only a Jetson has; its first line names the JetPack release.
+# A file that only Jetsons have; its first line names the JetPack release.
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 # PyPI's TensorRT does not install on a Jetson: the bindings come with JetPack.
@@ -33,8 +33,8 @@ _LIBRARIES = (
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the installed libraries that results depend on."""
-    found = {name: installed_version(name) for name in _LIBRARIES}
-    return {name: version for name, version in found.items() if version is not None}
+    versions = {name: installed_version(name) for name in _LIBRARIES}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def installed_version(distribution: str) -> str | None:

@@ -1,7 +1,7 @@
 """The state of this machine: what is installed, what runs here, and how to fix the rest.
 
-Nothing heavy is imported: versions come from package metadata, so a broken torch or TensorRT can
-be diagnosed too. Only onnxruntime is imported, in processes of their own, to ask for its providers.
+Nothing heavy is imported: versions come from package metadata, so it can also diagnose a broken
+torch or TensorRT. Only onnxruntime is imported, in child processes, to list its providers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uino_deploy.dependencies import (
 )
 from uino_deploy.miscompiles import known_miscompiles
 
-# Distributions whose versions the report states, several names where one thing has several.
+# Distributions whose versions the report states; several names if a package has several.
 PACKAGES = {
     "numpy": ("numpy",),
     "Pillow": ("pillow",),
@@ -47,7 +47,7 @@ PACKAGES = {
     "mamba-ssm": ("mamba-ssm",),
 }
 
-# Backend of the runtime -> the packages it needs and the extra that brings them.
+# Backend of the runtime -> the packages it needs and the extra that installs them.
 BACKENDS = {
     "onnxruntime": (("onnxruntime",), "cpu"),
     "openvino": (("openvino",), "openvino"),
@@ -67,7 +67,7 @@ _SECONDS = 120.0
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether one backend of the runtime would run here, and what to do where it would not."""
+    """Whether a backend would run on this machine, and what to do if not."""
 
     runs: bool
     advice: str = ""
@@ -75,19 +75,19 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that `doctor` found.
+    """The report of `doctor`.
 
     Attributes:
-        packages: name -> version, None where it is not installed.
+        packages: name -> version, None if it is not installed.
         providers: ONNX Runtime's execution providers, best first.
-        provider_advice: provider that `--provider` knows -> "" where it is at hand (it may
-            still fail to start, which shows with a model), else what is missing.
+        provider_advice: provider of `--provider` -> "" if it is available (it may still
+            fail to start, which shows with a model), else what is missing.
         gpu: "NAME, compute capability X.Y, driver Z" from nvidia-smi, None without one.
         jetpack: the first line of the board's release file, None off a Jetson.
-        kernels: which implementation of the two operators PyTorch would use here.
+        kernels: the implementation of the two operators that PyTorch would use.
         backends: the runtime's backends by name.
-        warnings: known miscompiles and slow code of what is installed, by name.
-        problems: what is broken and how to fix it; any of these makes `doctor` fail.
+        warnings: known miscompiles and slow code of installed compilers, by name.
+        problems: broken installations and how to fix them; any of these makes `doctor` fail.
     """
 
     version: str
@@ -109,7 +109,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Examine this machine. Takes some seconds: ONNX Runtime and nvidia-smi are asked."""
+    """Examine this machine, in some seconds: it queries ONNX Runtime and nvidia-smi."""
     packages = {name: _first_version(names) for name, names in PACKAGES.items()}
     providers, provider_problem = _providers(packages)
     gpu = _nvidia_gpu()
@@ -134,7 +134,7 @@ def diagnose() -> Diagnosis:
 
 
 def find_conflicts(packages: dict[str, str | None]) -> list[str]:
-    """Return the combinations of versions that are known to give wrong results or not to work.
+    """Return the combinations of versions that are known to fail or to give wrong results.
 
     Args:
         packages: name -> version as in `Diagnosis.packages`.
@@ -162,7 +162,7 @@ def find_conflicts(packages: dict[str, str | None]) -> list[str]:
 
 
 def find_warnings(packages: dict[str, str | None], gpu: str | None) -> list[str]:
-    """Return what is known of the installed compilers: wrong code by name, and slow code.
+    """Return known faults of the installed compilers: miscompiles by name, and slow code.
 
     Args:
         packages: name -> version as in `Diagnosis.packages`.
@@ -178,7 +178,7 @@ def find_warnings(packages: dict[str, str | None], gpu: str | None) -> list[str]
     triton = packages.get("triton")
     if triton and _numbers(triton) < (3, 7):
         warnings.append(
-            f"slow kernels: Triton {triton} compiles the parallel scan into right but slow code "
+            f"slow kernels: Triton {triton} compiles the parallel scan into correct but slow code "
             "(0.100 ms by 3.6 against 0.069 by 3.9 for 49x37x37x32 in float16 on an H200); torch "
             "2.9 to 2.11 pin it, torch 2.12 and newer bring 3.7 or newer"
         )
@@ -188,7 +188,7 @@ def find_warnings(packages: dict[str, str | None], gpu: str | None) -> list[str]
 def judge_backends(
     packages: dict[str, str | None], providers: list[str], gpu: str | None, jetpack: str | None
 ) -> dict[str, BackendStatus]:
-    """Say for every backend of the runtime whether it would run here, or what to do.
+    """Return, for every backend, whether it would run on this machine, or what to do.
 
     Args:
         packages: name -> version as in `Diagnosis.packages`.
@@ -237,7 +237,7 @@ def _providers(packages: dict[str, str | None]) -> tuple[list[str], str]:
 
 
 def _probe_providers() -> dict[str, str]:
-    """Ask for each provider whether it is at hand; a library that aborts is its own answer."""
+    """Return what each provider lacks, see `probe_providers`, or why the child process failed."""
     try:
         return dict(_ask(_PROBE))
     except ChildFailed as error:
@@ -245,7 +245,7 @@ def _probe_providers() -> dict[str, str]:
 
 
 def _ask(job: str) -> Any:
-    """Run a job in a process of its own: a broken binary can abort the interpreter."""
+    """Run a job in a child process: a broken binary can abort the interpreter."""
     with Child(job) as child:
         return child.ask(None, seconds=_SECONDS)
 
@@ -258,7 +258,7 @@ def list_providers(_request: None, _note: Note) -> list[str]:
 
 
 def probe_providers(_request: None, _note: Note) -> dict[str, str]:
-    """Return what each provider lacks here, "" where it is at hand; a child's job."""
+    """Return what each provider lacks, "" if it is available; a child's job."""
     import onnxruntime
 
     from uino_deploy.runtime.onnxruntime_providers import probe
@@ -267,7 +267,7 @@ def probe_providers(_request: None, _note: Note) -> dict[str, str]:
 
 
 def _nvidia_gpu() -> str | None:
-    """Describe the first NVIDIA GPU, None when nvidia-smi is missing or finds none."""
+    """Describe the first NVIDIA GPU; None if nvidia-smi is missing or finds none."""
     query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
@@ -285,7 +285,7 @@ def _tegra_gpu() -> str | None:
 
 
 def _kernel_dispatch(packages: dict[str, str | None], gpu: str | None) -> str:
-    """Say which implementation of the operators PyTorch would use here."""
+    """Describe the implementation of the operators that PyTorch would use."""
     if not packages["torch"]:
         return "none: torch is not installed (the runtime does not need it)"
     if gpu and packages["triton"]:

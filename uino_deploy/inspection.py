@@ -1,7 +1,7 @@
-"""Describe a bundle, a support, a checkpoint, an ONNX file or a preset as plain values.
+"""Descriptions of bundles, supports, checkpoints, ONNX files and presets as plain values.
 
-Every description is a dictionary with a `kind` that `json.dumps` accepts. Only headers are read
-where the format allows it: a checkpoint of gigabytes is described in milliseconds.
+Every description is a dictionary with a `kind` that `json.dumps` accepts. If the
+format allows it, only headers are read: a checkpoint of gigabytes is described in milliseconds.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def inspect(target: str) -> Description:
     """Describe a file, a bundle's folder, or a preset by name.
 
     Args:
-        target: a path, or one of `PRESETS` where no file has that name.
+        target: a path, or one of `PRESETS` if no file has that name.
 
     Raises:
-        InputError: nothing is there, or it is none of the kinds that are known.
+        InputError: the target does not exist, or its kind is unknown.
         BundleError: a bundle is damaged.
         CheckpointError: a checkpoint is unreadable.
         DependencyError: the package that reads this kind is not installed.
@@ -54,13 +54,13 @@ def inspect(target: str) -> Description:
     if suffix in {".pth", ".pt"}:
         return describe_pth(path)
     raise InputError(
-        f"{path}: the kind of file {suffix or 'without a suffix'!r} is not known",
+        f"{path}: unknown kind of file {suffix or 'without a suffix'!r}",
         "give a .uino folder, .safetensors, .pth, .onnx or a preset's name",
     )
 
 
 def describe_bundle(path: Path) -> Description:
-    """Describe a bundle after every file of it was checked."""
+    """Check every file of a bundle, then describe it."""
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     return {
@@ -75,7 +75,7 @@ def describe_bundle(path: Path) -> Description:
 def describe_preset(name: str) -> Description:
     """Count the parameters of every part of a preset's model, for each variant.
 
-    The models are built without memory for their weights, so that the largest takes a second.
+    The models are built without memory for their weights, so the largest takes a second.
     """
     require("export", "torch")
     import torch
@@ -144,7 +144,7 @@ def describe_safetensors(path: Path) -> Description:
             dtypes = Counter(part.get_dtype() for part in slices.values())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file: {error}", "download or write it again"
+            f"{path} is not a complete safetensors file: {error}", "download or write it again"
         ) from error
     if metadata.get("format") == FORMAT:
         return describe_support(path)
@@ -157,7 +157,7 @@ def describe_safetensors(path: Path) -> Description:
 
 
 def describe_support(path: Path) -> Description:
-    """Describe an enrolled class after its contents were checked."""
+    """Check an enrolled class's contents, then describe it."""
     support = Support.load(path)
     return {
         "kind": "support",
@@ -185,8 +185,8 @@ def describe_pth(path: Path) -> Description:
         loaded = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ...
         raise CheckpointError(
-            f"{path} cannot be read as tensors alone",
-            "give a state dictionary; a file that pickles more than tensors is never loaded",
+            f"{path} cannot be read as tensors only",
+            "give a state dictionary; files that pickle anything but tensors are never loaded",
         ) from error
     from uino_deploy.model.wrappings import unwrap
 
@@ -195,7 +195,9 @@ def describe_pth(path: Path) -> Description:
         str(name): value for name, value in values.items() if isinstance(value, torch.Tensor)
     }
     if not tensors:
-        raise CheckpointError(f"{path} holds no dictionary of tensors", "give a state dictionary")
+        raise CheckpointError(
+            f"{path} does not contain a dictionary of tensors", "give a state dictionary"
+        )
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in tensors.values())
     described = _describe_tensors(path, shapes)
@@ -211,7 +213,7 @@ def describe_layout(shapes: Shapes) -> str:
         shapes: tensor name -> shape.
 
     Returns:
-        Such as "DINOv2 (official), fits vitb14-reg"; "unknown layout" where nothing is known.
+        Such as "DINOv2 (official), fits vitb14-reg"; "unknown layout" if it is not recognised.
     """
     from uino_deploy.model.layouts import fitting_presets, recognise
 
@@ -225,21 +227,21 @@ def describe_layout(shapes: Shapes) -> str:
 
 def _with_generator_parts(counts: dict[str, int], generator: dict[str, int]) -> dict[str, int]:
     """Insert the prompt generator's own parts after it."""
-    found = {}
+    ordered = {}
     for name, count in counts.items():
-        found[name] = count
+        ordered[name] = count
         if name == "prompt_generator":
             for part, part_count in generator.items():
                 if part not in {"segmenter", "total"}:
-                    found[f"{name}.{part}"] = part_count
-    return found
+                    ordered[f"{name}.{part}"] = part_count
+    return ordered
 
 
 def _decoded(path: Path, metadata: dict[str, str]) -> Description:
-    """Decode what our own checkpoints keep in their metadata as JSON.
+    """Decode the JSON values in our own checkpoints' metadata.
 
     Raises:
-        CheckpointError: one of ours holds there what is none.
+        CheckpointError: one of ours has a value that is not JSON.
     """
     from uino_deploy.model.checkpoint import FORMAT as OWN  # needs torch
 

@@ -1,6 +1,6 @@
 """A drawn example: a light letter on a dark background, which needs no image file.
 
-A comparison needs a mask of many pixels: in a mask of a few, one pixel more or less says little.
+A comparison needs a mask of many pixels: in a small mask, one pixel more or less means little.
 The bundled checkpoint finds letters; for any other model they are as good as any image.
 """
 

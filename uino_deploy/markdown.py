@@ -1,4 +1,4 @@
-"""Markdown that commands write: tables, and the marked place in a page that they update."""
+"""Markdown that commands write: tables, and the marked section of a page that they update."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def renew(page: str, name: str, content: str) -> str:
         content: the new text; ends with a newline.
 
     Raises:
-        InputError: the page has no such place.
+        InputError: the page has no such section.
     """
     begin, end = f"<!-- {name} begins -->\n", f"<!-- {name} ends -->\n"
     if page.count(begin) != 1 or page.count(end) != 1:
         raise InputError(
-            f"the Markdown file has no place for the {name}",
+            f"the Markdown file has no marked section for the {name}",
             f"mark it with the lines {begin.strip()} and {end.strip()}",
         )
     before, _, rest = page.partition(begin)

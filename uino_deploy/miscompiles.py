@@ -1,4 +1,4 @@
-"""Compilers that are known to write wrong code for models like ours: data, and who is concerned."""
+"""Known miscompiles of models like ours, as data, and the versions and GPUs affected."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Miscompile:
     """One known fault of a compiler.
 
     Attributes:
-        name: what warnings and `build --workaround` call it.
+        name: its name in warnings and for `build --workaround`.
         compiler: "tensorrt" or "triton".
-        since: the first version that was seen with it.
-        before: the first version that was seen without it; None where none was.
-        architectures: of the GPUs concerned; empty for all.
-        precisions: of the pieces concerned.
-        symptom: what goes wrong.
-        source: who found it where.
+        since: the first version seen with it.
+        before: the first version seen without it, if any.
+        architectures: the affected GPUs; empty for all.
+        precisions: the precisions of the affected pieces.
+        symptom: the wrong behaviour.
+        source: the report.
         advice: what to do.
-        environment: variables that avoid it, for the process that builds; empty where none do.
-        mended: whether our own code avoids it, so that nobody need do anything.
+        environment: variables that avoid it in the building process, if any.
+        mended: whether our own code avoids it, so that the user need not act.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Miscompile:
 
     @property
     def warning(self) -> str:
-        """One line: the name, what goes wrong, who says so and what to do."""
+        """One line: the name, the symptom, the source and the advice."""
         return f"{self.name}: {self.symptom} ({self.source}); {self.advice}"
 
 
@@ -89,8 +89,8 @@ MISCOMPILES = (
         before=None,
         architectures=frozenset({"sm_90"}),
         precisions=_HALF,
-        symptom="Triton, seen from 3.6 to 3.9, copies the next tile over one that a product in "
-        "flight still reads (relative L2 0.10 to 0.35 on an H200)",
+        symptom="Triton, seen from 3.6 to 3.9, overwrites a tile with the next one while a product "
+        "in flight still reads it (relative L2 0.10 to 0.35 on an H200)",
         source="kernels/correlation/README.md",
         advice="nothing: the correlation waits for each round's product",
         mended=True,
@@ -101,12 +101,12 @@ MISCOMPILES = (
 def known_miscompiles(
     compiler: str, version: str, arch: str | None, precisions: Iterable[str] = _ALL
 ) -> list[Miscompile]:
-    """Return the faults that concern a compiler's version on a GPU, mended ones left out.
+    """Return the faults of a compiler version on a GPU, without the mended ones.
 
     Args:
         compiler: "tensorrt" or "triton".
         version: such as "10.13.3.9".
-        arch: such as "sm_110"; None where it is not known, which leaves out those of one GPU.
+        arch: such as "sm_110"; None if unknown, which leaves out faults of single GPUs.
         precisions: fp32, fp16 or bf16.
     """
     numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))

@@ -1,7 +1,7 @@
-"""The one page kit: titled sections of texts, tables, charts and pictures as one HTML file.
+"""The page kit: titled sections of texts, tables, charts and pictures in one HTML file.
 
-A page needs nothing beside it: pictures are PNGs and charts SVG inside it, it runs no script and
-asks no server. Each kind of block has a template of its name in `templates/`.
+A page is self-contained: pictures are embedded as PNG and charts as SVG, and it runs no script and
+contacts no server. Each kind of block has a template of the same name in `templates/`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Grade = Literal["good", "fair", "poor", ""]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader must see first, such as PASSED, and the reasons."""
+    """The outcome that a reader must see first, such as PASSED, and the reasons."""
 
     text: str
     colour: Literal["passed", "failed", "disturbed"]
@@ -42,7 +42,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Headline:
-    """One large number: its value, what it is, and a line of fine print."""
+    """One large number: its value, its meaning, and a line of fine print."""
 
     value: str
     label: str
@@ -59,14 +59,14 @@ class Headlines:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; a column whose cells all look like numbers is flush right.
+    """A table; a column of numbers is aligned right.
 
     Attributes:
         title: its caption.
         columns: a heading for each column.
         rows: one cell for each column; an empty one is shown as a dash.
-        narrow: beside others rather than as wide as the page.
-        shades: (row, column) -> how strongly the cell is coloured, 0 to 1.
+        narrow: placed beside others rather than as wide as the page.
+        shades: (row, column) -> strength of the cell's colour, 0 to 1.
     """
 
     kind: ClassVar[str] = "table"
@@ -79,7 +79,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, uint8 [H, W, 3], with a caption and the words for who cannot see it."""
+    """A picture, uint8 [H, W, 3], with a caption and alternative text."""
 
     caption: str
     alt: str
@@ -106,7 +106,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Legend:
-    """The colours of painted regions: what each means, as RGB and as a pattern of `painted`."""
+    """The meanings of painted regions, each with its RGB colour and its pattern of `painted`."""
 
     kind: ClassVar[str] = "legend"
     entries: Sequence[tuple[str, tuple[int, int, int], str]]
@@ -158,7 +158,7 @@ def _data_uri(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def _flush_right(table: Table | Chart) -> list[bool]:
-    """Return for each column but the first whether its cells look like numbers, but for dashes."""
+    """Return, for each column but the first, whether its cells are numbers or dashes."""
     columns = [
         [row[index] for row in table.rows if row[index] not in {"", "-"}]
         for index, _ in enumerate(table.columns)

@@ -1,4 +1,4 @@
-"""The model's pieces as data: what each takes and gives, in which order, and who feeds whom.
+"""The model's pieces as data: their inputs and outputs, their order, and their connections.
 
     class: support_image -> encoder -> support_deep
            support_deep, mask -> support -> weight, prototypes, sparse
@@ -44,7 +44,7 @@ CLASS_AXIS = frozenset({"support_deep", "weight", "sparse"})
 
 @dataclass(frozen=True)
 class Route:
-    """Pieces that run one after the other; `renamed` maps a piece's name of a tensor to its own."""
+    """Pieces that run one after the other; `renamed` maps a piece's tensor names to the route's."""
 
     pieces: tuple[str, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Route:
 
     @property
     def ends(self) -> Edges:
-        """What the route takes and no piece of it gives; what it gives and no piece of it takes."""
+        """The tensors that no piece of the route produces, and those that no piece of it takes."""
         steps = [self.edges(piece) for piece in self.pieces]
         taken = {name: None for step in steps for name in step.inputs}
         given = {name: None for step in steps for name in step.outputs}
@@ -74,7 +74,7 @@ class Route:
         )
 
     def split(self, known: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the pieces that need nothing but the known tensors, and the other pieces."""
+        """Return the pieces that need only the known tensors, and the other pieces."""
         have, first = set(known), []
         for piece in self.pieces:
             if have.issuperset(self.edges(piece).inputs):
@@ -83,7 +83,7 @@ class Route:
         return tuple(first), tuple(piece for piece in self.pieces if piece not in first)
 
     def after(self, piece: str) -> tuple[str, ...]:
-        """Return the pieces of this route whose inputs depend on what a piece gives."""
+        """Return the pieces of this route whose inputs depend on a piece's outputs."""
         changed, pieces = set(route_of(piece).edges(piece).outputs), []
         for other in self.pieces:
             if other != piece and not changed.isdisjoint(self.edges(other).inputs):
@@ -97,12 +97,12 @@ QUERY = Route(("encoder", "adapter", "prompt", "decoder"), {"deep": "query_deep"
 
 
 def route_of(piece: str) -> Route:
-    """Return a class's route for the pieces that run there alone; a query's for all others."""
+    """Return a class's route for the pieces that run only there; a query's for all others."""
     return CLASS if piece in CLASS.pieces and piece not in QUERY.pieces else QUERY
 
 
 def producer(name: str) -> str | None:
-    """Return the piece that gives a tensor; None for images and masks, which come from outside."""
+    """Return the piece that produces a tensor; None for images and masks, which are given."""
     for route in (CLASS, QUERY):
         for piece in route.pieces:
             if name in route.edges(piece).outputs:

@@ -1,4 +1,4 @@
-"""Progress of a long piece of work, as the caller wants it shown."""
+"""Progress of a long task, displayed as the caller chooses."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 Step = Callable[[], None]
 
 Progress = Callable[[str, int], AbstractContextManager[Step]]
-"""Opens a display for a description and a number of steps; yields what to call after each step."""
+"""Opens a display for a description and a number of steps; yields a function to call per step."""
 
 
 @contextmanager
 def silent(_what: str, _total: int) -> Iterator[Step]:
-    """Show nothing: the default where a function takes a `Progress`."""
+    """Show nothing: the default for functions that take a `Progress`."""
     yield lambda: None

@@ -1,4 +1,4 @@
-"""The one table of tolerances: how far a result may be from its reference, and why.
+"""The table of tolerances: how far a result may be from its reference, and why.
 
 Errors are relative L2 norms, |result - reference| / |reference|. Tests, `verify`, the GPU self-test
 and the benchmarks take their bounds from here.
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,15 @@ def miou_drop(precisions: Sequence[str]) -> float:
 
 def _coarsest(precisions: Sequence[str]) -> str:
     return max(precisions, key=FINENESS.index)
+
+
+def relative_l2(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
+    """Return |got - wanted| / |wanted|; infinite if shapes differ or a value is not finite."""
+    if got.shape != wanted.shape:
+        return float("inf")
+    difference = got.astype(np.float64) - wanted.astype(np.float64)
+    if not np.isfinite(difference).all():
+        return float("inf")
+    norm = float(np.linalg.norm(wanted.astype(np.float64)))
+    error = float(np.linalg.norm(difference))
+    return error / norm if norm else error

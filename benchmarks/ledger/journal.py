@@ -39,5 +39,5 @@ class Journal:
 
 
 def program_key(ptx: str) -> str:
-    """Name a program by its text; programs that differ only in the named target run the same."""
+    """Name a program by its text, without its target: the target does not change the execution."""
     return hashlib.sha256(_TARGET_LINES.sub("", ptx).encode()).hexdigest()[:16]

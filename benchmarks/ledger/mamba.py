@@ -114,10 +114,10 @@ def _run(command: list[str]) -> str:
 
 
 def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    if found is None:
+    match = re.search(pattern, text)
+    if match is None:
         raise CheckFailed(f"nothing in the compiler's output matches {pattern}")
-    return found[1]
+    return match[1]
 
 
 def execute(compiled: Compiled, kernel: Kernel, shape: ScanShape) -> dict[str, Any]:
@@ -188,13 +188,13 @@ def _bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
 
 def shapes() -> list[ScanShape]:
     """Return the presets' scans, one sequence of each, and one with 32 channels in all groups."""
-    found = {(1369, 8, 4): ScanShape(1, 37, 37, 8, 4, 2)}
+    shapes_by_size = {(1369, 8, 4): ScanShape(1, 37, 37, 8, 4, 2)}
     for config in PRESETS.values():
         for s in scan_shapes(config):
-            found[s.length, s.channels, s.states] = ScanShape(
+            shapes_by_size[s.length, s.channels, s.states] = ScanShape(
                 1, s.height, s.width, s.channels, s.states, s.rank
             )
-    return [found[key] for key in sorted(found, reverse=True)]
+    return [shapes_by_size[key] for key in sorted(shapes_by_size, reverse=True)]
 
 
 def count(sources: Path) -> Iterator[dict[str, Any]]:

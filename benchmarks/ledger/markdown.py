@@ -60,8 +60,8 @@ def _resources(records: list[Record]) -> str:
     held = {(kernel_name(r), r["dtype"], r["arch"]): r for r in records}
     lines = []
     for name, dtype in unique((k[0], k[1]) for k in held):
-        found = [held.get((name, dtype, arch)) for arch in archs]
-        cells = [f"{r['registers']} ({r['occupancy']:.0%})" if r else "-" for r in found]
+        row = [held.get((name, dtype, arch)) for arch in archs]
+        cells = [f"{r['registers']} ({r['occupancy']:.0%})" if r else "-" for r in row]
         lines.append([name, dtype, *(cell.replace("%", "") for cell in cells)])
     return markdown.table(["kernel", "type", *archs], lines)
 

@@ -18,10 +18,10 @@ from uino_deploy.page import Block, Section, Table, Text, page
 
 _LEAD = (
     "What each compiled kernel holds, computes and moves. Global memory traffic was counted by "
-    "executing the PTX on a CPU, scaled from whole blocks; registers, spills and stack are the "
-    "assembler's; mamba-ssm's traffic was counted in the same way on its own CUDA kernel. Nothing "
+    "executing the PTX on a CPU, scaled from whole blocks. Registers, spills and stack come from "
+    "the assembler. mamba-ssm's traffic was counted the same way on its own CUDA kernel. Nothing "
     "was timed.",
-    "Floors are rooflines from data sheets: no kernel can be faster, none is predicted to be as "
+    "Floors are rooflines from data sheets: no kernel can be faster, and none is expected to be as "
     "fast.",
 )
 
@@ -57,8 +57,8 @@ def ledger_page(records: list[Record]) -> str:
 
 
 def _megabytes(r: Record) -> list[float | None]:
-    found = [r["compulsory_bytes"], *(_sum(r, prefix) for prefix in ("", "mamba_ssm_"))]
-    return [None if count is None else count / 1e6 for count in [*found, r["unfused_bytes"]]]
+    counts = [r["compulsory_bytes"], *(_sum(r, prefix) for prefix in ("", "mamba_ssm_"))]
+    return [None if count is None else count / 1e6 for count in [*counts, r["unfused_bytes"]]]
 
 
 def _sum(r: Record, prefix: str) -> float | None:

@@ -1,4 +1,4 @@
-"""The ledger as a file: JSON with one record a line, so that one change shows as one line."""
+"""The ledger as a file: JSON with one record per line, for small diffs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from uino_deploy.errors import InputError
 
-# The whole matrix as last counted; the README says how.
+# The whole matrix as last counted; the README describes how.
 LEDGER = Path(__file__).with_name("ledger.json")
 
 

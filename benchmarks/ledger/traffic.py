@@ -164,13 +164,13 @@ def samples(kernel: Executable, shape: Shape, capability: int) -> list[Traffic]:
     """
     if isinstance(shape, CorrelationShape):
         return [_one_layer(kernel, shape, depth, capability) for depth in (_SHORT, _LONG)]
-    found = []
+    runs = []
     for held, _ in _groups(shape):
         alone = replace(shape, sequences=held)
         _, _, widths = scan_tiling(shape).grid(held, shape.channels)
         forward = [g + 4 * w for w in range(widths) for g in (0, 1)]
-        found.append(run_blocks(kernel, alone, (1, 4, widths), forward).times(2))
-    return found
+        runs.append(run_blocks(kernel, alone, (1, 4, widths), forward).times(2))
+    return runs
 
 
 def scaled(samples: list[Traffic], shape: Shape) -> Traffic:

@@ -1,1 +1,1 @@
-"""The runners: a small class for each backend or peer, each run in a process of its own."""
+"""The runners: one small class per backend or peer, each run in its own process."""

@@ -109,7 +109,7 @@ class BundleRunner:
 
 
 class TimedBackend:
-    """A backend that times its pieces while it is asked to, and waits for nothing otherwise."""
+    """A backend that times its pieces on request, and otherwise never waits."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -118,7 +118,7 @@ class TimedBackend:
         self._sessions: dict[str, _TimedSession] = {}
 
     def begin(self) -> None:
-        """Start timing from nothing."""
+        """Start timing from zero."""
         self.seconds = {}
         self.timing = True
 
@@ -139,7 +139,7 @@ class TimedBackend:
         return {piece: self._sessions[piece] for piece in pieces}
 
     def describe(self) -> dict[str, str]:
-        """Return what runs here."""
+        """Return the backend's description."""
         return self._backend.describe()
 
     def synchronise(self) -> None:
@@ -147,7 +147,7 @@ class TimedBackend:
         self._backend.synchronise()
 
     def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
-        """Do the work for each item; one after the other while pieces are timed."""
+        """Do the work for each item; one after the other while timing."""
         return [work(item) for item in items] if self.timing else self._backend.each(work, items)
 
     def memory(self) -> DeviceMemory | None:
@@ -156,7 +156,7 @@ class TimedBackend:
 
 
 class _TimedSession:
-    """A piece whose runs are waited for and timed while its backend times."""
+    """A piece whose runs are timed, with a wait, while its backend is timing."""
 
     def __init__(self, backend: TimedBackend, session: Session) -> None:
         self._backend = backend
@@ -175,7 +175,7 @@ class _TimedSession:
         return outputs
 
     def run_resident(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        """Run and time the piece, its outputs left where the backend keeps them."""
+        """Run and time the piece, leaving its outputs in the backend's memory."""
         begun = time.perf_counter()
         outputs = self._session.run_resident(feeds)
         if self._backend.timing:
@@ -184,7 +184,7 @@ class _TimedSession:
         return outputs
 
     def upload(self, feeds: Mapping[str, Array]) -> dict[str, Value]:
-        """Put inputs where the backend keeps them."""
+        """Move inputs to the backend's memory."""
         return self._session.upload(feeds)
 
     def _add(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""One plain `torch.onnx.export` of the whole model, as a user without this product has it."""
+"""One plain `torch.onnx.export` of the whole model, as a user without this product would do it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class _Enroll(nn.Module):
 def export_whole(checkpoint: Path, query: Path, enroll: Path, image_size: int) -> None:
     """Write the graph of a query and the graph that enrolls a class, for one query and one shot.
 
-    Shapes are static, which every runtime likes best. The scan is the two-level one: the literal
+    Shapes are static, which is fastest in every runtime. The scan is the two-level one: the literal
     loop would be unrolled into some hundred thousand nodes.
 
     Args:
-        checkpoint: one of our own, the whole model.
-        query: receives the graph of a query; its folder is made here.
+        checkpoint: a uino-deploy checkpoint.
+        query: receives the graph of a query; its folder is created.
         enroll: receives the graph that enrolls a class.
         image_size: side of the square image in pixels.
     """

@@ -1,9 +1,9 @@
-"""The model's two operators as well as plain torch can express them on a CPU, for the peers.
+"""The model's two operators, as fast as plain torch can express them on a CPU, for the peers.
 
-The product's reference is written to be read; a peer that ran it would lose for a bad reason. Here
-directions, sequences, channels and states are one tensor operation each step, the steps' factors
-are computed a block at a time so that they stay in the cache, and in bfloat16 the correlation's
-product is one too.
+The product's reference is written to be read; a peer that ran it would lose unfairly. Here each
+step is one tensor operation over directions, sequences, channels and states, the steps' factors
+are computed a block at a time to stay in the cache, and in bfloat16 the correlation's product is
+in bfloat16.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def correlation4d(
 ) -> Tensor:
     """Correlate tokens; see `uino_deploy.kernels.correlation.naive` for shapes and mathematics.
 
-    The product is computed in the inputs' type, everything else as there.
+    The product is computed in the inputs' type, everything else as in the reference.
     """
     cosine = _unit(query)[:, None] @ _unit(support).transpose(-1, -2)
     volume = cosine.clamp_(min=0) * weight[:, :, None, None, :]
@@ -81,8 +81,8 @@ def scan_by_rows(
 ) -> Tensor:
     """Scan a plane in two levels; see `uino_deploy.kernels.selective_scan.naive`.
 
-    For tracing: all rows of the plane are scanned at once from zero, then what each row hands on
-    is scanned over the rows and added: height + width steps, not height * width.
+    For tracing: all rows of the plane are scanned at once from zero, then the rows' final states
+    are scanned over the rows and added: height + width steps, not height * width.
     """
     height, width = x.shape[1:3]
     x_t = _steps_of_plane(x.float())

@@ -17,7 +17,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The task of a worker process.
 
     Attributes:
-        runner: a backend, with a provider as in "onnxruntime:cuda" if need be; a key of
+        runner: a backend, optionally with a provider as in "onnxruntime:cuda"; a key of
             `table.PEERS`; or `table.REFERENCE`.
         precision: fp32, fp16, bf16, int8 or mixed.
         threads: CPU threads.
@@ -67,15 +67,15 @@ class Runner(Protocol[Enrolled]):
     def segment(
         self, queries: Sequence[Path | UInt8], classes: Sequence[Enrolled]
     ) -> list[list[Found]]:
-        """Segment every class in every query: what is timed, end to end.
+        """Segment every class in every query; this is timed end to end.
 
         Raises:
-            CannotRun: this way of running has no such case.
+            CannotRun: the runner does not support the case.
         """
 
     def stages(self, query: Path, enrolled: Enrolled) -> dict[str, float]:
-        """Segment one class in one query; return the seconds of each part, {} without parts."""
+        """Segment one class in one query; return the seconds of each part, if any."""
 
 
 class CannotRun(Exception):
-    """A case that a runner does not have, such as more shots than its graph was traced with."""
+    """A runner does not support a case, such as more shots than its graph was traced with."""

@@ -1,4 +1,4 @@
-"""Every runner by name: the product's backends, and the peers beside them."""
+"""Every runner by name: the product's backends, and the peers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _BUNDLE_TARGET = "uino_deploy.benchmarks.runners.bundle:BundleRunner"
 
 
 def peers_named(names: str) -> list[str]:
-    """Read `--peers`: "none", "all", or names of `PEERS` between commas.
+    """Read `--peers`: "none", "all", or a comma-separated list of names of `PEERS`.
 
     Raises:
         InputError: an unknown name.
@@ -63,7 +63,7 @@ def peers_named(names: str) -> list[str]:
 
 
 def make_runner(task: Task) -> Runner[Any]:
-    """Load what a task names, in this process.
+    """Create the runner that a task names, in this process.
 
     Raises:
         DependencyError: a package that it needs is not installed.

@@ -1,4 +1,4 @@
-"""The model in PyTorch: the float32 reference that judges every entry, and the peers to beat."""
+"""The model in PyTorch: the float32 reference for every entry, and the peers to beat."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from uino_deploy.model.hypercorrelation import use_operators
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.pipeline import CLASS, QUERY, Route, with_class_axis
 
-# What a query takes of a class, under the names of `pipeline.QUERY`.
+# A class's inputs to a query, under the names of `pipeline.QUERY`.
 Features = dict[str, Tensor]
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# From this opset on, bfloat16 needs no detour through float32 convolutions; nothing is exported.
+# From this opset on, bfloat16 needs no float32 convolutions; nothing is exported.
 _ANY_OPSET = 99
 
 
 class TorchRunner:
-    """The model with the reference operators: every entry's accuracy is judged by it."""
+    """The model with the reference operators: the reference for every entry's accuracy."""
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(task.threads)
@@ -56,7 +56,7 @@ class TorchRunner:
         """Enroll a class."""
         support = {
             "support_image": self._images([image for image, _ in shots]),
-            # The mask's shares of foreground are summed: they stay float32.
+            # The mask's fractions of foreground are summed, so they stay float32.
             "mask": torch.stack([self._mask(mask) for _, mask in shots]),
         }
         with torch.inference_mode():
@@ -75,17 +75,17 @@ class TorchRunner:
     def segment(
         self, queries: Sequence[Path | UInt8], classes: Sequence[Features]
     ) -> list[list[Found]]:
-        """Segment; the pieces that need the image alone run once for all classes."""
+        """Segment; the pieces that need only the image run once for all classes."""
         images = [load_image(query) if isinstance(query, Path) else query for query in queries]
-        found: list[list[Found]] = [[] for _ in images]
+        results_by_image: list[list[Found]] = [[] for _ in images]
         once, each_class = QUERY.split({"image"})
         with torch.inference_mode():
             encoded = self._run(QUERY, once, {"image": self._images(images)})
             for support in classes:
                 logits = self._run(QUERY, each_class, {**encoded, **support})["logits"].float()
-                for image, plane, results in zip(images, logits, found, strict=True):
+                for image, plane, results in zip(images, logits, results_by_image, strict=True):
                     results.append(Found(upsampled_mask(plane, image), plane[0].numpy()))
-        return found
+        return results_by_image
 
     def stages(self, query: Path, enrolled: Features) -> dict[str, float]:
         """Time decoding, preprocessing, each piece of the model, and postprocessing."""
@@ -130,7 +130,7 @@ class PlainTorchRunner(TorchRunner):
 class CompiledRunner(PlainTorchRunner):
     """torch.compile of a query's pieces; the scan's loop over thousands of steps stays eager.
 
-    Another shape would take minutes to compile, so it has one query and one shot only.
+    Another shape would take minutes to compile, so it supports one query and one shot only.
     """
 
     # Traced, the loop would be unrolled into a graph that takes an hour to compile.

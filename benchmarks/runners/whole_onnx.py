@@ -1,7 +1,7 @@
 """The plainly exported model in ONNX Runtime and in OpenVINO.
 
-Importing this needs neither torch nor onnx, so that only the runtime is measured. The graphs are
-traced once, in the process that judges accuracy.
+Importing this module needs neither torch nor onnx, so that only the runtime is measured. The graphs
+are traced once, in the process that measures accuracy.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WholeOnnxRunner(ABC):
 
     @abstractmethod
     def run(self, graph: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run a graph on those of the arrays that it takes."""
+        """Run a graph on the arrays that it takes."""
 
     @abstractmethod
     def about(self) -> dict[str, str]:
@@ -77,16 +77,16 @@ class WholeOnnxRunner(ABC):
     def segment(
         self, queries: Sequence[Path | UInt8], classes: Sequence[Features]
     ) -> list[list[Found]]:
-        """Segment; the encoder runs again for every class: the graph is one."""
-        found = []
+        """Segment; the encoder runs again for every class, since it is all one graph."""
+        results = []
         for query in queries:
             image = load_image(query) if isinstance(query, Path) else query
             pixels = preprocess_image(image, self.task.image_size)[None]
-            found.append([self._one(image, pixels, features) for features in classes])
-        return found
+            results.append([self._one(image, pixels, features) for features in classes])
+        return results
 
     def stages(self, _query: Path, _enrolled: Features) -> dict[str, float]:
-        """Return nothing: one graph has no parts to time."""
+        """Return {}: one graph has no parts to time."""
         return {}
 
     def _one(self, image: UInt8, pixels: Array, features: Features) -> Found:

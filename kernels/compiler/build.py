@@ -44,7 +44,7 @@ def compile_target(
     Args:
         target: architecture and CUDA release.
         presets: the models; all of them if None.
-        names: the variants (`Variant.name`); all that the presets need if None.
+        names: the variants (`Variant.name`); all those of the presets if None.
 
     Raises:
         BuildError: a variant could not be compiled, or cannot be launched by a plugin.
@@ -87,7 +87,7 @@ def compile_variants(target: Target, variants: Sequence[Variant]) -> list[Compil
 def _environment(cache: str) -> dict[str, str]:
     """Return the compiler's variables: the same PTX on every machine."""
     environment = os.environ | {
-        # A cache of its own: an older source's kernel in the user's would pass for this one's.
+        # A separate cache: an older source's kernel in the user's cache would pass for this one.
         "TRITON_CACHE_DIR": cache,
         # Line tables would carry this machine's paths into what we ship.
         "TRITON_DISABLE_LINE_INFO": "1",
@@ -98,7 +98,7 @@ def _environment(cache: str) -> dict[str, str]:
 
 
 def _compiled(variant: Variant, result: dict[str, Any], target: Target) -> Compiled:
-    """Put together what the compiler's process found and what is known of the variant.
+    """Combine the compiler process's results with the variant's own values.
 
     Raises:
         BuildError: the variant could not be compiled.
@@ -150,13 +150,13 @@ def read(folder: Path) -> list[Compiled]:
     """
     try:
         names = decode_json((folder / "kernels.json").read_bytes(), dict[str, list[str]])["kernels"]
-        found = [_read_one(folder, name) for name in names]
+        kernels = [_read_one(folder, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{folder} holds no readable kernels: {error}",
+            f"{folder} contains no readable kernels: {error}",
             "write it with `uino-deploy kernels build`",
         ) from error
-    return found
+    return kernels
 
 
 def _read_one(folder: Path, name: str) -> Compiled:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import OutputExists
 from uino_deploy.files import atomic_directory, locked
-from uino_deploy.kernels.compiler.build import Compiled, compile_models, compile_target, write
+from uino_deploy.kernels.compiler.build import Compiled, compile_models, write
 from uino_deploy.kernels.compiler.targets import Target
 
 Say = Callable[[str], None]
@@ -35,14 +36,16 @@ def build_folder(
         progress: called with a note for each target.
 
     Raises:
+        InputError: an unknown preset.
         OutputExists: the folder exists and `force` is not given.
         BuildError: a kernel cannot be compiled.
     """
+    models = [UinoConfig.from_preset(preset) for preset in presets or PRESETS]
     compiled = []
     with atomic_directory(folder, force) as temporary:
         for target in targets:
             progress(f"compiling for {target.arch}")
-            compiled += compile_target(target, presets or None)
+            compiled += compile_models(target, models)
         write(compiled, temporary)
     return compiled
 
@@ -70,13 +73,13 @@ def build_into(
     bundle = Bundle.open(root)
     if not force:
         refuse_present(bundle, [target.arch for target in targets])
-    found = []
+    entries = []
     for target in targets:
         progress(f"compiling for {target.arch}")
         compiled = compile_models(target, [bundle.config])
         install(root, target.arch, compiled)
-        found += compiled
-    return found
+        entries += compiled
+    return entries
 
 
 def folder_of(arch: str) -> str:

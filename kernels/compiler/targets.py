@@ -81,7 +81,7 @@ def oldest_cuda(arch: str) -> str:
 
 
 def isa_for(target: Target, assembler: str) -> int:
-    """Return the PTX ISA to ask Triton for: the target's, capped by the assembler at hand.
+    """Return the PTX ISA to ask Triton for: the target's, capped by the available assembler.
 
     Raises:
         BuildError: the assembler is too old to know the architecture.

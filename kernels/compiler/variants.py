@@ -135,7 +135,7 @@ def scan1d_variant(
 
     Args:
         dtype: type of everything but A, D and the bias.
-        channels: of one group.
+        channels: channels of one group.
         states: N.
         length: steps of the scan.
         varying: which of B and C change with time.
@@ -157,21 +157,21 @@ def scan_tiling(shape: ScanShape) -> Tiling:
 
 def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[Variant]:
     """Return the variants one model needs at batch 1 and one shot, without repeats."""
-    found = {}
+    variants = {}
     for dtype in dtypes:
         wanted = [correlation_variant(correlation_shape(config), dtype, capability)]
         wanted += [scan_variant(shape, dtype) for shape in scan_shapes(config)]
-        found.update({variant.name: variant for variant in wanted})
-    return list(found.values())
+        variants.update({variant.name: variant for variant in wanted})
+    return list(variants.values())
 
 
 def model_variants(configs: Sequence[UinoConfig], capability: int) -> list[Variant]:
     """Return the variants that models need on an architecture, in every type it supports."""
     dtypes = [t for t in DTYPES if t != "bfloat16" or capability >= 80]
-    found = {}
+    variants = {}
     for config in configs:
-        found.update({v.name: v for v in variants_of(config, capability, dtypes)})
-    return [found[name] for name in sorted(found)]
+        variants.update({v.name: v for v in variants_of(config, capability, dtypes)})
+    return [variants[name] for name in sorted(variants)]
 
 
 def grid_of(variant: Variant, shape: CorrelationShape | ScanShape, capability: int) -> Any:

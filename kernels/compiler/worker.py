@@ -43,7 +43,7 @@ def compile_variant(variant: Variant, target: Target) -> dict[str, Any]:
     """Return the stripped PTX, the cubin that ptxas makes of it, and their metadata.
 
     Raises:
-        BuildError: the kernel cannot be launched with its declared parameters alone, or ptxas
+        BuildError: the kernel cannot be launched with only its declared parameters, or ptxas
             refuses the stripped PTX.
     """
     isa = isa_for(target, str(get_ptxas(target.capability).version))
@@ -99,10 +99,10 @@ def assemble(ptx: str, target: Target) -> tuple[bytes, dict[str, Any]]:
 
 
 def _one(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
-    found = pattern.search(text)
-    if found is None:
+    match = pattern.search(text)
+    if match is None:
         raise BuildError("ptxas reported no resources for the kernel")
-    return found.groups()
+    return match.groups()
 
 
 def compile_all(request: dict[str, Any], note: Note) -> None:

@@ -28,7 +28,9 @@ SCHEMA = OpSchema(
 )
 
 
-def body(height: int, width: int, pool: int, dtype: int, opset: int) -> onnx.FunctionProto:
+def portable_function(
+    height: int, width: int, pool: int, dtype: int, opset: int
+) -> onnx.FunctionProto:
     """Return the operator as a function of standard operators, computed in float32.
 
     Args:

@@ -66,8 +66,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
         with torch.cuda.device(gradient.device):
             operands = [*ctx.saved_tensors, *ctx.grid, gradient]
-            found = triton_kernel_backward.correlation4d_backward(*operands)
-        return (*found, None, None, None)
+            gradients = triton_kernel_backward.correlation4d_backward(*operands)
+        return (*gradients, None, None, None)
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         output = naive.correlation4d(*inputs, *ctx.grid)

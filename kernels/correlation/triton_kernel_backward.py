@@ -1,9 +1,9 @@
 """The gradient of Correlation4d in Triton: one launch over the cosines, and two matrix products.
 
 With c the cosine, G the output's gradient spread over its window's cells and w the weight, the
-kernel writes of_c = G w [c >= 0] once, in the inputs' type, and sums what else is left of a tile:
-G relu(c) (the weight's gradient) and of_c c by row and by column. The products of of_c with the
-unit tokens are PyTorch's; a token's own gradient is (product - unit * sum) / length.
+kernel writes of_c = G w [c >= 0] once, in the inputs' type. From each tile it also sums G relu(c),
+the weight's gradient, and of_c c by row and by column. PyTorch computes the products of of_c with
+the unit tokens; a token's own gradient is (product - unit * sum) / length.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def correlation4d_backward_kernel(
     s_inverse = 1.0 / tl.maximum(tl.sqrt(s_squares), EPSILON)
     cosine = dots * q_inverse[:, None] * s_inverse[None, :]
 
-    # The output's gradient, from the window that a support token lies in.
+    # The output's gradient, from the window that contains a support token.
     windows_across = tl.cdiv(width, POOL)
     n_windows = tl.cdiv(height, POOL) * windows_across
     down = column // width // POOL
@@ -118,7 +118,7 @@ def correlation4d_backward_kernel(
 
 
 def constants(pool: int, element_bytes: int) -> dict[str, Any]:
-    """Return the kernel's compile-time arguments for a window's side and an element size."""
+    """Return the kernel's compile-time arguments for a window side and an element size."""
     return {
         "POOL": pool,
         "BLOCK_Q": _BLOCK,
@@ -148,7 +148,7 @@ def correlation4d_backward(
         height: rows of the support grid.
         width: columns of the support grid.
         pool: side of the averaging window.
-        gradient: [B, K, L, Nq, h'*w'], the same type: of the result.
+        gradient: [B, K, L, Nq, h'*w'], the result's gradient, the same type.
 
     Returns:
         The gradients of query, support and weight, each of its operand's shape and type.
@@ -206,7 +206,7 @@ def correlation4d_backward(
 
 
 def _unit(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tokens at length 1, in their own type, and their lengths in float32."""
+    """Return tokens at length 1, in their type, and their lengths in float32."""
     length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True, dtype=torch.float32)
     return (tokens / length.clamp(min=EPS)).to(tokens.dtype), length
 
@@ -216,7 +216,7 @@ def _of_tokens(
 ) -> Tensor:
     """Return the gradient of tokens [.., D] from that of their unit vectors, and its part along.
 
-    Tokens shorter than EPS are only divided by it, so that they keep the part along themselves.
+    Tokens shorter than EPS are only divided by it, so they keep the part along themselves.
     """
     kept = torch.where(length < EPS, 0.0, along[..., None])
     return ((of_unit - unit * kept) / length.clamp(min=EPS)).to(tokens.dtype)

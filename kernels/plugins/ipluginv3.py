@@ -1,7 +1,7 @@
 """The operators as Python plugins for TensorRT 10.3 and newer: they launch the compiled cubin.
 
 They are safe under CUDA graph capture: cubins are loaded when shapes are set, and `enqueue` only
-puts one launch on the stream. They have no workspace and no tactics of their own.
+puts one launch on the stream. They have no workspace and no tactics.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The selective scan in a form that is fast to differentiate, for the gradient of `op`.
 
-The mathematics is that of `naive`. Everything but the recurrence itself is computed for the whole
-sequence at once, and the recurrence's gradient is written out: a training step on a CPU takes half
-the time of differentiating `naive`.
+The mathematics is that of `naive`. Everything but the recurrence is computed for the whole
+sequence at once, and the recurrence's gradient is written out, so a training step on a CPU takes
+half the time of differentiating `naive`.
 """
 
 from typing import Any

@@ -22,7 +22,7 @@ def selective_scan2d(
     A: Tensor,
     skip: Tensor,
 ) -> Tensor:
-    """Scan a plane row-major, column-major and both reversed, each with a state of its own.
+    """Scan a plane row-major, column-major and both reversed, each with its own state.
 
     Per direction g, channel d and state n, in float32 (float64 for float64 inputs):
     delta = softplus(dt_weight[g, d] @ dt + dt_bias[g, d]);

@@ -27,7 +27,7 @@ SCHEMA = OpSchema(
 )
 
 
-def body(dtype: int, opset: int) -> onnx.FunctionProto:
+def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
     """Return the operator as a function of standard operators: one Scan over all four directions.
 
     The operands are laid out by visiting step, [T, 4, S, ...], so that each step of the Scan

@@ -250,18 +250,18 @@ def _bounds(size: int, backward: bool) -> tuple[int, int, int, int]:
 def _sums(node: Any, axis: int) -> list[Any]:
     """Return the nodes that sum away an axis of this node, if it has no other readers."""
     readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
-    found = []
+    sums = []
     for reader in readers:
         if reader.get_type_name() == "Convert":
             inner = _sums(reader, axis)
             if not inner:
                 return []
-            found += inner
+            sums += inner
         elif _sums_axis(reader, axis):
-            found.append(reader)
+            sums.append(reader)
         else:
             return []
-    return found
+    return sums
 
 
 def _sums_axis(node: Any, axis: int) -> bool:

@@ -26,7 +26,7 @@ def selective_scan2d(
     a: Array,
     skip: Array,
 ) -> Float64:
-    """Scan planes row-major, column-major and both reversed, each with a state of its own.
+    """Scan planes row-major, column-major and both reversed, each with its own state.
 
     Args:
         x: [S, H, W, D].

@@ -88,7 +88,7 @@ def selective_scan1d_kernel(
         delta = tl.load(delta_ptr + plane + offset, mask=ok, other=0.0)
         us = _columns(tl.reshape(u, (BLOCK_D, ROWS, STEPS)), LOG2_STEPS)
         ds = _columns(tl.reshape(delta, (BLOCK_D, ROWS, STEPS)), LOG2_STEPS)
-        # Names of their own: a tuple that grew in the loop would change what the loop carries.
+        # Separate names: a tuple that grew in the loop would change what the loop carries.
         small_ok = (n_range < N) & (t < length)
         if B_VARIES:
             b = tl.load(b_ptr + small + n_range * length + t, mask=small_ok, other=0.0)
@@ -173,7 +173,7 @@ def constants(tiling: Tiling, states: int, varies: str, options: Sequence[str]) 
 
 
 def varying(B: Tensor, C: Tensor) -> str:
-    """Say which of B and C, as `grouped` returns them, change with time."""
+    """Return which of B and C, as `grouped` returns them, change with time."""
     return "".join(name for name, t in (("B", B), ("C", C)) if t.ndim == 4)
 
 

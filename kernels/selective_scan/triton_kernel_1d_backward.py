@@ -35,7 +35,7 @@ from uino_deploy.kernels.selective_scan.triton_kernel_retreat import _LN2, _retr
 
 @triton.jit
 def _load_steps(ptr, offset, ok, ROWS: tl.constexpr, STEPS: tl.constexpr):
-    """Load [D, ROWS * STEPS] and take it apart into STEPS tiles [D, ROWS] in float32."""
+    """Load [D, ROWS * STEPS] and split it into STEPS tiles [D, ROWS] in float32."""
     tile = tl.load(ptr + offset, mask=ok, other=0.0).to(tl.float32)
     return _columns(tl.reshape(tile, (tile.shape[0], ROWS, STEPS)), STEPS.bit_length() - 1)
 
@@ -61,14 +61,14 @@ def _load_small(
 
 @triton.jit
 def _real_steps(raw, u, bias, start, length, ROWS: tl.constexpr, SOFTPLUS: tl.constexpr):
-    """Return delta, delta * u and the derivative of delta by what was given, each per step."""
+    """Return delta, delta * u and the derivative of delta by the raw input, each per step."""
     STEPS: tl.constexpr = len(raw)
     deltas = ()
     inputs = ()
     slopes = ()
     for i in tl.static_range(STEPS):
         given = raw[i] + bias
-        # Past the end nothing moves, so that the last state's gradient reaches the last step.
+        # Past the end nothing changes, so the last state's gradient reaches the last step.
         ok = (start + tl.arange(0, ROWS) * STEPS + i < length)[None, :]
         delta = tl.where(ok, _softplus(given) if SOFTPLUS else given, 0.0)
         deltas = deltas + (delta,)
@@ -82,21 +82,21 @@ def selective_scan1d_backward_kernel(
     u_ptr,  # [batch, dim, length]
     delta_ptr,  # [batch, dim, length]
     a_ptr,  # [dim, N]
-    b_ptr,  # [batch, groups, N, length], or [dim, N] where not B_VARIES
+    b_ptr,  # [batch, groups, N, length], or [dim, N] unless B_VARIES
     c_ptr,  # as B, by C_VARIES
-    skip_ptr,  # [dim], read where HAS_SKIP
-    z_ptr,  # [batch, dim, length], read where HAS_GATE
-    bias_ptr,  # [dim], read where HAS_BIAS
+    skip_ptr,  # [dim], read if HAS_SKIP
+    z_ptr,  # [batch, dim, length], read if HAS_GATE
+    bias_ptr,  # [dim], read if HAS_BIAS
     gradient_ptr,  # [batch, dim, length]: of the result
     of_last_ptr,  # [batch, dim, N], float32: of the last state
     dim,
     groups,
     length,
-    states_ptr,  # what the way forwards leaves: the states before each chunk, of each block
+    states_ptr,  # written by the forward pass: the states before each chunk, of each block
     of_u_ptr,  # [batch, dim, length]
     of_delta_ptr,  # [batch, dim, length]
-    of_z_ptr,  # [batch, dim, length], written where HAS_GATE
-    of_b_ptr,  # [channel blocks, batch, groups, N, length], written where B_VARIES
+    of_z_ptr,  # [batch, dim, length], written if HAS_GATE
+    of_b_ptr,  # [channel blocks, batch, groups, N, length], written if B_VARIES
     of_c_ptr,  # likewise, by C_VARIES
     of_parameters_ptr,  # [batch, dim, 3 N + 2]: A, constant B, constant C, D, bias
     N: tl.constexpr,
@@ -172,10 +172,10 @@ def selective_scan1d_backward_kernel(
         else:
             B = constant_b
         deltas, inputs, _ = _real_steps(raw, u, bias, start, length, ROWS, SOFTPLUS)
-        # Only the states are wanted: the compiler drops what would be y.
+        # Only the states are needed: the compiler drops the output y.
         _, carry = _advance(deltas, inputs, inputs, A, B, B, carry, N, B_STRIDE, B_STRIDE, True)
 
-    tl.debug_barrier()  # what one thread wrote another may read
+    tl.debug_barrier()  # threads read what others wrote
     of_bias = zero
     of_skip = zero
     for turn in tl.range(0, chunks, num_stages=2):
@@ -222,7 +222,7 @@ def selective_scan1d_backward_kernel(
         for i in tl.static_range(STEPS):
             of_u = of_u + (gradients[i] * skip + deltas[i] * of_input[i],)
             of_raw = (of_decay[i] * _LN2 + of_input[i] * u[i]) * slopes[i]
-            # Past the end the last state's gradient goes by: delta has none of it.
+            # Past the end the last state's gradient passes through: delta gets none of it.
             past = (start + tl.arange(0, ROWS) * STEPS + i >= length)[None, :]
             of_raw = tl.where(past, 0.0, of_raw)
             of_delta = of_delta + (of_raw,)
@@ -267,7 +267,7 @@ def _added(totals, shares):
 
 @triton.jit
 def _store_small(ptr, parts, start, length):
-    """Store a tile [ROWS, STEPS] for each state as consecutive steps of its line."""
+    """Store a tile [ROWS, STEPS] for each state as consecutive steps of its row."""
     CHUNK: tl.constexpr = parts[0].shape[0] * parts[0].shape[1]
     t = start + tl.arange(0, CHUNK)
     for n in tl.static_range(len(parts)):
@@ -276,9 +276,9 @@ def _store_small(ptr, parts, start, length):
 
 
 def backward_tiling(length: int, channels: int, states: int) -> Tiling:
-    """Return the tiling of the backward kernel: fewer visits at a time than the forward's.
+    """Return the tiling of the backward kernel: fewer visits at a time than in the forward.
 
-    At most 32 channels a block, one of a row in each of 256 threads: sixteen states spill less.
+    At most 32 channels per block, one of a row in each of 256 threads: sixteen states spill less.
     """
     forward = tiling_of(length, channels, states)
     steps, block_d = max(1, forward.steps // 2), min(32, forward.block_d)
@@ -288,7 +288,7 @@ def backward_tiling(length: int, channels: int, states: int) -> Tiling:
 def states_size(
     tiling: Tiling, batch: int, groups: int, blocks: int, length: int, states: int
 ) -> int:
-    """Return how many float32 numbers the way forwards writes down: the states before chunks."""
+    """Return the number of float32 values that the forward pass stores: states before chunks."""
     return batch * groups * blocks * -(-length // tiling.chunk()) * states * tiling.block_d
 
 
@@ -317,12 +317,12 @@ def selective_scan_fn_backward(
         z: [batch, dim, length] or None.
         delta_bias: [dim] or None.
         softplus: the forward took softplus of delta.
-        gradient: [batch, dim, length], of the result.
-        of_last: [batch, dim, state], of the last state, float32.
+        gradient: [batch, dim, length], the result's gradient.
+        of_last: [batch, dim, state], the last state's gradient, float32.
 
     Returns:
         The gradients of u, delta, A, B, C, D, z and delta_bias, each of its operand's shape and
-        type, None for what is None.
+        type; None for operands that are None.
     """
     batch, dim, length = u.shape
     states = A.shape[1]
@@ -342,7 +342,7 @@ def selective_scan_fn_backward(
     ]
     of_parameters = A.new_empty(batch, dim, 3 * states + 2, dtype=torch.float32)
     size = states_size(tiling, batch, groups, blocks, length, states)
-    absent = u  # stands for what the kernel will not touch
+    absent = u  # a placeholder that the kernel does not touch
     operands = (u, delta, A, wide_b, wide_c, D, z, delta_bias, gradient, of_last)
     selective_scan1d_backward_kernel[(batch, groups, blocks)](
         *(absent if t is None else t.contiguous() for t in operands),
@@ -367,9 +367,10 @@ def selective_scan_fn_backward(
         constant if partial is None else _of_group(partial, tensor)
         for partial, constant, tensor in zip(partials, of_constant, (B, C), strict=True)
     )
-    found = (of_u, of_delta, of_A, of_B, of_C, of_D[:, 0], of_z, of_bias[:, 0])
+    gradients = (of_u, of_delta, of_A, of_B, of_C, of_D[:, 0], of_z, of_bias[:, 0])
     return tuple(
-        None if t is None or f is None else f.to(t.dtype) for t, f in zip(given, found, strict=True)
+        None if t is None or g is None else g.to(t.dtype)
+        for t, g in zip(given, gradients, strict=True)
     )
 
 

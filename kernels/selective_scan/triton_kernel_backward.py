@@ -1,7 +1,7 @@
 """The gradient of the plane's scan in Triton: one launch over all four directions, and two sums.
 
 Each block goes over its sequences twice: forwards, to write the state before each chunk, and back
-over the chunks, each computed again from its state. README.md says what is kept and how long.
+over the chunks, each computed again from its state. README.md lists what is kept, and how long.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _visits(
     start, sequences, first, height, width, direction,
     PARALLEL: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Return a chunk's cells, [ROWS * STEPS], from the block's first sequence on, and which exist.
+    """Return a chunk's cells [ROWS * STEPS], from the block's first sequence on, and which exist.
 
     Visit k is step k % STEPS of row k // STEPS; a direction is an order of the axes and a sense.
     """
@@ -56,7 +56,7 @@ def _visits(
 
 @triton.jit
 def _by_step(tile, ROWS: tl.constexpr, STEPS: tl.constexpr):
-    """Take [ROWS * STEPS, D] apart into STEPS tiles [D, ROWS]."""
+    """Split [ROWS * STEPS, D] into STEPS tiles [D, ROWS]."""
     D: tl.constexpr = tile.shape[1]
     LOG2: tl.constexpr = STEPS.bit_length() - 1
     return _columns(tl.permute(tl.reshape(tile, (ROWS, STEPS, D)), (2, 0, 1)), LOG2)
@@ -64,7 +64,7 @@ def _by_step(tile, ROWS: tl.constexpr, STEPS: tl.constexpr):
 
 @triton.jit
 def _small_by_step(ptr, offset, ok, COUNT: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr):
-    """Load COUNT numbers a visit: tiles [1, ROWS], the numbers of a step one after another."""
+    """Load COUNT numbers per visit: tiles [1, ROWS], the numbers of a step one after another."""
     PADDED: tl.constexpr = triton.next_power_of_2(COUNT)
     LOG2: tl.constexpr = STEPS.bit_length() + PADDED.bit_length() - 2
     column = tl.arange(0, PADDED)[None, :]
@@ -79,7 +79,7 @@ def _steps(
 ):  # fmt: skip
     """Return delta, delta * x and softplus' derivative, each per step.
 
-    `sequences` are those from the block's first on; delta is zero where there is no visit.
+    `sequences` are those from the block's first on; delta is zero without a visit.
     """
     STEPS: tl.constexpr = len(x)
     D: tl.constexpr = x[0].shape[0]
@@ -91,7 +91,7 @@ def _steps(
         low_rank = tl.broadcast_to(bias, (D, ROWS))
         for r in tl.static_range(R):
             low_rank += dt_weight[r] * dts[i * BLOCK_R + r].to(tl.float32)
-        # Where there is no visit nothing decays: a growing state (A > 0) would be inf * 0.
+        # Without a visit nothing decays: a growing state (A > 0) would be inf * 0.
         ok = start + i + (row * STEPS if PARALLEL else row * 0) < length
         if not PARALLEL:
             ok = ok & (row < sequences)
@@ -112,7 +112,7 @@ def selective_scan2d_backward_kernel(
     dt_bias_ptr,  # [4, D]
     a_ptr,  # [4, D, N]
     skip_ptr,  # [4, D]
-    gradient_ptr,  # [S, H, W, 4, D], or [S, H, W, D] where all directions have the same
+    gradient_ptr,  # [S, H, W, 4, D], or [S, H, W, D] if it is the same for all directions
     sequences,
     height,
     width,
@@ -121,7 +121,7 @@ def selective_scan2d_backward_kernel(
     b_stride,
     c_stride,
     gradient_directions,  # 4 or 1
-    states_ptr,  # what the way forwards leaves: each chunk's N tiles of states before it
+    states_ptr,  # written by the forward pass: N tiles of states before each chunk
     of_x_ptr,  # [S, H, W, 4, D]
     of_dt_ptr,  # [channel blocks, S, H, W, 4, R]
     of_b_ptr,  # [channel blocks, S, H, W, 4, N]
@@ -197,10 +197,10 @@ def selective_scan2d_backward_kernel(
         deltas, inputs, _ = _steps(
             x, dts, dt_weight, bias, start, length, sequences - first, R, BLOCK_R, PARALLEL, ROWS
         )
-        # Only the states are wanted: the compiler drops what would be y.
+        # Only the states are needed: the compiler drops the output y.
         _, carry = _advance(deltas, inputs, inputs, A, B, B, carry, N, BLOCK_N, BLOCK_N, PARALLEL)
 
-    tl.debug_barrier()  # what one thread wrote another may read
+    tl.debug_barrier()  # threads read what others wrote
     of_bias = zero
     of_skip = zero
     for turn in tl.range(0, chunks, num_stages=2):
@@ -274,7 +274,7 @@ def selective_scan2d_backward_kernel(
 
 @triton.jit
 def _store_small(ptr, parts, place, ok, COUNT: tl.constexpr, PADDED: tl.constexpr):
-    """Store COUNT tiles [ROWS, STEPS] as rows of COUNT numbers, one a visit."""
+    """Store COUNT tiles [ROWS, STEPS] as rows of COUNT numbers, one row per visit."""
     tile = _pad_and_stack(parts, PADDED.bit_length() - 1).to(ptr.dtype.element_ty)
     column = tl.arange(0, PADDED)[None, :]
     tile = tl.reshape(tile, (place.shape[0], PADDED))
@@ -284,8 +284,8 @@ def _store_small(ptr, parts, place, ok, COUNT: tl.constexpr, PADDED: tl.constexp
 def backward_tiling(sequences: int, length: int, channels: int, states: int) -> Tiling:
     """Return the tiling of the backward kernel: the forward's form, fewer visits at a time.
 
-    What is held for a visit is about three times the forward's. Serial, a block of 256 threads has
-    a channel of a sequence in each; parallel, as many rows as a warp can join.
+    A visit holds about three times as much as in the forward. Serial, each of a block's 256 threads
+    has a channel of a sequence; parallel, a block has as many rows as a warp can join.
     """
     forward = tiling_for(sequences, length, channels, states)
     warps = min(8, 2 * forward.warps)
@@ -308,8 +308,8 @@ def selective_scan2d_backward(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of the eight operands of `naive.selective_scan2d`.
 
-    dt, B and C may be parts of one projection, and the gradient the same for all directions, as
-    the sum over them leaves it; they are read where they are. Other strides are copied.
+    dt, B and C may be parts of one projection, and the gradient may be the same for all directions,
+    as after a sum over them; they are read in place. Other strides are copied.
 
     Args:
         x: [S, H, W, D], float32, float16 or bfloat16; the operands are those of the forward.
@@ -320,8 +320,8 @@ def selective_scan2d_backward(
         dt_bias: [4, D], float32.
         A: [4, D, N], float32.
         skip: [4, D], float32.
-        gradient: [S, H, W, 4, D], x's type: of the result.
-        tiling: the variant; by the rule of `backward_tiling` when None.
+        gradient: [S, H, W, 4, D], x's type, the result's gradient.
+        tiling: the variant; that of `backward_tiling` if None.
 
     Returns:
         The gradients of x, dt, B, C, dt_weight, dt_bias, A and skip, each of its operand's shape
@@ -338,7 +338,7 @@ def selective_scan2d_backward(
     same = gradient.stride(3) == 0
     gradient = gradient[:, :, :, 0].contiguous() if same else gradient.contiguous()
     of_x = x.new_empty(sequences, height, width, DIRECTIONS, channels)
-    # Where one block has all channels it has the whole sum; else the blocks' sums are added up.
+    # One block with all channels has the whole sum; otherwise the blocks' sums are added.
     narrow = x.dtype if grid[2] == 1 else torch.float32
     of_small = [x.new_empty(grid[2], *t.shape, dtype=narrow) for t in (dt, B, C)]
     sizes = (rank, states, 1, 1)
@@ -368,13 +368,13 @@ def selective_scan2d_backward(
 
 
 def states_size(tiling: Tiling, sequences: int, length: int, channels: int, states: int) -> int:
-    """Return how many float32 numbers the way forwards writes down: the states before chunks."""
+    """Return the number of float32 values that the forward pass stores: states before chunks."""
     groups, directions, blocks = tiling.grid(sequences, channels)
     tile = tiling.block_d * (1 if tiling.parallel else tiling.rows)
     return groups * directions * blocks * -(-length // tiling.chunk()) * states * tile
 
 
 def _by_row(tensor: Tensor) -> Tensor:
-    """[S, H, W, 4, C] -> [S*H*W*4, C], each row's numbers next to each other; a view if it can."""
+    """[S, H, W, 4, C] -> [S*H*W*4, C], each row's numbers contiguous; a view if possible."""
     rows = tensor.flatten(0, 3)
     return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()

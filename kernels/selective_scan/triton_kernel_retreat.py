@@ -17,7 +17,7 @@ _LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def _sigmoid(value):
-    """The derivative of softplus, from the exponential that `_softplus` takes too."""
+    """The derivative of softplus, from the exponential that `_softplus` also takes."""
     e = tl.exp2(-tl.abs(value) * _LOG2E)
     return tl.where(value < 0.0, e, 1.0) / (1.0 + e)
 
@@ -64,7 +64,7 @@ def _retreat(
     """Go back over one chunk.
 
     Returns:
-        of_delta: per step, the gradient of delta through the decay alone, times log2(e).
+        of_delta: per step, the gradient of delta through the decay only, times log2(e).
         of_input: per step, the gradient of delta * x.
         of_a: per state, [D, ROWS]: the chunk's share of the gradient of A.
         of_b: per state: summed over the channels [ROWS, STEPS], or for a constant B over the steps

@@ -1,4 +1,4 @@
-"""The judge: what is over its budget fails, what is no number fails, and nothing is left out."""
+"""The accuracy check: errors over budget fail, NaN fails, and nothing is left out."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Memory, energy and the machine's own words, read from files laid out as the kernel's."""
+"""Memory, energy and the machine's description, read from files laid out like the kernel's."""
 
 import os
 from pathlib import Path

@@ -147,7 +147,7 @@ def test_tables_show_the_latest_of_each_entry(record, record_of, entry_of, tmp_p
     assert renewed.startswith("before\n")
     assert renewed.endswith("after\n")
     assert renew(renewed, read_rows(tmp_path / "latency.csv")) == renewed
-    with pytest.raises(InputError, match="no place"):
+    with pytest.raises(InputError, match="no marked section"):
         renew("nothing", [])
 
 

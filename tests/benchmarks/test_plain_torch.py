@@ -1,4 +1,4 @@
-"""The peers' operators compute what the references do: a wrong peer would be no peer."""
+"""The peers' operators agree with the references."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The JSON: what is written is read back, what is not a record is refused."""
+"""The record's JSON: it round-trips, and other files are refused."""
 
 import json
 
@@ -35,9 +35,9 @@ def test_a_newer_minor_schema_is_read(record, tmp_path):
     ("text", "said"),
     [
         ('{"schema": "2.0"}', "schema version 2.0"),
-        ('{"schema": "1.0"}', "not a benchmark's record"),
-        ("[1]", "not a benchmark's record"),
-        ("\x00", "not a benchmark's record"),
+        ('{"schema": "1.0"}', "not a benchmark record"),
+        ("[1]", "not a benchmark record"),
+        ("\x00", "not a benchmark record"),
     ],
 )
 def test_what_is_no_record_is_refused(text, said, tmp_path):

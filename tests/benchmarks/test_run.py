@@ -1,4 +1,4 @@
-"""Real runs on the bundled checkpoint: what is measured, what fails, and that nothing hides."""
+"""Real runs on the bundled checkpoint: measurements, failures, and that nothing is hidden."""
 
 import json
 import shutil
@@ -117,7 +117,7 @@ def test_an_accuracy_fault_is_not_hidden_by_speed(wrong_bundle, photographs, tmp
 
 @pytest.fixture
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command finds no torch, and judges by the example that the bundle carries."""
+    """Without torch, the command measures accuracy on the example stored in the bundle."""
     from uino_deploy.export import checkpoints
 
     monkeypatch.setattr(checkpoints, "is_importable", lambda _name: False)
@@ -155,7 +155,7 @@ def test_a_backend_that_is_not_here_is_refused(bundle_path, photographs, tmp_pat
 def test_nothing_that_can_run_is_an_error(bundle_path, photographs, capsys):
     arguments = ["--backend", "onnxruntime:cuda", "--images", photographs, "--quiet"]
     assert run("benchmark", bundle_path, *QUICK, *arguments) == 3
-    assert "nothing can run here" in capsys.readouterr().err
+    assert "no entry can run on this machine" in capsys.readouterr().err
 
 
 def test_a_dead_process_is_its_own_failure(bundle_path, photographs, tmp_path):

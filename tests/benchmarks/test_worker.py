@@ -1,4 +1,4 @@
-"""A worker with a runner made up here: what it answers, and that no result escapes the judge."""
+"""A worker with an invented runner: its answers, and that every result is checked."""
 
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def test_turns_go_round_the_photographs(made_up):
 def test_a_speed_of_something_else_is_refused(made_up):
     made_up.judge()
     made_up.runner.hurry = True
-    with pytest.raises(CheckFailed, match="what was timed differs"):
+    with pytest.raises(CheckFailed, match="the timed result differs"):
         measure(made_up)
 
 

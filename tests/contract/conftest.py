@@ -1,4 +1,4 @@
-"""The contract tests run in environments of their own: `make test-contract`."""
+"""The contract tests run in separate environments: `make test-contract`."""
 
 from importlib.util import find_spec
 

@@ -2,7 +2,7 @@
 
     python -m tests.contract.environments [ENVIRONMENT ...]
 
-Each environment is a search path of its own over packages installed once, below build/contract;
+Each environment is a separate search path over packages installed once, below build/contract;
 nothing is seen of the environment that this runs in. Only TensorRT's bindings are installed (a
 megabyte or two each): a stub written in C stands in for its libraries. Only `words-10.16` and
 `words-11.4` also install those of the lean runtime, to look words up in them. Needed are a C
@@ -76,7 +76,7 @@ ENVIRONMENTS = {
 
 
 def main(names: list[str]) -> int:
-    """Prepare and run the named environments; without names all that are small. Return the code."""
+    """Prepare and run the named environments, or all small ones; return the exit code."""
     if sys.version_info[:2] not in ((3, 11), (3, 12)):
         _say("FAILED: needs Python 3.11 or 3.12, for which all these versions have wheels")
         return 1

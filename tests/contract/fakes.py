@@ -1,4 +1,4 @@
-"""What the stub library lacks: a plugin registry, and the symbols of TensorRT's shapes."""
+"""Substitutes for what the stub library lacks: a plugin registry, TensorRT's shape symbols."""
 
 import tensorrt as trt
 

@@ -157,7 +157,7 @@ def test_formats(library, operator, attributes, shapes):
 
 
 class Driver:
-    """What reached the stub that stands in for CUDA's driver."""
+    """The calls that reached the stub of CUDA's driver."""
 
     def __init__(self, operator):
         self.library = ctypes.CDLL("libcuda.so.1")

@@ -1,4 +1,4 @@
-"""Where NumPy's version corrupts what the bindings hand on: known, and kept away from."""
+"""NumPy versions that corrupt the bindings' arrays: known, and avoided."""
 
 import numpy as np
 import pytest

@@ -46,10 +46,10 @@ def test_crowds_and_both_kinds_of_run_lengths_are_in_the_masks(coco):
 
 
 def test_another_layout_is_refused_with_the_expected_one(tmp_path, coco):
-    with pytest.raises(InputError, match=r"holds no annotations/instances_val2014.json; expected"):
+    with pytest.raises(InputError, match=r"has no annotations/instances_val2014.json; expected"):
         Coco(tmp_path, 0)
     (tmp_path / "annotations").symlink_to(coco / "annotations")
-    with pytest.raises(InputError, match="holds no val2014"):
+    with pytest.raises(InputError, match="has no val2014"):
         Coco(tmp_path, 0)
 
 

@@ -125,14 +125,14 @@ def test_a_file_gives_the_list_back_and_reads_as_plain_json(opened, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [
-        (0, "{}", "not a list of episodes"),
+        (0, "{}", "not an episode list"),
         (0, '{"format":"x","version":1,"dataset":"folder","fold":null,"shots":1,"seed":0}',
          "format"),
         (0, '{"format":"uino-episodes","version":1,"dataset":"coco","fold":0,"shots":1,"seed":0}',
-         "of 'coco', not of 'folder'"),
+         "for data set 'coco', not 'folder'"),
         (1, '{"class":"zebra","support":["a"],"query":"b"}', "line 2: .* no class 'zebra'"),
-        (1, '{"class":"NAME","support":[],"query":"b"}', "line 2: not 1 support"),
-        (1, "garbage", "not a list of episodes"),
+        (1, '{"class":"NAME","support":[],"query":"b"}', "line 2: the number of support images"),
+        (1, "garbage", "not an episode list"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_refused(folder, tmp_path, line, text, message):
@@ -150,7 +150,7 @@ def test_no_file_and_no_episode_are_refused(folder, tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_list(tmp_path / "none", Folder(folder))
     (tmp_path / "empty").write_text("")
-    with pytest.raises(InputError, match="holds no episode"):
+    with pytest.raises(InputError, match="lists no episode"):
         read_list(tmp_path / "empty", Folder(folder))
 
 

@@ -49,7 +49,7 @@ def test_what_lacks_a_partner_is_named(tmp_path):
 def test_too_few_images_and_other_layouts_are_refused(tmp_path):
     with pytest.raises(InputError, match="has 1 of its 4 images in the test images of fold 0"):
         Folder(make_folder(tmp_path / "few", 4), 0)
-    with pytest.raises(InputError, match=r"holds no images; expected: DIR/\{images"):
+    with pytest.raises(InputError, match=r"has no images; expected: DIR/\{images"):
         Folder(tmp_path / "few" / "images")
     with pytest.raises(InputError, match="has no fold 5"):
         Folder(tmp_path / "few", 5)

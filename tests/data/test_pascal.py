@@ -80,15 +80,15 @@ def test_sbd_is_found_beside_voc_and_as_torchvision_leaves_it(voc, tmp_path):
 
 
 def test_another_layout_is_refused_with_the_expected_one(tmp_path):
-    with pytest.raises(InputError, match=r"holds no ImageSets.*VOC2012/\{JPEGImages"):
+    with pytest.raises(InputError, match=r"has no ImageSets.*VOC2012/\{JPEGImages"):
         Pascal(tmp_path, 0)
     with pytest.raises(InputError, match="not a folder"):
         Pascal(tmp_path / "nowhere", 0)
     root = make_voc(tmp_path / "without", per_class=1, sbd="none")
-    with pytest.raises(InputError, match=r"SBD is not beside .*SegmentationClassAug"):
+    with pytest.raises(InputError, match=r"SBD does not exist beside .*SegmentationClassAug"):
         Pascal(root, 0, "train")
     shutil.rmtree(root / "VOC2012/SegmentationClass")
-    with pytest.raises(InputError, match="holds no SegmentationClass;"):
+    with pytest.raises(InputError, match="has no SegmentationClass;"):
         Pascal(root, 0)
 
 

@@ -1,4 +1,4 @@
-"""The demo's pictures say what they claim: right, wrong and missed."""
+"""The demo's pictures show correct, wrong and missed pixels."""
 
 from types import SimpleNamespace
 

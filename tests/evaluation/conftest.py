@@ -1,4 +1,4 @@
-"""Checkpoints are PyTorch's: without it there is nothing to evaluate here."""
+"""Checkpoints need PyTorch: without it, nothing here can be evaluated."""
 
 import importlib.util
 

@@ -91,7 +91,7 @@ def test_a_file_gives_the_run_back(folder, tmp_path):
 def test_runs_of_other_episodes_are_not_compared(folder):
     one = run_episodes("one", first_shot, folder, draw_list(folder, 4, 1, 0))
     other = run_episodes("other", first_shot, folder, draw_list(folder, 4, 1, 1))
-    with pytest.raises(InputError, match="other was run on other episodes than one"):
+    with pytest.raises(InputError, match="other was not run on the same episodes as one"):
         compare(one, other)
 
 
@@ -101,7 +101,7 @@ def test_runs_of_other_episodes_are_not_compared(folder):
         ({"schema_version": "2.0"}, "schema 2.0"),
         ({"labels": [7]}, "damaged"),
         ({"counts": [[1, 2, 3, 4]]}, "damaged"),
-        ({"runs": 3}, "no evaluation's results"),
+        ({"runs": 3}, "not a results file"),
     ],
 )
 def test_a_damaged_file_is_refused(folder, tmp_path, change, message):

@@ -1,4 +1,4 @@
-"""The evaluation as Python calls it, and as the command does: verdicts, files, refusals."""
+"""The evaluation from Python and from the command line: verdicts, files, refusals."""
 
 import json
 

@@ -47,7 +47,7 @@ def test_counts_that_no_image_has_are_refused(written, counts):
     document = json.loads(written.read_text())
     document["runs"][0]["counts"][1] = counts
     written.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"damaged|holds no evaluation"):
+    with pytest.raises(InputError, match=r"damaged|is not a results file"):
         read_runs(written)
 
 
@@ -72,7 +72,7 @@ def test_other_damage_is_refused(written, damage):
 @pytest.mark.parametrize("data", [b"[" * 100_000, b'{"a": "\xff"}', b"1" * 5000, b""])
 def test_bytes_that_are_no_results_are_refused(written, data):
     written.write_bytes(data)
-    with pytest.raises(InputError, match="holds no evaluation's results") as refused:
+    with pytest.raises(InputError, match="is not a results file") as refused:
         read_runs(written)
     assert "\n" not in str(refused.value)
 
@@ -80,7 +80,7 @@ def test_bytes_that_are_no_results_are_refused(written, data):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"episodes_sha256": "f" * 64}, "other episodes"),
+        ({"episodes_sha256": "f" * 64}, "not run on the same episodes"),
         ({"images_sha256": "q" * 64}, "other pictures of the same names"),
         ({"images_sha256": ""}, "do not say which pictures"),
         ({"labels": (0, 1), "counts": COUNTS[:2]}, "do not hold the episodes"),

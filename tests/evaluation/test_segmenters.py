@@ -1,4 +1,4 @@
-"""Segmenters for evaluation: they feed the model as it is fed elsewhere."""
+"""Segmenters for evaluation: they feed the model the same inputs as elsewhere."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`export` and `verify` as a user types them: what they refuse, what they print, how they judge."""
+"""`export` and `verify` from the command line: refusals, output and verdicts."""
 
 import json
 from pathlib import Path
@@ -39,8 +39,8 @@ def checkpoint(model, tmp_path_factory) -> Path:
     [
         (["--seed", "1"], "either --checkpoint or --preset"),
         (["--preset", "tiny", "--checkpoint", "a"], "either --checkpoint or --preset"),
-        (["--checkpoint", "a", "--seed", "1"], "--seed goes with --preset"),
-        (["--checkpoint", "a", "--variant", "comp"], "--variant goes with --preset"),
+        (["--checkpoint", "a", "--seed", "1"], "--seed needs --preset"),
+        (["--checkpoint", "a", "--variant", "comp"], "--variant needs --preset"),
         (["--preset", "huge"], "huge"),
         (["--preset", "tiny", "--precision", "int8"], "int8 is for the encoder only"),
         (["--preset", "tiny", "--precision", "head=fp16"], "unknown piece 'head'"),

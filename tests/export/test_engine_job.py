@@ -90,7 +90,7 @@ def test_a_range_that_is_refused_is_an_error(trt, job):
 def test_what_tensorrt_cannot_make_is_an_error(trt, job, kind):
     trt.missing = kind
     outcome = run(job)
-    assert outcome.error.startswith("TensorRT makes no ")
+    assert outcome.error.startswith("TensorRT cannot create a ")
     assert (outcome.kind, outcome.hint) == ("build", "is the driver installed?")
 
 
@@ -111,7 +111,7 @@ def test_the_outermost_phase_is_reported(trt, job):
 def test_plugins_are_registered_and_the_bodies_left_out(
     monkeypatch, job, registered, tmp_path, version
 ):
-    """Without bodies a plugin that is not found is the parser's error, on every version."""
+    """Without the functions, a plugin that is not found is the parser's error, on every version."""
     trt = install(monkeypatch, FakeTensorrt(version))
     job.plugins, job.kernels = True, str(tmp_path)
     outcome = run(job)
@@ -156,7 +156,7 @@ def test_foreign_timings_are_refused(trt, job, tmp_path):
     trt.accepts_timings = False
     outcome = run(job)
     assert outcome.kind == "input"
-    assert "is not of this TensorRT version and GPU" in outcome.error
+    assert "belongs to another TensorRT version or GPU" in outcome.error
     assert not (tmp_path / "prompt.plan").exists()
 
 

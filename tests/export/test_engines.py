@@ -1,4 +1,4 @@
-"""Real engines by TensorRT-RTX, whose builder needs no GPU; and what must not pass silently."""
+"""Real engines by TensorRT-RTX, whose builder needs no GPU; and silent changes, refused."""
 
 import json
 import shutil
@@ -267,7 +267,7 @@ def test_a_float64_constant_is_refused(damaged):
     ],
 )
 def test_a_wrong_attribute_is_refused(damaged, piece, operator, name, value, message):
-    """The first three would build: a body ignores its node's attributes, a plugin does not."""
+    """The first three would build: a portable function ignores its node's attributes."""
 
     def change(model):
         node = next(n for n in model.graph.node if n.op_type == operator)
@@ -294,7 +294,7 @@ def test_a_missing_attribute_is_refused(damaged):
 
 @pytest.mark.usefixtures("rtx")
 def test_a_misspelt_operator_is_refused(damaged):
-    """With a body of the same name it would build, and no plugin would ever take its place."""
+    """With a portable function of that name it would build, and no plugin would replace it."""
 
     def misspell(model):
         model.functions[0].name = model.functions[0].name.replace("rr", "r")
@@ -378,7 +378,7 @@ INSPECTED = """{"Layers": [{"Name": "gemm", "LayerType": "gemm",
 
 
 def outcome(**changes):
-    """What a build of a float32 piece by TensorRT 10.9 reports; no plugin shows in the engine."""
+    """The report of a float32 piece's build by TensorRT 10.9; the engine shows no plugin."""
     known = {"layers": {"FLOAT": 9}, "matrix_layers": {"FLOAT": 9}}
     return Outcome(
         **{"version": "10.9.0", "inspector": INSPECTED % ("Float", ""), **known, **changes}
@@ -493,7 +493,7 @@ def test_a_failed_check_is_a_verdict(damaged, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         main([*command, "--piece", "prompt"])
     assert left.value.code == 1
-    assert capsys.readouterr().out.startswith("FAILED: prompt: plugins were asked for")
+    assert capsys.readouterr().out.startswith("FAILED: prompt: plugins were requested")
     with pytest.raises(SystemExit):
         main([*command, "--piece", "prompt", "--json"])
     captured = capsys.readouterr()
@@ -509,7 +509,9 @@ def test_a_stale_or_foreign_plan_is_refused_with_the_command(damaged, monkeypatc
     for arch, version in (("sm_87", "10.13.0"), ("sm_110", "10.9.0")):
         with pytest.raises(BundleError, match=f"uino-deploy build .* --arch {arch} --force"):
             load_plan(opened, "encoder", "tensorrt", arch, version)
-    with pytest.raises(BundleError, match=r"built by tensorrt 10\.9\.0, here is 10\.13\.0"):
+    with pytest.raises(
+        BundleError, match=r"built by tensorrt 10\.9\.0; this machine has 10\.13\.0"
+    ):
         load_plan(opened, "encoder", "tensorrt", "sm_87", "10.13.0")
     with pytest.raises(BundleError, match=r"has no plan .*sm_110/encoder: it has .*tensorrt-sm_87"):
         load_plan(opened, "encoder", "tensorrt", "sm_110", "10.9.0")

@@ -1,4 +1,4 @@
-"""The number after the export is the number before it: `evaluate` on a bundle and on its model."""
+"""Export does not change the mIoU: `evaluate` on a bundle and on its model."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Both layouts of the engine inspector, and what is refused by what it says.
+"""Both layouts of the engine inspector, and the engines that its report refuses.
 
 No engine has been inspected here: that needs a GPU, with TensorRT-RTX too. The words come from
 libnvinfer_lean of tensorrt-lean-cu13-libs 10.15.1, 10.16.1 and 11.4.0, which share the runtime's

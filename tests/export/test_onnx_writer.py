@@ -63,7 +63,7 @@ def test_no_shape_gymnastics(bundle):
         assert found["Shape"] == (2 if name in ("prompt", "query") else 0)
 
 
-def test_operators_carry_every_attribute_and_a_body(bundle, model):
+def test_operators_carry_every_attribute_and_a_portable_function(bundle, model):
     for name in ("prompt", "query"):
         proto = load(bundle, name)
         nodes = [node for node in proto.graph.node if node.domain == "uino"]
@@ -76,7 +76,10 @@ def test_operators_carry_every_attribute_and_a_body(bundle, model):
             if node.op_type == "Correlation4d":
                 grid, pool = model.config.grid, model.config.prompt.pool
                 assert (given["height"], given["width"], given["pool"]) == (grid, grid, pool)
-        assert {body.name for body in proto.functions} == {"Correlation4d", "SelectiveScan2d"}
+        assert {function.name for function in proto.functions} == {
+            "Correlation4d",
+            "SelectiveScan2d",
+        }
 
 
 def test_the_query_shares_the_pieces_weights(bundle):

@@ -1,4 +1,4 @@
-"""Precision lives in the exported module: parsed, applied, and kept off what must stay float32."""
+"""Precision in the exported module: parsed, applied, and not applied to float32 parameters."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The self-test passes what is right and fails what is not, on real pieces."""
+"""The self-test passes correct pieces and fails wrong ones, on real exports."""
 
 import itertools
 import shutil
@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
+from tests.runtime.fake_cuda import FakeTensorRt
 from tests.runtime.test_tensorrt_backend import with_plans
 from uino_deploy.runtime import cuda_memory, tensorrt_backend
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeSession
@@ -34,7 +34,7 @@ def verdicts(found, name):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    """Time and repeat little: what is timed here is no one's machine."""
+    """Time and repeat little: these timings mean nothing."""
     for name, count in (("_WARM", 1), ("_TIMED", 2), ("_ROUNDS", 1)):
         monkeypatch.setattr(bundle_claims, name, count)
 
@@ -47,9 +47,9 @@ def setting(bundle, tmp_path):
 def test_a_right_bundle_passes(setting):
     found = check(setting, "onnxruntime tiny.uino")
     assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
-    compared = {f.claim for f in found["every piece and the whole are PyTorch's"]}
+    compared = {f.claim for f in found["every piece and the whole model match PyTorch"]}
     assert any("prompt.dense" in claim for claim in compared)
-    assert any("the whole, mask" in claim for claim in compared)
+    assert any("the whole model, mask" in claim for claim in compared)
     assert len(found["latency"]) == 6
 
 
@@ -65,7 +65,7 @@ def test_a_piece_that_is_slightly_wrong_fails_its_claim_alone(setting, monkeypat
     monkeypatch.setattr(OnnxRuntimeSession, "compute", wrong)
     found = check(setting, "onnxruntime tiny.uino")
     failed = [f.claim for findings in found.values() for f in findings if f.verdict == "failed"]
-    assert failed == ["every piece and the whole are PyTorch's: prompt.dense"]
+    assert failed == ["every piece and the whole model match PyTorch: prompt.dense"]
 
 
 def test_a_backend_that_forgets_a_class_is_found(setting, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_backend_that_forgets_a_class_is_found(setting, monkeypatch):
 
     monkeypatch.setattr(OnnxRuntimeSession, "compute", stale)
     found = check(setting, "onnxruntime tiny.uino")
-    assert "failed" in verdicts(found, "every piece and the whole are PyTorch's")
+    assert "failed" in verdicts(found, "every piece and the whole model match PyTorch")
 
 
 def test_it_runs_where_torch_triton_and_onnx_are_not_installed(bundle):
@@ -120,13 +120,6 @@ def test_the_whole_run_with_a_bundle(bundle):
 
 
 @pytest.fixture
-def cudart(monkeypatch):
-    fake = FakeCudart()
-    monkeypatch.setattr(cuda_memory, "import_cudart", lambda: fake)
-    return fake
-
-
-@pytest.fixture
 def planned(bundle, tmp_path, cudart, monkeypatch):
     trt = FakeTensorRt(cudart)
     monkeypatch.setattr(tensorrt_backend, "_import_tensorrt", lambda _name: trt)
@@ -146,24 +139,24 @@ def test_the_gpu_is_described(cudart):
 
 def test_plans_pass_on_a_right_gpu(planned):
     found = check(planned, "tensorrt planned.uino", on_gpu=True)
-    plugins = found.pop("the plugins inside the engine are the functions' bodies")
+    plugins = found.pop("the plugins inside the engine match the portable ONNX functions")
     assert {finding.verdict for finding in plugins} == {"skipped"}, plugins
     assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
-    assert any("engines on the device" in f.claim for f in found["memory, and it does not grow"])
+    assert any("engines on the device" in f.claim for f in found["memory, which does not grow"])
 
 
 def test_a_leak_on_the_gpu_is_found(planned, monkeypatch):
     device = cuda_memory.Device
     monkeypatch.setattr(device, "give", lambda *_: None)
     found = check(planned, "tensorrt planned.uino", on_gpu=True)
-    assert "failed" in verdicts(found, "memory, and it does not grow")
+    assert "failed" in verdicts(found, "memory, which does not grow")
 
 
 def test_what_other_programs_take_of_the_gpu_is_no_growth(planned, monkeypatch):
     free = itertools.count(1 << 40, -(64 << 20))
     monkeypatch.setattr(cuda_memory.Device, "memory", lambda _self: (next(free), 2 << 40))
     found = check(planned, "tensorrt planned.uino", on_gpu=True)
-    memory = found["memory, and it does not grow"]
+    memory = found["memory, which does not grow"]
     assert {finding.verdict for finding in memory} == {"passed"}, memory
     assert "this process's use" in memory[-1].claim
 
@@ -172,7 +165,7 @@ def test_growth_of_this_process_is_found_where_the_driver_tells(planned, monkeyp
     held = iter([1 << 30, (1 << 30) + (64 << 20)])
     monkeypatch.setattr(bundle_claims.nvml, "process_bytes", lambda _process: next(held))
     found = check(planned, "tensorrt planned.uino", on_gpu=True)
-    failed = [f for f in found["memory, and it does not grow"] if f.verdict == "failed"]
+    failed = [f for f in found["memory, which does not grow"] if f.verdict == "failed"]
     assert [f.measured for f in failed] == [64 << 20]
 
 

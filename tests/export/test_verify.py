@@ -1,4 +1,4 @@
-"""`verify` passes what is right, and names the piece that is wrong."""
+"""`verify` passes a correct bundle, and names the wrong piece in another."""
 
 import msgspec
 import numpy as np
@@ -10,11 +10,11 @@ from uino_deploy.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from uino_deploy.errors import CheckFailed
 from uino_deploy.export import verify_bundle
 from uino_deploy.export.graph_reader import precision_of
-from uino_deploy.export.verify import mask_iou, relative_l2
+from uino_deploy.export.verify import mask_iou
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import PIECES
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from uino_deploy.tolerances import piece_tolerance
+from uino_deploy.tolerances import piece_tolerance, relative_l2
 
 
 @pytest.fixture(scope="module")

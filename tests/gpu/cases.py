@@ -1,4 +1,4 @@
-"""What every step uses: findings, operators at concrete shapes, float64 results, launches."""
+"""Common parts of the steps: findings, operators at concrete shapes, float64 results, launches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "site"))
-sys.path.append(str(HERE / "wheels"))  # for what is not installed, and the card's Python alone
+sys.path.append(str(HERE / "wheels"))  # packages that are not installed, for the card's Python only
 
 PASSED, REHEARSED = "PASSED", "REHEARSED"
 MISSING, FAILED = "MISSING", "FAILED"
@@ -36,17 +36,17 @@ FUNCTIONS: dict[str, Callable[[str], None]] = {}
 
 
 class Missing(Exception):
-    """A tool that the step needs is not on this machine."""
+    """This machine lacks a tool that the step needs."""
 
 
 def step(function: Callable[[str], None]) -> Callable[[str], None]:
-    """Register a function, which takes a shard's name, as the step of its own name."""
+    """Register a function of a shard's name as the step with the function's name."""
     FUNCTIONS[function.__name__] = function
     return function
 
 
 def row(case: str, status: str = PASSED, **values: Any) -> None:
-    """Record one finding; a process that dies later leaves it behind."""
+    """Record one finding; it survives if the process dies later."""
     status = REHEARSED if REHEARSE and status == PASSED else status
     with open(os.environ["FIRST_LIGHT_PART"], "a") as part:
         part.write(json.dumps({"case": case, "status": status, **values}, default=str) + "\n")
@@ -54,7 +54,7 @@ def row(case: str, status: str = PASSED, **values: Any) -> None:
 
 @contextmanager
 def finding(case: str) -> Iterator[None]:
-    """Record an error as this case's, and go on with the next one."""
+    """Record an error as this case's, and continue with the next one."""
     try:
         yield
     except (ModuleNotFoundError, Missing):
@@ -105,38 +105,38 @@ def model_cases(preset: str, batch: int = 1, shots: int = 1) -> list[Case]:
     from uino_deploy.kernels.compiler.shapes import correlation_shape, scan_shapes
 
     config, where = UinoConfig.from_preset(preset), f"{preset} B{batch} K{shots}"
-    found = [correlation_case(f"{where} correlation", correlation_shape(config, batch, shots))]
+    cases = [correlation_case(f"{where} correlation", correlation_shape(config, batch, shots))]
     for s in dict.fromkeys(scan_shapes(config, batch, shots)):
         label = f"{where} scan {s.sequences}x{s.height}x{s.width}x{s.channels}"
-        found.append(scan_case(label, s))
-    return found
+        cases.append(scan_case(label, s))
+    return cases
 
 
 def ragged_cases() -> list[Case]:
-    """Return small shapes with a rest in every dimension, two shots, a shared support."""
+    """Return small shapes with a remainder in every dimension, two shots, a shared support."""
     from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape
 
-    found = []
+    cases = []
     for pool in (2, 3):
         s = CorrelationShape(2, 2, 2, 140, 80, 11, 13, pool)
-        found.append(correlation_case(f"ragged p{pool}", s))
-        found.append(correlation_case(f"ragged p{pool} one support", s, supports=1))
+        cases.append(correlation_case(f"ragged p{pool}", s))
+        cases.append(correlation_case(f"ragged p{pool} one support", s, supports=1))
         one = CorrelationShape(2, 1, 2, 140, 80, 11, 13, pool)
-        found.append(correlation_case(f"ragged p{pool} one shot", one))
+        cases.append(correlation_case(f"ragged p{pool} one shot", one))
     for d, r in ((16, 2), (32, 2), (64, 4)):
         for plane in ((3, 9, 11), (19, 2, 5), (1, 9, 11), (17, 1, 13), (3, 13, 1)):
             label = "ragged {}x{}x{}x".format(*plane) + str(d)
-            found.append(scan_case(label, ScanShape(*plane, d, 4, r)))
-    return found
+            cases.append(scan_case(label, ScanShape(*plane, d, 4, r)))
+    return cases
 
 
 def all_cases() -> list[Case]:
     """Return every preset's shapes at B=1 and at B=2 with K=2, and the ragged ones, once each."""
-    found = ragged_cases()
+    cases = ragged_cases()
     for preset in PRESETS:
-        found += model_cases(preset)
-        found += [] if REHEARSE else model_cases(preset, 2, 2)
-    return list({(c.operator.name, *c.shapes.values(), *c.attributes.values()): c for c in found}
+        cases += model_cases(preset)
+        cases += [] if REHEARSE else model_cases(preset, 2, 2)
+    return list({(c.operator.name, *c.shapes.values(), *c.attributes.values()): c for c in cases}
                 .values())  # fmt: skip
 
 
@@ -153,13 +153,13 @@ def kernel_records(folder: str = "") -> list[Any]:
 
 
 def launch_of(kernel: Any, case: Case) -> Any:
-    """Return the launch, or None where this kernel does not compute the case."""
+    """Return the launch, or None if this kernel does not compute the case."""
     from uino_deploy.kernels.plugins.library import Launch
 
     operator, record = case.operator, kernel.record
     if record.op != operator.kernel:
         return None
-    # A variant of the sweep carries its shipped kernel's name and more.
+    # A variant of the sweep has its shipped kernel's name and a suffix.
     configs = operator.configurations(case.attributes, case.shapes)
     if not any(f"{record.config}-".startswith(f"{config}-") for config in configs):
         return None
@@ -169,10 +169,10 @@ def launch_of(kernel: Any, case: Case) -> Any:
 
 def draw(case: Case, dtype: str, normal: Callable[[tuple[int, ...]], Any]) -> list[Any]:
     """Draw the inputs, with negative decays and small steps; rounded by the caller."""
-    found = {name: normal(shape) for name, shape in case.shapes.items()}
-    if "a" in found:
-        found["a"], found["dt_bias"] = -4 * abs(found["a"]), found["dt_bias"] - 3
-    return list(zip(found.values(), case.operator.types(dtype), strict=False))
+    inputs = {name: normal(shape) for name, shape in case.shapes.items()}
+    if "a" in inputs:
+        inputs["a"], inputs["dt_bias"] = -4 * abs(inputs["a"]), inputs["dt_bias"] - 3
+    return list(zip(inputs.values(), case.operator.types(dtype), strict=False))
 
 
 def draw_torch(case: Case, dtype: str, seed: int = 0) -> list[Any]:
@@ -187,7 +187,7 @@ def draw_torch(case: Case, dtype: str, seed: int = 0) -> list[Any]:
 
 
 def draw_numpy(case: Case, dtype: str, seed: int = 0) -> list[Any]:
-    """As `draw_torch`, in numpy; bfloat16 as the uint16 of its bits."""
+    """Draw as `draw_torch` does, in numpy; bfloat16 as its bits in uint16."""
     from uino_deploy.ptx.floats import round_bf16
 
     normal = np.random.default_rng(seed).standard_normal
@@ -237,7 +237,7 @@ def scan64(x: Any, dt: Any, b: Any, c: Any, dt_weight: Any, dt_bias: Any, a: Any
 
 
 def judge(got: Any, expected: Any, dtype: str, **values: Any) -> dict[str, Any]:
-    """Return the errors and a status. One wrong element hides in a norm, so the worst counts."""
+    """Return the errors and a status. A norm hides one wrong element, so the worst counts."""
     from uino_deploy.tolerances import OPERATOR
 
     bound, error = OPERATOR[dtype].relative_l2, (got.double() - expected).abs()
@@ -253,7 +253,7 @@ def judge(got: Any, expected: Any, dtype: str, **values: Any) -> dict[str, Any]:
 
 @cache
 def cuda_driver() -> Any:
-    """Return cuda-python's driver module, or the rehearsal's in its place."""
+    """Return cuda-python's driver module, or the rehearsal's stand-in."""
     if REHEARSE:
         importlib.import_module("rehearsal").install([HERE / "k80"])
     return importlib.import_module("cuda.bindings.driver")
@@ -274,7 +274,7 @@ def load_as_aot(kernel: Any) -> Any:
 
 
 def load_cubin(kernel: Any) -> Any:
-    """Load the cubin by the project's own launcher."""
+    """Load the cubin with the project's own launcher."""
     from uino_deploy.kernels.plugins import driver
 
     cuda_driver()
@@ -282,7 +282,7 @@ def load_cubin(kernel: Any) -> Any:
 
 
 def launch(function: Any, plan: Any, inputs: list[int], out: int, stream: int = 0) -> None:
-    """Launch with each argument at its own size, and no attribute set."""
+    """Launch with each argument at its own size, and no attributes set."""
     pointers = [ctypes.c_uint64(address) for address in inputs]
     scalars = [ctypes.c_int32(value) for value in plan.scalars]
     values = [*pointers, *scalars, ctypes.c_uint64(out)]
@@ -318,22 +318,22 @@ def out_shape(case: Case) -> tuple[int, ...]:
 
 
 def guarded(case: Case, like: Any) -> tuple[Any, Any]:
-    """Return an output full of NaN, and the larger buffer full of NaN that it lies in."""
+    """Return an output full of NaN, and the larger buffer full of NaN around it."""
     size = int(np.prod(out_shape(case)))
     buffer = like.new_full((size + 2 * GUARD,), float("nan"))
     return buffer[GUARD : GUARD + size].view(out_shape(case)), buffer
 
 
 def check_kernel(function: Any, kernel: Any, case: Case) -> None:
-    """Launch once on random inputs; judge the output, and what lies around it."""
+    """Launch once on random inputs; check the output and the memory around it."""
     dtype, inputs = kernel.record.dtype, draw_torch(case, kernel.record.dtype)
     out, buffer = guarded(case, inputs[0])
     on_card(function, launch_of(kernel, case), inputs, out)
     wait()
-    found = judge(out, exact(case, inputs), dtype, kernel=kernel.record.name)
+    values = judge(out, exact(case, inputs), dtype, kernel=kernel.record.name)
     if not (buffer[:GUARD].isnan().all() and buffer[-GUARD:].isnan().all()):
-        found |= {"status": FAILED, "why": "wrote outside its output"}
-    row(f"{SHORT[dtype]} {kernel.record.config} {case.label}", **found)
+        values |= {"status": FAILED, "why": "wrote outside its output"}
+    row(f"{SHORT[dtype]} {kernel.record.config} {case.label}", **values)
 
 
 def kernels_of(shard: str, folder: str = "") -> list[Any]:

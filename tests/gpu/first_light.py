@@ -1,12 +1,13 @@
-"""The first minutes on a GPU: what proves most first, each step alone, every result kept at once.
+"""The first minutes on a GPU: the most telling steps first, each isolated, every result kept.
 
     python3 first_light.py --minutes 7 --out OUT            # on the card
     python3 first_light.py --rehearse --out rehearsal       # anywhere: all but the card
 
-Steps of one wave run side by side, waves one after the other; a step's shards are processes of
-their own, so that a fault, a hang or a missing module costs one shard. README.md says what each
-step proves. The run passes if every finding of every step is right: what is missing, timed out or
-was not reached fails it. This file needs only the standard library; the steps need numpy, torch
+Steps of one wave run side by side, waves one after the other. Each shard of a step is a process,
+so a fault, a hang or a missing module costs only that shard. README.md lists what each step proves.
+The run passes if every finding of every step is right: a missing, timed out or unreached step fails
+it.
+This file needs only the standard library; the steps need numpy, torch
 and cuda-python.
 """
 
@@ -38,9 +39,9 @@ KERNELS = tuple(f"{kind} {dtype}" for kind in KINDS for dtype in DTYPES)
 
 @dataclass(frozen=True)
 class Step:
-    """Its module, its wave, the most seconds that it may take, its shards, and what must be right.
+    """A step: its module, its wave, its time limit in seconds, its shards, and what must be right.
 
-    A speed is worth nothing where the steps of `after` are not right: the step is then skipped.
+    Unless the steps of `after` are right, a speed means nothing and the step is skipped.
     """
 
     module: str
@@ -50,7 +51,7 @@ class Step:
     after: tuple[str, ...] = ()
 
 
-# What proves most comes first. Steps that measure have a wave to themselves.
+# The most telling steps come first. Steps that measure have a wave to themselves.
 STEPS = {
     "versions": Step("proofs", 0, 90),
     "aot": Step("proofs", 1, 100, KERNELS),
@@ -65,13 +66,13 @@ STEPS = {
     "gradients": Step("proofs", 6, 150, ("scan2d", "scan_fn", "correlation")),
     "sweep": Step("timings", 7, 120),
 }
-# A step is started only with this many seconds left: less would end in a timeout.
+# A step starts only with this many seconds left: with less it would time out.
 LEAST = 20
 
 
 @dataclass
 class Shard:
-    """One process and what it has found so far."""
+    """One process and its findings so far."""
 
     step: str
     name: str
@@ -84,7 +85,7 @@ class Shard:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def poll(self) -> bool:
-        """Collect the process if it has ended or must end; say whether it is done."""
+        """Collect the process if it has ended or must end; return whether it is done."""
         code, now = self.process.poll(), time.monotonic()
         if code is None and now - self.began < self.limit:
             return False
@@ -92,7 +93,7 @@ class Shard:
             self.seconds = round(now - self.began, 1)
             if code is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
-                # Not for ever: a process that waits for a hung card cannot be ended.
+                # With a limit: a process that waits for a hung card cannot be killed.
                 with suppress(subprocess.TimeoutExpired):
                     self.process.wait(10)
             self._read(code)
@@ -114,12 +115,12 @@ class Shard:
 
 
 def worst(rows: list[dict[str, Any]]) -> str:
-    """Return the gravest status; what found nothing was skipped."""
+    """Return the worst status; a step without findings was skipped."""
     return max((row["status"] for row in rows), key=SEVERITY.index, default="SKIPPED")
 
 
 class Report:
-    """Results so far, written after every change: the machine may go at any moment."""
+    """The results so far, written after every change: the machine may disappear at any moment."""
 
     def __init__(self, out: Path, rehearsal: bool) -> None:
         self.out, self.began = out, time.monotonic()
@@ -130,9 +131,9 @@ class Report:
     def put(self, name: str, rows: list[dict[str, Any]], seconds: float) -> None:
         self.results[name] = {"status": worst(rows), "seconds": seconds, "rows": rows}
         total = round(time.monotonic() - self.began)
-        found = {"rehearsal": self.rehearsal, "verdict": self.verdict(), "seconds": total}
-        found["steps"] = self.results
-        self._write("first_light.json", json.dumps(found, indent=1))
+        document = {"rehearsal": self.rehearsal, "verdict": self.verdict(), "seconds": total}
+        document["steps"] = self.results
+        self._write("first_light.json", json.dumps(document, indent=1))
         self._write("first_light.txt", self.text())
 
     def _write(self, name: str, text: str) -> None:
@@ -141,7 +142,7 @@ class Report:
         place.replace(self.out / name)
 
     def right(self, name: str) -> bool:
-        """Tell whether a step was right, or was not asked for."""
+        """Return whether a step was right, or was not requested."""
         return name not in self.results or self.results[name]["status"] in GOOD
 
     def verdict(self) -> str:
@@ -153,7 +154,7 @@ class Report:
         return f"FAILED: {', '.join(wrong)}" if wrong else passed
 
     def text(self) -> str:
-        """Return what is not right, the measurements, one line a step, and the verdict."""
+        """Return the wrong findings, the measurements, one line per step, and the verdict."""
         lines = []
         for name, result in self.results.items():
             lines += ["", f"== {name}", *_details(name, result["rows"])]
@@ -216,7 +217,7 @@ def start(name: str, shard: str, folder: Path, seconds: float, flags: list[str])
 
 
 def chosen(shards: tuple[str, ...], words: list[str]) -> list[str]:
-    """Return the shards with one of the words in their names; all of them where none has."""
+    """Return the shards with one of the words in their names, or all if none has."""
     return [s for s in shards if set(s.split()) & set(words)] or list(shards)
 
 
@@ -262,7 +263,7 @@ def draw_page(out: Path) -> None:
 
 
 def run_child(name: str, shard: str) -> int:
-    """Be the process of one shard."""
+    """Run one shard, in this process."""
     try:
         import cases
 
@@ -286,14 +287,14 @@ def run_child(name: str, shard: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=7, help="stop starting and end by then")
+    parser.add_argument("--minutes", type=float, default=7, help="time limit for the whole run")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "first_light")))
     parser.add_argument("--only", action="append", choices=STEPS, help="repeatable")
     parser.add_argument("--rehearse", action="store_true", help="without a card")
     parser.add_argument("--plant", choices=("wrong", "fault", "hang", "missing"),
                         help="rehearse with this fault in every step")  # fmt: skip
     parser.add_argument("--shards", action="append", default=[], metavar="WORD",
-                        help="only shards with this word, where a step has any")  # fmt: skip
+                        help="only shards with this word, if a step has any")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=18, help="processes at a time")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--shard", default="", help=argparse.SUPPRESS)

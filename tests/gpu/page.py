@@ -1,4 +1,8 @@
-"""Draws what a run on a card found as one HTML page: `python page.py first_light.json OUT.html`."""
+"""The results of a run on a card as an HTML page, or as the README's table of times.
+
+python page.py first_light.json OUT.html
+python page.py benchmarks/data/gpu/RUN.json tests/gpu/README.md
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ def result_page(found: Row) -> str:
         [verdict],
         [
             Section("Steps", [step_table(steps)]),
-            Section("What is not right", wrong_tables(steps)),
+            Section("Wrong findings", wrong_tables(steps)),
             Section("Operators", times(steps, "times")),
             Section("Modules and whole queries", times(steps, "modules")),
             Section("Counters beside the ledger's", counters(steps)),
@@ -52,7 +56,7 @@ def result_page(found: Row) -> str:
 
 
 def rows_of(steps: Row, name: str) -> list[Row]:
-    """Return the findings of a step; none where it did not run."""
+    """Return the findings of a step; none if it did not run."""
     found: list[Row] = steps.get(name, {}).get("rows", [])
     return found
 
@@ -76,7 +80,7 @@ def step_table(steps: Row) -> Any:
 
 
 def wrong_tables(steps: Row) -> list[Any]:
-    """Return the findings that are not right, where there are any."""
+    """Return tables of the wrong findings, if any."""
     from uino_deploy.page import Table
 
     lines = [
@@ -140,11 +144,43 @@ def ledger_megabytes(case: str) -> tuple[str, str]:
     return "", ""
 
 
+def readme_table(found: Row) -> str:
+    """Return the times at vitb14, one image and one shot in half precision, as Markdown.
+
+    One row an operator's call or a module: milliseconds of the compiled kernel that ships for that
+    shape (the quicker tiling where there are two), of Triton's own compilation on that machine, and
+    of PyTorch's operators.
+    """
+    from uino_deploy.markdown import table
+
+    calls: dict[str, dict[str, Row]] = {}
+    for row in rows_of(found["steps"], "times") + rows_of(found["steps"], "modules"):
+        how, _, call = row["case"].partition(" fp16 vitb14 B1")
+        if call or row["case"].endswith(" fp16 vitb14 B1"):
+            kind, name = how.split()[0], call.removeprefix(" K1 ") or how
+            best = calls.setdefault(name, {}).get(kind)
+            if best is None or row["ms"] < best["ms"]:
+                calls[name][kind] = row
+    lines = []
+    for name, kinds in calls.items():
+        first = kinds.get("aot") or kinds[name]
+        shown = [f"{kinds[k]['ms']:.3f}" if k in kinds else "" for k in ("jit", "unfused")]
+        lines.append([name, f"{first['ms']:.3f}", *shown, f"{first['share']:.0%}"])
+    heads = ["", "as shipped, ms", "compiled there, ms", "PyTorch's operators, ms"]
+    return table([*heads, "share of the roofline"], lines, numbers=True)
+
+
 def main() -> int:
     if len(sys.argv) != 3:
-        sys.exit("usage: page.py first_light.json OUT.html")
+        sys.exit("usage: page.py RUN.json OUT.html | README.md")
     source, out = map(Path, sys.argv[1:])
-    out.write_text(result_page(json.loads(source.read_text())), encoding="utf-8")
+    found = json.loads(source.read_text())
+    if out.suffix == ".md":
+        from uino_deploy.markdown import renew, rewrite
+
+        rewrite(out, lambda text: renew(text, "times on a card", readme_table(found)))
+    else:
+        out.write_text(result_page(found), encoding="utf-8")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The steps that prove something right or wrong; none of them is timed."""
+"""The steps that prove correctness; none of them is timed."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def versions(_: str) -> None:
 
 @step
 def aot(shard: str) -> None:
-    """TensorRT's launch, imitated: the driver compiles the PTX, no opt-in to shared memory."""
+    """Imitate TensorRT's launch: the driver compiles the PTX, no opt-in to shared memory."""
     import torch
 
     torch.zeros(1, device=DEVICE)  # makes the context current
@@ -128,7 +128,7 @@ def check_parameters(function: Any, kernel: Any, seconds: float) -> None:
 
 
 def check_nan(function: Any, kernel: Any) -> None:
-    """Compare where a NaN token in the query shows."""
+    """Compare the outputs that a NaN token in the query reaches."""
     case = next(c for c in ragged_cases() if launch_of(kernel, c))
     inputs = draw_torch(case, kernel.record.dtype)
     inputs[0][0, 0, 5] = float("nan")
@@ -167,28 +167,28 @@ def check_operator(config: str, case: Case, dtype: str) -> None:
         out = operator(*inputs, **case.attributes)
     wait()
     seconds = round(time.monotonic() - began, 2)
-    found = judge(out, exact(case, inputs), dtype, seconds=seconds, launches=launches.count)
+    values = judge(out, exact(case, inputs), dtype, seconds=seconds, launches=launches.count)
     if launches.count != (0 if REHEARSE else 1):
-        found |= {"status": FAILED, "why": "Triton was not launched once"}
-    row(f"{SHORT[dtype]} {config} {case.label}", **found)
+        values |= {"status": FAILED, "why": "Triton was not launched once"}
+    row(f"{SHORT[dtype]} {config} {case.label}", **values)
 
 
 def jit_cases() -> list[Case]:
     """Return the main preset's shapes, and ragged ones of its configurations.
 
-    None has a 1 in its plane: Triton compiles anew for it, and here that is the card's time.
+    None has a 1 in its plane: Triton would compile again for it, on the card's time.
     """
-    found = model_cases(MAIN) + ([] if REHEARSE else model_cases(MAIN, 2, 2))
-    used = {c.operator.configurations(c.attributes, c.shapes)[0] for c in found}
+    cases = model_cases(MAIN) + ([] if REHEARSE else model_cases(MAIN, 2, 2))
+    used = {c.operator.configurations(c.attributes, c.shapes)[0] for c in cases}
     for case in ragged_cases():
         config = case.operator.configurations(case.attributes, case.shapes)[0]
         if config in used and 1 not in case.shapes.get("x", ())[:3]:
-            found.append(case)
-    return found
+            cases.append(case)
+    return cases
 
 
 class Launches:
-    """Counts launches of Triton kernels: a fall-back to the reference would be right, too."""
+    """A counter of Triton launches: a fall-back to the reference would also be right."""
 
     def __enter__(self) -> Launches:
         import triton
@@ -232,7 +232,7 @@ def scan1d() -> None:
 
 @step
 def cubin(dtype: str) -> None:
-    """The cubin of the newer ptxas on this driver, loaded and launched by the project's code."""
+    """The newer ptxas's cubin on this driver, loaded and launched by the project's code."""
     import torch
 
     torch.zeros(1, device=DEVICE)
@@ -246,7 +246,7 @@ def cubin(dtype: str) -> None:
 
 @step
 def sanitizer(tool: str) -> None:
-    """One small launch a kernel, by a process without PyTorch; outputs judged all the same."""
+    """One small launch per kernel, in a process without PyTorch; outputs are checked as well."""
     import torch
 
     path = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
@@ -289,7 +289,7 @@ def bare(plans: list[tuple[str, str]], place: Path, prefix: list[str]) -> Any:
 
 
 def run_bare(place: Path) -> None:
-    """Be that process: driver and numpy, nothing else on the card."""
+    """Run as that process: driver and numpy, nothing else on the card."""
     driver = cuda_driver()
     checked(driver.cuInit(0))
     device = checked(driver.cuDeviceGet(0))
@@ -319,7 +319,7 @@ def memory(_: str) -> None:
 
     if os.environ.get("FIRST_LIGHT_PLANT") == "missing":
         raise ModuleNotFoundError("No module named 'cuda'")
-    if REHEARSE:  # the tests' fake: what waits, what is captured, what is refused
+    if REHEARSE:  # the tests' fake: waits, captures and refusals
         cuda_memory.import_cudart = importlib.import_module("rehearsal").cudart
     device = cuda_memory.Device()
     row("device", name=device.name, arch=device.architecture, release=device.driver_release())
@@ -364,7 +364,7 @@ def memory(_: str) -> None:
 
 
 def kernel_in_graph(device: Any) -> None:
-    """Capture a launch by the project's launcher; replay on changed inputs."""
+    """Capture a launch of the project's launcher; replay it on changed inputs."""
     import torch
 
     from uino_deploy.kernels.plugins import driver
@@ -384,13 +384,13 @@ def kernel_in_graph(device: Any) -> None:
             device.copy(place, device.upload(array))
         device.launch(graph)
         expected = exact(case, [torch.from_numpy(a) for a in arrays])
-        found = judge(torch.from_numpy(out.to_host()), expected, "float32")
-        row(f"kernel in a graph, inputs {seed}", **found)
+        values = judge(torch.from_numpy(out.to_host()), expected, "float32")
+        row(f"kernel in a graph, inputs {seed}", **values)
 
 
-@step  # started by `memory` alone
+@step  # started only by `memory`
 def illegal(_: str) -> None:
-    """A kernel reads where nothing is: a fault, never a missing dependency."""
+    """A kernel reads an illegal address: a fault, never a missing dependency."""
     from uino_deploy.errors import DependencyError
     from uino_deploy.kernels.plugins import driver
     from uino_deploy.runtime import cuda_memory
@@ -408,7 +408,7 @@ def illegal(_: str) -> None:
         row("illegal address", status, error=str(error), kind=type(error).__mro__[1].__name__)
 
 
-# Grids of 17 and 13 tokens: for sizes that 16 divides Triton would compile everything once more.
+# Grids of 17 and 13 tokens: for multiples of 16 Triton would compile everything again.
 SMALL, SMALLER = 238, 182
 
 
@@ -432,7 +432,7 @@ def relative(got: Any, expected: Any) -> float:
 
 
 def whole(case: str, got: Any, expected: Any, dtype: str, **values: Any) -> None:
-    """Judge logits and the mask they give by the project's own bounds."""
+    """Check logits and the mask they give against the project's own bounds."""
     from uino_deploy.tolerances import mask_iou_floor, whole_tolerance
 
     error, (mask, true) = relative(got, expected), (got.cpu() > 0, expected.cpu() > 0)
@@ -456,7 +456,7 @@ def segmenter(preset: str, size: int | None) -> tuple[Any, list[Any]]:
 
 
 def preset_forward(preset: str) -> None:
-    """Compare with the CPU at a small size; at the full one the half types with float32."""
+    """Compare with the CPU at a small size; at full size, compare the half types with float32."""
     import torch
 
     from uino_deploy.export.precision import in_precision
@@ -497,7 +497,7 @@ def hypercorrelation(name: str, net: Any, moved: Any, kind: Any) -> None:
 
 
 def trained_tiny() -> None:
-    """The bundled weights on the card, against the example that the bundle carries."""
+    """The bundled weights on the card, against the example stored in the bundle."""
     import torch
 
     from uino_deploy.bundle import Bundle
@@ -520,7 +520,7 @@ def trained_tiny() -> None:
 def training() -> None:
     """One step: loss and gradients on the card against the CPU's; bfloat16 by autocast.
 
-    The operators' own gradients come from a loss on their module: in the model's, with random
+    The operators' own gradients come from a loss on their module: in the model's loss, with random
     weights, they would be lost beside the decoder's.
     """
     import torch
@@ -562,7 +562,7 @@ def training() -> None:
 
 @step
 def gradients(word: str) -> None:
-    """The fused backward passes, compiled on this machine, against float64's: `gradients.py`."""
+    """The fused backward passes, compiled on this machine, against float64: `gradients.py`."""
     if REHEARSE:
         return row(f"{word}: nothing of this runs without a card", REHEARSED)
     paths = os.pathsep.join(path for path in sys.path if path)
@@ -577,10 +577,10 @@ def gradients(word: str) -> None:
     last = ""
     for last in process.stdout:
         if last.startswith("{"):
-            found = json.loads(last)
-            if "case" in found:
-                found["error"] = found.get("error", max(found.get("errors", [0.0])))
-                row(found.pop("case"), found.pop("status", PASSED), **found)
+            document = json.loads(last)
+            if "case" in document:
+                document["error"] = document.get("error", max(document.get("errors", [0.0])))
+                row(document.pop("case"), document.pop("status", PASSED), **document)
     if process.wait() not in (0, 1):
         raise RuntimeError(f"gradients.py ended with {process.returncode}: {last}")
     return None

@@ -1,10 +1,10 @@
-"""What stands in for the card in a rehearsal, and the faults that are planted in it.
+"""The stand-in for the card in a rehearsal, and the faults planted in it.
 
-The driver goes under the name of cuda-python's own: functions, results and attributes are named as
-`cuda.bindings.driver` names them. Device memory is the host's; a launch decodes the argument block
-as the driver would and runs the kernel in the project's PTX executor, which faults on every access
-outside an array. So all that the card's first launch needs is rehearsed: module, parameters,
-packing, grid, shapes.
+The driver replaces cuda-python's own: functions, results and attributes have the names of
+`cuda.bindings.driver`. Device memory is host memory; a launch decodes the argument block as the
+driver would and runs the kernel in the project's PTX executor, which faults on every access outside
+an array. This rehearses everything that the card's first launch needs: module, parameters, packing,
+grid, shapes.
 
 A planted fault shows that a step would report it: `wrong` results, a CUDA `fault`, a `hang`, or a
 `missing` module.
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-_MOST_SHARED = 49152  # what a launch gets without an opt-in
+_MOST_SHARED = 49152  # the limit for a launch without an opt-in
 _FOR_EVER = 86_400
 
 
@@ -33,7 +33,7 @@ def planted() -> str | None:
 
 
 class Result(enum.IntEnum):
-    """The few results that are looked at."""
+    """The few results that callers look at."""
 
     CUDA_SUCCESS = 0
     CUDA_ERROR_INVALID_VALUE = 1
@@ -45,7 +45,7 @@ OK = Result.CUDA_SUCCESS
 
 
 class Driver:
-    """What `first_light` and the project's launcher use of `cuda.bindings.driver`."""
+    """The part of `cuda.bindings.driver` that `first_light` and the project's launcher use."""
 
     CUfunction_attribute = SimpleNamespace(
         CU_FUNC_ATTRIBUTE_NUM_REGS=4,
@@ -54,7 +54,7 @@ class Driver:
     )
 
     def __init__(self, folders: list[Path]) -> None:
-        # A cubin cannot be executed here: the PTX beside it stands for it.
+        # A cubin cannot be executed here; the PTX beside it is, instead.
         self._cubins = {
             path.read_bytes(): path.with_suffix(".ptx").read_bytes()
             for folder in folders
@@ -64,7 +64,7 @@ class Driver:
         self._kept: dict[int, object] = {}
 
     def show(self, address: int, nbytes: int) -> None:
-        """Say that an array lies there; a launch may touch nothing else."""
+        """Register an array; a launch may touch nothing else."""
         self._sizes[address] = nbytes
 
     def cuInit(self, flags):
@@ -153,7 +153,7 @@ class Driver:
 
 
 def install(folders: list[Path]) -> None:
-    """Put the stand-in in the place of cuda-python's driver module."""
+    """Replace cuda-python's driver module with the stand-in."""
     sys.modules["cuda.bindings.driver"] = Driver(folders)  # type: ignore[assignment]
 
 
@@ -171,7 +171,7 @@ def plant() -> None:
 
 
 def _faulty(operator: Any) -> Any:
-    """Return an operator whose half-precision results are planted: float32 is the reference."""
+    """Return an operator with planted half-precision results; float32 is the reference."""
 
     def run(first: Any, *rest: Any) -> Any:
         out = operator(first, *rest)

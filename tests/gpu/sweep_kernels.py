@@ -1,9 +1,10 @@
-"""Compiles, where time costs nothing, the kernel variants that are only to be timed.
+"""Compiles, off the card, the kernel variants that are only timed.
 
-A name says what differs from the shipped kernel: the correlation's tile (q, s, d, warps w, stages
-x; `mma` for sm_80's instructions on a newer card), the scan's rows, steps, channels d and warps w.
-What the first run on an H200 left open is answered so: which tile is quickest now that every
-product is waited for, and whether narrower blocks beat the shipped ones for few long sequences.
+A name lists its differences from the shipped kernel: the correlation's tile (q, s, d, warps w,
+stages x; `mma` for sm_80's instructions on a newer card), the scan's rows, steps, channels d and
+warps w.
+These answer what the first run on an H200 left open: which tile is fastest now that every product
+is waited for, and whether narrower blocks beat the shipped ones for few long sequences.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def scans(aim: Target) -> Iterator[tuple[Variant, Target]]:
 
 
 def compile_all(aim: Target, folder: Path) -> None:
-    """Compile every variant for one architecture; a tile that does not fit is an answer, too."""
+    """Compile every variant for one architecture; a tile that does not fit is a result as well."""
     done = []
     for variant, built_for in [*correlations(aim), *scans(aim)]:
         try:

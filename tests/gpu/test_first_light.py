@@ -1,4 +1,4 @@
-"""The checks for a card, rehearsed: what is right passes, and every planted fault is reported."""
+"""A rehearsal of the checks for a card: correct code passes, every planted fault is reported."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ PLANTS = ("wrong", "fault", "hang", "missing")
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """What `make gpu-wheelhouse` packs, with the kernels of the small preset alone."""
+    """The folder that `make gpu-wheelhouse` packs, with only the small preset's kernels."""
     out = tmp_path_factory.mktemp("gpu")
     wheelhouse.pack_code(out)
     names = [v.name for v in preset_variants(80, ["tiny"]) if v.dtype == "float16"]
@@ -39,8 +39,8 @@ def rehearse(packed, tmp_path, *arguments, minutes="3"):
     command += ["--shards", "float16", "--shards", "vits14"]
     command += ["--minutes", minutes, "--out", str(tmp_path / "out"), *arguments]
     done = subprocess.run(command, cwd=packed, capture_output=True, text=True, check=False)
-    found = json.loads((tmp_path / "out/first_light.json").read_text())
-    return done, found
+    document = json.loads((tmp_path / "out/first_light.json").read_text())
+    return done, document
 
 
 def statuses(found, step):
@@ -111,7 +111,7 @@ def test_no_speed_without_right_results(packed, tmp_path):
 
 
 def test_a_page_shows_the_card_the_verdict_and_every_time(tmp_path):
-    run = HERE.parents[1] / "benchmarks/data/gpu/h200-3bb20d4.json"
+    run = HERE.parents[1] / "benchmarks/data/gpu/h200-e29c450.json"
     out = tmp_path / "run.html"
     command = [sys.executable, str(HERE / "page.py"), str(run), str(out)]
     subprocess.run(command, check=True)
@@ -123,3 +123,12 @@ def test_a_page_shows_the_card_the_verdict_and_every_time(tmp_path):
             if "ms" in row:
                 assert row["case"] in text
                 assert f"{row['ms']:.4f}" in text
+
+
+def test_the_readme_shows_the_times_of_the_committed_run():
+    import page
+
+    run = HERE.parents[1] / "benchmarks/data/gpu/h200-e29c450.json"
+    table = page.readme_table(json.loads(run.read_text()))
+    assert table in (HERE / "README.md").read_text()
+    assert table.count("\n") == 2 + 5 + 3

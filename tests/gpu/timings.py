@@ -1,4 +1,4 @@
-"""The steps that measure: nothing else runs on the card meanwhile."""
+"""The steps that measure speed; nothing else runs on the card meanwhile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BATCHES = (1,) if REHEARSE else (1, 8)
 
 
 def clock(calls: list[Callable[[], Any]], least: int = 20) -> dict[str, Any]:
-    """Time a call by replays of a CUDA graph that goes round `calls`, each on its own inputs."""
+    """Time a call by replays of a CUDA graph that cycles through `calls`, each with own inputs."""
     import torch
 
     if REHEARSE:
@@ -66,7 +66,7 @@ def clock(calls: list[Callable[[], Any]], least: int = 20) -> dict[str, Any]:
             for call in calls:
                 call()
         replay = graph.replay
-    except Exception as error:  # what cannot be captured is timed with its launch gaps
+    except Exception as error:  # without a capture, launch gaps are included
         how = f"eager, no graph: {error}"[:160]
         torch.cuda.synchronize()
         replay = lambda: [call() for call in calls]  # noqa: E731
@@ -83,7 +83,7 @@ def clock(calls: list[Callable[[], Any]], least: int = 20) -> dict[str, Any]:
 
 
 def rounds(nbytes: int) -> int:
-    """Return how many sets of inputs it takes to go past the L2 cache before one comes again."""
+    """Return the number of sets of inputs that overflows the L2 cache before one repeats."""
     import torch
 
     l2 = 0 if REHEARSE else torch.cuda.get_device_properties(0).L2_cache_size
@@ -91,21 +91,21 @@ def rounds(nbytes: int) -> int:
 
 
 def ceilings() -> dict[str, float]:
-    """Measure what this card does at best, today: bytes a second, and operations by type."""
+    """Measure this card's peak, today: bytes per second, and operations per second by type."""
     import torch
 
     size, side = (1 << 12, 64) if REHEARSE else (1 << 30, 8192)
     source = torch.randn(size // 4, device=DEVICE)
     target = torch.empty_like(source)
-    found = {"bytes": 2 * size / (1e-3 * clock([lambda: target.copy_(source)])["ms"])}
+    peaks = {"bytes": 2 * size / (1e-3 * clock([lambda: target.copy_(source)])["ms"])}
     for name in ("bfloat16", "float16", "tf32", "float32"):
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         dtype = getattr(torch, name.replace("tf32", "float32"))
         a, b = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
-        found[name] = 2 * side**3 / (1e-3 * clock([lambda: a @ b], 5)["ms"])  # noqa: B023
+        peaks[name] = 2 * side**3 / (1e-3 * clock([lambda: a @ b], 5)["ms"])  # noqa: B023
     torch.backends.cuda.matmul.allow_tf32 = False
-    row("ceilings", **{name: f"{value:.4g}" for name, value in found.items()})
-    return found
+    row("ceilings", **{name: f"{value:.4g}" for name, value in peaks.items()})
+    return peaks
 
 
 def operator_work(case: Case, dtype: str) -> tuple[int, float, str]:
@@ -124,7 +124,7 @@ def operator_work(case: Case, dtype: str) -> tuple[int, float, str]:
 
 
 def report(case: str, timed: dict[str, Any], top: dict[str, float], work: Any) -> None:
-    """Record a time, and the share of the roofline that it is."""
+    """Record a time and its fraction of the roofline."""
     nbytes, operations, unit = work
     floor = 1e3 * max(nbytes / top["bytes"], operations / top[unit])
     bound = "bytes" if nbytes / top["bytes"] > operations / top[unit] else unit
@@ -134,7 +134,7 @@ def report(case: str, timed: dict[str, Any], top: dict[str, float], work: Any) -
 
 
 def launches_of(kernel: Any, case: Case, load: Callable[[Any], Any]) -> list[Callable[[], None]]:
-    """Return launches on as many sets of inputs as it takes to leave the cache."""
+    """Return launches on enough sets of inputs to overflow the cache."""
     function, plan = load(kernel), launch_of(kernel, case)
     nbytes, *_ = operator_work(case, kernel.record.dtype)
     calls = []
@@ -146,7 +146,7 @@ def launches_of(kernel: Any, case: Case, load: Callable[[Any], Any]) -> list[Cal
 
 
 def unfused(case: Case, inputs: list[Any]) -> Any:
-    """Return the operator as a chain of PyTorch's, in the inputs' type."""
+    """Return the operator as a chain of PyTorch operators, in the inputs' type."""
     from torch.nn import functional as F
 
     from uino_deploy.kernels.selective_scan import naive
@@ -248,15 +248,15 @@ def ncu(_: str) -> None:
     """Hardware counters of one launch of every kernel at the main preset's shapes."""
     tool, prefix = shutil.which("ncu"), []
     if REHEARSE:
-        found = counters(_SAMPLE)
-        assert found == [{"Kernel Name": "k", "dram__bytes_read.sum": 1234.5}], found
-        row("reading ncu's page", **brief(found[0]))
+        launches = counters(_SAMPLE)
+        assert launches == [{"Kernel Name": "k", "dram__bytes_read.sum": 1234.5}], launches
+        row("reading ncu's page", **brief(launches[0]))
     elif tool is None:
         raise Missing("ncu")
     else:
         known = subprocess.run([tool, "--query-metrics"], capture_output=True, text=True,
                                timeout=60, check=False).stdout  # fmt: skip
-        # One name that this chip does not have would cost them all.
+        # One metric that this chip lacks would lose them all.
         names = [m for m in WANTED if re.search(rf"^{m.split('.')[0]}\b", known, re.MULTILINE)]
         row("metrics", absent=sorted(set(WANTED) - set(names)))
         prefix = [
@@ -277,17 +277,17 @@ def ncu(_: str) -> None:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         text = bare(plans, Path(folder, "bare"), prefix).communicate()[0]
-    found = [] if REHEARSE else counters(text)
-    if len(found) != len(plans):
+    launches = [] if REHEARSE else counters(text)
+    if len(launches) != len(plans):
         status = PASSED if REHEARSE else FAILED
-        row("counters", status, launches=len(plans), rows=len(found), log=text[-3000:])
+        row("counters", status, launches=len(plans), rows=len(launches), log=text[-3000:])
         return
-    for (name, label), values in zip(plans, found, strict=True):
+    for (name, label), values in zip(plans, launches, strict=True):
         row(f"{name} {label}", **brief(values), counters=values)
 
 
 def brief(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what a line of the report can hold: megabytes, shares, the three main stalls."""
+    """Return the values for a line of the report: megabytes, shares, the three main stalls."""
     dram = [values.get(f"dram__bytes_{way}.sum", float("nan")) for way in ("read", "write")]
     stalls = {
         name.split("stalled_")[1].split("_per_")[0]: value
@@ -313,11 +313,11 @@ _SAMPLE = '==PROF== Connected\n"ID","Kernel Name","dram__bytes_read.sum"\n"","",
 def counters(text: str) -> list[dict[str, Any]]:
     """Read ncu's raw page: a line of names, one of units, then the launches."""
     lines = [line for line in text.splitlines() if line.startswith('"')]
-    found = []
+    launches = []
     for values in itertools.islice(csv.DictReader(lines), 1, None):
         kept = {k: v for k, v in values.items() if k == "Kernel Name" or "__" in k}
-        found.append({k: _number(v) for k, v in kept.items()})
-    return found
+        launches.append({k: _number(v) for k, v in kept.items()})
+    return launches
 
 
 def _number(text: str) -> Any:
@@ -329,7 +329,7 @@ def _number(text: str) -> Any:
 
 @step
 def sweep(_: str) -> None:
-    """Variants that no one ships: right first, then timed beside the shipped ones."""
+    """Unshipped variants: checked first, then timed beside the shipped ones."""
 
     top = ceilings()
     cases = model_cases(MAIN)
@@ -342,7 +342,7 @@ def sweep(_: str) -> None:
 
 
 def load_wide(kernel: Any) -> Any:
-    """Load the PTX and ask for the shared memory that a plugin could not have."""
+    """Load the PTX with more shared memory than a plugin could have."""
     function, driver = load_as_aot(kernel), cuda_driver()
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     checked(driver.cuFuncSetAttribute(function, attribute, kernel.record.shared_bytes))

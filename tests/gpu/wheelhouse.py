@@ -1,10 +1,10 @@
-"""Packs a folder that holds all that a machine with a card needs, which may have no network.
+"""Packs a folder with everything that a machine with a card needs, which may have no network.
 
     python tests/gpu/wheelhouse.py build/gpu --arch sm_90      # for another machine
     python tests/gpu/wheelhouse.py build/gpu --here            # for this one
 
 The folder holds the code without links, compiled kernels, variants to be timed, a small bundle and
-wheels that the other machine lacks. Copy it there and run the line that this prints.
+wheels that the other machine lacks. Copy it there and run the command that this prints.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from uino_deploy.model import load_checkpoint
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 LIMIT_MIB = 60
-# What the project imports and a machine with PyTorch may lack.
+# Packages that the project imports and a machine with PyTorch may lack.
 WHEELS = ("msgspec",)
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
@@ -37,9 +37,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--arch", help="the card's architecture, such as sm_90")
-    parser.add_argument("--cuda", default="12.6", help="the oldest CUDA that its driver may have")
-    parser.add_argument("--python", default="3.12", help="the version there")
-    parser.add_argument("--here", action="store_true", help="for this machine's own card")
+    parser.add_argument(
+        "--cuda", default="12.6", help="the oldest CUDA release that its driver may have"
+    )
+    parser.add_argument("--python", default="3.12", help="the Python version there")
+    parser.add_argument("--here", action="store_true", help="pack for this machine's own card")
     parser.add_argument("--rehearse", action="store_true", help="add what a CPU can execute")
     arguments = parser.parse_args()
     if arguments.here == bool(arguments.arch):
@@ -74,7 +76,7 @@ def arch_here() -> str:
 
 
 def pack_code(out: Path) -> None:
-    """Copy the checks and the package; what links name is copied, so that no link remains."""
+    """Copy the checks and the package; links are replaced by copies of their targets."""
     for path in HERE.glob("*.py"):
         shutil.copy(path, out)
     shutil.copy(ROOT / "tests/runtime/fake_cuda.py", out)
@@ -86,7 +88,7 @@ def pack_code(out: Path) -> None:
 
 
 def pack_wheels(out: Path, python: str) -> None:
-    """Fetch wheels for the other machine's Python and unpack them: installing costs its time."""
+    """Download wheels for the other machine's Python and unpack them, to save its time."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check"]
         command += ["--no-deps", "--only-binary=:all:", "--implementation", "cp"]

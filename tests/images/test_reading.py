@@ -1,4 +1,4 @@
-"""Images and masks are read as what they show, whatever their file's form."""
+"""Images and masks are read as they look, whatever their file's mode."""
 
 import struct
 import warnings

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.kernels.operands import scan_operands
 from uino_deploy.kernels.correlation import naive as correlation
 from uino_deploy.kernels.correlation.triton_kernel_backward import correlation4d_backward
 from uino_deploy.kernels.selective_scan import naive, triton_kernel_1d_backward
@@ -13,21 +14,18 @@ from uino_deploy.kernels.selective_scan.tiling import Tiling
 from uino_deploy.kernels.selective_scan.triton_kernel_backward import selective_scan2d_backward
 from uino_deploy.tolerances import OPERATOR
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 PARALLEL, SERIAL = Tiling(True, 4, 2, 16, 1), Tiling(False, 4, 2, 16, 1)
 TILINGS = pytest.mark.parametrize("tiling", [PARALLEL, SERIAL], ids=["parallel", "serial"])
 NAMES = ("x", "dt", "B", "C", "dt_weight", "dt_bias", "A", "skip")
 
 
 def operands(shape, dtype=torch.float32, seed=0):
-    sequences, height, width, channels, rank, states = shape
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
-    plane = (sequences, height, width)
-    own = [draw(*plane, channels), draw(*plane, 4, rank)]
-    own += [draw(*plane, 4, states), draw(*plane, 4, states)]
-    parameters = [draw(4, channels, rank), draw(4, channels) - 1]
-    parameters += [-2 * torch.rand(4, channels, states, generator=generator), draw(4, channels)]
-    return [t.to(dtype) for t in own] + parameters, draw(*plane, 4, channels).to(dtype)
+    tensors = scan_operands(shape, dtype, generator, bias=-1, decay=-2)
+    gradient = torch.randn(*shape[:3], 4, shape[3], generator=generator)
+    return tensors, gradient.to(dtype)
 
 
 def right(tensors, gradient):
@@ -43,15 +41,6 @@ def check(tensors, gradient, tiling):
         assert (mine.shape, mine.dtype) == (operand.shape, operand.dtype), name
         bound = OPERATOR[str(mine.dtype).removeprefix("torch.")].relative_l2
         assert (mine.double() - exact).norm() <= bound * exact.norm(), name
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch):
-    """Give every output NaN to start with, so that an unwritten element shows."""
-    empty = torch.Tensor.new_empty
-    monkeypatch.setattr(
-        torch.Tensor, "new_empty", lambda *a, **k: empty(*a, **k).fill_(float("nan"))
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

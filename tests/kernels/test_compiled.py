@@ -17,7 +17,7 @@ from tests.kernels.presets import preset_variants
 from uino_deploy import ptx
 from uino_deploy.benchmarks.ledger import numerics, traffic, unfused
 from uino_deploy.benchmarks.ledger.disassembly import instruction_mix
-from uino_deploy.benchmarks.ledger.report import executable, preset_shapes, variant_for
+from uino_deploy.benchmarks.ledger.records import executable, preset_shapes, variant_for
 from uino_deploy.config import PRESETS
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.build import (
@@ -132,7 +132,7 @@ def test_a_folder_of_kernels_reads_back_and_shows_a_change(orin, tmp_path):
     file.write_text(file.read_text() + "\n")
     with pytest.raises(InputError, match="is not the file that its JSON describes"):
         read(tmp_path)
-    with pytest.raises(InputError, match="holds no readable kernels"):
+    with pytest.raises(InputError, match="contains no readable kernels"):
         read(tmp_path / "nowhere")
 
 

@@ -136,7 +136,7 @@ def run_plugin(kernel, variant, shape, tensors, out_shape):
 @token_faults
 def test_correlation_in_onnx_runtime(fault):
     tensors = tokens("float32", fault)
-    body = correlation_onnx.body(*GRID, 3, onnx.TensorProto.FLOAT, 18)
+    body = correlation_onnx.portable_function(*GRID, 3, onnx.TensorProto.FLOAT, 18)
     grid = {"height": GRID[0], "width": GRID[1], "pool": 3}
     got = onnx_runtime("Correlation4d", body, ("query", "support", "weight"), tensors, grid)
     close(got, right_volume(tensors, 3), "float32")
@@ -235,7 +235,7 @@ def test_scan_compiled(scan_kernels, fault):
 @cell_faults
 def test_scan_in_onnx_runtime(fault):
     tensors = plane("float32", fault)
-    got = onnx_runtime("SelectiveScan2d", scan_onnx.body(1, 18), NAMES, tensors, {})
+    got = onnx_runtime("SelectiveScan2d", scan_onnx.portable_function(1, 18), NAMES, tensors, {})
     close(got, right_plane(tensors), "float32")
 
 

@@ -5,10 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernels.operands import scan_operands
 from uino_deploy.kernels.selective_scan import naive
 from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 from uino_deploy.kernels.selective_scan.triton_kernel import selective_scan2d
 from uino_deploy.tolerances import OPERATOR
+
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 # The shipped tilings hold 8 x 8 and 16 x 4 visits; the interpreter is quicker with fewer.
 PARALLEL = Tiling(True, 4, 2, 16, 1)
@@ -17,15 +20,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def operands(shape, dtype, seed=0):
-    sequences, height, width, channels, rank, states = shape
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
-    plane = (sequences, height, width)
-    own = [draw(*plane, channels), draw(*plane, 4, rank)]
-    own += [draw(*plane, 4, states), draw(*plane, 4, states)]
-    parameters = [draw(4, channels, rank), draw(4, channels) - 3]
-    parameters += [-4 * torch.rand(4, channels, states, generator=generator), draw(4, channels)]
-    return [t.to(dtype) for t in own] + parameters
+    return scan_operands(shape, dtype, torch.Generator().manual_seed(seed))
 
 
 def check(tensors, tiling):
@@ -35,15 +30,6 @@ def check(tensors, tiling):
     error = ((out.double() - expected).norm() / expected.norm()).item()
     assert error <= OPERATOR[str(tensors[0].dtype).removeprefix("torch.")].relative_l2
     return out
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch):
-    """Give every output NaN to start with, so that an unwritten element shows."""
-    empty = torch.Tensor.new_empty
-    monkeypatch.setattr(
-        torch.Tensor, "new_empty", lambda *a, **k: empty(*a, **k).fill_(float("nan"))
-    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,4 +1,4 @@
-"""What the model's tests share: published layouts, random weights, and an error measure."""
+"""Helpers of the model's tests: published layouts, random weights, and an error measure."""
 
 import gzip
 import json

@@ -1,8 +1,5 @@
 """The encoder, the decoder and the scan against transformers' models with the same weights."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -18,16 +15,6 @@ from uino_deploy.model import load_dinov2, load_sam_decoder
 
 # float32 against float32, the same operations in another order: 1e-6 is seen.
 TOLERANCE = 1e-5
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def transformers() -> Iterator[ModuleType]:
-    """Give transformers, while our folder `kernels` cannot pass for the package it looks for."""
-    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", elsewhere)
-        yield pytest.importorskip("transformers", reason="transformers is not installed")
 
 
 def small_encoder(registers: int) -> EncoderConfig:

@@ -1,4 +1,4 @@
-"""Assembling a model: what came from which file, what is random, and that it is repeatable."""
+"""Assembling a model: the source of each part, the random parts, and repeatability."""
 
 import pytest
 

@@ -1,9 +1,6 @@
 """SAM's image encoder against transformers' with the same weights; official checkpoints' names."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -14,19 +11,9 @@ from uino_deploy.model.checkpoint import load_sam_image_encoder
 from uino_deploy.model.sam_encoder import SamEncoderConfig, SamImageEncoder
 
 TOLERANCE = 1e-5
-ROOT = Path(__file__).resolve().parents[2]
 
 # A window that does not divide the grid (padding), one that does, and blocks of both kinds.
 SMALL = SamEncoderConfig(48, 4, 3, (1, 3), window=4, image_size=112, embedding=32)
-
-
-@pytest.fixture(scope="module")
-def transformers() -> Iterator[ModuleType]:
-    """Give transformers, while our folder `kernels` cannot pass for the package it looks for."""
-    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", elsewhere)
-        yield pytest.importorskip("transformers", reason="transformers is not installed")
 
 
 def filled(config: SamEncoderConfig, seed: int) -> SamImageEncoder:

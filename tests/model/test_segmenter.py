@@ -1,4 +1,4 @@
-"""The whole model: its size, its variants, and what its parts promise one another."""
+"""The whole model: its size, its variants, and the agreements between its parts."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """Compiles the kernels of `test_triton.py` for one architecture: JSON on stdout.
 
-A process of its own: LLVM ends the process on a target that it does not know.
+This runs in a separate process: LLVM aborts on a target that it does not know.
 """
 
 import json

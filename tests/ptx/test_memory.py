@@ -1,4 +1,4 @@
-"""Global memory: what is loaded and stored, what is counted, and what is a fault."""
+"""Global memory: loads, stores, counts and faults."""
 
 import numpy as np
 import pytest

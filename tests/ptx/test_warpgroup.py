@@ -1,4 +1,4 @@
-"""`wgmma` against plain matrix products, its tiles laid out byte by byte, and what is in flight."""
+"""`wgmma` against plain matrix products, tiles laid out byte by byte, operands in flight."""
 
 import numpy as np
 import pytest

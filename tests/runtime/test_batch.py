@@ -1,4 +1,4 @@
-"""Which images a batch takes, and what it writes."""
+"""The images that a batch takes, and the files that it writes."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_files_folders_and_globs(tree, inputs, expected):
 
 @pytest.mark.parametrize("given", ["*.bmp", "folder.png"])
 def test_an_input_without_images_is_named(tree, given):
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="contains no image"):
         find_images(["b.png", given])
 
 

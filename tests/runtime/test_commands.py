@@ -453,10 +453,11 @@ def test_predict_replaces_only_its_own_output_and_only_by_force(
 
 
 def test_the_backends_offered_are_the_runtimes_and_the_model_itself():
-    from uino_deploy.cli._backend import NAMES
+    from uino_deploy.cli.predict import predict
     from uino_deploy.runtime.backends import BACKENDS
 
-    assert (*BACKENDS, "torch") == NAMES
+    (option,) = (option for option in predict.params if option.name == "backend")
+    assert option.type.choices == (*BACKENDS, "torch")
 
 
 def test_a_threshold_that_is_no_number_is_refused_before_any_work(

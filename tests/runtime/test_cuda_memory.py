@@ -10,15 +10,7 @@ import pytest
 
 from tests.runtime.fake_cuda import FakeCudart, cudaError_t
 from uino_deploy.errors import CudaError, DependencyError
-from uino_deploy.runtime import cuda_memory
 from uino_deploy.runtime.cuda_memory import ALIGNMENT, Device, check, import_cudart
-
-
-@pytest.fixture
-def cudart(monkeypatch):
-    fake = FakeCudart()
-    monkeypatch.setattr(cuda_memory, "import_cudart", lambda: fake)
-    return fake
 
 
 def numbers(*shape, seed=0):

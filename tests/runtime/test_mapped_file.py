@@ -1,4 +1,4 @@
-"""A mapped file's pages are given back where nothing is lost by it, and only there."""
+"""A mapped file's pages are released only if nothing is lost."""
 
 import re
 import sys

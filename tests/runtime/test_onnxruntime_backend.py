@@ -1,4 +1,4 @@
-"""What ONNX Runtime is asked for is what runs, or the error says why not."""
+"""ONNX Runtime runs what was requested, or the error says why not."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""A provider is found, given its options, and refused where the CPU would do its work."""
+"""A provider is found, given its options, and refused if the CPU would do its work."""
 
 import sys
 from pathlib import Path
@@ -45,9 +45,9 @@ def test_a_provider_is_a_name_and_options(text, name, options):
     ("text", "words"),
     [
         ("gpu", "unknown provider 'gpu'; choose from cpu, cuda"),
-        ("cuda:device_id", "'device_id' is no option"),
-        ("cuda:", "'' is no option"),
-        ("cuda:=1", "'=1' is no option"),
+        ("cuda:device_id", "'device_id' is not an option"),
+        ("cuda:", "'' is not an option"),
+        ("cuda:=1", "'=1' is not an option"),
     ],
 )
 def test_a_provider_that_cannot_be_read(text, words):
@@ -247,7 +247,7 @@ def test_a_plugin_is_registered_once_and_runs_on_its_first_device(plugin):
     assert [device.index for device in devices] == [0]
     assert given == {"device_type": "CPU"}
     assert named == {"enable_fallback": 0}
-    with pytest.raises(InputError, match="used alone"):
+    with pytest.raises(InputError, match="cannot be combined"):
         select(runtime, [Provider(OPENVINO), Provider("CPUExecutionProvider")])
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO runs what a bundle says, keeps what it compiled, refuses what it would not compute."""
+"""OpenVINO runs a bundle as exported, caches compiled pieces, and refuses other precisions."""
 
 import gc
 import hashlib
@@ -219,7 +219,7 @@ def test_options(monkeypatch):
     assert described["threads"] == "2"
     with pytest.raises(InputError, match="0 threads"):
         OpenVinoBackend(threads=0)
-    with pytest.raises(InputError, match="no providers"):
+    with pytest.raises(InputError, match="not accept providers"):
         open_backend("openvino", BackendOptions(providers=["cpu"]))
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(DependencyError, match="cannot be imported"):

@@ -29,7 +29,7 @@ def iou(a, b):
 
 
 class Counting(OnnxRuntimeBackend):
-    """Counts what is loaded and what is run."""
+    """A backend that counts loads and runs."""
 
     def __init__(self):
         super().__init__(threads=1)
@@ -138,7 +138,7 @@ def test_the_label_map_gives_each_pixel_to_the_highest_logit(predictor, red_squa
     assert not label_map(nowhere).any()
     with pytest.raises(InputError, match="1 to 255"):
         label_map([])
-    with pytest.raises(InputError, match="several sizes"):
+    with pytest.raises(InputError, match="different sizes"):
         label_map([low[0], predictor.predict(image[:30], red)])
 
 

@@ -8,22 +8,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
+from tests.runtime.fake_cuda import FakeTensorRt
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import PlanInfo, plan_folder
 from uino_deploy.errors import BundleError, CheckFailed, DependencyError, InputError
 from uino_deploy.files import sha256
-from uino_deploy.runtime import Predictor, cuda_memory, tensorrt_backend
+from uino_deploy.runtime import Predictor, tensorrt_backend
 from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
 ARCH = "sm_87"
-
-
-@pytest.fixture
-def cudart(monkeypatch):
-    fake = FakeCudart()
-    monkeypatch.setattr(cuda_memory, "import_cudart", lambda: fake)
-    return fake
 
 
 @pytest.fixture
@@ -114,7 +107,9 @@ def test_the_second_backends_errors_are_its_own(planned, trt):
 
 def test_no_runtime_is_a_missing_dependency(trt):
     trt.driver = False
-    with pytest.raises(DependencyError, match=r"tensorrt 10\.9\.0\.34 makes no runtime: .*driver"):
+    with pytest.raises(
+        DependencyError, match=r"tensorrt 10\.9\.0\.34 cannot create a runtime: .*driver"
+    ):
         TensorRtBackend()
 
 
@@ -327,7 +322,10 @@ def test_a_plan_changed_after_the_check_is_not_loaded(planned, trt, monkeypatch)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "10.3.0"}, r"built by tensorrt 10\.3\.0, here is 10\.9.*uino-deploy build"),
+        (
+            {"version": "10.3.0"},
+            r"built by tensorrt 10\.3\.0; this machine has 10\.9.*uino-deploy build",
+        ),
         ({"sources": {"encoder.onnx": "0" * 64}}, "was built from another encoder"),
     ],
 )
@@ -349,7 +347,7 @@ def test_no_plan_for_this_gpu(planned, trt, cudart):
 def test_a_plan_of_another_piece(planned, trt):
     other = planned.root / plan_folder("tensorrt", ARCH) / "adapter.plan"
     bundle = with_plan(planned, "encoder", other.read_bytes())
-    with pytest.raises(BundleError, match=r"has .*'early'.*manifest says .*'image'"):
+    with pytest.raises(BundleError, match=r"has .*'early'.*manifest has .*'image'"):
         TensorRtBackend().load(bundle, "encoder")
 
 

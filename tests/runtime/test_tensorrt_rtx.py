@@ -1,4 +1,4 @@
-"""What of the runtime runs on TensorRT-RTX's real bindings without a GPU."""
+"""The part of the runtime that runs on TensorRT-RTX's real bindings without a GPU."""
 
 import subprocess
 import sys

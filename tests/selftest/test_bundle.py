@@ -1,4 +1,4 @@
-"""What the claims about pieces are checked on, and how they are timed."""
+"""The inputs and the timing of the claims about pieces."""
 
 from uino_deploy.selftest import bundle
 from uino_deploy.selftest.bundle import median_ms

@@ -1,4 +1,4 @@
-"""A claim is judged whatever happens in its check."""
+"""A claim gets a verdict whatever happens in its check."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_a_number_is_held_against_its_bound(measured, verdict):
 def test_the_reason_names_both_numbers():
     (finding,) = judged(Measured(0.5, "IoU", 0.97, at_least=True, what="mask"))
     assert finding.claim == "it works: mask"
-    assert finding.reason == "0.5 IoU, allowed is at least 0.97"
+    assert finding.reason == "0.5 IoU, allowed: at least 0.97"
 
 
 @pytest.mark.parametrize(

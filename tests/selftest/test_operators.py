@@ -1,4 +1,4 @@
-"""The numpy references are the operators, and a kernel that is not is found."""
+"""The numpy references match the operators, and a wrong kernel is found."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_a_variant_without_the_operators_cannot_be_checked():
     compact = UinoConfig.from_preset("tiny", "comp")
     assert operators.small_cases(compact) == operators.model_cases(compact) == []
     with pytest.raises(CannotCheck):
-        operators.of(SCAN, [])
+        operators.cases_of(SCAN, [])
 
 
 class AnyKernel:
@@ -86,7 +86,7 @@ def test_a_kernel_that_leaves_one_value_out_is_found(case: Case, dtype):
 
 @pytest.mark.parametrize("dtype", operators.DTYPES)
 def test_a_scan_in_another_order_is_found(dtype):
-    case = operators.of(SCAN, operators.small_cases(CONFIG))[0]
+    case = operators.cases_of(SCAN, operators.small_cases(CONFIG))[0]
 
     def run(launch, inputs, like):
         return np.ascontiguousarray(exact_of(case)(launch, inputs, like)[:, :, :, [0, 1, 3, 2]])

@@ -1,4 +1,4 @@
-"""Groups run in processes of their own: a crash, a hang and a missing GPU are told apart."""
+"""Groups run in separate processes; a crash, a hang and a missing GPU are distinguished."""
 
 import json
 import os
@@ -78,8 +78,8 @@ def test_the_claim_that_runs_when_the_time_is_up_has_failed(group):
     report = run_selftest(minutes=3 / 60)
     assert time.monotonic() - begun < 20
     assert verdicts(report) == [("first", "passed"), ("second", "failed"), ("third", "skipped")]
-    assert report.findings[1].reason.startswith("still running when the time was up")
-    assert report.required == {"group": "not begun when the time was up"}
+    assert report.findings[1].reason.startswith("still running at the time limit")
+    assert report.required == {"group": "not started before the time limit"}
     assert report.document()["passed"] is False
 
 
@@ -87,8 +87,8 @@ def test_a_group_that_the_time_did_not_reach_did_not_run(group):
     group("passed('first')", claims=("first",), required=["group"])
     report = run_selftest(minutes=1e-9)
     assert verdicts(report) == [("first", "skipped")]
-    assert report.required == {"group": "not begun when the time was up"}
-    assert report.failures == ["group did not run: not begun when the time was up"]
+    assert report.required == {"group": "not started before the time limit"}
+    assert report.failures == ["group did not run: not started before the time limit"]
 
 
 def test_a_long_finding_arrives_whole(group):
@@ -176,7 +176,7 @@ def test_a_gpu_that_fails_to_start_is_a_failed_claim_and_nothing_missing(monkeyp
     assert {one.verdict for one in others} == {"skipped"}
     code, captured = command(capsys, "--gpu")
     assert code == 1
-    assert captured.out.splitlines()[-1].startswith("FAILED: gpu: there is a GPU")
+    assert captured.out.splitlines()[-1].startswith("FAILED: gpu: a GPU is present")
 
 
 def test_without_a_gpu_every_claim_is_listed_and_skipped(monkeypatch):
@@ -231,7 +231,9 @@ def test_where_nothing_can_be_checked_nothing_passes(group, capsys):
     group(script + "verdict='skipped', reason='no torch')])", claims=("first",))
     code, captured = command(capsys)
     assert code == 3
-    assert captured.out.splitlines()[-1].startswith("FAILED: nothing could be checked here")
+    assert captured.out.splitlines()[-1].startswith(
+        "FAILED: nothing could be checked on this machine"
+    )
 
 
 def test_a_bundle_that_is_none_is_said_before_anything_runs(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""The ablation's rows: what differs between them, and that finished ones are not run again."""
+"""The ablation's rows: their differences, and that finished ones do not run again."""
 
 import json
 import re

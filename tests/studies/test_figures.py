@@ -1,4 +1,4 @@
-"""Figures: what they show is what was computed."""
+"""Figures show the computed values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Draws a training's batches where they are used: a process of its own takes seconds to start."""
+"""Draws a training's batches in the same process: another one takes seconds to start."""
 
 import pytest
 

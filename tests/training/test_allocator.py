@@ -1,4 +1,4 @@
-"""The allocator's setting is accepted, and harmless where there is no glibc."""
+"""The allocator's setting is accepted, and harmless without glibc."""
 
 import sys
 

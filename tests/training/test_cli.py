@@ -1,4 +1,4 @@
-"""`uino-deploy train`: what it writes, what it refuses, what an interruption leaves."""
+"""`uino-deploy train`: its files, its refusals, and the state after an interruption."""
 
 import json
 import subprocess
@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from uino_deploy.cli._options import Settings
 from uino_deploy.cli.train import train
 from uino_deploy.errors import OutputExists
 from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata
@@ -25,7 +24,7 @@ def two_episodes_a_batch(monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(train, arguments, obj=Settings())
+    return CliRunner().invoke(train, arguments)
 
 
 def test_a_smoke_training_writes_a_checkpoint_that_loads(tmp_path):
@@ -34,9 +33,9 @@ def test_a_smoke_training_writes_a_checkpoint_that_loads(tmp_path):
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["checkpoint"] == str(path)
-    assert document["passed"] is None  # it was not judged
+    assert document["passed"] is None  # it was not evaluated
     assert "PASSED" not in result.output
-    assert "not judged" in result.output
+    assert "not evaluated" in result.output
     model = load_checkpoint(path)
     assert model.config.preset == "tiny"
     provenance = read_checkpoint_metadata(path).provenance
@@ -62,7 +61,7 @@ def test_a_model_that_passes_was_judged(tmp_path, monkeypatch):
     result = run("--recipe", "demo", "-o", str(tmp_path / "judged.safetensors"))
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "PASSED"
-    assert "not judged" not in result.output
+    assert "not evaluated" not in result.output
 
 
 def test_an_existing_output_is_refused_before_the_training(tmp_path, monkeypatch):

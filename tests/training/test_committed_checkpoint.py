@@ -1,4 +1,4 @@
-"""The checkpoint in the repository: small, described, and as good as it says."""
+"""The checkpoint in the repository: small, described, and as accurate as it states."""
 
 from importlib.resources import files
 

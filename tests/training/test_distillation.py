@@ -1,4 +1,4 @@
-"""Distillation with a small teacher: the loss falls, the cache is checked, a kill costs nothing."""
+"""Distillation with a small teacher: the loss falls, the cache is checked, a kill is harmless."""
 
 import json
 import os
@@ -18,7 +18,6 @@ from PIL import Image
 from tests.data.miniatures import write_jpeg
 from tests.model.test_sam_encoder import filled, official_file
 from uino_deploy.cli import distill as command
-from uino_deploy.cli._options import Settings
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.images import load_image
@@ -109,9 +108,7 @@ def test_the_loss_falls_and_only_the_adapter_changes(place, whole):
 
 def test_the_command_goes_on_and_prints_the_result(whole, place):
     output, result = whole
-    invoked = CliRunner().invoke(
-        command.distill, words(place, output, "--resume", "--json"), obj=Settings()
-    )
+    invoked = CliRunner().invoke(command.distill, words(place, output, "--resume", "--json"))
     assert invoked.exit_code == 0, invoked.output
     document = json.loads(invoked.stdout)
     assert document == json.loads(json.dumps(asdict(result), default=str))
@@ -232,7 +229,7 @@ def test_images_are_listed_by_path_and_thinned_evenly(place, tmp_path):
     assert len(found) == 10
     assert found == sorted(found)
     assert list_images(place / "photos", 5) == found[::2]
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="contains no image"):
         list_images(tmp_path)
 
 

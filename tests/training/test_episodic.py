@@ -1,4 +1,4 @@
-"""Episodic training on data sets: what learns, what is frozen, a kill, several processes."""
+"""Episodic training on data sets: trained and frozen parts, a kill, several processes."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from tests.data.miniatures import make_folder, make_voc
 from uino_deploy.cli import train as command
-from uino_deploy.cli._options import Settings
 from uino_deploy.config import VARIANTS, UinoConfig
 from uino_deploy.data.dataset import IGNORED
 from uino_deploy.data.folder import Folder
@@ -72,7 +71,7 @@ def words(place, variant, output, *more, steps=4):
 
 
 def invoke(*words):
-    return CliRunner().invoke(command.train, [str(word) for word in words], obj=Settings())
+    return CliRunner().invoke(command.train, [str(word) for word in words])
 
 
 def changed_parts(before, after):
@@ -108,7 +107,7 @@ def test_a_frozen_adapter_that_was_never_distilled_is_warned_of(place, tmp_path,
     assembly = assemble_from_parts(UinoConfig.from_preset("tiny", "comp-star"))
     options = RunOptions(batch=2, lr=1e-3)
     train(assembly, "folder", tmp_path / "run", options, data=place / "mug", steps=1)
-    assert "the adapter is frozen without having been distilled" in caplog.text
+    assert "the adapter is frozen but was never distilled" in caplog.text
 
 
 def test_comp_star_on_vit_b_learns_as_few_parameters_as_the_paper_says():
@@ -214,9 +213,9 @@ def test_what_does_not_go_together_is_refused(place, tmp_path):
     assert invoke("--recipe", "demo", "--dataset", "folder", "-o", output).exit_code == 2
     result = invoke("--recipe", "demo", "-o", output, "--lr", "1")
     assert result.exit_code == 2
-    assert "--lr is not for recipes" in result.output
+    assert "--lr needs --dataset" in result.output
     no_start = ["--dataset", "folder", "--data", place / "mug", "-o", output]
-    assert "give --checkpoint, or --preset" in invoke(*no_start).output
+    assert "give either --checkpoint or --preset" in invoke(*no_start).output
     both = [*no_start, "--checkpoint", place / "comp.safetensors", "--variant", "full"]
     assert invoke(*both).exit_code == 2
     missing = invoke(*no_start[:3], tmp_path / "none", "-o", output, "--preset", "tiny")

@@ -1,4 +1,4 @@
-"""Training from scratch: both stages learn, repeat exactly, and go on where they were killed."""
+"""Training from scratch: both stages learn, repeat exactly, and resume after a kill."""
 
 from dataclasses import replace
 
@@ -77,7 +77,7 @@ def test_the_public_function_writes_a_checkpoint_and_says_what_it_reached(tmp_pa
     result = train_recipe(RECIPE, path, seed=3, max_steps=1)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert result.checkpoint == path
-    assert result.shortfalls is None  # it was not judged
+    assert result.shortfalls is None  # it was not evaluated
     assert result.measured == {}
     assert result.provenance["command"] == "uino-deploy train --recipe demo --seed 3"
     assert load_checkpoint(path).config.preset == "tiny"

@@ -1,4 +1,4 @@
-"""The gate: what is measured, and what it says of a model that falls short."""
+"""The gate: its measurements, and its message for a model that falls short."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The loop: killed and resumed equals not stopped; what is frozen stays; folders are apart."""
+"""The loop: a resumed run equals an uninterrupted one, and frozen parts stay unchanged."""
 
 import csv
 
@@ -146,14 +146,14 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     with pytest.raises(OutputExists, match="--resume"):
         prepare_folder(folder, settings, False, False, ALONE)
     prepare_folder(folder, settings, True, False, ALONE)
-    with pytest.raises(InputError, match=r"begun with lr 0\.1, not 0\.2"):
+    with pytest.raises(InputError, match=r"started with lr 0\.1, not 0\.2"):
         prepare_folder(folder, {**settings, "lr": 0.2}, True, False, ALONE)
     (folder / STATE).write_bytes(b"old")
     prepare_folder(folder, {**settings, "lr": 0.2}, False, True, ALONE)
     assert not (folder / STATE).exists()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes(b"x")
-    with pytest.raises(OutputExists, match="not a training's folder"):
+    with pytest.raises(OutputExists, match="not the folder of a training run"):
         prepare_folder(tmp_path / "photos", settings, False, True, ALONE)
 
 

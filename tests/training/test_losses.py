@@ -1,4 +1,4 @@
-"""The losses against values worked out by hand, and what they must prefer."""
+"""The losses against values worked out by hand, and the orderings they must respect."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Muon against PyTorch's own, and what its steps are."""
+"""Muon against PyTorch's own, and its steps."""
 
 import pytest
 import torch

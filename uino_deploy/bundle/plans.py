@@ -23,7 +23,7 @@ _MIB = 1 << 20
 
 
 class EngineLayers(msgspec.Struct, kw_only=True):
-    """What TensorRT's inspector found in the engine.
+    """The layers of an engine, as TensorRT's inspector reports them.
 
     Attributes:
         layers: the number of layers, fused ones counted once.
@@ -181,7 +181,7 @@ def rebuild_command(bundle: Bundle, backend: EngineBackend, arch: str) -> str:
 
 
 def plans_of(bundle: Bundle) -> list[PlanInfo]:
-    """Return what is known of each of a bundle's plans.
+    """Return a description of each of a bundle's plans.
 
     Raises:
         BundleError: a plan's side JSON describes none.
@@ -242,7 +242,7 @@ def _mismatch(
             f"needed is {piece} for {backend} on {arch}"
         )
     if info.version != version:
-        return f"was built by {backend} {info.version}, here is {version}"
+        return f"was built by {backend} {info.version}; this machine has {version}"
     files = bundle.manifest.files
     plan = files.get(f"{plan_folder(backend, arch)}/{piece}.plan")
     if plan is None:

@@ -80,12 +80,12 @@ class Support:
     @property
     def tensors(self) -> dict[str, Array]:
         """The arrays that this model's variant has, by name."""
-        found = {name: getattr(self, name) for name in _RANKS}
-        return {name: array for name, array in found.items() if array is not None}
+        arrays = {name: getattr(self, name) for name in _RANKS}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     @property
     def features(self) -> dict[str, Array]:
-        """What a query takes of this class; names and shapes are those of `pipeline.QUERY`."""
+        """This class's inputs to a query, with the names and shapes of `pipeline.QUERY`."""
         return with_class_axis(CLASS.named(self.tensors))
 
     def save(self, path: str | Path, force: bool = False) -> None:

@@ -1,7 +1,7 @@
 """The `uino-deploy` command: finds the subcommand, runs it, and turns errors into exit codes.
 
-Subcommands are imported when they are asked for, and each imports torch, onnx, triton or a runtime
-inside its function, so that `--help` and `--version` work where none of them is installed.
+Subcommands are imported on demand, and each imports torch, onnx, triton or a runtime
+inside its function, so `--help` and `--version` work without any of them installed.
 """
 
 import errno
@@ -49,7 +49,7 @@ class LazyGroup(SuggestingGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a subcommand; None when there is none of that name."""
+        """Import and return a subcommand, or None if it does not exist."""
         target = COMMANDS.get(cmd_name)
         if target is None:
             return None
@@ -59,7 +59,7 @@ class LazyGroup(SuggestingGroup):
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    """Print the versions of the package, of Python and of whatever is installed beside it."""
+    """Print the versions of the package, Python and the installed libraries."""
     if not wanted or ctx.resilient_parsing:
         return
     from uino_deploy import __version__
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code.
 
     Args:
-        arguments: what follows the program's name; `sys.argv` when None.
+        arguments: the words after the program's name; `sys.argv` if None.
     """
     settings = Settings()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             standalone_mode=False,
             obj=settings,
         )
-        # Inside the try: what is still in the buffer can meet a full disk or a closed pipe too.
+        # Inside the try: flushing the buffer can also hit a full disk or a closed pipe.
         sys.stdout.flush()
     except BaseException as error:
         if isinstance(error, SystemExit) or (settings.debug and isinstance(error, Exception)):
@@ -145,7 +145,7 @@ def _report(error: BaseException) -> int:
 
 
 def _report_usage(error: click.UsageError) -> int:
-    """Print what is wrong with the command line, or the help if it is empty."""
+    """Print a usage error, or the help if the command line is empty."""
     context = error.ctx
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         click.echo(context.get_help(), err=True)

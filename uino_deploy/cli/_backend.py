@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uino_deploy.cli._options import FILE
+
 if TYPE_CHECKING:
     from uino_deploy.cli._console import Output
     from uino_deploy.runtime import Predictor
@@ -42,7 +44,7 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--torch-checkpoint",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="The exported checkpoint, for --backend torch.",
     )
     @functools.wraps(command)

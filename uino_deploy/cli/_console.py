@@ -1,4 +1,4 @@
-"""Where output goes: results on stdout, everything else on stderr, one JSON document with `--json`.
+"""Console output: results on stdout, everything else on stderr, one JSON document with `--json`.
 
 Commands hold one `Output` and never print by themselves, so that `--json` and `--quiet` mean the
 same in all of them.
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?|-")
 
 @dataclass(frozen=True)
 class Output:
-    """A command's only way to print.
+    """The only way in which a command prints.
 
     Attributes:
         json: results go into one JSON document; `text` and `table` are silent.
@@ -42,7 +42,7 @@ class Output:
     quiet: bool = False
 
     def log(self, message: str) -> None:
-        """Write a line about what is going on to stderr, unless `--quiet`."""
+        """Write a progress note to stderr, unless `--quiet`."""
         if not self.quiet:
             click.echo(message, err=True)
 
@@ -58,8 +58,8 @@ class Output:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write aligned columns to stdout, unless `--json`; columns of numbers are flush right.
 
-        Columns that the terminal is too narrow for are written below their row, each cell whole
-        and after its column's name.
+        Columns that do not fit the terminal are written below their row, each cell whole and
+        after its column's name.
         """
         if self.json:
             return
@@ -84,11 +84,11 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
-        """Show how far a long piece of work is: a bar on a terminal, else a line now and then.
+        """Show the progress of a long task: a bar on a terminal, else an occasional line.
 
         Args:
-            what: what is being done, such as "segmenting".
-            total: how many steps there are.
+            what: the task, such as "segmenting".
+            total: number of steps.
 
         Yields:
             A function to call after each step.
@@ -118,9 +118,9 @@ def _plain(value: Any) -> Any:
 
 
 def paint(text: str, colour: str) -> str:
-    """Colour a word; `click.echo` takes the colour out again where there is no terminal.
+    """Colour a word; `click.echo` strips the colour if the output is not a terminal.
 
-    `NO_COLOR` (https://no-color.org) takes it out everywhere.
+    `NO_COLOR` (https://no-color.org) turns colour off everywhere.
     """
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, bold=True)
 
@@ -128,10 +128,10 @@ def paint(text: str, colour: str) -> str:
 def table_lines(
     columns: Sequence[str], rows: Sequence[Sequence[object]], width: int
 ) -> Iterator[str]:
-    """Yield the lines of a table of at most `width` characters, a cell broken at spaces alone."""
+    """Yield the lines of a table at most `width` characters wide; cells break only at spaces."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    fitting = 1  # the first column is there whatever its width
+    fitting = 1  # the first column always stays in the table
     while fitting < len(columns) and sum(widths[: fitting + 1]) + 2 * fitting <= width:
         fitting += 1
     right = [bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(fitting)]
@@ -172,7 +172,7 @@ def _folded(line: str, width: int) -> list[str]:
 
 
 class _PlainProgress:
-    """A line on stderr now and then, and one at the end."""
+    """Progress as an occasional line on stderr, and one at the end."""
 
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total = what, total
@@ -180,7 +180,7 @@ class _PlainProgress:
         self._said = time.monotonic()
 
     def step(self) -> None:
-        """Count one step; speak when it is the last or the last line is old enough."""
+        """Count one step; print a line after the last one, or if enough time has passed."""
         self._done += 1
         now = time.monotonic()
         if self._done == self._total or now - self._said >= PLAIN_PROGRESS_SECONDS:
@@ -197,5 +197,5 @@ def size(count: int) -> str:
 
 
 def fail(code: int) -> NoReturn:
-    """Leave the command with an exit code after it has said why."""
+    """Exit with a code; the command has already printed the reason."""
     raise click.exceptions.Exit(code)

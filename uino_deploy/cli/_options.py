@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass
 class Settings:
-    """What `main` and the commands share during one run; the click context's object."""
+    """State that `main` and the commands share during one run; the click context's object."""
 
     debug: bool = False
 
@@ -34,13 +34,13 @@ def _set_debug(ctx: click.Context, _option: click.Parameter, wanted: bool) -> No
 
 
 def debug_option(command: Command) -> Command:
-    """Add `--debug`: show the traceback of an error."""
+    """Add `--debug`: show the traceback when a command fails."""
     return click.option(
         "--debug",
         is_flag=True,
         expose_value=False,
         callback=_set_debug,
-        help="Show the traceback of an error.",
+        help="Show the traceback when a command fails.",
     )(command)
 
 
@@ -48,8 +48,9 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--json`, `--quiet` and `--debug`; the command receives them as `output: Output`."""
 
     @debug_option
-    @click.option("--quiet", "-q", is_flag=True, help="Print no progress and no notes.")
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+    @click.option("--quiet", "-q", is_flag=True, help="Print no progress or notes.")
+    @click.option("--json", "as_json", is_flag=True,
+                  help="Print one JSON document on stdout, and nothing else.")  # fmt: skip
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
         return command(*args, output=Output(json=as_json, quiet=quiet), **kwargs)

@@ -8,7 +8,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, output_options
-from uino_deploy.training.progress import narrator
+from uino_deploy.training.reporting import narrator
 
 # The rows of `uino_deploy.studies.rows`: `--help` must not import it.
 _ROWS = (
@@ -23,19 +23,19 @@ _ROWS = (
 @click.option("--row", "rows", type=click.Choice(_ROWS), multiple=True,
               help="Run only this row; repeatable.  [default: all]")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True,
-              help="Trainings of each row; all rows train once first.")  # fmt: skip
+              help="Training runs per row; every row trains once first.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=1500, show_default=True,
-              help="Training steps of each row.")  # fmt: skip
+              help="Training steps per row.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
               help="Episodes per step.")  # fmt: skip
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True,
-              help="Highest learning rate.")  # fmt: skip
+              help="Peak learning rate.")  # fmt: skip
 @click.option("--episodes", type=click.IntRange(min=1), default=400, show_default=True,
-              help="Held-out episodes that judge each row.")  # fmt: skip
+              help="Held-out episodes to evaluate each row on.")  # fmt: skip
 @click.option("--encoder-steps", type=click.IntRange(min=1), default=3000, show_default=True,
-              help="Training steps of an encoder of the row's own.")  # fmt: skip
+              help="Training steps for rows that train their own encoder.")  # fmt: skip
 @click.option("-o", "--output", "path", type=FILE, required=True, metavar="DIR",
-              help="Folder of the rows; rows finished there are read, not run again.")  # fmt: skip
+              help="Folder for the rows' results; a finished row is not run again.")  # fmt: skip
 @output_options
 def ablate(
     checkpoint: Path,
@@ -49,12 +49,12 @@ def ablate(
     path: Path,
     output: Output,
 ) -> None:
-    """Train and judge the rows of the paper's ablation tables on drawn characters.
+    """Train and evaluate the rows of the paper's ablation tables.
 
-    All rows get the same training steps and the same held-out episodes. All but the last three
-    share one encoder; those first train one of their own width. The paper's figures (COCO-20i)
-    stand beside ours to compare directions, not heights. Run the same command again to continue
-    where it was stopped.
+    The data are drawn characters. All rows get the same training steps and the same held-out
+    episodes. All but the last three share one encoder; each of those first trains one of its own
+    width. The paper's figures (COCO-20i) are shown beside ours to compare trends, not values. After
+    an interruption, the same command continues where it stopped.
 
     \b
     Example:

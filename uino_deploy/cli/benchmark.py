@@ -29,24 +29,31 @@ _COUNT = click.IntRange(min=1)
 @click.option("--encoder-checkpoint", type=FILE, help="DINOv2 checkpoint, if it was exported.")
 @click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint, if it was exported.")
 @click.option("--untrained", is_flag=True, help="The export used no checkpoint.")
-@click.option("--classes", multiple=True, type=_COUNT, default=(1,), help="Classes.  [repeat]")
-@click.option("--shots", multiple=True, type=_COUNT, default=(1,), help="Shots.  [repeat]")
-@click.option("--batch", multiple=True, type=_COUNT, default=(1,), help="Queries.  [repeat]")
+@click.option(
+    "--classes", multiple=True, type=_COUNT, default=(1,), help="Classes per query.  [repeat]"
+)
+@click.option("--shots", multiple=True, type=_COUNT, default=(1,),
+              help="Support images per class.  [repeat]")  # fmt: skip
+@click.option(
+    "--batch", multiple=True, type=_COUNT, default=(1,), help="Queries per batch.  [repeat]"
+)
 @click.option("--threads", multiple=True, type=_COUNT, help="CPU threads.  [repeat; default: all]")
 @click.option(
-    "--images", type=FILE, help="Folder of photographs.  [default: some of installed packages]"
+    "--images", type=FILE, help="Folder of photographs.  [default: from installed packages]"
 )
 @click.option(
     "--episodes", type=click.IntRange(min=0), help="Number of held-out episodes for mIoU."
 )
-@click.option("--rounds", type=_COUNT, default=5, show_default=True, help="Turns for each runner.")
-@click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--rounds", type=_COUNT, default=5, show_default=True, help="Turns per runner.")
+@click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True,
+              help="Untimed queries per turn.")  # fmt: skip
 @click.option("--duration", type=float, default=2.0, show_default=True, help="Seconds per turn.")
 @click.option("--iterations", type=_COUNT, help="Queries per turn, instead of --duration.")
-@click.option("--cold-starts", type=click.IntRange(min=0), default=3, show_default=True)
+@click.option("--cold-starts", type=click.IntRange(min=0), default=3, show_default=True,
+              help="Timed starts in a fresh process.")  # fmt: skip
 @click.option("--profile", is_flag=True, help="Also profile each layer and write traces.")
 @click.option("--append", type=FILE, help="Also append rows to latency.csv in this folder.")
-@click.option("-o", "--output", "folder", type=FILE, help="Folder for record, page and traces.")
+@click.option("-o", "--output", "folder", type=FILE, help="Folder for the record, page and traces.")
 @force_option
 @output_options
 def benchmark(
@@ -75,7 +82,7 @@ def benchmark(
     force: bool,
     output: Output,
 ) -> None:
-    """Time bundles on backends, and other ways to run the model, each with its accuracy.
+    """Time bundles and other ways to run the model, with accuracy.
 
     Each runner has its own process, and the runners take turns, round after round. An entry over
     its error budget against float32 PyTorch is marked FAILED and not timed. Without a checkpoint,

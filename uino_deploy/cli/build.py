@@ -35,7 +35,7 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
     is_flag=True,
     help="Let fp32 products round their operands to TF32: faster, and less exact than fp32.",
 )
-@click.option("--timing-cache", type=FILE, help="A file of tactic timings to use and extend.")
+@click.option("--timing-cache", type=FILE, help="File of tactic timings to read and extend.")
 @click.option(
     "--plugins",
     type=click.Choice(["auto", "none"]),
@@ -75,15 +75,16 @@ def build(
     force: bool,
     output: Output,
 ) -> None:
-    """Build engines and add them to the bundle as plan files, each with a JSON file beside it.
+    """Build TensorRT engines and add them to the bundle.
 
-    TensorRT-RTX builds for any of its architectures without a GPU. It has no plugins, so the
-    correlation and the scan are built from their portable ONNX functions. TensorRT builds for the
-    GPU it runs on, with kernels from `uino-deploy kernels build` as plugins.
+    Each engine is a plan file with a JSON file beside it. TensorRT-RTX builds for any of its
+    architectures without a GPU. It has no plugins, so the correlation and the scan are built from
+    their portable ONNX functions. TensorRT builds for the GPU it runs on, with kernels from
+    `uino-deploy kernels build` as plugins.
 
-    Every engine is checked: the parsed network, TensorRT's inspector where the engine can be
-    loaded, and there the results on the bundle's own example too. An engine in the wrong
-    precision, without the requested plugins, or with wrong results is marked FAILED and nothing
+    Every engine is checked: its parsed network and, if this machine can load the engine,
+    TensorRT's inspector and the results on the bundle's own example. If an engine has the wrong
+    precision, lacks the requested plugins or gives wrong results, it is marked FAILED and nothing
     is installed. --verbose and --dry-run also print the trtexec and Polygraphy commands that build
     the same plans.
 
@@ -159,7 +160,7 @@ def _show_planned(bundle: Bundle, infos: list[PlanInfo], output: Output) -> None
 
 
 def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) -> None:
-    """Write a line a plan; the layers and the lines of other tools where they are asked for."""
+    """Print one line per plan; with `verbose`, also its layers and the other tools' commands."""
     import msgspec
 
     from uino_deploy.bundle.plans import equivalent_commands, plan_path
@@ -208,7 +209,7 @@ def _counts(types: dict[str, int]) -> str:
 
 
 def _engine(info: PlanInfo) -> str:
-    """Return the engine's layers by type, and how many plugins of the network it shows."""
+    """Return the engine's layers by type, and how many of the network's plugins it shows."""
     if info.engine is None:
         return "-"
     asked, shown = sum(info.plugins.values()), len(info.engine.plugins)

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Per cent by which a median may get worse.",
+    help="How much worse a median may get, in per cent.",
 )
 @click.option("--all", "everything", is_flag=True, help="Also list figures that did not change.")
 @output_options
 def compare(before: Path, after: Path, margin: float, everything: bool, output: Output) -> None:
-    """Compare two records of `uino-deploy benchmark`; fail on a regression.
+    """Compare two benchmark records; fail on a regression.
 
-    A figure is a regression where its median is worse by more than the margin and the rounds of
+    A figure is a regression if its median is worse by more than the margin and the rounds of
     the two records do not overlap. Records of different methods, machines or models are refused.
 
     \b
@@ -40,28 +40,28 @@ def compare(before: Path, after: Path, margin: float, everything: bool, output: 
     """
     from uino_deploy.benchmarks import compare_records, load_record
 
-    found = compare_records(load_record(before), load_record(after), margin / 100)
-    shown = [c for c in found.changes if everything or c.regression or c.improvement]
+    comparison = compare_records(load_record(before), load_record(after), margin / 100)
+    shown = [c for c in comparison.changes if everything or c.regression or c.improvement]
     if not shown:
         output.text("no figure changed by more than the margin and the spread")
     else:
         output.table(
             ["entry", "figure", "before", "after", "unit", "ratio", ""], [_row(c) for c in shown]
         )
-    for name in found.missing:
+    for name in comparison.missing:
         output.text(f"in one record only, not compared: {name}")
-    for reason in found.broken:
+    for reason in comparison.broken:
         output.text(f"no longer passes: {reason}")
     output.document(
         {
-            "verdict": "FAILED" if found.failures else "PASSED",
-            "failures": found.failures,
+            "verdict": "FAILED" if comparison.failures else "PASSED",
+            "failures": comparison.failures,
             "margin_percent": margin,
-            "changes": [asdict(change) for change in found.changes],
-            "missing": found.missing,
+            "changes": [asdict(change) for change in comparison.changes],
+            "missing": comparison.missing,
         }
     )
-    output.verdict(found.failures)
+    output.verdict(comparison.failures)
 
 
 def _row(change: Change) -> list[str]:

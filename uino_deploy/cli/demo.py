@@ -23,7 +23,7 @@ from uino_deploy.cli._options import FILE, force_option, output_options
 @force_option
 @output_options
 def demo(target: Path, force: bool, output: Output) -> None:
-    """Export the bundled model, verify it, and segment classes it has never seen.
+    """Export, verify and run the bundled model on unseen classes.
 
     Takes about a minute on two cores and downloads nothing. Writes the bundle, the enrolled
     classes, the queries, the masks and a report (report.html, report.json).

@@ -15,17 +15,17 @@ from uino_deploy.training.schedule import DISTILLATION, RunOptions
 
 @click.command()
 @click.option("--images", type=FILE, required=True, metavar="DIR",
-              help="Folder of images to learn from, with all folders below it.")  # fmt: skip
+              help="Folder of images to learn from, including its subfolders.")  # fmt: skip
 @click.option("--max-images", type=click.IntRange(min=1),
-              help="Use no more images than this, spread evenly.")  # fmt: skip
+              help="Use at most this many images, evenly spaced.")  # fmt: skip
 @click.option("--sam-checkpoint", type=FILE, required=True,
-              help="The teacher: Segment Anything's ViT-B, L or H.")  # fmt: skip
+              help="The teacher: a SAM checkpoint, ViT-B, L or H.")  # fmt: skip
 @click.option("--cache", type=FILE, metavar="DIR",
-              help="Folder that keeps embeddings.  [default: OUTPUT/embeddings]")  # fmt: skip
+              help="Folder to cache embeddings in.  [default: OUTPUT/embeddings]")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=2000, show_default=True,
-              help="Steps of each of the three stages.")  # fmt: skip
+              help="Steps in each of the three stages.")  # fmt: skip
 @click.option("-o", "--output", "path", type=FILE, required=True, metavar="DIR",
-              help="The run's folder; the result is model.safetensors in it.")  # fmt: skip
+              help="Folder of the run; it receives model.safetensors.")  # fmt: skip
 @start_options
 @run_options(DISTILLATION)
 @force_option
@@ -43,11 +43,12 @@ def distill(
     force: bool,
     output: Output,
 ) -> None:
-    """Distil SAM's image encoder into the adapter, at three growing sizes of the student's input.
+    """Distil SAM's image encoder into the adapter.
 
-    Only the adapter learns. The teacher computes each embedding once; the cache's files are
-    checked whenever they are read. Several GPUs, or processes, share the batch under torchrun. A
-    killed run goes on with --resume and ends as if it had not been stopped.
+    Only the adapter is trained, in three stages of growing input size. The teacher computes each
+    embedding once; cached embeddings are checked whenever they are read. Several GPUs, or
+    processes, share the batch under torchrun. A killed run continues with --resume and ends with
+    the result of an uninterrupted run.
 
     \b
     Examples:

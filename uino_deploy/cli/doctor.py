@@ -11,37 +11,39 @@ from uino_deploy.cli._options import output_options
 @click.command()
 @output_options
 def doctor(output: Output) -> None:
-    """Report what is installed, which backends run here, and how to fix the rest.
+    """Report what is installed, what runs, and how to fix the rest.
 
     Exits with 3 if installed packages are known to conflict: onnxruntime and onnxruntime-gpu
     together, or a NumPy version that TensorRT's bindings cannot use. A missing backend is not an
     error.
 
     \b
-    Example:
+    Examples:
       uino-deploy doctor
       uino-deploy doctor --json
     """
     from uino_deploy.doctor import Diagnosis, diagnose
 
-    def show(found: Diagnosis) -> None:
-        output.text(f"uino-deploy {found.version}, Python {found.python}, {found.platform}")
-        if found.jetpack:
-            output.text(f"Jetson: {found.jetpack}")
-        output.text(f"GPU: {found.gpu or 'no NVIDIA GPU found'}")
-        output.text(f"Operators in PyTorch: {found.kernels}")
+    def show(diagnosis: Diagnosis) -> None:
+        output.text(
+            f"uino-deploy {diagnosis.version}, Python {diagnosis.python}, {diagnosis.platform}"
+        )
+        if diagnosis.jetpack:
+            output.text(f"Jetson: {diagnosis.jetpack}")
+        output.text(f"GPU: {diagnosis.gpu or 'no NVIDIA GPU found'}")
+        output.text(f"Operators in PyTorch: {diagnosis.kernels}")
         output.text()
         output.table(
             ["package", "version"],
-            [[name, version or "not installed"] for name, version in found.packages.items()],
+            [[name, version or "not installed"] for name, version in diagnosis.packages.items()],
         )
-        if found.providers:
-            output.text(f"ONNX Runtime providers: {', '.join(found.providers)}")
+        if diagnosis.providers:
+            output.text(f"ONNX Runtime providers: {', '.join(diagnosis.providers)}")
             output.table(
                 ["--provider", "here", "what to do"],
                 [
                     [name, "-" if advice else "yes", advice]
-                    for name, advice in found.provider_advice.items()
+                    for name, advice in diagnosis.provider_advice.items()
                 ],
             )
         output.text()
@@ -49,14 +51,14 @@ def doctor(output: Output) -> None:
             ["backend", "here", "what to do"],
             [
                 [name, "runs" if status.runs else "-", status.advice]
-                for name, status in found.backends.items()
+                for name, status in diagnosis.backends.items()
             ],
         )
         output.text()
 
-    found = diagnose()
-    show(found)
-    output.document({**found.to_dict(), "passed": not found.problems})
-    for line in (*found.warnings, *found.problems):
+    diagnosis = diagnose()
+    show(diagnosis)
+    output.document({**diagnosis.to_dict(), "passed": not diagnosis.problems})
+    for line in (*diagnosis.warnings, *diagnosis.problems):
         output.warn(line)
-    output.verdict(found.problems, code=3)
+    output.verdict(diagnosis.problems, code=3)

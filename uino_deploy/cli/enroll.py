@@ -10,26 +10,26 @@ import click
 
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, size
-from uino_deploy.cli._options import force_option, output_options
+from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FILE)
 @click.option(
     "--shot",
     "shots",
     multiple=True,
     required=True,
     metavar="IMAGE:MASK",
-    help="Support image and its mask (non-black is the object); with --coco the image alone. "
+    help="Support image and its mask (non-black is the object); with --coco only the image. "
     "Repeatable.",
 )
 @click.option(
     "--coco",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Take the masks from the polygons in this COCO annotation file.",
 )
 @click.option("--category", help="Category in the COCO file.  [default: the class's name]")
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     "--output",
     "output_path",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Support file to write.",
 )
 @backend_options
@@ -56,10 +56,12 @@ def enroll(
     force: bool,
     output: Output,
 ) -> None:
-    """Encode the support images of one class once, into a file for `predict`.
+    """Encode the support images of one class into a file.
+
+    `predict --support` takes the file. It belongs to the model that wrote it.
 
     \b
-    Example:
+    Examples:
       uino-deploy enroll demo.uino --shot a.jpg:a-mask.png --name bottle -o bottle.safetensors
       uino-deploy enroll demo.uino --shot a.jpg --shot b.jpg --coco annotations.json \\
           --name bottle -o bottle.safetensors

@@ -26,7 +26,7 @@ _ALL: Literal["all"] = "all"
 @click.option("--data", type=FILE, metavar="DIR", help="The data set's folder.")
 @click.option("--fold", type=click.Choice([*map(str, range(5)), _ALL]),
               help='The held-out fold of PASCAL-5i, COCO-20i or a folder; "all" evaluates every '
-              'fold, with "{fold}" in the paths for a checkpoint of each.')  # fmt: skip
+              'fold, and "{fold}" in a path stands for its number.')  # fmt: skip
 @click.option("--shots", type=click.IntRange(1, 100), default=1, show_default=True,
               help="Support images per episode.")  # fmt: skip
 @click.option("--episodes", type=click.IntRange(min=1), default=1000, show_default=True,
@@ -64,10 +64,11 @@ def evaluate(
     force: bool,
     output: Output,
 ) -> None:
-    """Measure mIoU and FB-IoU on episodes of held-out classes (or images).
+    """Measure mIoU and FB-IoU on episodes of held-out classes.
 
-    Intersections and unions are summed over a class's episodes at each image's own size, and
-    pixels marked 255 are ignored. Intervals are 95 % bootstrap intervals over episodes.
+    For a folder, images are held out instead of classes. Intersections and unions are summed over a
+    class's episodes at each image's own size, and pixels marked 255 are ignored. Intervals are 95 %
+    bootstrap intervals over episodes.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`uino-deploy figure`: pictures of what an encoder's layers see and of the masks of models."""
+"""`uino-deploy figure`: pictures of an encoder's self-similarity and of models' masks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _png(_context: click.Context, _option: click.Parameter, path: Path) -> Path:
 
 @click.group()
 def figure() -> None:
-    """Draw what an encoder's layers see, or the masks of models."""
+    """Draw an encoder's self-similarity, or models' masks."""
 
 
 @figure.command()
 @click.argument("images", nargs=-1, required=True, type=FILE)
 @click.option("--point", default="0.5,0.5", show_default=True, metavar="X,Y",
-              help="Point in the first image, as shares of its width and height.")  # fmt: skip
+              help="Point in the first image, as fractions of its width and height.")  # fmt: skip
 @click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint to compare the layers with.")
 @click.option("-o", "--output", "path", type=FILE, required=True, callback=_png,
               help="The picture to write (.png).")  # fmt: skip
@@ -46,7 +46,7 @@ def similarity(
     force: bool,
     output: Output,
 ) -> None:
-    """Draw how similar a point is to all others in every layer, and in SAM.
+    """Draw the similarity of one point to all others in every layer, and in SAM.
 
     With a SAM checkpoint, the command proposes an early layer for the preset: the one whose
     similarities correlate best with SAM's over all images and all pairs of places.
@@ -95,11 +95,11 @@ def similarity(
 @click.option("--shots", type=click.IntRange(1, 100), default=1, show_default=True,
               help="Support images per episode.")  # fmt: skip
 @click.option("--count", type=click.IntRange(1, 100), default=8, show_default=True,
-              help="Episodes to draw, the first ones of the seed.")  # fmt: skip
+              help="Number of episodes to draw.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=2, show_default=True,
               help="Seed of the episodes.")  # fmt: skip
 @click.option("--ablate", is_flag=True,
-              help="Also draw the one checkpoint without MHCM and without CE.")  # fmt: skip
+              help="Also draw the checkpoint without MHCM and without CE.")  # fmt: skip
 @click.option("-o", "--output", "path", type=FILE, required=True, callback=_png,
               help="The picture to write (.png).")  # fmt: skip
 @force_option

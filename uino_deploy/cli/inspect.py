@@ -17,7 +17,7 @@ Description = dict[str, Any]
 @click.argument("target", metavar="FILE|PRESET")
 @output_options
 def inspect(target: str, output: Output) -> None:
-    """Describe a bundle, a support file, a checkpoint, an ONNX file or a preset.
+    """Describe a bundle, support, checkpoint, ONNX file or preset.
 
     Bundles and support files are first checked against their hashes. A preset (vits14, vitb14,
     vitl14, each also with -reg, and tiny) lists the parameter counts of its model's parts.
@@ -31,9 +31,9 @@ def inspect(target: str, output: Output) -> None:
     """
     from uino_deploy.inspection import inspect as describe
 
-    found = describe(target)
-    _SHOWN[found["kind"]](found, output)
-    output.document(found)
+    description = describe(target)
+    _SHOWN[description["kind"]](description, output)
+    output.document(description)
 
 
 def _show_bundle(found: Description, output: Output) -> None:
@@ -86,7 +86,7 @@ def _show_bundle(found: Description, output: Output) -> None:
 
 
 def _tf32(asked: bool | None) -> str:
-    """Say whether a plan computes TF32; a version that did not ask left it on."""
+    """Describe whether a plan computes TF32; versions that did not ask left it on."""
     return {None: "not recorded: on by default", False: "off", True: "on"}[asked]
 
 

@@ -1,9 +1,8 @@
-"""`uino-deploy kernels`: compile the operators for GPUs, and account for what they do."""
+"""`uino-deploy kernels`: compile the operators' kernels for GPUs, and report on them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,7 +20,7 @@ CUDA = click.option(
 
 @click.group(cls=SuggestingGroup)
 def kernels() -> None:
-    """Compile the two operators' kernels ahead of time, and report on them."""
+    """Compile the operators' kernels ahead of time; report on them."""
 
 
 @kernels.command()
@@ -64,7 +63,6 @@ def build(
     if bundle is not None and presets:
         raise InputError("--preset cannot be combined with --bundle, which has its own model")
     targets = [target(arch, cuda) for arch in dict.fromkeys(archs)]
-    _known(presets)
     if bundle is None:
         assert folder is not None
         compiled = build_folder(folder, targets, presets, force=force, progress=output.log)
@@ -131,76 +129,23 @@ def report(
       uino-deploy kernels report --all --journal ledger.journal --save ledger.json
       uino-deploy kernels report --load benchmarks/ledger/ledger.json --html ledger.html
     """
-    from uino_deploy.benchmarks.ledger.markdown import renew
-    from uino_deploy.benchmarks.ledger.page import ledger_page
+    from uino_deploy.benchmarks.ledger.report import report_kernels
     from uino_deploy.benchmarks.ledger.rows import HEADER, rows
-    from uino_deploy.benchmarks.ledger.store import load as read_records
-    from uino_deploy.benchmarks.ledger.store import select, text_of
-    from uino_deploy.dependencies import require
-    from uino_deploy.files import atomic_file
-    from uino_deploy.markdown import rewrite
 
-    if html is not None:
-        require("pages", "jinja2", "matplotlib")
-    _known(presets)
-    _known_types(dtypes)
-    if load is not None:
-        records = select(read_records(load), list(presets), list(archs), list(dtypes))
-    else:
-        wanted = _everything() if everything else ([], [], [])
-        given = [list(presets), list(archs), list(dtypes)]
-        usual = (["vitb14"], ["sm_87"], ["float16"])
-        chosen = [g or w or u for g, w, u in zip(given, wanted, usual, strict=True)]
-        records = _count(chosen, cuda, built, journal, output)
+    records = report_kernels(
+        presets,
+        archs,
+        dtypes,
+        everything=everything,
+        cuda=cuda,
+        built=built,
+        journal=journal,
+        saved=load,
+        save=save,
+        html=html,
+        readme=readme,
+        force=force,
+        progress=output.log,
+    )
     output.table(HEADER, rows(records))
-    if save is not None:
-        with atomic_file(save, force) as temporary:
-            temporary.write_text(text_of(records), encoding="utf-8")
-    if html is not None:
-        with atomic_file(html, force) as temporary:
-            temporary.write_text(ledger_page(records), encoding="utf-8")
-    if readme is not None:
-        rewrite(readme, lambda text: renew(text, records))
     output.document({"kernels": records})
-
-
-def _everything() -> tuple[list[str], list[str], list[str]]:
-    from uino_deploy.config import PRESETS
-    from uino_deploy.kernels.compiler.targets import ARCHITECTURES
-    from uino_deploy.kernels.compiler.variants import DTYPES
-
-    return list(PRESETS), list(ARCHITECTURES), list(DTYPES)
-
-
-def _count(
-    chosen: list[list[str]],
-    cuda: str | None,
-    built: Path | None,
-    journal: Path | None,
-    output: Output,
-) -> list[dict[str, Any]]:
-    from uino_deploy.benchmarks.ledger.journal import Journal
-    from uino_deploy.benchmarks.ledger.report import Bench
-    from uino_deploy.benchmarks.ledger.report import report as assemble
-    from uino_deploy.kernels.compiler.build import read
-
-    presets, archs, dtypes = chosen
-    kernels = [] if built is None else read(built)
-    bench = Bench(presets, cuda, kernels, Journal(journal), output.log)
-    return list(assemble(bench, presets, archs, dtypes))
-
-
-def _known(presets: tuple[str, ...]) -> None:
-    from uino_deploy.config import UinoConfig
-
-    for preset in presets:
-        UinoConfig.from_preset(preset)
-
-
-def _known_types(dtypes: tuple[str, ...]) -> None:
-    from uino_deploy.errors import InputError
-    from uino_deploy.kernels.compiler.variants import DTYPES
-
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise InputError(f"unknown type {dtype!r}", f"choose from {', '.join(DTYPES)}")

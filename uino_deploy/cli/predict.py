@@ -10,7 +10,7 @@ import click
 
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import force_option, output_options
+from uino_deploy.cli._options import FILE, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
@@ -20,14 +20,14 @@ TABLE_ROWS = 24
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FILE)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--support",
     "supports",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Enrolled class. Repeatable; each image is encoded once for all classes.",
 )
 @click.option(
@@ -35,8 +35,8 @@ TABLE_ROWS = 24
     "--output",
     "output_path",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Folder to write: masks, overlays and results.jsonl.",
+    type=FILE,
+    help="Folder for masks, overlays and results.jsonl.",
 )
 @click.option("--overlay/--no-overlay", default=True, help="Draw the masks over the images.")
 @click.option(
@@ -68,7 +68,7 @@ def predict(
     outside 0 to 1.
 
     \b
-    Example:
+    Examples:
       uino-deploy predict demo.uino photos/ --support bottle.safetensors -o found
       uino-deploy predict demo.uino 'photos/**/*.jpg' --support bottle.safetensors \\
           --support cup.safetensors -o found --json
@@ -106,9 +106,9 @@ def _show(
 ) -> None:
     """Print a table if it is short, and one line."""
     rows = [
-        [record["image"], found["name"], round(found["score"], 3), f"{found['area']:.1%}"]
+        [record["image"], entry["name"], round(entry["score"], 3), f"{entry['area']:.1%}"]
         for record in records
-        for found in record["classes"]
+        for entry in record["classes"]
     ]
     if len(rows) <= TABLE_ROWS:
         output.table(["image", "class", "score", "area"], rows)

@@ -39,12 +39,13 @@ def selftest(
     force: bool,
     output: Output,
 ) -> None:
-    """Check every claim that this machine can check: operators, pieces, the whole, backends.
+    """Check every claim that this machine can check.
 
-    Each claim passes, fails, or is skipped with what is missing. The self-test passes if no claim
+    The claims are about operators, pieces, the whole model and backends. Each claim passes, fails,
+    or is skipped; the output says what a skipped claim needs. The self-test passes if no claim
     failed and every group of claims whose packages are installed ran to its end. With --bundle it
     needs no torch: the bundle stores PyTorch's outputs. With --gpu on a machine without a GPU it
-    lists what it could not check and exits with 3.
+    lists the claims it could not check and exits with 3.
 
     \b
     Examples:
@@ -69,7 +70,7 @@ def selftest(
 
 
 def _conclude(report: Report, output: Output) -> None:
-    """Write the counts and the last line; leave with 3 without a GPU, with 1 on a failure."""
+    """Print the counts and the verdict; exit with 3 without a GPU, with 1 on a failure."""
     counts = ", ".join(f"{report.count(v)} {v}" for v in ("passed", "failed", "skipped"))
     output.text()
     if report.gpu is not None:
@@ -80,7 +81,9 @@ def _conclude(report: Report, output: Output) -> None:
     if report.without_gpu:
         output.verdict([f"nothing could be checked: {report.without_gpu}"], code=3)
     if not report.checked:
-        output.verdict(["nothing could be checked here; the lines above say why"], code=3)
+        output.verdict(
+            ["nothing could be checked on this machine; the lines above say why"], code=3
+        )
     failures = report.failures
     more = [f"{len(failures) - 3} more"] if len(failures) > 3 else []
     output.verdict(failures[:3] + more)

@@ -26,21 +26,21 @@ _OF_RECIPES = _COMMON | {"recipe_name", "max_steps"}
 @click.option("--recipe", "recipe_name", type=click.Choice(["demo"]),
               help="Train from scratch by this recipe.")  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(min=1),
-              help="Cut each stage of the recipe short; the model is not judged.")  # fmt: skip
+              help="Stop each stage after this many steps; skip evaluation.")  # fmt: skip
 @click.option("--dataset", type=click.Choice(_DATASETS),
               help="Train on this data set's base classes.")  # fmt: skip
 @click.option("--data", type=FILE, metavar="DIR", help="Folder of the data set.")
-@click.option("--fold", type=click.IntRange(0, 4), help="The fold that is held out.")
+@click.option("--fold", type=click.IntRange(0, 4), help="Fold to hold out.")
 @click.option("--shots", type=click.IntRange(1, 100), default=1, show_default=True,
-              help="Support images of an episode.")  # fmt: skip
+              help="Support images per episode.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=10_000, show_default=True,
-              help="Steps of the training on a data set.")  # fmt: skip
-@click.option("--train-adapter", is_flag=True, help="Train the adapter too.")
+              help="Training steps on a data set.")  # fmt: skip
+@click.option("--train-adapter", is_flag=True, help="Also train the adapter.")
 @click.option("--mirror/--no-mirror", default=True, show_default=True,
-              help="Show half of the images mirrored; not for text.")  # fmt: skip
+              help="Mirror half of the images; --no-mirror for text.")  # fmt: skip
 @click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint for the preset's mask decoder.")
 @click.option("-o", "--output", "path", type=FILE, required=True,
-              help="A recipe's checkpoint, or the folder of a data set's run.")  # fmt: skip
+              help="Checkpoint to write (--recipe), or folder (--dataset).")  # fmt: skip
 @start_options
 @run_options(EPISODIC)
 @force_option
@@ -63,14 +63,16 @@ def train(
     force: bool,
     output: Output,
 ) -> None:
-    """Train a model on episodes: by a recipe from scratch, or on a data set's base classes.
+    """Train a model by a recipe, or on a data set's base classes.
 
-    The recipe "demo" trains the whole preset tiny on drawn characters, for an hour or more on two
-    cores. It passes when the model reaches the recipe's mIoU on classes that training never saw.
+    The recipe "demo" trains the preset tiny from scratch on drawn characters, for an hour or more
+    on two cores. It passes if the model reaches the recipe's mIoU on classes that training never
+    saw.
 
-    On a data set the encoder and the distilled adapter are frozen, and of the variant comp-star the
-    decoder too; the command checks at the end that they are unchanged. The run's folder holds its
-    state and log: a killed run goes on with --resume and ends as if it had not been stopped.
+    On a data set the encoder and the distilled adapter are frozen, as is the decoder of the variant
+    comp-star; the command checks at the end that they are unchanged. The run's folder holds its
+    state and log: a killed run continues with --resume and ends with the result of an
+    uninterrupted run.
     Several GPUs, or processes, share the batch under torchrun.
 
     \b
@@ -83,14 +85,14 @@ def train(
     from uino_deploy.dependencies import require
 
     if (recipe_name is None) == (dataset is None):
-        raise click.UsageError("give --recipe, or --dataset")
+        raise click.UsageError("give either --recipe or --dataset")
     if dataset is None:
         _refuse_options_of_datasets()
         require("train", "torch", "matplotlib", "sklearn")
         _train_by_recipe(str(recipe_name), path, options.seed, max_steps, force, output)
         return
     if max_steps is not None:
-        raise click.UsageError("--max-steps is for recipes; give --steps")
+        raise click.UsageError("--max-steps needs --recipe; a data set takes --steps")
     require("train", "torch")
     from uino_deploy import training
     from uino_deploy.training.processes import is_first_process
@@ -132,7 +134,7 @@ def _refuse_options_of_datasets() -> None:
         name = str(option.name)
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name not in _OF_RECIPES:
-            raise click.UsageError(f"{option.opts[0]} is not for recipes; give --dataset")
+            raise click.UsageError(f"{option.opts[0]} needs --dataset; a recipe ignores it")
 
 
 def _train_by_recipe(
@@ -161,6 +163,6 @@ def _train_by_recipe(
     passed = not result.shortfalls if judged else None
     output.document({"checkpoint": str(path), **result.provenance, "passed": passed})
     if result.shortfalls is None:
-        output.log("not judged: the training was cut short by --max-steps")
+        output.log("not evaluated: --max-steps cut the training short")
     else:
         output.verdict(result.shortfalls)

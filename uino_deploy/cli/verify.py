@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 @click.option("--encoder-checkpoint", type=FILE, help="DINOv2 checkpoint, if it was exported.")
 @click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint, if it was exported.")
 @click.option("--untrained", is_flag=True, help="The export used no checkpoint.")
-@click.option("--query", type=FILE, help="Image to compare on.  [default: generated ones]")
-@click.option("--shot", "shots", multiple=True, metavar="IMAGE:MASK", help="Shot of its class.")
+@click.option("--query", type=FILE, help="Image to compare on.  [default: generated images]")
+@click.option(
+    "--shot", "shots", multiple=True, metavar="IMAGE:MASK", help="Support for --query. Repeatable."
+)
 @backend_options
 @output_options
 def verify(
@@ -39,10 +41,10 @@ def verify(
     load: Callable[[Path], Predictor],
     output: Output,
 ) -> None:
-    """Compare each exported piece, and the whole bundle, with PyTorch; name the piece at fault.
+    """Compare a bundle with PyTorch and name the piece at fault.
 
-    Each piece is checked twice: its outputs against PyTorch's, and the final mask when this piece
-    alone is exported and the others run in PyTorch. Without a checkpoint, the reference is the
+    Each piece is checked twice: its outputs against PyTorch's, and the final mask when only this
+    piece is exported and the others run in PyTorch. Without a checkpoint, the reference is the
     PyTorch outputs stored in the bundle: this needs no torch, so a device can check itself.
 
     \b
@@ -54,7 +56,9 @@ def verify(
     """
     parts = encoder_checkpoint is not None or sam_checkpoint is not None or untrained
     if checkpoint is not None and parts:
-        raise click.UsageError("--checkpoint is the whole model: give it alone")
+        raise click.UsageError(
+            "--checkpoint holds the whole model: give no other checkpoint with it"
+        )
     if (query is None) != (not shots):
         raise click.UsageError("--query and --shot go together")
     if query is not None and checkpoint is None and not parts:
@@ -113,6 +117,6 @@ def _show(report: VerifyReport, output: Output) -> None:
     )
     output.text()
     if report.guilty:
-        output.text(f"guilty: {', '.join(report.guilty)}")
+        output.text(f"at fault: {', '.join(report.guilty)}")
     output.document(msgspec.to_builtins(report))
     output.verdict([] if report.passed else [report.reason])

@@ -1,4 +1,4 @@
-"""Procedural few-shot segmentation data: no download, the same pixels from the same seed."""
+"""Few-shot segmentation data sets: published ones, folders, and drawings made from a seed."""
 
 from uino_deploy.data.episodes import Episode, draw_episode
 from uino_deploy.data.pools import Pool, load_pool

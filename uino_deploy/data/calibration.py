@@ -16,7 +16,7 @@ _SEED = 20
 def calibration_images() -> list[NDArray[np.uint8]]:
     """Return scikit-learn's two photographs, each whole and its quarters, and six demo scenes.
 
-    The scenes show classes that the demo's model was trained on, none that it is judged on.
+    The scenes show classes that the demo's model was trained on, none that it is evaluated on.
 
     Returns:
         uint8 [H, W, 3], always the same.

@@ -2,7 +2,7 @@
 
 Source: Nguyen and Todorovic, "Feature Weighting and Boosting for Few-Shot Segmentation" (ICCV
 2019): fold i holds out the classes whose position is i modulo 4. Models are trained on train2014
-and judged on val2014.
+and evaluated on val2014.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Category(msgspec.Struct):
 class _Annotation(msgspec.Struct):
     image_id: int
     category_id: int
-    # Decoded only for the masks in use: train2014 has 600,000 of them.
+    # Decoded on demand: train2014 has 600,000 annotations.
     segmentation: msgspec.Raw
 
 
@@ -59,7 +59,7 @@ class Coco(Dataset):
     masks in common use. No pixel is ignored.
 
     Args:
-        root: the folder of COCO 2014, or one that holds it.
+        root: the folder of COCO 2014, or its parent.
         fold: 0 to 3.
         split: "test" has the fold's classes in val2014, "train" the others in train2014.
 
@@ -77,7 +77,7 @@ class Coco(Dataset):
         self._path = Path("annotations") / f"instances_{self._part}.json"
         self._root = find_root(root, ("COCO2014", "coco"), str(self._path), TREE)
         if not (self._root / self._part).is_dir():
-            raise InputError(f"{self._root} holds no {self._part}", f"expected: {TREE}")
+            raise InputError(f"{self._root} has no {self._part}", f"expected: {TREE}")
         self._instances = _read(self._root / self._path)
         categories = sorted(self._instances.categories, key=lambda category: category.id)
         chosen = [
@@ -112,7 +112,7 @@ class Coco(Dataset):
 
     @cached_property
     def _segmentations(self) -> dict[tuple[int, int], list[msgspec.Raw]]:
-        """Every image's and category's segmentations, undecoded."""
+        """The undecoded segmentations of every image and category."""
         wanted = set(self._categories)
         segmentations: dict[tuple[int, int], list[msgspec.Raw]] = {}
         for each in self._instances.annotations:
@@ -166,14 +166,14 @@ def _decode(raw: msgspec.Raw, image: _Image, path: Path) -> UInt8:
 
 
 def _check_polygons(value: list[Any]) -> None:
-    """Raise ValueError where the library would not take the numbers for polygons."""
+    """Raise ValueError if the library would not accept the numbers as polygons."""
     for polygon in value:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers")
 
 
 def _check_runs(value: dict[str, Any], size: tuple[int, int]) -> None:
-    """Raise ValueError where run lengths have another size: the library does not check."""
+    """Raise ValueError if run lengths have another size: the library does not check."""
     if tuple(value["size"]) != size:
         raise ValueError(f"run lengths for size {value['size']}")
     counts = value["counts"]

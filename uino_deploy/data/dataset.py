@@ -14,7 +14,7 @@ from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8
 
 IGNORED = 255
-"""Mask value of the pixels that count neither for nor against a prediction."""
+"""Mask value of pixels that are ignored in evaluation."""
 
 Split = Literal["train", "test"]
 """Classes (or images) to learn from, or those held out."""
@@ -26,8 +26,8 @@ class ListedEpisode:
 
     Attributes:
         label: the class, an index into the data set's classes.
-        support: the K images that show the class.
-        query: the image to find it in; not among the support.
+        support: K images that show the class.
+        query: the image to segment; not among the support.
     """
 
     label: int
@@ -36,7 +36,7 @@ class ListedEpisode:
 
 
 class Dataset(ABC):
-    """Images in which classes are marked; one split, and one fold where there are folds.
+    """Annotated images: one split, and one fold if the data set has folds.
 
     Attributes:
         name: the command line's name for the data set.
@@ -60,7 +60,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def mask(self, key: str, label: int) -> UInt8:
-        """Return where a class is in an image, uint8 [H, W]: 0, 1, or `IGNORED`.
+        """Return a class's mask in an image, uint8 [H, W]: 0, 1, or `IGNORED`.
 
         Raises:
             InputError: the mask does not exist or cannot be read.
@@ -71,11 +71,11 @@ class Dataset(ABC):
         return [label for label in range(len(self.classes)) if self.images(label)]
 
     def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
-        """Draw an episode of a seed's list; the same arguments give the same one.
+        """Draw one episode of a seed's list; the same arguments give the same episode.
 
-        Classes take turns, as `label_in_turn` says; those without any image are left out. The
-        images are distinct; the query shows the class, and each support shows both the class and
-        something else, without which there would be nothing to learn.
+        Classes take turns, in the order of `label_in_turn`; classes without images are skipped.
+        The images are distinct; the query shows the class, and each support shows both the class
+        and something else, since it teaches nothing otherwise.
 
         Raises:
             InputError: the class has too few such images.
@@ -112,7 +112,7 @@ def label_in_turn(classes: int, seed: int, index: int) -> int:
 
 
 def _distinct(rng: np.random.Generator, count: int) -> Iterator[int]:
-    """Yield all of range(count) in a random order, drawn only as far as they are used."""
+    """Yield range(count) in a random order, drawn lazily."""
     seen: set[int] = set()
     while len(seen) < count:
         index = int(rng.integers(count))
@@ -122,13 +122,13 @@ def _distinct(rng: np.random.Generator, count: int) -> Iterator[int]:
 
 
 def find_root(root: Path, nested: Sequence[str], needed: str, tree: str) -> Path:
-    """Return the folder that holds a data set: the one given, or a usual one inside it.
+    """Return the folder of a data set: the one given, or a usual one inside it.
 
     Args:
         root: the folder that the user named.
         nested: folders inside it where downloads often put the data.
         needed: a path that the data set's folder must hold.
-        tree: the expected layout, for people.
+        tree: the expected layout, for the error message.
 
     Raises:
         InputError: no candidate holds that path; the hint is the expected layout.
@@ -138,14 +138,14 @@ def find_root(root: Path, nested: Sequence[str], needed: str, tree: str) -> Path
     for folder in (root, *(root / name for name in nested)):
         if (folder / needed).exists():
             return folder
-    raise InputError(f"{root} holds no {needed}", f"expected: {tree}")
+    raise InputError(f"{root} has no {needed}", f"expected: {tree}")
 
 
 def check_fold(fold: int | None, folds: int, name: str) -> int:
     """Return the fold.
 
     Raises:
-        InputError: no fold is given, or one that the data set does not have.
+        InputError: no fold is given, or the data set does not have it.
     """
     if fold is None or not 0 <= fold < folds:
         given = "needs a fold" if fold is None else f"has no fold {fold}"

@@ -1,4 +1,4 @@
-"""Scikit-learn's real handwritten digits as sprites: classes that no glyph training has seen."""
+"""Scikit-learn's handwritten digits as sprites: classes that training on glyphs never sees."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def digit_sprites() -> tuple[tuple[NDArray[np.uint8], ...], ...]:
 
 
 def enlarge(drawing: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Make a sprite of a coarse drawing: enlarge it and sharpen its blurred edge.
+    """Make a sprite from a coarse drawing: enlarge it and sharpen its blurred edge.
 
     Args:
-        drawing: coverage [h, w], 0 to 1, of a few cells; some cell is nearly full.
+        drawing: coverage [h, w], 0 to 1, a few cells per side; some cell is nearly full.
 
     Returns:
         Coverage [SPRITE_SIZE, SPRITE_SIZE], as `fit_sprite` makes it.

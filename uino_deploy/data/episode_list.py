@@ -1,4 +1,4 @@
-"""Lists of episodes, drawn from a seed or kept in a file that other projects can read.
+"""Lists of episodes, drawn from a seed or read from a file that other projects can share.
 
 The file is JSON lines. The first line describes the list; each of the others is an episode:
 
@@ -32,9 +32,9 @@ class Header(msgspec.Struct, frozen=True):
         format: `FORMAT`.
         version: the format's version.
         dataset: the command line's name for the data set.
-        fold: the data set's fold, where it has folds.
-        shots: support images of each episode.
-        seed: the seed that the list was drawn from; None where it was not drawn.
+        fold: the data set's fold, or None if it has none.
+        shots: support images per episode.
+        seed: the seed that the list was drawn from; None if it was not drawn.
     """
 
     format: str
@@ -82,34 +82,36 @@ def read_list(path: Path, dataset: Dataset) -> tuple[Header, list[ListedEpisode]
     """Read a list for a data set.
 
     Raises:
-        InputError: the file is unreadable, has another format, lists another data set or no
-            episode, names a class that the split does not have, or an episode has another number
-            of shots.
+        InputError: the file is unreadable, has another format, is for another data set, lists no
+            episode, names a class that the split does not have, or has an episode with another
+            number of shots.
     """
     lines = _lines(path)
     try:
         header = decode_json(lines[0], Header)
         episodes = [decode_json(line, _Line) for line in lines[1:]]
     except DocumentError as error:
-        raise InputError(f"{path} is not a list of episodes: {error}") from error
+        raise InputError(f"{path} is not an episode list: {error}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
         raise InputError(f"{path} has format {header.format!r} {header.version}, not {VERSION}")
     if header.dataset != dataset.name:
-        raise InputError(f"{path} lists episodes of {header.dataset!r}, not of {dataset.name!r}")
+        raise InputError(f"{path} is for data set {header.dataset!r}, not {dataset.name!r}")
     labels = {name: label for label, name in enumerate(dataset.classes)}
     for number, each in enumerate(episodes, 2):
         if each.class_ not in labels:
             raise InputError(
                 f"{path}, line {number}: the data set has no class {each.class_!r}",
-                "is it the list of another fold or split?",
+                "is the list for another fold or split?",
             )
         if len(each.support) != header.shots:
-            raise InputError(f"{path}, line {number}: not {header.shots} support images")
+            raise InputError(
+                f"{path}, line {number}: the number of support images is not {header.shots}"
+            )
     return header, [ListedEpisode(labels[e.class_], tuple(e.support), e.query) for e in episodes]
 
 
 def fingerprint(dataset: Dataset, episodes: Sequence[ListedEpisode]) -> str:
-    """Return a SHA-256 that two lists share when they are the same episodes of one data set."""
+    """Return a SHA-256 that is equal for two lists of the same episodes of a data set."""
     shots = len(episodes[0].support) if episodes else 0
     return hashlib.sha256(_encode(dataset, None, shots, None, episodes)).hexdigest()
 
@@ -133,7 +135,7 @@ def _lines(path: Path) -> list[bytes]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise InputError(f"episodes {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"episode list {path} cannot be read: {error.strerror}") from error
     if len(lines) < 2:
-        raise InputError(f"{path} holds no episode")
+        raise InputError(f"{path} lists no episode")
     return lines

@@ -1,4 +1,4 @@
-"""A user's own data: a folder of images and one of masks with the same names for each class."""
+"""A user's own data: for each class, a folder of images and one of masks with the same names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 class Folder(Dataset):
     """Images and masks in folders; keys are paths such as `mug/images/0001.jpg`.
 
-    The folds split the images, not the classes: every fifth image of a class, by name, is held
-    out. Without a fold nothing is.
+    The folds split the images, not the classes: every fifth image of a class, in order of name,
+    is held out. Without a fold, no image is.
 
     Args:
         root: the folder.
@@ -31,7 +31,7 @@ class Folder(Dataset):
         split: "test" has a fold's images, "train" the others.
 
     Raises:
-        InputError: the layout is another one, an image or a mask has no partner, or a class has
+        InputError: the layout is wrong, an image or a mask has no partner, or a class has
             fewer than two images in the split.
     """
 
@@ -63,7 +63,7 @@ class Folder(Dataset):
             self._masks |= keys
 
     def images(self, label: int) -> Sequence[str]:
-        """Return the keys of a class's images, by name."""
+        """Return the keys of a class's images, sorted by name."""
         return self._keys[label]
 
     def image(self, key: str) -> UInt8:
@@ -87,7 +87,7 @@ def _homes(root: Path) -> list[Path]:
 
 
 def _pairs(home: Path) -> dict[Path, Path]:
-    """Return the images of a class, by name, and their masks."""
+    """Return the images of a class, sorted by name, and their masks."""
     images, masks = _by_stem(home / "images"), _by_stem(home / "masks")
     for one, other, what in ((images, masks, "masks"), (masks, images, "images")):
         lonely = sorted(one.keys() - other.keys())

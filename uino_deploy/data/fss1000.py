@@ -35,7 +35,7 @@ class Fss1000(Dataset):
     """FSS-1000's test or training classes; keys are paths such as `abacus/3.jpg`.
 
     Args:
-        root: the folder with a folder for each class, or one that holds it.
+        root: the folder with a folder for each class, or its parent.
         split: "test" has the published 240 classes, "train" all others.
 
     Raises:
@@ -57,7 +57,7 @@ class Fss1000(Dataset):
         )
         self._keys: dict[int, list[str]] = {}
         if not self.classes:
-            raise InputError(f"{root} holds no {split} class of FSS-1000", f"expected: {TREE}")
+            raise InputError(f"{root} has no {split} class of FSS-1000", f"expected: {TREE}")
 
     def images(self, label: int) -> list[str]:
         """Return the keys of a class's images."""

@@ -31,7 +31,7 @@ SPRITE_SIZE = 80
 """Side of a sprite in pixels."""
 
 INK_SIZE = 60
-"""Mean of the ink's width and height in a sprite, in pixels; less where one of them is long."""
+"""Mean of the ink's width and height in a sprite, in pixels; less if one of them is long."""
 
 HELD_OUT = 80
 """Classes that training never sees."""
@@ -54,7 +54,7 @@ def base_and_held_out() -> tuple[str, str]:
 
 
 def font_path(font: str) -> Path:
-    """Return where matplotlib keeps one of its fonts.
+    """Return the path of one of matplotlib's fonts.
 
     Raises:
         DependencyError: matplotlib is not installed.

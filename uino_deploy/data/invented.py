@@ -1,4 +1,4 @@
-"""Invented characters: classes of a few smooth pen strokes, drawn anew each time as hands do.
+"""Invented characters: classes of a few smooth pen strokes, drawn differently each time.
 
 A few hundred printed glyphs are too few classes for an encoder to learn what tells any two shapes
 apart, and their fonts vary less than handwriting does. A class here is a list of strokes, each a
@@ -37,7 +37,7 @@ def invented_character(number: int) -> tuple[_Stroke, ...]:
 
 
 def draw_invented(number: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw a class once, with points and pen of its own.
+    """Draw one example of a class, with its own points and pen.
 
     Returns:
         Coverage [SPRITE_SIZE, SPRITE_SIZE], as `fit_sprite` makes it.

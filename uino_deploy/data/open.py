@@ -1,4 +1,4 @@
-"""The data sets by the command line's names for them."""
+"""Opens a data set by its command-line name."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def open_dataset(
 
     Raises:
         InputError: a folder or a fold is missing or superfluous, or the layout is wrong.
-        DependencyError: what reads or draws the data is not installed.
+        DependencyError: the package that reads or draws the data is not installed.
     """
     if name in {"demo", "digits"}:
         if root is not None:
-            raise InputError(f"data set {name} is drawn, not read", "leave --data out")
+            raise InputError(f"data set {name} is drawn, not read", "leave out --data")
         _without_fold(name, fold)
         return _procedural(name, split)
     if root is None:
@@ -52,7 +52,7 @@ def open_dataset(
 
 def _without_fold(name: DatasetName, fold: int | None) -> None:
     if fold is not None:
-        raise InputError(f"data set {name} has no folds", "leave --fold out")
+        raise InputError(f"data set {name} has no folds", "leave out --fold")
 
 
 def _procedural(name: DatasetName, split: Split) -> Procedural:

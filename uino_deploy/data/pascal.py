@@ -1,7 +1,7 @@
 """PASCAL-5i: PASCAL VOC 2012's classes in four folds of five.
 
 Source: Shaban et al., "One-Shot Learning for Semantic Segmentation" (BMVC 2017). Fold i holds out
-classes 5i+1 to 5i+5; models are judged on VOC's validation images, and trained on VOC's training
+classes 5i+1 to 5i+5; models are evaluated on VOC's validation images, and trained on VOC's training
 images and those of SBD (Hariharan et al., ICCV 2011) that are not among the validation images.
 """
 
@@ -44,7 +44,7 @@ class Pascal(Dataset):
     are background. Every image with a pixel of a class counts as showing it.
 
     Args:
-        root: the folder of VOC 2012, or one that holds it.
+        root: the folder of VOC 2012, or its parent.
         fold: 0 to 3.
         split: "test" has the fold's classes, "train" the other fifteen.
 
@@ -60,7 +60,7 @@ class Pascal(Dataset):
         self._voc = find_root(root, _NESTED_VOC, "ImageSets/Segmentation/val.txt", TREE)
         for needed in ("JPEGImages", "SegmentationClass"):
             if not (self._voc / needed).is_dir():
-                raise InputError(f"{self._voc} holds no {needed}", f"expected: {TREE}")
+                raise InputError(f"{self._voc} has no {needed}", f"expected: {TREE}")
         self._sbd = _find_sbd((root, self._voc.parent, self._voc.parent.parent))
         self._numbers = [c + 1 for c in range(20) if (c in held_out) == (split == "test")]
         self.classes = tuple(CLASSES[number - 1] for number in self._numbers)
@@ -108,7 +108,7 @@ class Pascal(Dataset):
             lists = (self._sbd / f"{which}.txt" for which in ("train", "val"))
             extra = {name for path in lists for name in path.read_text(encoding="utf-8").split()}
         else:
-            raise InputError(f"SBD is not beside {self._voc}", f"expected: {TREE}")
+            raise InputError(f"SBD does not exist beside {self._voc}", f"expected: {TREE}")
         return sorted((extra | set(self._listed("train"))) - set(self._listed("val")))
 
     def _labels(self, name: str) -> UInt8:
@@ -139,7 +139,7 @@ def _read_indices(path: Path) -> UInt8:
             if image.mode not in {"P", "L"}:
                 raise InputError(
                     f"mask {path} has mode {image.mode}, not class numbers",
-                    "take VOC's own palette files, not colours",
+                    "use VOC's own palette files, not colours",
                 )
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:

@@ -26,12 +26,12 @@ _ROUGH = (11, 16)  # cells along a side of a rough sprite, both ends included
 
 @dataclass(frozen=True)
 class Pool:
-    """Classes and how to draw one of them.
+    """A set of classes, and the function that draws them.
 
     Attributes:
         name: the pool's name.
         labels: one label for each class, in the order of the class numbers.
-        sprite: from a class number and a generator, a sprite: coverage, uint8, 0 outside.
+        sprite: draws a class number with a generator; returns coverage, uint8, 0 outside.
     """
 
     name: PoolName
@@ -44,7 +44,7 @@ def load_pool(name: PoolName) -> Pool:
     """Return a pool of classes.
 
     Raises:
-        DependencyError: matplotlib or scikit-learn, which draws the pool, is not installed.
+        DependencyError: matplotlib or scikit-learn, whichever draws the pool, is not installed.
     """
     if name == "digits":
         return _digits()
@@ -59,7 +59,7 @@ def roughened(pool: Pool, share: float) -> Pool:
 
     Args:
         pool: the pool.
-        share: the share of such sprites, 0 to 1.
+        share: the fraction of such sprites, 0 to 1.
     """
 
     def sprite(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:

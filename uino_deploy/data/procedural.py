@@ -20,11 +20,11 @@ _KEY = re.compile(r"(\d{1,18})/(\d{1,18})/(\d{1,4})")
 class Procedural(Dataset):
     """A pool's scenes; the key `SEED/INDEX/NUMBER` is scene NUMBER of `draw_episode`'s INDEX.
 
-    The scenes of an episode show one class, the same ones for any number of shots; the query is
-    the one after the last shot.
+    The scenes of an episode show one class and do not depend on the number of shots; the query
+    is the scene after the last shot.
 
     Args:
-        name: the command line's name for it.
+        name: the data set's command-line name.
         pool: the classes.
         seed: the seed of the scenes that `images` lists.
     """
@@ -77,6 +77,6 @@ class Procedural(Dataset):
         return _draw(self._pool, seed, index, number)
 
 
-@lru_cache(maxsize=8)  # an image is soon followed by its mask
+@lru_cache(maxsize=8)  # an image's mask is usually read right after it
 def _draw(pool: PoolName, seed: int, index: int, number: int) -> Episode:
     return draw_episode(load_pool(pool), seed, index, shots=number)

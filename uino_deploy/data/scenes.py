@@ -1,4 +1,4 @@
-"""A scene: a few sprites, each turned, sheared and coloured, on a darker noisy ground."""
+"""A scene: a few sprites, each rotated, sheared and coloured, on a darker noisy background."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Deformation:
         rotation: in degrees.
         shear: horizontal shift for each unit of height.
         stretch: logarithm of the factor by which width grows and height shrinks.
-        wobble: how far the points of a 3x3 grid on the sprite are moved, as a share of its side.
+        wobble: how far the points of a 3x3 grid on the sprite move, as a fraction of its side.
     """
 
     rotation: float = 20.0
@@ -45,7 +45,7 @@ class Deformation:
 
 
 PLAIN = Deformation()
-"""The deformation of the scenes that models are judged on."""
+"""The deformation in the scenes that models are evaluated on."""
 
 HANDWRITTEN = Deformation(shear=0.25, stretch=0.25, wobble=0.12)
 """A deformation that makes printed characters vary as written ones do."""
@@ -53,7 +53,7 @@ HANDWRITTEN = Deformation(shear=0.25, stretch=0.25, wobble=0.12)
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn image and the truth about it.
+    """A drawn image and its ground truth.
 
     Attributes:
         image: RGB, uint8 [S, S, 3].
@@ -75,8 +75,8 @@ def compose_scene(
     """Draw sprites into one image, in a random order, later ones over earlier ones.
 
     Args:
-        sprites: coverage, uint8, square. The first is always placed, and one more; another is
-            left out where there is hardly any room.
+        sprites: coverage, uint8, square. The first is always placed, and one more; any other
+            is left out if it does not fit.
         rng: the only source of randomness.
         size: the scene's side S in pixels.
         deformation: applied to every sprite.
@@ -114,11 +114,11 @@ def _place(
     deformation: Deformation,
     always: bool,
 ) -> tuple[_Coverage, _Window] | None:
-    """Warp a sprite and find it a window that hides little of what is taken."""
+    """Warp a sprite and find a place where it hides little of the others."""
     size = len(taken)
     smallest, largest = _SIZES
     for _ in range(_TRIES):
-        largest = rng.uniform(smallest, largest)  # every try is smaller than the one before
+        largest = rng.uniform(smallest, largest)  # each attempt is smaller than the one before
         coverage = _warp(sprite, largest * size, rng, deformation)
         height, width = (min(side, size) for side in coverage.shape)
         coverage = coverage[:height, :width]
@@ -133,7 +133,7 @@ def _place(
 def _emptiest_corner(
     taken: NDArray[np.bool_], height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Return the upper left corner of a random one of the boxes that cover the least."""
+    """Return the upper left corner of a box that covers the least; ties are broken at random."""
     total = np.zeros((len(taken) + 1, len(taken) + 1), dtype=np.int32)
     taken.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, out=total[1:, 1:])
     covered = (
@@ -159,7 +159,7 @@ def _warp(
     forward = turn @ np.array([[stretch, shear], [0, 1 / stretch]]) * (size / INK_SIZE)
     reach = side * (1 + 2 * deformation.wobble)  # a wobble may push ink outwards
     width, height = (int(length) + 2 for length in np.abs(forward).sum(axis=1) * reach)
-    # Where in the sprite the corners of the warped picture's four quarters come from.
+    # The points of the sprite that map to the corners of the warped picture's four quarters.
     xs, ys = (0, width // 2, width), (0, height // 2, height)
     corners = np.array([[(x, y) for x in xs] for y in ys]) - (width / 2, height / 2)
     sources = corners @ np.linalg.inv(forward).T + side / 2

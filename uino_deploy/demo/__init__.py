@@ -1,4 +1,4 @@
-"""The demo: export the bundled model, verify it, segment classes it never saw with the bundle."""
+"""The demo: export and verification of the bundled model, and segmentation of unseen classes."""
 
 from uino_deploy.demo.run import run_demo
 

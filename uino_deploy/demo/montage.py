@@ -18,7 +18,7 @@ HIT_COLOUR = (46, 204, 113)
 FALSE_COLOUR = (255, 82, 82)
 MISSED_COLOUR = (255, 193, 7)
 
-# How the regions differ beside their colours: stripes that rise or fall.
+# Rising or falling stripes tell the regions apart without colour.
 Pattern = str
 SOLID, RISING, FALLING = "", "rising", "falling"
 
@@ -52,7 +52,7 @@ def _example(outcome: Outcome) -> Example:
                 f"the support image, with the marked {name} painted",
                 paint(support.image, [(support.mask != 0, TRUTH_COLOUR, SOLID)]),
             ),
-            Picture("query", f"the query image, in which {name} is looked for", query.image),
+            Picture("query", f"the query image, in which {name} is to be found", query.image),
             Picture(
                 "truth",
                 f"the query image, with the true {name} painted",
@@ -68,7 +68,7 @@ def _example(outcome: Outcome) -> Example:
 
 
 def paint(image: UInt8, regions: Sequence[tuple[npt.NDArray[np.bool_], Colour, Pattern]]) -> UInt8:
-    """Dim an image and paint regions of it: legible whatever the image's own colours are.
+    """Dim an image and paint regions of it, legible on any colours.
 
     Args:
         image: uint8 [H, W, 3].
@@ -95,7 +95,7 @@ def paint(image: UInt8, regions: Sequence[tuple[npt.NDArray[np.bool_], Colour, P
 
 
 def paint_prediction(image: UInt8, truth: UInt8, predicted: UInt8) -> UInt8:
-    """Paint the correct pixels, the false positives and the missed ones.
+    """Paint the correct pixels, the false positives and the false negatives.
 
     Args:
         image: uint8 [H, W, 3].
@@ -105,12 +105,12 @@ def paint_prediction(image: UInt8, truth: UInt8, predicted: UInt8) -> UInt8:
     Returns:
         uint8 [H, W, 3], a new image.
     """
-    real, found = truth != 0, predicted != 0
+    real, marked = truth != 0, predicted != 0
     return paint(
         image,
         [
-            (real & found, HIT_COLOUR, SOLID),
-            (found & ~real, FALSE_COLOUR, RISING),
-            (real & ~found, MISSED_COLOUR, FALLING),
+            (real & marked, HIT_COLOUR, SOLID),
+            (marked & ~real, FALSE_COLOUR, RISING),
+            (real & ~marked, MISSED_COLOUR, FALLING),
         ],
     )

@@ -54,7 +54,7 @@ def _headlines(results: Results) -> Headlines:
         [
             Headline(f"{results.bundle.miou:.1f}", "mIoU, held-out classes", "1 shot, the bundle"),
             Headline(f"{drift:.2f}", "points from PyTorch", "the same episodes in PyTorch"),
-            Headline(f"+{gain:.1f}", "over the baseline", "the encoder's prototypes alone"),
+            Headline(f"+{gain:.1f}", "over the baseline", "the encoder's prototypes only"),
             Headline(
                 f"{results.digits.miou:.1f}", "mIoU, handwriting", "real digits, never trained"
             ),
@@ -85,7 +85,7 @@ def _charts(results: Results, outcomes: Sequence[Outcome]) -> list[Chart]:
 
 
 def _galleries(outcomes: Sequence[Outcome], digits: Sequence[Outcome]) -> list[Block]:
-    """Choose what to show by rank, so that nothing is picked by hand."""
+    """Choose the examples by rank, so that none is picked by hand."""
     ranked = sorted(outcomes, key=lambda outcome: outcome.iou)
     ranked_digits = sorted(digits, key=lambda outcome: outcome.iou)
     rest = ranked[WORST:]
@@ -101,7 +101,7 @@ def _galleries(outcomes: Sequence[Outcome], digits: Sequence[Outcome]) -> list[B
 def _conditions(results: Results) -> Text:
     return Text(
         [
-            "Every exported piece and the whole agree with PyTorch within the tolerance table.",
+            "Every exported piece and the whole bundle agree with PyTorch within the tolerances.",
             *(f"{threshold.sentence}." for threshold in results.thresholds),
         ],
         listed=True,
@@ -206,8 +206,8 @@ def _method(results: Results) -> list[str]:
         "The baseline marks the pixels that are nearer to the support's foreground prototype than "
         "to its background prototype in the last layer of the same encoder, at whichever of 41 "
         "thresholds suits it best on these very queries: a flattering choice, and a measure of "
-        "what the encoder alone can do.",
-        "The pictures are chosen by rank of IoU alone. The predicted IoU is what the mask decoder "
-        "expects of its own mask; it may leave 0 to 100.",
+        "what the encoder can do by itself.",
+        "The pictures are chosen only by rank of IoU. The predicted IoU is the mask decoder's "
+        "prediction for its own mask; it can fall outside 0 to 100.",
         *about_the_checkpoint,
     ]

@@ -21,7 +21,7 @@ class Threshold:
 
     @property
     def failure(self) -> str:
-        """The failure in a few words; empty where the condition holds."""
+        """The failure in a few words; empty if the condition holds."""
         if self.least is not None and not self.value >= self.least:
             return f"{self.name} is {self.value:.2f}, not at least {self.least:g}"
         if self.most is not None and not self.value <= self.most:
@@ -30,7 +30,7 @@ class Threshold:
 
     @property
     def sentence(self) -> str:
-        """The condition for people."""
+        """The condition as a sentence."""
         bound = f"at least {self.least:g}" if self.most is None else f"at most {self.most:g}"
         return f"{self.meaning} is {bound} (measured {self.value:.2f})"
 
@@ -56,7 +56,7 @@ class Results:
         seconds: the time of each phase.
         verify: the verification's document.
         provenance: checkpoint, versions, machine, seed.
-        episodes: the number of queries and of classes, by pool.
+        episodes: the numbers of queries and classes, by pool.
     """
 
     bundle: Accuracy
@@ -71,7 +71,7 @@ class Results:
 
     @property
     def thresholds(self) -> tuple[Threshold, ...]:
-        """The conditions of passing beside the verification's.
+        """The conditions of passing, besides those of the verification.
 
         The floors lie below what the bundled checkpoint reaches over 1,000 episodes (67.0 and 37.7)
         by about two standard errors of these shorter samples.

@@ -56,20 +56,20 @@ def run_demo(
     """Export, verify, enroll, segment, score, and write the report.
 
     The folder holds `demo.uino`; `shots` and the `supports` enrolled from them, one for each
-    class; `queries`, their `masks` as the bundle found them and their `truths`; `report.html` and
-    `report.json`. It appears whole or not at all; it is written where the demo fails too.
+    class; `queries`, the bundle's `masks` of them and their `truths`; `report.html` and
+    `report.json`. It appears whole or not at all, also if the demo fails.
 
     Args:
         output: the folder.
         log: receives a line for each phase.
         progress: opens a progress display from a description and a number of steps.
         force: replace an earlier demo.
-        checkpoint: one of our own, such as the bundled one.
-        episodes: how many held-out episodes to segment.
-        digit_episodes: how many episodes of handwritten digits.
+        checkpoint: a uino-deploy checkpoint, such as the bundled one.
+        episodes: number of held-out episodes to segment.
+        digit_episodes: number of episodes of handwritten digits.
 
     Raises:
-        OutputExists: the folder exists and `force` is not given, or it is no demo's.
+        OutputExists: the folder exists and `force` is not given, or it does not hold a demo.
         CheckpointError: the checkpoint is unreadable.
         BuildError: the export failed.
     """
@@ -108,7 +108,7 @@ def run_demo(
 
 
 class _Clock:
-    """Says which phase runs and remembers how long each took."""
+    """A timer that logs each phase and keeps its duration."""
 
     def __init__(self, log: Log) -> None:
         self._log = log

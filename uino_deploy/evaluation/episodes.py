@@ -17,7 +17,7 @@ from uino_deploy.evaluation.segmenters import Segment, Shots
 from uino_deploy.images import UInt8
 
 EVALUATION_SEED = 2
-"""Seed of the episodes that models are judged on; training draws with a seed of its own."""
+"""Seed of the evaluation episodes; training has its own seed."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def evaluation(self) -> Evaluation:
-        """The figures alone."""
+        """The figures without the pixel counts."""
         score = self.score
         return Evaluation(score.miou, score.fb_iou, len(self.labels))
 
@@ -113,11 +113,11 @@ def run_episodes(
 def load_episode(dataset: Dataset, episode: ListedEpisode) -> tuple[Shots, UInt8, UInt8]:
     """Load the images and masks of an episode.
 
-    As is common, pixels that are to be ignored are background in a support.
+    As is common, ignored pixels are background in a support.
 
     Returns:
         The shots, the query (uint8 RGB [H, W, 3]) and its true mask (uint8 [H, W]: 0, 1, or 255
-        where pixels do not count).
+        for ignored pixels).
 
     Raises:
         InputError: an image or a mask is missing or unreadable, or their sizes differ.

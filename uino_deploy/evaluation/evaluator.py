@@ -1,4 +1,4 @@
-"""The evaluation of a checkpoint or a bundle on a data set: what `uino-deploy evaluate` does."""
+"""The evaluation of a checkpoint or a bundle on a data set, as `uino-deploy evaluate` does it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def evaluate(
     progress: Progress = silent,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Report:
-    """Measure mIoU and FB-IoU on episodes of held-out classes (of a folder, images).
+    """Measure mIoU and FB-IoU on episodes of held-out classes, or of a folder's held-out images.
 
     Intersections and unions are summed over the episodes of a class at each image's own size;
     pixels marked 255 are ignored. The same arguments give the same episodes.
@@ -51,20 +51,20 @@ def evaluate(
             evaluation on the same episodes. "{fold}" in it stands for the fold.
         dataset: demo, digits, pascal, coco, fss1000 or folder.
         data: the data set's folder; None for demo and digits, which are drawn.
-        fold: the fold that is held out; "all" for every fold of pascal or coco.
-        shots: support images of an episode.
+        fold: the held-out fold; "all" for every fold of pascal or coco.
+        shots: support images per episode.
         episodes: the number of episodes to draw for each fold.
         seed: the seed of the episodes.
         episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`.
         write_episodes: a file to write the episodes to, as JSON lines; "{fold}" as in `source`.
         against: a model or results to compare with on the same episodes; see `source`.
-        max_miou_drop: how far the mIoU may lie below that of `against`, in points; where it lies
+        max_miou_drop: how far the mIoU may lie below that of `against`, in points; if it lies
             lower, the report has failures.
         output: a file to write the results to, as JSON.
         force: replace the files that exist.
-        load: opens `source` where it is a bundle; the default is ONNX Runtime on the CPU.
+        load: opens `source` if it is a bundle; the default is ONNX Runtime on the CPU.
         load_against: opens `against` likewise.
-        progress: shows how far the evaluation is.
+        progress: reports the progress of the evaluation.
         warn: receives a warning about classes without an image.
 
     Returns:
@@ -72,15 +72,15 @@ def evaluate(
 
     Raises:
         InputError: the arguments contradict each other, the data set is incomplete, or a model,
-            results file or list of episodes is missing, damaged or not of these episodes.
+            results file or episode list is missing, damaged or of other episodes.
         OutputExists: a file to write exists and `force` is not given.
-        DependencyError: what runs a model or reads the data is not installed.
+        DependencyError: a package that runs a model or reads the data is not installed.
     """
     if max_miou_drop is not None and against is None:
         raise InputError("a limit on the drop in mIoU needs a model to compare with",
                          "give --against with --max-miou-drop")  # fmt: skip
     if fold == "all" and episode_list is not None:
-        raise InputError("a list of episodes belongs to one fold", "give --fold NUMBER")
+        raise InputError("an episode list belongs to one fold", "give --fold NUMBER")
     folds = _folds(dataset, fold)
     for target in (output, write_episodes):
         if target is not None:
@@ -137,7 +137,7 @@ def _run(
     if path.suffix == ".json":
         runs = read_runs(path)
         if fold not in runs:
-            raise InputError(f"{path} holds no run of fold {fold}")
+            raise InputError(f"{path} has no results for fold {fold}")
         return runs[fold]
     segment = open_segmenter(path, load)
     what = path.name if fold is None else f"{path.name}, fold {fold}"

@@ -60,9 +60,9 @@ def bootstrap(classes: int, labels: Sequence[int], counts: Counts) -> Intervals:
 def bootstrap_difference(
     classes: int, labels: Sequence[int], counts: Counts, against: Counts
 ) -> Intervals:
-    """Return the intervals of (a run's figures - another's) on the same episodes.
+    """Return the intervals of the difference (run - other) on the same episodes.
 
-    Both runs are resampled together, so that what makes an episode hard for both cancels out.
+    Both runs are resampled together, so an episode that is hard for both cancels out.
 
     Args:
         classes: the number of classes.
@@ -109,7 +109,7 @@ def _figures(totals: Counts) -> NDArray[np.float64]:
 def _intervals(figures: NDArray[np.float64], measured: NDArray[np.float64]) -> Intervals:
     """Return bias-corrected percentiles (Efron 1987) of [2, resamples] around [2, 1].
 
-    Resampled ratios of sums are not centred on the measured ratio where episodes are few.
+    With few episodes, resampled ratios of sums are not centred on the measured ratio.
     """
     normal = NormalDist()
     below = (figures < measured).mean(axis=1) + 0.5 * (figures == measured).mean(axis=1)

@@ -1,4 +1,4 @@
-"""mIoU and FB-IoU of few-shot segmentation: the one place where they are computed.
+"""mIoU and FB-IoU of few-shot segmentation; nothing else computes them.
 
 As in PFENet (Tian et al., TPAMI 2020) and HSNet (Min et al., ICCV 2021), intersections and unions
 are summed over all episodes of a class before they are divided; ignored pixels do not count.
@@ -26,7 +26,7 @@ def count_pixels(predicted: Mask, truth: Mask) -> Counts:
 
     Args:
         predicted: mask [H, W], non-zero in the foreground.
-        truth: mask [H, W], likewise; pixels of 255 (`IGNORED`) do not count.
+        truth: mask [H, W], likewise; pixels of 255 (`IGNORED`) are ignored.
 
     Returns:
         [4]: see `Counts`.
@@ -39,7 +39,7 @@ def count_pixels(predicted: Mask, truth: Mask) -> Counts:
 
 
 def foreground_iou(predicted: Mask, truth: Mask) -> float:
-    """Return the IoU of one mask with the truth, 0 to 1; 0 where both are empty."""
+    """Return the IoU of one mask with the truth, 0 to 1; 0 if both are empty."""
     both, either, *_ = count_pixels(predicted, truth).tolist()
     return float(both / max(either, 1))
 
@@ -78,7 +78,7 @@ class SegmentationScore:
 
 
 def score_counts(classes: int, labels: Sequence[int], counts: Counts) -> SegmentationScore:
-    """Score images whose pixels are counted.
+    """Score images from their pixel counts.
 
     Args:
         classes: the number of classes.
@@ -99,7 +99,7 @@ def score_masks(
         classes: the number of classes.
         labels: the class of each image.
         predicted: a mask [H, W] for each image.
-        truths: a mask [H, W] for each image; pixels of 255 do not count.
+        truths: a mask [H, W] for each image; pixels of 255 are ignored.
     """
     counts = [count_pixels(*pair) for pair in zip(predicted, truths, strict=True)]
     return score_counts(classes, labels, np.asarray(counts, dtype=np.int64).reshape(-1, 4))

@@ -1,4 +1,4 @@
-"""The paper's figures, and a table that sets ours beside them.
+"""The paper's figures, and a table of ours beside them.
 
 Only figures that the paper's text states (UINO-FSS, arXiv 2504.15669; per cent): the means on both
 benchmarks and COCO-20i's folds.
@@ -19,7 +19,7 @@ class Published:
 
     Attributes:
         benchmark: its name in the paper.
-        folds: mIoU of each fold; None where the paper does not state it.
+        folds: mIoU of each fold; None if the paper does not state it.
         mean: over the folds.
     """
 
@@ -41,7 +41,7 @@ PUBLISHED = {
 
 Row = list[str]
 ByFold = Mapping[int | None, Evaluation]
-"""Figures by fold; None where the data set has no folds."""
+"""Figures by fold; None if the data set has no folds."""
 
 
 def paper_table(dataset: str, shots: int, ours: Mapping[str, ByFold]) -> tuple[Row, list[Row]]:
@@ -49,11 +49,11 @@ def paper_table(dataset: str, shots: int, ours: Mapping[str, ByFold]) -> tuple[R
 
     Args:
         dataset: by the command line's name.
-        shots: support images of an episode.
+        shots: support images per episode.
         ours: the figures of each method, by its name.
 
     Returns:
-        The columns (method, the folds, mean, FB-IoU) and the rows. Means are over all folds; where
+        The columns (method, the folds, mean, FB-IoU) and the rows. Means are over all folds; if
         a fold is missing, they are "-".
     """
     folds = FOLDS.get(dataset, 0)

@@ -15,12 +15,12 @@ from uino_deploy.evaluation.intervals import Interval, bootstrap, bootstrap_diff
 from uino_deploy.evaluation.published import paper_table
 
 Runs = Mapping[int | None, Run]
-"""Runs by fold; None where the data set has no folds."""
+"""Runs by fold; None if the data set has no folds."""
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]
 """Columns and rows."""
 
-_MOST_CLASSES = 30  # of more classes than these a table shows the lowest ones
+_MOST_CLASSES = 30  # with more classes, a table shows only the lowest
 _LOWEST = 10
 
 
@@ -31,7 +31,7 @@ class Report:
     Attributes:
         document: the figures as plain values, as `uino-deploy evaluate --json` prints them.
         runs: the model's counted pixels, by fold.
-        others: those of the model that it is compared with, by fold.
+        others: the pixels of the model that it is compared with, by fold.
     """
 
     document: dict[str, Any]
@@ -40,7 +40,7 @@ class Report:
 
     @property
     def failures(self) -> list[str]:
-        """The broken limits, a line each; empty where `max_miou_drop` holds or is not set."""
+        """The broken limits, a line each; empty if `max_miou_drop` holds or is not set."""
         failures: list[str] = self.document["failures"]
         return failures
 
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def class_table(self) -> Table | None:
-        """The IoU of each class, or of many classes the lowest; None for several folds."""
+        """The IoU of each class, or of the lowest if there are many; None for several folds."""
         if "folds" in self.document:
             return None
         ranked = sorted(self.document["per_class"].items(), key=lambda item: item[1]["iou"])
@@ -86,14 +86,14 @@ def make_report(
 
     Args:
         dataset: by the command line's name.
-        shots: support images of an episode.
-        seed: the seed of the episodes; None where a file lists them.
+        shots: support images per episode.
+        seed: the seed of the episodes; None if a file lists them.
         runs: the model's.
-        others: those of the model to compare with; empty where there is none.
+        others: those of the model to compare with, if any.
         max_miou_drop: how far the mIoU may lie below the other model's, in points.
 
     Raises:
-        InputError: the runs are not of the same episodes.
+        InputError: the runs are on different episodes.
     """
     parts = []
     for fold, run in runs.items():
@@ -145,11 +145,11 @@ def compare(run: Run, against: Run) -> dict[str, Any]:
     """Return the difference of two runs' figures (`run` - `against`) as plain values.
 
     Raises:
-        InputError: the runs are not of the same episodes, or not of the same pictures.
+        InputError: the runs are on different episodes, or on different pictures.
     """
     if run.episodes_sha256 != against.episodes_sha256:
         raise InputError(
-            f"{against.name} was run on other episodes than {run.name}",
+            f"{against.name} was not run on the same episodes as {run.name}",
             "give both the same --episode-list, or the same data set, seed, shots and count",
         )
     if not against.images_sha256 and run.images_sha256:
@@ -180,7 +180,7 @@ def compare(run: Run, against: Run) -> dict[str, Any]:
 
 
 def _means(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means over folds, as the paper's tables have them, and every fold's results."""
+    """Return the means over folds, as in the paper's tables, and every fold's results."""
     whole: dict[str, Any] = {
         "model": parts[0]["model"],
         "miou": round(mean(part["miou"] for part in parts), 3),
@@ -201,7 +201,7 @@ def _means(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _sentences(part: Mapping[str, Any]) -> list[str]:
-    """Say what one fold's run measured, and how it differs from the other model's."""
+    """Describe one fold's figures, and their difference from the other model's."""
     fold = "" if part["fold"] is None else f"fold {part['fold']}: "
     low, high = part["miou_interval"]
     classes = len(part["per_class"])

@@ -20,7 +20,7 @@ _MOST_PIXELS = 1 << 40  # of one image
 
 
 class _Detail(msgspec.Struct):
-    """A run as a results file holds it."""
+    """A run in a results file."""
 
     model: str
     fold: int | None
@@ -47,7 +47,7 @@ def write_results(
     Args:
         path: the file.
         document: the report, as plain values.
-        runs: by fold; None where the data set has no folds.
+        runs: by fold; None if the data set has no folds.
         force: replace an existing file.
 
     Raises:
@@ -82,9 +82,9 @@ def read_runs(path: Path) -> dict[int | None, Run]:
     except OSError as error:
         raise InputError(f"results {path} cannot be read: {error.strerror}") from error
     except DocumentError as error:
-        raise InputError(f"{path} holds no evaluation's results: {error}") from error
+        raise InputError(f"{path} is not a results file: {error}") from error
     if read.schema_version.partition(".")[0] != SCHEMA.partition(".")[0]:
-        raise InputError(f"{path} has schema {read.schema_version}, this program reads {SCHEMA}")
+        raise InputError(f"{path} has schema {read.schema_version}; this version reads {SCHEMA}")
     if len({each.fold for each in read.runs}) != len(read.runs):
         raise InputError(f"{path} holds two runs of a fold", "run the evaluation again")
     return {each.fold: _checked(each, path) for each in read.runs}

@@ -1,4 +1,4 @@
-"""Models as segmenters, the one form in which they are evaluated and drawn."""
+"""Segmenters: the common form in which models are evaluated and drawn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Load = Callable[[Path], Predictor]
 
 
 def bundle_segmenter(predictor: Predictor) -> Segment:
-    """Return a bundle as a segmenter; it enrolls the class anew for each query."""
+    """Return a bundle as a segmenter; it enrolls the class again for each query."""
 
     def segment(shots: Shots, query: UInt8) -> UInt8:
         support = predictor.enroll(list(shots), "episode")
@@ -50,12 +50,12 @@ def open_segmenter(path: Path, load: Load = Predictor.load) -> Segment:
 
     Args:
         path: the bundle or the checkpoint.
-        load: opens a bundle. A checkpoint runs in PyTorch, on CUDA where there is a device.
+        load: opens a bundle. A checkpoint runs in PyTorch, on CUDA if there is a device.
 
     Raises:
         BundleError: the bundle is damaged.
         CheckpointError: the checkpoint cannot be read.
-        DependencyError: what runs it is not installed.
+        DependencyError: a package that it needs is not installed.
     """
     if path.is_dir():
         return bundle_segmenter(load(path))

@@ -70,7 +70,7 @@ def polygons_from_coco(path: str | Path, image: str | int, category: str) -> UIn
     )
     kind = _only([c for c in coco.categories if c.name == category], f"category {category!r}", path)
     mask = np.zeros((entry.height, entry.width), np.uint8)
-    found = False
+    seen = False
     for annotation in coco.annotations:
         if (annotation.image_id, annotation.category_id) != (entry.id, kind.id):
             continue
@@ -78,8 +78,8 @@ def polygons_from_coco(path: str | Path, image: str | int, category: str) -> UIn
             continue
         for polygon in _polygons(path, annotation):
             mask |= _rasterise(polygon, entry.height, entry.width)
-            found = True
-    if not found:
+            seen = True
+    if not seen:
         raise InputError(f"{path}: image {image!r} has no polygons of category {category!r}")
     return mask
 

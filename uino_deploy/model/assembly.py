@@ -1,4 +1,4 @@
-"""A model assembled from the given checkpoints, with a record of what is not trained."""
+"""A model assembled from the given checkpoints, with a record of the untrained parts."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def _read(path: str | Path) -> _File:
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path} holds a {type(value).__name__} under {name!r}, not a tensor",
-                "save the model's state_dict() alone",
+                "save only the model's state_dict()",
             )
     return _File(tensors, f"{path} ({wrapping})" if wrapping else str(path))
 
@@ -323,11 +323,11 @@ def _read_pickle(path: str | Path) -> Mapping[str, Any]:
 
 
 def _refused(path: str | Path, error: Exception) -> CheckpointError:
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    if found:
+    match = re.search(r"GLOBAL (\S+)", str(error))
+    if match:
         return CheckpointError(
-            f"{path} would run code when loaded (it names {found[1]}) and was not loaded",
-            "save the model's state_dict() alone, or use safetensors",
+            f"{path} would run code when loaded (it names {match[1]}) and was not loaded",
+            "save only the model's state_dict(), or use safetensors",
         )
     return CheckpointError(
         f"{path} is truncated, or neither safetensors nor a PyTorch file of tensors only",
@@ -437,13 +437,13 @@ def _compare(expected: Shapes, got: Shapes, path: str, hint: str) -> None:
         if name in got and got[name] != shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshaped": misshaped}
-    found = [
+    mismatches = [
         f"{len(names)} {kind}, first {names[0]}" if len(names) > 1 else f"{kind} {names[0]}"
         for kind, names in kinds.items()
         if names
     ]
-    if found:
-        raise CheckpointError(f"{path} does not fit the model: {'; '.join(found)}", hint)
+    if mismatches:
+        raise CheckpointError(f"{path} does not fit the model: {'; '.join(mismatches)}", hint)
 
 
 def _dims(shape: tuple[int, ...]) -> str:

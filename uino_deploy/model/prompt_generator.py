@@ -16,7 +16,7 @@ EPS = 1e-6
 
 
 class SupportFeatures(NamedTuple):
-    """What a query needs to know about a class; B is 1 if one support serves all queries.
+    """A class's features for a query; B is 1 if one support serves all queries.
 
     Attributes:
         deep: [B, K, L, N, D], the support tokens.

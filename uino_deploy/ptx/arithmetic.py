@@ -235,8 +235,8 @@ def extreme(function: np.ufunc, with_nan: np.ufunc) -> Handler:
             return _computed(machine, instruction, where, chosen, kind, modifiers, 2)
 
         def three(a: Array, b: Array, c: Array) -> Array:
-            found: Array = chosen(chosen(a, b), c)
-            return found
+            result: Array = chosen(chosen(a, b), c)
+            return result
 
         return _computed(machine, instruction, where, three, kind, modifiers, 3)
 
@@ -282,8 +282,8 @@ def _shift64(function: np.ufunc, value: Array, amount: Array) -> Array:
     bounded = np.minimum(amount, np.uint32(63)).astype(value.dtype)
     shifted = function(value, bounded)
     beyond = function(shifted, value.dtype.type(1))
-    found: Array = np.where(amount > np.uint32(63), beyond, shifted)
-    return found
+    result: Array = np.where(amount > np.uint32(63), beyond, shifted)
+    return result
 
 
 def select(machine: State, instruction: Instruction, where: Array | None) -> Action:

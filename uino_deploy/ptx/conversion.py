@@ -256,8 +256,8 @@ _COMBINE: dict[str, np.ufunc] = {
 
 
 def _any_nan(a: Array, b: Array) -> Array:
-    found: Array = np.isnan(a) | np.isnan(b)
-    return found
+    either: Array = np.isnan(a) | np.isnan(b)
+    return either
 
 
 def _comparison(name: str, floats: bool) -> Callable[[Array, Array], Array]:
@@ -296,8 +296,8 @@ def set_predicate(machine: State, instruction: Instruction, where: Array | None)
         joined = _COMBINE[combine]
 
         def compared() -> Array:
-            found: Array = joined(compute(), other)
-            return found
+            result: Array = joined(compute(), other)
+            return result
 
     result = instruction.operands[0]
     if isinstance(result, Pair):

@@ -61,7 +61,7 @@ def reads(instruction: Instruction) -> Iterator[Register]:
 
 
 def _accumulates(instruction: Instruction) -> bool:
-    """Tell whether the result's registers are read: by a product whose scale-d is not zero."""
+    """Return whether the result's registers are read: by a product whose scale-d is not zero."""
     if instruction.opcode not in _ADDS_TO_RESULT or len(instruction.operands) < 4:
         return False
     return instruction.operands[3] != Immediate(0)
@@ -132,27 +132,27 @@ def maybe_unwritten(program: Program, blocks: list[BasicBlock]) -> frozenset[str
                 before[successor] = reduced
                 if successor not in pending:
                     pending.append(successor)
-    found: set[str] = set()
+    unwritten: set[str] = set()
     for index, block in enumerate(blocks):
         known = before[index]
         for instruction in _all(program, block):
-            found.update(r.name for r in reads(instruction) if not known & bit[r.name])
+            unwritten.update(r.name for r in reads(instruction) if not known & bit[r.name])
             if instruction.guard is None:
                 for register in writes(instruction):
                     known |= bit[register.name]
-    return frozenset(found)
+    return frozenset(unwritten)
 
 
 def successors(blocks: list[BasicBlock], index: int) -> list[int]:
     """Return the blocks that may follow block `index`."""
     block, following = blocks[index], index + 1
     if block.last is None or is_barrier(block.last):
-        found = [following]
+        reached = [following]
     elif block.last.guard is None:
-        found = [block.target]
+        reached = [block.target]
     else:
-        found = [block.target, following]
-    return [block for block in found if block < len(blocks)]
+        reached = [block.target, following]
+    return [block for block in reached if block < len(blocks)]
 
 
 def _all(program: Program, block: BasicBlock) -> list[Instruction]:

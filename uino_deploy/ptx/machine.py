@@ -176,8 +176,8 @@ class Machine:
         return run
 
     def _checks(self, instruction: Instruction, where: Array | None) -> list[Action]:
-        found = [r for r in reads(instruction) if r is not instruction.guard]
-        return self._watched(found, instruction, where)
+        registers = [r for r in reads(instruction) if r is not instruction.guard]
+        return self._watched(registers, instruction, where)
 
     def _watched(
         self, registers: Iterable[Register], instruction: Instruction, where: Array | None
@@ -197,8 +197,8 @@ class Machine:
         def mark(defined: Array) -> None:
             defined[... if where is None else where] = True
 
-        found = self.registers.defined
-        return [partial(mark, found[r.name]) for r in writes(instruction) if r.name in found]
+        marks = self.registers.defined
+        return [partial(mark, marks[r.name]) for r in writes(instruction) if r.name in marks]
 
     def _tick(self, block: BasicBlock) -> None:
         self._steps -= 1

@@ -14,7 +14,7 @@ import numpy as np
 
 from uino_deploy.ptx.floats import Array, round_tf32, widen_bf16
 from uino_deploy.ptx.handlers import Handler, State, unsupported
-from uino_deploy.ptx.lanes import WARP
+from uino_deploy.ptx.lanes import WARP, Lanes
 from uino_deploy.ptx.parser import Instruction, Operand, Register
 from uino_deploy.ptx.registers import Action
 from uino_deploy.ptx.transfer import address_of, vector_of
@@ -64,11 +64,11 @@ def right_matrix(registers: Array, kind: str) -> Array:
 
 def multiply_matrices(machine: State, instruction: Instruction, where: Array | None) -> Action:
     """Bind `mma.sync.aligned.m16n8kK.row.col.f32.T.T.f32`: D = A B + C, accumulated in float32."""
-    found = instruction.modifiers
-    if len(found) != 9 or found[:2] != ("sync", "aligned") or found[3:5] != ("row", "col"):
+    words = instruction.modifiers
+    if len(words) != 9 or words[:2] != ("sync", "aligned") or words[3:5] != ("row", "col"):
         raise unsupported(instruction)
-    shape, kind = _SHAPES.get((found[2], found[6])), found[6]
-    if shape is None or found[5:] != ("f32", kind, kind, "f32"):
+    shape, kind = _SHAPES.get((words[2], words[6])), words[6]
+    if shape is None or words[5:] != ("f32", kind, kind, "f32"):
         raise unsupported(instruction)
     rows = [
         _rows(machine, instruction, operand, count)
@@ -114,19 +114,22 @@ def _gather(rows: list[Array], lanes: Array | None) -> Array:
 
 def _matrices(instruction: Instruction) -> tuple[int, bool]:
     """Return how many 8x8 matrices an instruction moves, and whether it transposes them."""
-    found = [m for m in instruction.modifiers if m != "trans"]
-    space = "shared::cta" if "shared::cta" in found else "shared"
-    if found[:3] != ["sync", "aligned", "m8n8"] or found[4:] != [space, "b16"]:
+    words = [m for m in instruction.modifiers if m != "trans"]
+    space = "shared::cta" if "shared::cta" in words else "shared"
+    if words[:3] != ["sync", "aligned", "m8n8"] or words[4:] != [space, "b16"]:
         raise unsupported(instruction)
-    if found[3] not in ("x1", "x2", "x4"):
+    if words[3] not in ("x1", "x2", "x4"):
         raise unsupported(instruction)
-    return int(found[3][1:]), "trans" in instruction.modifiers
+    return int(words[3][1:]), "trans" in instruction.modifiers
 
 
-def _row_lanes(lanes: Array, count: int) -> Array:
-    """Return the lanes (of whole warps) whose addresses name the rows of `count` matrices."""
-    rows: Array = lanes.reshape(-1, WARP)[:, : 8 * count].reshape(-1)
-    return rows
+def _participants(lanes: Lanes, chosen: Array | None, count: int) -> tuple[Array, Array]:
+    """Return the lanes that take part (whole warps; all if None), and those that name a row.
+
+    The first 8 * `count` lanes of a warp hold the addresses of the rows of `count` matrices.
+    """
+    everyone = np.arange(lanes.count) if chosen is None else chosen
+    return everyone, everyone.reshape(-1, WARP)[:, : 8 * count].reshape(-1)
 
 
 def _words(rows: Array, count: int, transposed: bool) -> tuple[Array, ...]:
@@ -157,8 +160,7 @@ def load_matrices(machine: State, instruction: Instruction, where: Array | None)
 
     def run() -> None:
         chosen = lanes.whole_warps(instruction, where)
-        everyone = np.arange(lanes.count) if chosen is None else chosen
-        named = _row_lanes(everyone, count)
+        everyone, named = _participants(lanes, chosen, count)
         if not named.size:
             return
         rows = address(named)
@@ -187,8 +189,7 @@ def store_matrices(machine: State, instruction: Instruction, where: Array | None
 
     def run() -> None:
         chosen = lanes.whole_warps(instruction, where)
-        everyone = np.arange(lanes.count) if chosen is None else chosen
-        named = _row_lanes(everyone, count)
+        everyone, named = _participants(lanes, chosen, count)
         if not named.size:
             return
         halves = np.stack([row[everyone] for row in sources])[..., None].view(np.uint16)

@@ -68,10 +68,10 @@ class _Shadow:
         """Return for each offset whether any of its `size` bytes is unmarked."""
         unit = min(size, 8)
         index = offsets // unit
-        found = np.zeros(offsets.shape, dtype=np.bool_)
+        absent = np.zeros(offsets.shape, dtype=np.bool_)
         for step in range(size // unit):
-            found |= self.views[unit][index + step] != _ones(unit)
-        return found
+            absent |= self.views[unit][index + step] != _ones(unit)
+        return absent
 
 
 def _ones(size: int) -> np.unsignedinteger:

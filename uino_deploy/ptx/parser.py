@@ -127,10 +127,10 @@ def width_of(kind: str) -> int:
     """
     if kind in _WIDTHS:
         return _WIDTHS[kind]
-    found = re.fullmatch(r"(?:[bsuf]|bf|f)(16|32|64)(x2)?", kind)
-    if found is None:
+    match = re.fullmatch(r"(?:[bsuf]|bf|f)(16|32|64)(x2)?", kind)
+    if match is None:
         raise KeyError(kind)
-    return int(found[1]) // 8 * (2 if found[2] else 1)
+    return int(match[1]) // 8 * (2 if match[2] else 1)
 
 
 def parse(text: str) -> Program:
@@ -144,8 +144,8 @@ def parse(text: str) -> Program:
     entries = list(_ENTRY.finditer(text))
     if len(entries) != 1:
         raise UnsupportedPtx(f"{len(entries)} entries, expected one", 1)
-    if found := re.search(r"\.func\b", text):
-        raise UnsupportedPtx("device functions are not supported", _line(text, found.start()))
+    if match := re.search(r"\.func\b", text):
+        raise UnsupportedPtx("device functions are not supported", _line(text, match.start()))
     parameters_end = text.index(")", entries[0].end())
     body = text.index("{", parameters_end)
     program = Program(
@@ -176,38 +176,38 @@ def _line(text: str, position: int) -> int:
 
 
 def _directive(text: str, pattern: str) -> str:
-    found = re.search(pattern, text)
-    if found is None:
+    match = re.search(pattern, text)
+    if match is None:
         raise UnsupportedPtx(f"no {pattern.split(chr(92))[1].strip('.')} directive", 1)
-    return found[1]
+    return match[1]
 
 
 def _parameters(text: str, line: int) -> list[Parameter]:
     parameters = []
     for item in filter(None, (part.strip() for part in text.split(","))):
-        found = re.fullmatch(
+        match = re.fullmatch(
             rf"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(?:\.ptr\s+)?(?:\.(?:global|shared)\s+)?"
             rf"(?:\.align\s+\d+\s+)?({_IDENTIFIER})(?:\[(\d+)\])?",
             item,
         )
-        if found is None:
+        if match is None:
             raise UnsupportedPtx("an unsupported parameter", line, item)
-        size = int(found[3]) if found[3] else width_of(found[1])
-        parameters.append(Parameter(found[2], size, found[3] is not None))
+        size = int(match[3]) if match[3] else width_of(match[1])
+        parameters.append(Parameter(match[2], size, match[3] is not None))
     return parameters
 
 
 def _threads(text: str) -> int | None:
-    found = re.search(r"\.reqntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", text)
-    if found is None:
+    match = re.search(r"\.reqntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", text)
+    if match is None:
         return None
-    return int(found[1]) * int(found[2] or 1) * int(found[3] or 1)
+    return int(match[1]) * int(match[2] or 1) * int(match[3] or 1)
 
 
 def _declare_shared(program: Program, text: str) -> None:
     """Lay out static shared variables; the dynamic array (of no size) follows them."""
-    for found in _SHARED.finditer(text):
-        align, kind, name, count = int(found[1] or 16), found[2], found[3], found[4]
+    for match in _SHARED.finditer(text):
+        align, kind, name, count = int(match[1] or 16), match[2], match[3], match[4]
         if count == "":
             program.dynamic_shared = name
             continue
@@ -244,11 +244,11 @@ class _Body:
             elif character == "}":
                 self.scopes.pop()
                 self._advance(self.position + 1)
-            elif found := _LABEL.match(self.text, self.position):
-                if found[1] in self.program.labels:
-                    raise UnsupportedPtx(f"label {found[1]} is defined twice", self.line)
-                self.program.labels[found[1]] = len(self.program.instructions)
-                self._advance(found.end())
+            elif match := _LABEL.match(self.text, self.position):
+                if match[1] in self.program.labels:
+                    raise UnsupportedPtx(f"label {match[1]} is defined twice", self.line)
+                self.program.labels[match[1]] = len(self.program.instructions)
+                self._advance(match.end())
             elif _LINE_DIRECTIVE.match(self.text, self.position):
                 end = self.text.find("\n", self.position)
                 self._advance(end if end >= 0 else len(self.text))
@@ -256,8 +256,8 @@ class _Body:
                 self._statement()
 
     def _skip_space(self) -> None:
-        found = re.compile(r"\s*").match(self.text, self.position)
-        self._advance(found.end() if found else self.position)
+        match = re.compile(r"\s*").match(self.text, self.position)
+        self._advance(match.end() if match else self.position)
 
     def _advance(self, position: int) -> None:
         self.line += self.text.count("\n", self.position, position)
@@ -280,11 +280,11 @@ class _Body:
             self.program.instructions.append(self._instruction(statement, line))
 
     def _declare(self, statement: str, line: int) -> None:
-        found = re.fullmatch(r"\.reg\s+\.(\w+)\s+(.+)", statement)
-        if found is None:
+        match = re.fullmatch(r"\.reg\s+\.(\w+)\s+(.+)", statement)
+        if match is None:
             raise UnsupportedPtx("an unsupported register declaration", line, statement)
-        width = width_of(found[1])
-        for item in (part.strip() for part in found[2].split(",")):
+        width = width_of(match[1])
+        for item in (part.strip() for part in match[2].split(",")):
             ranged = re.fullmatch(rf"({_IDENTIFIER})<(\d+)>", item)
             names = [f"{ranged[1]}{i}" for i in range(int(ranged[2]))] if ranged else [item]
             for name in names:
@@ -295,10 +295,10 @@ class _Body:
 
     def _instruction(self, statement: str, line: int) -> Instruction:
         guard, negated, rest = None, False, statement
-        if found := re.match(rf"@(!?)({_IDENTIFIER})\s+", statement):
-            negated = found[1] == "!"
-            guard = self._register(found[2], line, statement)
-            rest = statement[found.end() :]
+        if match := re.match(rf"@(!?)({_IDENTIFIER})\s+", statement):
+            negated = match[1] == "!"
+            guard = self._register(match[2], line, statement)
+            rest = statement[match.end() :]
         mnemonic, _, arguments = rest.partition(" ")
         opcode, *modifiers = mnemonic.split(".")
         operands = tuple(self._operand(item, line, statement) for item in _split(arguments))
@@ -344,14 +344,14 @@ class _Body:
         return value if value is not None else self._register(item, line, statement)
 
     def _address(self, item: str, line: int, statement: str) -> Address:
-        found = re.fullmatch(rf"({_IDENTIFIER})\s*(?:\+\s*(-?\w+))?", item)
-        if found is None:
+        match = re.fullmatch(rf"({_IDENTIFIER})\s*(?:\+\s*(-?\w+))?", item)
+        if match is None:
             value = _immediate(item)
             if value is None:
                 raise UnsupportedPtx(f"address {item} is not supported", line, statement)
             return Address(None, value.bits)
-        base = self._find(found[1]) or Symbol(found[1])
-        return Address(base, int(found[2], 0) if found[2] else 0)
+        base = self._find(match[1]) or Symbol(match[1])
+        return Address(base, int(match[2], 0) if match[2] else 0)
 
 
 def _split(arguments: str) -> list[str]:

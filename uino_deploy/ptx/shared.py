@@ -121,8 +121,8 @@ class SharedMemory:
 
     def peek(self, addresses: Array, lanes: Array, size: int) -> Array:
         """Return values without checks or counting; the caller has read those bytes already."""
-        found: Array = self.views[size][(self.first[lanes] + addresses) // size]
-        return found
+        values: Array = self.views[size][(self.first[lanes] + addresses) // size]
+        return values
 
     def write(
         self,
@@ -311,12 +311,12 @@ class SharedMemory:
         origin = int(addresses[0]) & ~127
         relative = by_warp(addresses.astype(np.int64) - origin, lanes, self.lanes.count, _NOBODY)
         key = (width, relative.tobytes())
-        found = self._wavefronts.get(key)
-        if found is None:
-            found = wavefronts(relative, width)
+        needed = self._wavefronts.get(key)
+        if needed is None:
+            needed = wavefronts(relative, width)
             if len(self._wavefronts) < _MEMO:
-                self._wavefronts[key] = found
-        passes, ideal, warps = found
+                self._wavefronts[key] = needed
+        passes, ideal, warps = needed
         counters.wavefronts += passes
         counters.ideal += ideal
         counters.warp_instructions += warps

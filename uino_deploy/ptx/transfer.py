@@ -247,20 +247,20 @@ def store(machine: State, instruction: Instruction, where: Array | None) -> Acti
 
 def copy_async(machine: State, instruction: Instruction, where: Array | None) -> Action:
     """Bind `cp.async`, its groups and its waits."""
-    found = instruction.modifiers
+    words = instruction.modifiers
     lanes, shared = machine.lanes, machine.shared
-    if found[:1] != ("async",):
+    if words[:1] != ("async",):
         raise unsupported(instruction)
-    if found[1:] == ("commit_group",):
+    if words[1:] == ("commit_group",):
         return lambda: shared.commit(lanes.selected(where))
-    if found[1:] == ("wait_all",):
+    if words[1:] == ("wait_all",):
         return lambda: shared.wait(lanes.selected(where), None)
-    if found[1:] == ("wait_group",):
+    if words[1:] == ("wait_group",):
         allowed = instruction.operands[0]
         if not isinstance(allowed, Immediate):
             raise unsupported(instruction)
         return lambda: shared.wait(lanes.selected(where), allowed.bits)
-    rest = [m for m in found[1:] if not m.startswith("L2::")]
+    rest = [m for m in words[1:] if not m.startswith("L2::")]
     if rest not in (["ca", "shared", "global"], ["cg", "shared", "global"]):
         raise unsupported(instruction)
     return _copy(machine, instruction, where)

@@ -61,10 +61,10 @@ def _sources(mode: str, lane: Array, offset: Array, control: Array) -> tuple[Arr
 
 def shuffle(machine: State, instruction: Instruction, where: Array | None) -> Action:
     """Bind `shfl.sync.{up,down,bfly,idx}.b32 d[|p], a, offset, control, members`."""
-    found = instruction.modifiers
-    if len(found) != 3 or found[0] != "sync" or found[2] != "b32":
+    words = instruction.modifiers
+    if len(words) != 3 or words[0] != "sync" or words[2] != "b32":
         raise unsupported(instruction)
-    mode = found[1]
+    mode = words[1]
     if mode not in ("up", "down", "bfly", "idx"):
         raise unsupported(instruction)
     result, value, offset, control, members = instruction.operands

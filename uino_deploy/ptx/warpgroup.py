@@ -38,7 +38,7 @@ class _Layout(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """What an instruction multiplies: its type, its columns, and how its matrices lie."""
+    """The operands of an instruction: their type, columns, and layout in memory."""
 
     kind: str
     columns: int
@@ -60,12 +60,12 @@ def _form(instruction: Instruction) -> _Form:
     Raises:
         UnsupportedPtx: Another shape, type or a negated operand.
     """
-    found = instruction.modifiers
-    shape = _SHAPE.fullmatch(found[3]) if len(found) == 7 else None
-    kind = found[5] if shape else ""
-    if shape is None or found[:3] != ("mma_async", "sync", "aligned"):
+    words = instruction.modifiers
+    shape = _SHAPE.fullmatch(words[3]) if len(words) == 7 else None
+    kind = words[5] if shape else ""
+    if shape is None or words[:3] != ("mma_async", "sync", "aligned"):
         raise unsupported(instruction)
-    if kind not in ("f16", "bf16", "tf32") or found[4:] != ("f32", kind, kind):
+    if kind not in ("f16", "bf16", "tf32") or words[4:] != ("f32", kind, kind):
         raise unsupported(instruction)
     scales, transposes = instruction.operands[4:6], instruction.operands[6:]
     given = [o.bits for o in transposes if isinstance(o, Immediate)]
@@ -88,8 +88,8 @@ def _layout(descriptors: Array) -> _Layout:
         raise ValueError("several swizzling modes, or a base offset")
 
     def field(first: int) -> Array:
-        found: Array = ((descriptors >> np.uint64(first)) & np.uint64(0x3FFF)).astype(np.int64) << 4
-        return found
+        value: Array = ((descriptors >> np.uint64(first)) & np.uint64(0x3FFF)).astype(np.int64) << 4
+        return value
 
     return _Layout(field(0), field(16), field(32), int(modes[0]))
 

@@ -1,4 +1,4 @@
-"""Run a bundle without torch, triton or onnx."""
+"""The runtime, which runs a bundle without torch, triton or onnx."""
 
 from uino_deploy.bundle.support import Support
 from uino_deploy.runtime.batch import segment_folder

@@ -1,4 +1,4 @@
-"""The runtime's backends by name, and which options each takes."""
+"""The runtime's backends by name, and the options that each accepts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from uino_deploy.runtime.session import Backend
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What may be asked of a backend; each takes some of it (`BACKENDS`) and refuses the rest.
+    """Options of the backends; each accepts some of them (`BACKENDS`) and refuses the rest.
 
     Attributes:
-        providers: of ONNX Runtime, preferred first, each `NAME[:key=value,...]`; cpu when None.
-        threads: of the CPU; the backend's choice when None.
+        providers: ONNX Runtime's, preferred first, each `NAME[:key=value,...]`; cpu if None.
+        threads: CPU threads; the backend's choice if None.
         cuda_graphs: record a piece's launches once and replay them.
     """
 
@@ -48,7 +48,7 @@ def _tensorrt_rtx(options: BackendOptions) -> Backend:
     return TensorRtBackend("tensorrt-rtx", options.cuda_graphs)
 
 
-# Name -> what makes it, and the options that it takes.
+# Name -> its constructor, and the options that it accepts.
 BACKENDS: dict[str, tuple[Callable[[BackendOptions], Backend], frozenset[str]]] = {
     "onnxruntime": (_onnxruntime, frozenset({"providers", "threads"})),
     "openvino": (_openvino, frozenset({"threads"})),
@@ -58,15 +58,15 @@ BACKENDS: dict[str, tuple[Callable[[BackendOptions], Backend], frozenset[str]]] 
 
 
 def open_backend(name: str, options: BackendOptions | None = None) -> Backend:
-    """Make a backend.
+    """Create a backend.
 
     Args:
         name: one of `BACKENDS`.
-        options: what is asked of it.
+        options: the backend's options.
 
     Raises:
-        InputError: an unknown backend, or an option that it does not take.
-        DependencyError: what it needs is not here.
+        InputError: the backend is unknown, or does not accept an option.
+        DependencyError: a package or device that it needs is missing.
     """
     if name not in BACKENDS:
         raise InputError(f"unknown backend {name!r}", f"choose from {', '.join(BACKENDS)}")
@@ -75,7 +75,7 @@ def open_backend(name: str, options: BackendOptions | None = None) -> Backend:
     for field in fields(asked):
         if field.name not in known and getattr(asked, field.name) != field.default:
             raise InputError(
-                f"backend {name} takes no {field.name.replace('_', ' ')}",
-                f"it takes {', '.join(sorted(known)) or 'no option'}",
+                f"backend {name} does not accept {field.name.replace('_', ' ')}",
+                f"it accepts {', '.join(sorted(known)) or 'no options'}",
             )
     return make(asked)

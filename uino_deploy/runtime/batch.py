@@ -1,4 +1,4 @@
-"""Segments a batch of images and writes masks, overlays and a line each into a folder."""
+"""Segmentation of many images: masks, overlays and one line per image in a folder."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def segment_folder(
 ) -> list[Record]:
     """Segment enrolled classes in images, and write the results into a new folder.
 
-    The folder appears when all is done; after an error nothing of it remains.
+    The folder appears whole or not at all.
 
     Args:
         predictor: the bundle, loaded.
         images: files, folders or globs, as in `find_images`.
-        supports: the classes, or the files that `enroll` wrote; an image is encoded once for all.
-        folder: receives what `write_results` writes, and `results.jsonl`.
+        supports: the classes, or the files that `enroll` wrote; each image is encoded once for all.
+        folder: receives the files of `write_results`, and `results.jsonl`.
         threshold: logits above it are foreground.
-        draw: draw the masks over the images too.
+        draw: also draw the masks over the images.
         force: replace the folder if an earlier run wrote it.
         progress: called with "segmenting" and the number of images; enters a context whose value
             is called after each image.
 
     Returns:
         A record for each image, the lines of `results.jsonl`: `image` (its path), `seconds` (of
-        `Predictor.predict`) and what `write_results` returns.
+        `Predictor.predict`) and the fields that `write_results` returns.
 
     Raises:
-        InputError: an input names no image, an image is unreadable, a support is unreadable,
-            another model's, or has the name of another one; or the threshold is no number.
+        InputError: an input matches no image, an image or a support is unreadable, a support
+            belongs to another model, two supports share a name, or the threshold is not finite.
         OutputExists: the folder exists, and `force` is not given or no earlier run wrote it.
         CheckFailed: the bundle computed numbers that are not finite.
     """
@@ -110,10 +110,10 @@ def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) 
     """Read support files; check that this bundle made them and that their names differ.
 
     Raises:
-        InputError: a file is unreadable, another model's, or has the name of another one.
+        InputError: a file is unreadable or belongs to another model, or two share a name.
     """
     taken: dict[str, object] = {}
-    found = []
+    loaded = []
     for source in supports:
         support = source if isinstance(source, Support) else Support.load(Path(source))
         support.check(manifest)
@@ -125,20 +125,20 @@ def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) 
                 "enroll one of them again under another name",
             )
         taken[key] = where
-        found.append(support)
-    return found
+        loaded.append(support)
+    return loaded
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Return the images that files, folders and globs name, each once, in their order.
+    """Return the images that files, folders and globs match, each once, in order.
 
-    A folder gives the images directly in it, sorted; a glob those that it matches (`**` for any
-    depth). Both look at the names' suffixes; a file is taken whatever its name.
+    A folder gives the images directly in it, sorted; a glob gives its matches (`**` for any depth).
+    Both select by suffix; a file is taken whatever its name.
 
     Raises:
-        InputError: an input that names no image.
+        InputError: an input matches no image.
     """
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for given in inputs:
         path = Path(given)
         if path.is_dir():
@@ -148,10 +148,12 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         else:
             paths = _pictures(Path(match) for match in glob.glob(given, recursive=True))
         if not paths:
-            raise InputError(f"{given} holds no image", f"known are {' '.join(sorted(SUFFIXES))}")
+            raise InputError(
+                f"{given} contains no image", f"known suffixes: {' '.join(sorted(SUFFIXES))}"
+            )
         for one in paths:
-            found.setdefault(os.path.abspath(one), one)
-    return list(found.values())
+            images.setdefault(os.path.abspath(one), one)
+    return list(images.values())
 
 
 def output_names(images: Sequence[Path]) -> list[str]:
@@ -160,7 +162,7 @@ def output_names(images: Sequence[Path]) -> list[str]:
     names = []
     for image in images:
         name, count = image.stem, 1
-        # Some file systems take a.png and A.png for one file.
+        # On some file systems a.png and A.png are the same file.
         while name.casefold() in taken:
             count += 1
             name = f"{image.stem}-{count}"
@@ -179,11 +181,11 @@ def write_results(
             (a palette image: 0, and 1 + the class's index), and `overlays/NAME.jpg`.
         name: file name without suffix.
         image: uint8 [H, W, 3].
-        results: the image's, one or more.
+        results: the image's results, one or more.
         draw: write the overlay.
 
     Returns:
-        What was written and found, for JSON; paths are relative to `folder`.
+        The written files and the results, for JSON; paths are relative to `folder`.
     """
     labels = label_map(results)
     record: Record = {"width": image.shape[1], "height": image.shape[0], "classes": []}

@@ -1,8 +1,7 @@
-"""A GPU's memory, one stream and graphs through cuda-python, every return value checked.
+"""A GPU's memory, one stream and CUDA graphs through cuda-python, every return value checked.
 
-All work of a `Device` goes through its one stream, in the order in which it was asked for. That is
-why an array's memory may be given to another as soon as nobody holds the first: what still reads it
-was asked for earlier.
+All work of a `Device` goes through its one stream, in order. So an array's memory can be reused as
+soon as nobody holds the array: whatever still reads it was enqueued earlier.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ import numpy.typing as npt
 from uino_deploy.errors import CudaError, DependencyError
 from uino_deploy.runtime.session import Array
 
-# TensorRT wants the addresses of inputs and outputs so (NvInferRuntime.h, setTensorAddress).
+# TensorRT's alignment for input and output addresses (NvInferRuntime.h, setTensorAddress).
 ALIGNMENT = 256
 
 
 def import_cudart() -> Any:
-    """Import cuda-python's module of the CUDA runtime, by its name now or by its older one.
+    """Import cuda-python's module of the CUDA runtime, under its newer or its older name.
 
     Raises:
         DependencyError: it is not installed.
@@ -40,16 +39,16 @@ def import_cudart() -> Any:
             continue
     raise DependencyError(
         "cuda-python is not installed",
-        "pip install cuda-python, of the CUDA version that nvidia-smi shows, for an NVIDIA GPU",
+        "pip install cuda-python in the CUDA version that nvidia-smi shows, for an NVIDIA GPU",
     )
 
 
 def check(result: tuple[Any, ...], doing: str) -> Any:
-    """Return the value, or the tuple of values, of a call of the CUDA runtime.
+    """Return the value, or the tuple of values, of a CUDA runtime call.
 
     Args:
-        result: what the call returned: its error, and its values if it has any.
-        doing: what it was for, for the message.
+        result: the call's return value: an error, then any values.
+        doing: the purpose of the call, for the message.
 
     Raises:
         DependencyError: there is no GPU, no driver, or one too old for this cuda-python.
@@ -64,21 +63,21 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-# What is missing on the machine, and no fault of a GPU: driver_types.h names them so.
+# Errors for something missing on the machine, not a GPU fault; names as in driver_types.h.
 _MISSING = {
     "cudaErrorStubLibrary": "install the GPU's driver: the toolkit's stub of it was loaded",
     "cudaErrorInsufficientDriver": "install the GPU's driver, or one for this cuda-python",
     "cudaErrorNoDevice": "this needs an NVIDIA GPU",
 }
 _HINTS = {
-    "cudaErrorMemoryAllocation": "the GPU's memory is full: stop what else uses it, or use a "
+    "cudaErrorMemoryAllocation": "the GPU's memory is full: stop other programs on it, or use a "
     "smaller batch, image size or precision",
 }
 
 
 @dataclass
 class _Held:
-    """What a device has taken of CUDA and gives back at its end."""
+    """The CUDA resources that a device holds and releases at its end."""
 
     device: set[int] = field(default_factory=set)
     pinned: int = 0
@@ -86,7 +85,7 @@ class _Held:
 
 
 class Device:
-    """The first GPU that CUDA shows: its stream, its memory, and what it is.
+    """The first GPU that CUDA reports: its stream, its memory and its description.
 
     Attributes:
         name: the product's name.
@@ -114,7 +113,7 @@ class Device:
         self._allocated = 0
         self._idle: dict[int, list[int]] = {}
         self._staging, self._staged = 0, 0
-        # A stream of its own: TensorRT synchronises on the default one, which cannot be captured.
+        # Not the default stream: TensorRT synchronises on it, and it cannot be captured.
         stream = check(
             cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking), "making a stream"
         )
@@ -123,12 +122,12 @@ class Device:
 
     @property
     def stream(self) -> int:
-        """The stream's handle, as TensorRT takes it."""
+        """The stream's handle, in TensorRT's form."""
         return int(self._held.stream)
 
     @property
     def allocated(self) -> int:
-        """Bytes of device memory that arrays use or used and that are kept for the next ones."""
+        """Bytes of device memory that arrays use, or that are kept for reuse."""
         return self._allocated
 
     def memory(self) -> tuple[int, int]:
@@ -148,11 +147,11 @@ class Device:
             self._staged = 0
 
     def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> DeviceArray:
-        """Return an array whose values are whatever its memory held."""
+        """Return an uninitialised array."""
         return DeviceArray(self, tuple(shape), np.dtype(dtype))
 
     def upload(self, array: Array) -> DeviceArray:
-        """Start copying an array of the host to the device; the array is read at once."""
+        """Start copying a host array to the device; the array is read before this returns."""
         with self.lock:
             made = self.empty(array.shape, array.dtype)
             if array.nbytes:
@@ -164,7 +163,7 @@ class Device:
             return made
 
     def download(self, arrays: Mapping[str, DeviceArray]) -> dict[str, Array]:
-        """Copy arrays to the host and wait for what computes them."""
+        """Copy arrays to the host, waiting until they are computed."""
         with self.lock:
             offsets, total = {}, 0
             for name, array in arrays.items():
@@ -177,22 +176,22 @@ class Device:
                     target = address + offsets[name]
                     self._copy(target, array.address, array.nbytes, kind, "copying from the GPU")
             self.synchronise()
-            found = {}
+            copies = {}
             for name, array in arrays.items():
-                found[name] = np.empty(array.shape, array.dtype)
-                ctypes.memmove(found[name].ctypes.data, address + offsets[name], array.nbytes)
-            return found
+                copies[name] = np.empty(array.shape, array.dtype)
+                ctypes.memmove(copies[name].ctypes.data, address + offsets[name], array.nbytes)
+            return copies
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
-        """Start copying an array to another of its size, both on this device."""
+        """Start copying an array to another of the same size, both on this device."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._copy(target.address, source.address, source.nbytes, kind, "copying inside the GPU")
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """Record what `work` puts into the stream, which must not wait or allocate.
+        """Record the work that `work` enqueues; it must not wait or allocate.
 
         Raises:
-            CudaError: it cannot be recorded; nothing was run.
+            CudaError: the work cannot be recorded; nothing ran.
         """
         cudart, stream = self._cudart, self._held.stream
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -200,7 +199,7 @@ class Device:
         try:
             work()
         except BaseException:
-            # The stream must leave capture; the reason why the work failed is the one to tell.
+            # The stream must leave capture; the error to report is the one from the work.
             _, unfinished = cudart.cudaStreamEndCapture(stream)
             if unfinished is not None and int(unfinished):
                 check(cudart.cudaGraphDestroy(unfinished), "dropping a CUDA graph")
@@ -211,14 +210,14 @@ class Device:
         return Graph(cudart, check(made, "making a CUDA graph"))
 
     def launch(self, graph: Graph) -> None:
-        """Start a graph in the stream."""
+        """Enqueue a graph."""
         launched = self._cudart.cudaGraphLaunch(graph.executable, self._held.stream)
         check(launched, "launching a CUDA graph")
 
     def take(self, nbytes: int) -> int:
         """Return the address of memory of at least that size, aligned to `ALIGNMENT`.
 
-        Memory of that size that was given back is preferred to new memory.
+        Reuses returned memory of that size, if any.
         """
         size = _rounded(nbytes)
         with self.lock:
@@ -226,27 +225,27 @@ class Device:
             return idle.pop() if idle else self._allocate(size)
 
     def give(self, address: int, nbytes: int) -> None:
-        """Take back what `take` gave; the next `take` of its size gets it."""
+        """Return memory from `take`; the next `take` of its size reuses it."""
         self._idle[_rounded(nbytes)].append(address)
 
     def _select(self) -> None:
         """Make the first GPU the current one and start CUDA on it."""
         try:
             count = check(self._cudart.cudaGetDeviceCount(), "looking for a GPU")
-        # cuda-python 12.6 and older raise where there is no driver, newer ones return an error.
+        # Without a driver, cuda-python up to 12.6 raises; newer ones return an error.
         except RuntimeError as error:
             raise DependencyError(
                 f"looking for a GPU: {error}", "install the GPU's driver"
             ) from error
         if not count:
-            raise DependencyError("there is no NVIDIA GPU here", "use another backend")
+            raise DependencyError("this machine has no NVIDIA GPU", "use another backend")
         check(self._cudart.cudaSetDevice(0), "selecting the GPU")
         check(self._cudart.cudaFree(0), "starting CUDA")
 
     def _allocate(self, size: int) -> int:
         result = self._cudart.cudaMalloc(size)
         if result[0] == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
-            # CUDA remembers a failure, and TensorRT would take it for its own.
+            # CUDA keeps the last error, and TensorRT would mistake it for its own.
             self._cudart.cudaGetLastError()
             self._free_idle()
             result = self._cudart.cudaMalloc(size)
@@ -254,11 +253,13 @@ class Device:
         self._held.device.add(address)
         self._allocated += size
         if address % ALIGNMENT:
-            raise CudaError(f"cudaMalloc gave {address:#x}, which is not aligned to {ALIGNMENT}")
+            raise CudaError(
+                f"cudaMalloc returned {address:#x}, which is not aligned to {ALIGNMENT}"
+            )
         return address
 
     def _free_idle(self) -> None:
-        """Give the memory that nobody uses back to CUDA."""
+        """Free the unused memory."""
         self.synchronise()
         for size, addresses in self._idle.items():
             while addresses:
@@ -292,14 +293,14 @@ class Device:
 
 
 class DeviceArray:
-    """An array in a device's memory, which goes back to the device when the array is dropped.
+    """An array in a device's memory, which returns to the device when the array is dropped.
 
     Attributes:
-        device: whose memory it is.
+        device: the device that owns the memory.
         shape: the size of each dimension.
         dtype: the elements' type.
-        nbytes: their size together.
-        address: the first element's, aligned to `ALIGNMENT`.
+        nbytes: size of all elements.
+        address: address of the first element, aligned to `ALIGNMENT`.
     """
 
     def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -308,16 +309,16 @@ class DeviceArray:
         self.dtype = dtype
         self.nbytes = math.prod(shape) * dtype.itemsize
         self.address = device.take(self.nbytes)
-        # Not at the interpreter's end: the device then frees everything at once.
+        # Not at interpreter exit: the device then frees everything at once.
         finalize(self, device.give, self.address, self.nbytes).atexit = False
 
     def to_host(self) -> Array:
-        """Return a copy in the host's memory; waits for what computes it."""
+        """Return a copy in host memory, waiting until it is computed."""
         return self.device.download({"array": self})["array"]
 
 
 class Graph:
-    """A recorded piece of work, ready to be launched."""
+    """A recorded CUDA graph, ready to launch."""
 
     def __init__(self, cudart: Any, executable: Any) -> None:
         self.executable = executable
@@ -337,7 +338,7 @@ def _drop_graph(cudart: Any, executable: Any) -> None:
 
 
 def _give_back(cudart: Any, held: _Held) -> None:
-    """Free all that a device holds, once nothing uses it."""
+    """Free everything that a device holds, once nothing uses it."""
     _release(cudart.cudaStreamSynchronize(held.stream), "waiting for the GPU")
     for address in held.device:
         _release(cudart.cudaFree(address), "freeing the GPU's memory")
@@ -347,6 +348,6 @@ def _give_back(cudart: Any, held: _Held) -> None:
 
 
 def _release(result: tuple[Any, ...], doing: str) -> None:
-    """Warn of a failure where nobody can catch an error: it is the echo of one already raised."""
+    """Warn of a failure that nobody can catch; an earlier error has already been raised."""
     if int(result[0]) != 0:
         warnings.warn(f"{doing}: {result[0].name}", ResourceWarning, stacklevel=2)

@@ -11,24 +11,24 @@ _PAGES = Path("/proc/self/smaps")
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a file into memory that may be written, which the file never sees.
+    """Map a file into writable memory; writes never reach the file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is empty.
+        ValueError: the file is empty.
     """
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def give_back(memory: mmap.mmap) -> bool:
-    """Let the system have a mapped file's pages; they are read again if they are asked for.
+    """Release a mapped file's pages to the system; they are read again on access.
 
-    Nothing happens where that is not known to be safe: a page that was written lies nowhere else,
-    and only Linux tells whether one was.
+    Does nothing unless that is known to be safe: a written page exists nowhere else, and only
+    Linux reports which pages were written.
 
     Args:
-        memory: of `map_file`.
+        memory: from `map_file`.
 
     Returns:
         Whether the pages were given back.

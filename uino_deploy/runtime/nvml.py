@@ -29,7 +29,7 @@ class _ProcessInfo(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card: its name, and its present and highest clocks in MHz."""
+    """One card: its name, and its current and maximum clocks in MHz."""
 
     name: str
     clocks: str
@@ -94,8 +94,8 @@ def _call(name: str, *arguments: object) -> bool:
 
 def _name(device: ctypes.c_void_p) -> str:
     text = ctypes.create_string_buffer(96)
-    found = _call("nvmlDeviceGetName", device, text, ctypes.c_uint(len(text)))
-    return text.value.decode(errors="replace") if found else "unknown GPU"
+    named = _call("nvmlDeviceGetName", device, text, ctypes.c_uint(len(text)))
+    return text.value.decode(errors="replace") if named else "unknown GPU"
 
 
 def _clocks(device: ctypes.c_void_p) -> str:
@@ -105,7 +105,7 @@ def _clocks(device: ctypes.c_void_p) -> str:
         values = []
         for name in ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"):
             value = ctypes.c_uint()
-            found = _call(name, device, ctypes.c_int(kind), ctypes.byref(value))
-            values.append(str(value.value) if found else "?")
+            read = _call(name, device, ctypes.c_int(kind), ctypes.byref(value))
+            values.append(str(value.value) if read else "?")
         parts.append(f"{title} {'/'.join(values)} MHz")
     return ", ".join(parts)

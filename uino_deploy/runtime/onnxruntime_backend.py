@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-# Errors are raised; logged too, they would appear beside the command's one line.
+# Errors are raised; if also logged, they would appear beside the command's one line.
 _FATAL_ONLY = 4
 
 
@@ -26,22 +26,22 @@ class OnnxRuntimeBackend(HostBackend):
     """Runs pieces in ONNX Runtime; its sessions may run in several threads at once.
 
     Args:
-        providers: what runs the pieces, preferred first, each `NAME[:key=value,...]` with a
-            name of `PROVIDERS` or ONNX Runtime's own. The first must really run; the others, and
-            the CPU for what is not heavy, take the operators that it lacks.
-        threads: threads of the CPU provider; ONNX Runtime's choice (one a core) when None.
+        providers: the execution providers, preferred first, each `NAME[:key=value,...]` with a
+            name from `PROVIDERS` or ONNX Runtime's own. The first must really run; the others,
+            and the CPU for light operators, take those that it lacks.
+        threads: threads of the CPU provider; ONNX Runtime's choice (one per core) if None.
 
     Raises:
         InputError: an unknown provider, or fewer than one thread.
-        DependencyError: ONNX Runtime is not installed, or not with that provider.
+        DependencyError: ONNX Runtime, or its build with that provider, is not installed.
     """
 
     def __init__(self, providers: Sequence[str] = ("cpu",), threads: int | None = None) -> None:
         asked = [parse_provider(provider) for provider in providers]
         if not asked:
-            raise InputError("no provider was named", f"choose from {', '.join(PROVIDERS)}")
+            raise InputError("no provider given", f"choose from {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
-            raise InputError(f"{threads} threads cannot run anything", "use 1 or more")
+            raise InputError(f"cannot run on {threads} threads", "use 1 or more")
         self._threads = threads
         self._runtime = _import_onnxruntime()
         self._selection = select(self._runtime, asked)
@@ -105,7 +105,7 @@ class OnnxRuntimeBackend(HostBackend):
         if piece.precision == "bf16" and self._selection.first == CPU:
             raise DependencyError(
                 f"{bundle.root}: piece {piece.name} is bfloat16, which ONNX Runtime's CPU provider "
-                "does not compute",
+                "does not support",
                 "run it with OpenVINO, or export with --precision fp32",
             )
 
@@ -138,8 +138,8 @@ def _import_onnxruntime() -> Any:
 def _share_arena() -> None:
     """Let all sessions of this process share one arena of scratch memory.
 
-    The pieces run one after the other: with a place for each, what one has left no other can use,
-    and a query took 1.6 GB where it takes 1.0 (vitb14 in float32, 518 px).
+    The pieces run one after the other: with separate arenas, none could use what another has freed,
+    and a query took 1.6 GB instead of 1.0 (vitb14 in float32, 518 px).
     """
     import onnxruntime
 
@@ -152,7 +152,7 @@ def _share_arena() -> None:
 
 
 def _check_edges(bundle: Bundle, piece: Piece, session: onnxruntime.InferenceSession) -> None:
-    """Refuse a graph whose inputs or outputs are not those that the manifest describes."""
+    """Refuse a graph whose inputs or outputs differ from the manifest's."""
     for kind, described, found in (
         ("input", piece.inputs, session.get_inputs()),
         ("output", piece.outputs, session.get_outputs()),
@@ -162,7 +162,7 @@ def _check_edges(bundle: Bundle, piece: Piece, session: onnxruntime.InferenceSes
         if wanted != got:
             raise BundleError(
                 f"{bundle.root}: {piece.model} has {kind}s {sorted(got)}, "
-                f"its manifest says {sorted(wanted)}",
+                f"its manifest has {sorted(wanted)}",
                 "export the bundle again",
             )
 
@@ -172,5 +172,5 @@ def _edge(tensor: Edge) -> tuple[str, str, str]:
 
 
 def _shape(dimensions: Sequence[int | str | None]) -> str:
-    """Write a shape as text in which every dynamic dimension looks alike."""
+    """Format a shape so that all dynamic dimensions look alike."""
     return "x".join(str(d) if isinstance(d, int) else "?" for d in dimensions)

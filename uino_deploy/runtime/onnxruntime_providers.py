@@ -1,8 +1,8 @@
-"""ONNX Runtime's execution providers: which one is asked for, is it here, did it take the work?
+"""ONNX Runtime's execution providers: selection, availability, and proof that one took the work.
 
-A provider is built into an onnxruntime package, or it is a plugin: a package of its own that
-brings a library to register. Asked for one that cannot start, or that takes none of a graph's
-nodes, ONNX Runtime computes everything on the CPU and says nothing; here that is an error.
+A provider is built into an onnxruntime package, or is a plugin: a separate package with a library
+to register. If a provider cannot start, or takes none of a graph's nodes, ONNX Runtime silently
+computes everything on the CPU; here that is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROVIDERS = {
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
 
-# Plugin providers: the module that names the library, and where it runs.
+# Plugin providers: the module that names the library, and the devices it runs on.
 PLUGINS = {
     "OpenVINOExecutionProvider": (
         "onnxruntime_ep_openvino",
@@ -43,17 +43,17 @@ PLUGINS = {
     ),
 }
 
-# Providers that cannot take every operator and whose natural company is not the CPU.
+# Providers that lack some operators, and the provider that should take those before the CPU.
 _COMPANY = {"TensorrtExecutionProvider": "CUDAExecutionProvider"}
 
-# What a provider computes with unless it is told otherwise: "use_tf32" is on in ONNX Runtime, and
+# Options that a provider gets unless the user sets them: "use_tf32" is on in ONNX Runtime, and
 # TF32 is outside fp32's tolerance (onnxruntime.ai, "CUDA Execution Provider", use_tf32).
 _DEFAULTS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
-# Providers whose libraries may lie in packages of their own (nvidia-cudnn-cu12 and its like).
+# Providers whose libraries may be in separate packages (such as nvidia-cudnn-cu12).
 _CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
-# The operators that a piece spends its time in; one of these left to the CPU is no acceleration.
+# The operators that take most of the time; one of these on the CPU means no acceleration.
 _HEAVY = ("Attention", "Conv", "ConvTranspose", "Gemm", "MatMul")
 _RECORD = "session.record_ep_graph_assignment_info"
 _STRICT = "session.disable_cpu_ep_fallback"
@@ -61,7 +61,7 @@ _STRICT = "session.disable_cpu_ep_fallback"
 
 @dataclass(frozen=True)
 class Provider:
-    """A provider by ONNX Runtime's name, and its own options as texts."""
+    """A provider by ONNX Runtime's name, and its options as text."""
 
     name: str
     options: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def parse_provider(text: str) -> Provider:
     """Read `NAME[:key=value,...]`; NAME is short, or ONNX Runtime's own.
 
     Raises:
-        InputError: not of that form, or an unknown name.
+        InputError: the form is wrong or the name unknown.
     """
     short, colon, listed = text.partition(":")
     name = PROVIDERS.get(short, short)
@@ -82,7 +82,7 @@ def parse_provider(text: str) -> Provider:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise InputError(
-                f"provider {text!r}: {pair!r} is no option", "write NAME:key=value,key=value"
+                f"provider {text!r}: {pair!r} is not an option", "write NAME:key=value,key=value"
             )
         options[key] = value
     return Provider(name, options)
@@ -93,10 +93,10 @@ def select(runtime: ModuleType, providers: Sequence[Provider]) -> Selection:
 
     Args:
         runtime: the module `onnxruntime`.
-        providers: preferred first; the CPU takes what they leave.
+        providers: preferred first; the CPU takes the rest.
 
     Raises:
-        DependencyError: one is not installed, cannot be loaded, or offers no device here.
+        DependencyError: a provider is not installed, cannot be loaded, or offers no device.
     """
     built_in = runtime.get_available_providers()
     asked = list(providers)
@@ -111,22 +111,23 @@ def select(runtime: ModuleType, providers: Sequence[Provider]) -> Selection:
             continue
         if provider.name not in PLUGINS or not is_importable(PLUGINS[provider.name][0]):
             raise DependencyError(
-                f"onnxruntime {runtime.__version__} here has no {provider.name}",
+                f"the installed onnxruntime {runtime.__version__} has no {provider.name}",
                 f"it has {', '.join(built_in)}; {_package_of(provider.name)}",
             )
         devices[provider.name] = plugin_device(runtime, provider.name)
     asked = [Provider(p.name, _DEFAULTS.get(p.name, {}) | p.options) for p in asked]
     if devices and len(asked) > 1:
-        raise InputError(f"{', '.join(devices)} is a plugin and is used alone", "name one provider")
+        raise InputError(
+            f"{', '.join(devices)} is a plugin and cannot be combined", "give one provider"
+        )
     return Selection(runtime, asked, devices)
 
 
 def _load_cuda(runtime: ModuleType) -> None:
-    """Load CUDA's and cuDNN's libraries from where pip put them, before the first session.
+    """Load CUDA's and cuDNN's libraries from pip's packages, before the first session.
 
-    Without this a provider does not find them unless the system has them too (onnxruntime.ai,
-    "Install ONNX Runtime", "Preload DLLs"; since 1.21). What cannot be loaded it prints to stdout,
-    which is our commands' own.
+    Otherwise a provider finds only the system's own (onnxruntime.ai, "Install ONNX Runtime",
+    "Preload DLLs"; since 1.21). It prints failures to stdout, which belongs to our commands.
     """
     if hasattr(runtime, "preload_dlls"):
         with contextlib.redirect_stdout(sys.stderr):
@@ -150,17 +151,17 @@ def plugin_device(runtime: ModuleType, name: str) -> Any:
                 raise DependencyError(
                     f"{module} cannot be loaded: {_reason(error)}", f"it needs {where}"
                 ) from error
-    found = _devices(runtime, name)
-    if not found:
+    devices = _devices(runtime, name)
+    if not devices:
         raise DependencyError(
-            f"{module} is installed and offers no device on this machine",
+            f"{module} is installed but offers no device on this machine",
             f"it needs {where}; use another provider or backend",
         )
-    return found[0]
+    return devices[0]
 
 
 class Selection:
-    """Providers that are here, ready to be given to sessions."""
+    """Available providers, ready for sessions."""
 
     def __init__(
         self, runtime: ModuleType, providers: list[Provider], devices: dict[str, Any]
@@ -171,11 +172,11 @@ class Selection:
 
     @property
     def first(self) -> str:
-        """ONNX Runtime's name of the provider that shall run the pieces."""
+        """ONNX Runtime's name of the provider that must run the pieces."""
         return self._providers[0].name
 
     def open(self, graph: object, options: onnxruntime.SessionOptions) -> Any:
-        """Make a session on these providers, without ONNX Runtime's silent second attempt."""
+        """Create a session on these providers, without ONNX Runtime's silent fallback."""
         session = self._runtime.InferenceSession
         if hasattr(session, "get_provider_graph_assignment_info"):
             options.add_session_config_entry(_RECORD, "1")
@@ -215,7 +216,7 @@ class Selection:
 
 
 def assignment(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]:
-    """Return for each provider how many nodes of each operator it took."""
+    """Return the number of nodes of each operator that each provider took."""
     nodes: dict[str, Counter[str]] = {}
     for part in session.get_provider_graph_assignment_info():
         taken = nodes.setdefault(part.ep_name, Counter())
@@ -224,31 +225,31 @@ def assignment(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]
 
 
 def probe(runtime: ModuleType) -> dict[str, str]:
-    """Return for each provider by its short name "" where it is at hand, else why not.
+    """Return short provider name -> "" if it is available, else the reason why not.
 
-    A built-in provider that is listed may still fail to start: that shows with a piece.
+    A listed built-in provider may still fail to start, which shows only with a piece.
     """
-    found = {}
+    missing = {}
     for short, name in PROVIDERS.items():
         try:
             select(runtime, [Provider(name)])
-            found[short] = ""
+            missing[short] = ""
         except DependencyError as error:
-            found[short] = str(error)
-    return found
+            missing[short] = str(error)
+    return missing
 
 
 def _devices(runtime: ModuleType, name: str) -> list[Any]:
-    # Plugins came with ONNX Runtime 1.23's list of devices.
+    # Plugins exist since ONNX Runtime 1.23, with its list of devices.
     if not hasattr(runtime, "get_ep_devices"):
         raise DependencyError(
-            f"onnxruntime {runtime.__version__} knows no plugin providers", "install a newer one"
+            f"onnxruntime {runtime.__version__} has no plugin providers", "install a newer one"
         )
     return [device for device in runtime.get_ep_devices() if device.ep_name == name]
 
 
 def _reason(error: Exception) -> str:
-    """Return the end of ONNX Runtime's message, where the reason stands."""
+    """Return the end of ONNX Runtime's message, which holds the reason."""
     return str(error).strip().splitlines()[0].rpartition("with error: ")[2]
 
 

@@ -41,9 +41,9 @@ _COMPUTED = {
     "bf16": ("bf16", "bf16", "f32"),
     "int8": ("i8", "u8", "f32", "bf16"),
 }
-# Compiled pieces that a session keeps, one for each shape of its inputs.
+# Number of compiled pieces that a session keeps, one for each set of input shapes.
 _KEPT_SHAPES = 4
-# The sources of our operators as OpenVINO runs them.
+# The sources of our operators' OpenVINO forms.
 _CONVERTERS = (
     identity.__file__,
     openvino_nodes.__file__,
@@ -53,18 +53,18 @@ _CONVERTERS = (
 
 
 class OpenVinoBackend(HostBackend):
-    """Runs pieces in OpenVINO on the processor, each in the precision that its file says.
+    """Runs pieces in OpenVINO on the processor, each in the precision of its file.
 
-    A piece is compiled when it first meets a batch or a number of shots: OpenVINO is much faster
-    with shapes it knows. What was compiled is kept in the bundle's folder, under `.cache`, where
-    that can be written, and is used again by the same OpenVINO on the same processor. It is signed
-    with the user's own key (`user_key`) for the bundle's hashes: what came with a bundle, or what
-    another user wrote, is not used.
+    A piece is compiled for each batch size and number of shots on first use: OpenVINO is much
+    faster with static shapes. Compiled pieces are cached in the bundle's folder, under `.cache`,
+    if that is writable, and reused by the same OpenVINO on the same processor. Each is signed with
+    the user's own key (`user_key`) for the bundle's hashes, so a cache that came with a bundle or
+    from another user is not used.
 
-    Sessions may run in several threads at once, each with a request of its own.
+    Several threads may run a session at once, each with its own request.
 
     Args:
-        threads: CPU threads; one per core when None.
+        threads: CPU threads; one per core if None.
         cache: keep compiled pieces.
         profile: time the layers of every run, at some cost; see `OpenVinoSession.layers`.
 
@@ -77,7 +77,7 @@ class OpenVinoBackend(HostBackend):
         self, threads: int | None = None, cache: bool = True, profile: bool = False
     ) -> None:
         if threads is not None and threads < 1:
-            raise InputError(f"{threads} threads cannot run anything", "use 1 or more")
+            raise InputError(f"cannot run on {threads} threads", "use 1 or more")
         self._threads = threads
         self._cache = cache
         self._profile = profile
@@ -86,7 +86,7 @@ class OpenVinoBackend(HostBackend):
         self._core = _core(self._openvino)
         if _DEVICE not in self._core.available_devices:
             raise DependencyError(
-                f"openvino {self._version} has no CPU device here", "reinstall openvino"
+                f"openvino {self._version} has no CPU device on this machine", "reinstall openvino"
             )
 
     @property
@@ -113,14 +113,14 @@ class OpenVinoBackend(HostBackend):
         }
 
     def shared(self, array: Array) -> Any:
-        """Return a tensor that is an array's own memory."""
+        """Return a tensor that shares an array's memory."""
         return self._openvino.Tensor(array, shared_memory=True)
 
     def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
         """Do the work for several items at once, each on one thread; see `Backend.each`.
 
-        The pieces that a class needs are small: one that is spread over two threads spends as much
-        time on their meeting as on its work.
+        A class's pieces are small: spread over two threads, one spends as much time on
+        synchronisation as on its work.
         """
         if min(self.lanes, len(items)) < 2:
             return super().each(work, items)
@@ -134,22 +134,22 @@ class OpenVinoBackend(HostBackend):
 
     @property
     def lanes(self) -> int:
-        """How many requests run at once in `each`: one per thread."""
+        """Number of requests that run at once in `each`: one per thread."""
         return self._threads or _cores()
 
     @property
     def lane(self) -> int | None:
-        """Which of them the calling thread runs; None outside `each`."""
+        """Index of the calling thread's request; None outside `each`."""
         return getattr(self._thread, "lane", None)
 
     def compile(
         self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> Compiled:
-        """Compile a piece for known shapes, or load it from the cache.
+        """Compile a piece for static shapes, or load it from the cache.
 
         Raises:
-            BundleError: OpenVINO cannot read the piece, or its edges are not the manifest's.
-            DependencyError: it would not compute in the piece's precision.
+            BundleError: OpenVINO cannot read the piece, or its edges differ from the manifest's.
+            DependencyError: OpenVINO would not compute in the piece's precision.
         """
         kept = self._kept(bundle, piece, files, shapes)
         compiled = None if kept is None else self._import(kept, piece)
@@ -178,7 +178,7 @@ class OpenVinoBackend(HostBackend):
         return compiled
 
     def _options(self, piece: Piece) -> dict[str, Any]:
-        # The file says each tensor's type, and OpenVINO must not lower any; but the float32 part
+        # The file states each tensor's type, and OpenVINO must not lower any; but the float32 part
         # of an int8 piece is computed in bfloat16.
         lowered = piece.precision == "int8" and "BF16" in self._capabilities
         options: dict[str, Any] = {
@@ -210,21 +210,21 @@ class OpenVinoBackend(HostBackend):
 
     def _check_computed(self, bundle: Bundle, piece: Piece, compiled: Any) -> None:
         """Refuse a piece that OpenVINO does not compute in the types of its file."""
-        found = _computed_types(compiled)
+        computed = _computed_types(compiled)
         asked = bundle.precisions(piece)
         allowed = {kind for precision in asked for kind in _COMPUTED[precision]}
-        missing = [p for p in asked if found and not found & set(_COMPUTED[p][:2])]
-        if found - allowed or missing:
+        missing = [p for p in asked if computed and not computed & set(_COMPUTED[p][:2])]
+        if computed - allowed or missing:
             raise DependencyError(
                 f"{bundle.root}: openvino {self._version} computes piece {piece.name} in "
-                f"{', '.join(sorted(found))}, not in {' and '.join(sorted(asked))}",
+                f"{', '.join(sorted(computed))}, not in {' and '.join(sorted(asked))}",
                 "export the bundle in another precision",
             )
 
     def _kept(
         self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> Path | None:
-        """Return the path in the cache; its name depends on all that the compilation does."""
+        """Return the path in the cache; its name covers everything the compilation depends on."""
         if not self._cache:
             return None
         told = [
@@ -239,13 +239,13 @@ class OpenVinoBackend(HostBackend):
         return bundle.root / CACHE / f"{piece.name}-{key}.blob"
 
     def _import(self, path: Path, piece: Piece) -> Compiled | None:
-        """Return a piece from the cache; None where it is missing, damaged or not this user's."""
+        """Return a piece from the cache, or None if it is missing, damaged or not this user's."""
         key = user_key()
         if key is None or not path.is_file() or path.stat().st_size <= _DIGEST:
             return None
         if not owned(path.parent):
             return None
-        # OpenVINO asks for writable memory.
+        # OpenVINO needs writable memory.
         file = map_file(path)
         data = np.frombuffer(file, np.uint8)
         blob, digest = data[:-_DIGEST], data[-_DIGEST:]
@@ -254,13 +254,13 @@ class OpenVinoBackend(HostBackend):
         memory = self.shared(blob)
         try:
             model = self._core.import_model(memory, _DEVICE, self._options(piece))
-        except Exception:  # a blob is only a shortcut: what it cannot give is compiled anew
+        except Exception:  # the cache is only a shortcut: compile again
             return None
-        give_back(file)  # the model has the weights in a form of its own
+        give_back(file)  # the model keeps the weights in its own form
         return Compiled(memory, model)
 
     def _keep(self, compiled: Any, path: Path) -> None:
-        """Cache a compiled piece; where that cannot be, it is compiled again next time."""
+        """Cache a compiled piece; where that fails, it is compiled again next time."""
         key = user_key()
         if key is None:
             return
@@ -278,9 +278,9 @@ class OpenVinoBackend(HostBackend):
 
 
 class Compiled(NamedTuple):
-    """A compiled piece, and the memory that holds its weights where it came from the cache.
+    """A compiled piece, and the memory of its weights if it came from the cache.
 
-    A tuple lets go of its last item first: the model never outlives its weights.
+    A tuple releases its last item first, so the model never outlives its weights.
     """
 
     memory: Any
@@ -303,7 +303,7 @@ class OpenVinoSession(HostSession):
         self._compiled_for(_smallest(piece))
 
     def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Run the piece on arrays that `prepare` made; neither they nor the results are copied."""
+        """Run the piece on arrays from `prepare`; neither they nor the results are copied."""
         with self._request({name: array.shape for name, array in feeds.items()}) as request:
             results = {
                 tensor.name: np.empty(request.get_tensor(tensor.name).shape, tensor.dtype)
@@ -328,7 +328,7 @@ class OpenVinoSession(HostSession):
     def _request(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Any]:
         """Yield a request that no other thread uses; it is used again after a run that succeeds."""
         with self._lock:
-            # Held while it runs: another thread's shapes may take this one's place.
+            # Held while it runs: another thread's shapes may evict this entry.
             compiled, free = self._compiled_for(shapes)
             request = free.pop() if free else compiled.model.create_infer_request()
         yield request
@@ -356,7 +356,7 @@ def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
 
 
 def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """Read an ONNX file for known shapes and convert our operators."""
+    """Read an ONNX file with static shapes and convert our operators."""
     from openvino import PartialShape
     from openvino.frontend import FrontEndManager
     from openvino.frontend.onnx import ConversionExtension
@@ -386,7 +386,7 @@ def _signature(key: bytes, path: Path, blob: memoryview) -> bytes:
 
 
 def _originals(compiled: Any) -> dict[str, str]:
-    """Return which of the graph's nodes each layer of a compiled piece is made of."""
+    """Return, for each layer of a compiled piece, the graph nodes that it comes from."""
     layers = compiled.get_runtime_model().get_ops()
     return {
         layer.get_friendly_name(): str(layer.get_rt_info()["originalLayersNames"].value).lower()
@@ -395,7 +395,7 @@ def _originals(compiled: Any) -> dict[str, str]:
 
 
 def _kind(node: Any, originals: Mapping[str, str]) -> str:
-    """Return a layer's kind; of a fused subgraph, whether it is a whole attention."""
+    """Return a layer's kind; for a fused subgraph, whether it is a whole attention."""
     of = originals.get(node.node_name, "")
     if node.node_type == "Subgraph" and "softmax" in of and of.count("matmul") > 1:
         return "Subgraph (attention)"
@@ -403,7 +403,7 @@ def _kind(node: Any, originals: Mapping[str, str]) -> str:
 
 
 def _computed_types(compiled: Any) -> set[str]:
-    """Return the number types in which the layers of a compiled piece really compute."""
+    """Return the element types that the layers of a compiled piece really compute in."""
     layers = (layer.get_rt_info() for layer in compiled.get_runtime_model().get_ops())
     return {
         layer["runtimePrecision"].value
@@ -413,18 +413,18 @@ def _computed_types(compiled: Any) -> set[str]:
 
 
 def _check_edges(bundle: Bundle, piece: Piece, compiled: Any) -> None:
-    """Refuse a graph whose inputs or outputs are not those that the manifest describes."""
+    """Refuse a graph whose inputs or outputs differ from the manifest's."""
     for kind, described, ports in (
         ("input", piece.inputs, compiled.inputs),
         ("output", piece.outputs, compiled.outputs),
     ):
-        # A port that only casts or renames carries several tensors' names.
+        # A port that only casts or renames has several tensor names.
         fits = [any(_fits(tensor, port) for port in ports) for tensor in described]
         if len(ports) != len(described) or not all(fits):
             got = [f"{'/'.join(sorted(p.names))} {p.element_type} {list(p.shape)}" for p in ports]
             wanted = [f"{t.name} {t.dtype} {t.shape}" for t in described]
             raise BundleError(
-                f"{bundle.root}: {piece.model} has {kind}s {got}, its manifest says {wanted}",
+                f"{bundle.root}: {piece.model} has {kind}s {got}, its manifest has {wanted}",
                 "export the bundle again",
             )
 
@@ -443,7 +443,7 @@ def _fits(tensor: Edge, port: Any) -> bool:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that this process may use
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -452,8 +452,8 @@ def _cores() -> int:
 def _core(openvino: Any) -> Any:
     """Return the process's one OpenVINO core.
 
-    It is never let go: OpenVINO gives the thread that makes it a stack for signals, and frees that
-    with the core; the next signal that Python handles would then end the process.
+    It is never released: OpenVINO gives the thread that creates it a signal stack, and frees that
+    with the core; the next signal that Python handles would then kill the process.
     """
     return openvino.Core()
 

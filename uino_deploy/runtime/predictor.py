@@ -1,4 +1,4 @@
-"""Segment images with a bundle: encode, enroll, predict."""
+"""`Predictor`, which segments images with a bundle: enroll, encode, predict."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from uino_deploy.runtime.session import (
 ImageSource = UInt8 | str | Path
 MaskSource = Array | str | Path
 
-# A query's pieces that run once for an image, and those that run for each class.
+# A query's pieces that run once per image, and those that run for each class.
 _PER_IMAGE, _PER_CLASS = QUERY.split({"image"})
 # An enrolment's pieces that run for each shot, and those that run once for all shots.
 _PER_SHOT, _PER_SUPPORT = CLASS.split({"support_image"})
@@ -50,11 +50,10 @@ _PER_SHOT, _PER_SUPPORT = CLASS.split({"support_image"})
 class Encoded:
     """A query image after the encoder and the adapter, for any number of classes.
 
-    The features lie where the backend keeps them, a GPU's memory for example, until this is
-    dropped.
+    The features stay in the backend's memory, such as a GPU's, until this object is dropped.
 
     Attributes:
-        features: what the other pieces of a query take of the image, under the names of
+        features: the image's inputs to the other pieces of a query, under the names of
             `pipeline.QUERY`: query_deep [1, L, N, D] and embedding [1, E, h, w].
         height: the image's own height in pixels.
         width: the image's own width in pixels.
@@ -72,8 +71,8 @@ class Result:
     Attributes:
         name: the class's name.
         mask: uint8 [H, W] of 0 and 1, at the image's own size.
-        score: predicted IoU, the decoder's estimate of the mask's IoU with the truth; it may leave
-            0 to 1.
+        score: predicted IoU, the decoder's prediction of the mask's IoU with the truth; it can
+            fall outside 0 to 1.
         logits: float32 [4h, 4w], before upsampling to the image's size.
     """
 
@@ -84,7 +83,7 @@ class Result:
 
 
 class Predictor:
-    """A bundle ready to segment; its pieces are loaded when they are first needed.
+    """A bundle ready to segment; its pieces are loaded on first use.
 
     Any number of threads may use it at once: results are those of one thread alone. On a GPU they
     take turns.
@@ -94,14 +93,14 @@ class Predictor:
         expected = Preprocess(size=bundle.config.image_size)
         if bundle.manifest.preprocess != expected:
             raise BundleError(
-                f"{bundle.root} asks for a preprocessing that this version does not have",
+                f"{bundle.root} needs a preprocessing that this version does not have",
                 "use the uino-deploy that exported it",
             )
         self.bundle = bundle
         self.backend = backend
         self._sessions: dict[str, Session] = {}
         self._lock = threading.RLock()
-        # What a query takes of a class, for as long as someone holds the class.
+        # A class's inputs to a query, kept as long as someone holds the class.
         self._classes: WeakKeyDictionary[Support, dict[str, Value]] = WeakKeyDictionary()
 
     @classmethod
@@ -118,14 +117,14 @@ class Predictor:
         Args:
             path: the bundle's folder.
             backend: one of `uino_deploy.runtime.backends.BACKENDS`.
-            providers: of ONNX Runtime, preferred first: cpu (the default), cuda, tensorrt,
-                openvino, tensorrt-rtx; each with options as `NAME:key=value,...` if need be.
-            threads: threads of the CPU; the backend's choice when None.
-            cuda_graphs: record each piece's launches once and replay them (TensorRT's backends).
+            providers: ONNX Runtime's, preferred first: cpu (the default), cuda, tensorrt,
+                openvino, tensorrt-rtx; each may have options, `NAME:key=value,...`.
+            threads: CPU threads; the backend's choice if None.
+            cuda_graphs: record each piece's launches once and replay them (TensorRT backends).
 
         Raises:
-            BundleError: the bundle is damaged or foreign.
-            InputError: an unknown backend or provider, or an option that the backend lacks.
+            BundleError: the bundle is damaged, or the folder is not a bundle.
+            InputError: the backend or provider is unknown, or the backend lacks an option.
             DependencyError: the backend or the provider is not installed.
         """
         made = open_backend(backend, BackendOptions(providers, threads, cuda_graphs))
@@ -140,9 +139,9 @@ class Predictor:
             name: the class's name.
 
         Raises:
-            InputError: no shot, more than the bundle allows, an unusable name, or an image or mask
-                that is unreadable, of another size than its partner, empty or full; the shot is
-                named.
+            InputError: there is no shot or more than the bundle allows, the name is not valid, or a
+                shot's image or mask is unreadable, its mask is empty or full, or their sizes
+                differ; the message names the shot.
         """
         check_class_name(name)
         self._check_count(name, len(shots))
@@ -200,7 +199,7 @@ class Predictor:
         """Segment one or several classes in an image with one pass of the encoder.
 
         Args:
-            image: uint8 RGB [H, W, 3], a file, or what `encode` returned.
+            image: uint8 RGB [H, W, 3], a file, or the result of `encode`.
             support: a class, or several.
             threshold: logits above it are foreground.
 
@@ -224,7 +223,7 @@ class Predictor:
             self._load((*_PER_IMAGE, *_PER_CLASS))
             query = self._encode(pixels)
         for one in supports:
-            self._class(one)  # below, several threads may want them at once
+            self._class(one)  # below, several threads may need them at once
         results = self.backend.each(lambda one: self._segment(query, one, threshold), supports)
         return results[0] if isinstance(support, Support) else results
 
@@ -232,14 +231,14 @@ class Predictor:
         return Encoded(self._features(QUERY, self._preprocessed(pixels)), *pixels.shape[:2])
 
     def _features(self, route: Route, image: Float32) -> dict[str, Value]:
-        """Run the pieces of a route that need only the image; return what the others take."""
+        """Run the pieces of a route that need only the image; return the inputs of the others."""
         name = route.name("image")
         pieces, others = route.split({name})
         known = run_pieces(route, map(self._session, pieces), {name: image})
         return {name: known[name] for name in self._taken(route, others) & known.keys()}
 
     def _taken(self, route: Route, pieces: Sequence[str]) -> set[str]:
-        """Return the route's names of the inputs of some pieces of this bundle."""
+        """Return the inputs of some of this bundle's pieces, under the route's names."""
         edges = [edge for piece in pieces for edge in self.bundle.piece(piece).inputs]
         return {route.name(edge.name) for edge in edges}
 
@@ -252,7 +251,7 @@ class Predictor:
         return Result(support.name, mask.astype(np.uint8), float(made["iou"][0, 0]), logits)
 
     def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[Float32, Float32]:
-        """Return a preprocessed support image and its mask's share of each patch."""
+        """Return a preprocessed support image and its mask's fraction of each patch."""
         where = f"shot {number}"
         if isinstance(image, (str, Path)):
             where += f" ({Path(image).name})"
@@ -261,13 +260,15 @@ class Predictor:
         if marked.shape != pixels.shape[:2]:
             raise InputError(
                 f"{where}: the mask has shape {marked.shape}, its image {pixels.shape[:2]}",
-                "give a mask of its image's height and width",
+                "give a mask with its image's height and width",
             )
         shares = preprocess_mask(marked, self.bundle.config.image_size, self._patch)
         if not shares.any():
             raise InputError(f"{where}: the mask is empty", "mark the object with non-zero pixels")
         if shares.min() == 1:
-            raise InputError(f"{where}: the mask covers the whole image", "leave the rest at zero")
+            raise InputError(
+                f"{where}: the mask covers the whole image", "leave the background at zero"
+            )
         return self._preprocessed(pixels), shares
 
     def _check_count(self, name: str, shots: int) -> None:
@@ -276,7 +277,7 @@ class Predictor:
         limit = self.bundle.manifest.limits.get("shots", shots)
         if shots > limit:
             raise InputError(
-                f"class {name!r} has {shots} shots, the bundle was exported for at most {limit}",
+                f"class {name!r} has {shots} shots; the bundle was exported for at most {limit}",
                 "leave some out, or export with a larger --max-shots",
             )
 
@@ -288,7 +289,7 @@ class Predictor:
         return preprocess_image(image, self.bundle.config.image_size)[None]
 
     def _class(self, support: Support) -> dict[str, Value]:
-        """Return a class's tensors, put where the backend keeps them on their first use."""
+        """Return a class's tensors, moved to the backend's memory on first use."""
         with self._lock:
             if support not in self._classes:
                 uploaded: dict[str, Value] = {}
@@ -327,15 +328,15 @@ def label_map(results: Sequence[Result]) -> UInt8:
         results: up to 255 results of one image.
 
     Returns:
-        uint8 [H, W]: 0 where no class is, else 1 + the class's index in `results`.
+        uint8 [H, W]: 0 without a class, else 1 + the class's index in `results`.
 
     Raises:
-        InputError: no result, more than 255, or results of images of several sizes.
+        InputError: there are no results or more than 255, or their image sizes differ.
     """
     if not 1 <= len(results) <= 255:
         raise InputError(f"a label map holds 1 to 255 classes, not {len(results)}")
     if len({result.mask.shape for result in results}) > 1:
-        raise InputError("the results are of images of several sizes")
+        raise InputError("the results are of images of different sizes")
     labels = np.zeros_like(results[0].mask)
     highest = np.full(labels.shape, -np.inf, np.float32)
     for index, result in enumerate(results, 1):
@@ -366,6 +367,6 @@ def _check_finite(arrays: Mapping[str, Array], what: str) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckFailed(
-                f"{what}: {name} holds numbers that are not finite",
-                "this precision overflows here: export with --precision fp32",
+                f"{what}: {name} contains numbers that are not finite",
+                "this precision overflows on this image: export with --precision fp32",
             )

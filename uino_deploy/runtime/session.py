@@ -1,7 +1,7 @@
 """The backend protocol: load a piece of a bundle and run it on named arrays.
 
-A piece's results can stay in the backend's own memory and be fed to the next piece from there, so
-that one query's features serve any number of classes without a copy to the host and back.
+A piece's results can stay in the backend's memory and feed the next piece from there, so one
+query's features serve any number of classes without a copy to the host and back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Done = TypeVar("Done")
 
 
 class Resident(Protocol):
-    """An array in a backend's own memory, which it keeps for as long as it is referenced."""
+    """An array in a backend's memory, kept as long as it is referenced."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,10 +36,10 @@ class Resident(Protocol):
         """The elements' type."""
 
     def to_host(self) -> Array:
-        """Return a copy in the host's memory; waits for what computes it."""
+        """Return a copy in host memory, waiting until it is computed."""
 
 
-# What a session takes: an array of the host, or what a session of the same backend left resident.
+# An input of a session: a host array, or a resident output of a session of the same backend.
 Value: TypeAlias = Array | Resident
 AnyValue = TypeVar("AnyValue", bound=Value)
 
@@ -49,7 +49,7 @@ class DeviceMemory:
     """A backend's share of a device's memory, in bytes.
 
     Attributes:
-        engines: taken by loading the pieces: weights, code and scratch memory.
+        engines: memory of the loaded pieces: weights, code and scratch memory.
         buffers: tensors that the backend holds, in use or kept for the next run.
         used: in use on the device, by any process.
         total: the device's memory.
@@ -66,7 +66,7 @@ class LayerTime(NamedTuple):
 
     Attributes:
         name: the layer's name.
-        operator: what it computes; its name where the profiler tells only that.
+        operator: its operator; its name if the profiler reports only that.
         seconds: its time in seconds.
     """
 
@@ -92,30 +92,30 @@ class Session(Protocol):
             An array for each output, by name, in the host's memory.
 
         Raises:
-            InputError: an input is missing, unknown, or of a shape that the piece does not take.
+            InputError: an input is missing, unknown, or of a shape that the piece does not accept.
         """
 
     def run_resident(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        """Start the piece and leave its outputs where the backend keeps them.
+        """Start the piece and leave its outputs in the backend's memory.
 
-        It may return before they are computed: `Backend.synchronise` waits, and so does every copy
-        to the host. Arguments and errors are those of `run`.
+        It may return before they are computed; `Backend.synchronise` and every copy to the host
+        wait. Arguments and errors are those of `run`.
         """
 
     def upload(self, feeds: Mapping[str, Array]) -> dict[str, Value]:
-        """Convert some of the inputs once and put them where the backend keeps them.
+        """Convert some of the inputs once and move them to the backend's memory.
 
         Returns:
-            What `run` and `run_resident` take for those inputs any number of times. It may share
-            memory with the arrays given, which must then not be changed.
+            Values for those inputs that `run` and `run_resident` accept any number of times. They
+            may share memory with the given arrays, which must not change.
 
         Raises:
-            InputError: an input is unknown, or of a shape that the piece does not take.
+            InputError: an input is unknown, or of a shape that the piece does not accept.
         """
 
 
 def feeds_of(route: Route, session: Session, known: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
-    """Return those of a route's tensors that a piece takes, under the piece's own names."""
+    """Return the route's tensors that a piece takes, under the piece's names."""
     names = {edge.name: route.name(edge.name) for edge in session.piece.inputs}
     return {edge: known[name] for edge, name in names.items() if name in known}
 
@@ -123,18 +123,18 @@ def feeds_of(route: Route, session: Session, known: Mapping[str, AnyValue]) -> d
 def run_pieces(
     route: Route, sessions: Iterable[Session], known: Mapping[str, Value]
 ) -> dict[str, Value]:
-    """Run some pieces of a route one after the other, each on what is known by then.
+    """Run some pieces of a route in order, each on the tensors known so far.
 
     Args:
         route: the names of the tensors.
         sessions: the loaded pieces, in the route's order.
-        known: what the pieces take and none of them gives; it may hold more.
+        known: the tensors that the pieces take and none of them produces; extra ones are allowed.
 
     Returns:
-        What was known and all outputs, which stay where the backend keeps them.
+        The known tensors and all outputs, which stay in the backend's memory.
 
     Raises:
-        InputError: an input is missing or of a shape that its piece does not take.
+        InputError: an input is missing or of a shape that its piece does not accept.
     """
     tensors = dict(known)
     for session in sessions:
@@ -158,30 +158,30 @@ class Backend(Protocol):
         """Load a piece.
 
         Raises:
-            BundleError: the bundle has no such piece, or its graph cannot be loaded or is not what
-                the manifest describes.
-            DependencyError: the machine lacks what the backend or the piece's precision needs.
+            BundleError: the bundle has no such piece, or its graph cannot be loaded or differs from
+                the manifest.
+            DependencyError: something that the backend or the piece's precision needs is missing.
         """
 
     def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
-        """Load several pieces, at once where that is faster; errors are those of `load`."""
+        """Load several pieces, in parallel if that is faster; errors are those of `load`."""
 
     def describe(self) -> dict[str, str]:
-        """Return what runs here: the backend, its version, its device, its threads."""
+        """Return a description of the backend: its version, device and threads."""
 
     def synchronise(self) -> None:
-        """Wait until everything that was started is done."""
+        """Wait until all started work is done."""
 
     def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
         """Run pieces for each item, such as each class in an image; several at once if faster.
 
         Args:
             work: runs loaded pieces for one item; it may be called from several threads.
-            items: what to do it for.
+            items: the items to run `work` on.
         """
 
     def memory(self) -> DeviceMemory | None:
-        """Return what is used of the device; None where the host's memory is the only one."""
+        """Return the use of the device's memory; None if the backend has only host memory."""
 
 
 class HostBackend(Backend):
@@ -201,7 +201,7 @@ class HostBackend(Backend):
         return [work(item) for item in items]
 
     def memory(self) -> DeviceMemory | None:
-        """Return None: the host's memory is the only one that is managed here."""
+        """Return None: the backend has only host memory."""
         return None
 
 
@@ -218,7 +218,7 @@ class HostSession(ABC):
 
     @abstractmethod
     def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Run the piece on arrays that `prepare` made; return all outputs by name."""
+        """Run the piece on arrays from `prepare`; return all outputs by name."""
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Array]:
         """Run the piece; see `Session.run`."""
@@ -234,10 +234,10 @@ class HostSession(ABC):
 
 
 def prepare(piece: Piece, feeds: Mapping[str, Value]) -> dict[str, Array]:
-    """Check feeds against a piece's inputs; bring them to the host, in its types, contiguous.
+    """Check feeds against a piece's inputs; return them as contiguous host arrays of its types.
 
     Raises:
-        InputError: an input is missing, unknown, or of a shape that the piece does not take.
+        InputError: an input is missing, unknown, or of a shape that the piece does not accept.
     """
     check_complete(piece, feeds)
     return convert(piece, {name: to_host(value) for name, value in feeds.items()})
@@ -247,7 +247,7 @@ def convert(piece: Piece, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Check some of a piece's inputs and convert them to its types, contiguous.
 
     Raises:
-        InputError: an input is unknown, or of a shape that the piece does not take.
+        InputError: an input is unknown, or of a shape that the piece does not accept.
     """
     edges = {tensor.name: tensor for tensor in piece.inputs}
     if not feeds.keys() <= edges.keys():
@@ -271,10 +271,10 @@ def check_complete(piece: Piece, feeds: Mapping[str, Value]) -> None:
 
 
 def check_shape(piece: Piece, tensor: Edge, shape: tuple[int, ...]) -> None:
-    """Refuse a shape that an input does not take; a named dimension takes any size.
+    """Refuse a shape that an input does not accept; a named dimension accepts any size.
 
     Raises:
-        InputError: the shape.
+        InputError: the input does not accept the shape.
     """
     fits = len(shape) == len(tensor.shape) and all(
         isinstance(wanted, str) or wanted == got
@@ -287,5 +287,5 @@ def check_shape(piece: Piece, tensor: Edge, shape: tuple[int, ...]) -> None:
 
 
 def to_host(value: Value) -> Array:
-    """Return a value as an array of the host; an array of the host is returned as it is."""
+    """Return a value as a host array; a host array is returned as it is."""
     return value if isinstance(value, np.ndarray) else value.to_host()

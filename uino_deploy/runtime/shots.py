@@ -1,4 +1,4 @@
-"""Support images with their masks, as the command line names them: files, or a COCO file."""
+"""Support images and masks from command-line arguments: mask files, or a COCO file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Shot = tuple[Path, Path | UInt8]
 
 
 def read_shots(shots: Sequence[str], coco: Path | None = None, category: str = "") -> list[Shot]:
-    """Return each support image with its mask, as `Predictor.enroll` takes them.
+    """Return each support image with its mask, ready for `Predictor.enroll`.
 
     Args:
-        shots: `IMAGE:MASK` each; with `coco` the image alone.
+        shots: `IMAGE:MASK` each; with `coco` only the image.
         coco: COCO annotation file whose polygons are the masks; None for mask files.
         category: the category's name in that file.
 
@@ -33,7 +33,7 @@ def read_shots(shots: Sequence[str], coco: Path | None = None, category: str = "
 
 
 def split_shot(shot: str) -> tuple[Path, Path]:
-    """Split `IMAGE:MASK` at the last colon that leaves two files: paths may hold colons.
+    """Split `IMAGE:MASK` at the last colon that leaves two files: paths may contain colons.
 
     Raises:
         InputError: there is no colon, or no colon leaves two files.

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: a bundle's plans on the GPU at hand."""
+"""The TensorRT and TensorRT-RTX backends: a bundle's plans on this machine's GPU."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class TensorRtBackend:
 
     Args:
         name: tensorrt or tensorrt-rtx.
-        cuda_graphs: record a piece once for each set of shapes and replay it: fewer launches, for
-            one copy of inputs and outputs inside the GPU.
+        cuda_graphs: record a piece once for each set of shapes and replay it: fewer launches, at
+            the cost of one copy of inputs and outputs inside the GPU.
         profile: time the layers of every run, which waits for each; see `TensorRtSession.layers`.
 
     Raises:
@@ -63,8 +63,8 @@ class TensorRtBackend:
         """Load the plan of a piece; see `Backend.load`.
 
         Raises:
-            BundleError: there is no plan for this GPU and library, or it is stale or not the
-                manifest's piece; the hint is the command that builds it.
+            BundleError: the bundle has no plan for this GPU and library, or the plan is stale or
+                does not match the manifest; the hint is the command that builds it.
         """
         described = bundle.piece(piece)
         architecture = self._device.architecture
@@ -90,11 +90,11 @@ class TensorRtBackend:
         return TensorRtSession(self, described, info, context, times)
 
     def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
-        """Load the plans one after the other: each is measured by the memory that it takes."""
+        """Load the plans one after the other, to measure the memory that each takes."""
         return {piece: self.load(bundle, piece) for piece in pieces}
 
     def describe(self) -> dict[str, str]:
-        """Return the backend, its version, the GPU, and whether CUDA graphs are used."""
+        """Return the backend, its version, the GPU, and whether it uses CUDA graphs."""
         return {
             "backend": self._name,
             "version": self._trt.__version__,
@@ -103,17 +103,17 @@ class TensorRtBackend:
         }
 
     def each(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
-        """Do the work for one item after the other: the GPU is one; see `Backend.each`."""
+        """Do the work for one item after the other, on the one GPU; see `Backend.each`."""
         return [work(item) for item in items]
 
     def synchronise(self) -> None:
-        """Wait until everything that was started is done."""
+        """Wait until all started work is done."""
         self._device.synchronise()
 
     def memory(self) -> DeviceMemory:
-        """Return what is used of the GPU's memory; see `DeviceMemory`.
+        """Return the use of the GPU's memory; see `DeviceMemory`.
 
-        `engines` is by how much the free memory shrank while the plans were loaded.
+        `engines` is the amount by which free memory shrank while the plans were loaded.
         """
         free, total = self._device.memory()
         return DeviceMemory(self._engines, self._device.allocated, total - free, total)
@@ -188,7 +188,7 @@ class TensorRtSession:
         return outputs
 
     def _on_device(self, tensor: Edge, value: Value) -> DeviceArray:
-        """Return an input in this device's memory, copied there only where it is elsewhere."""
+        """Return an input in this device's memory, copied there only if needed."""
         device = self._backend.device
         if not (isinstance(value, DeviceArray) and value.device is device):
             array = convert(self._piece, {tensor.name: to_host(value)})[tensor.name]
@@ -203,7 +203,7 @@ class TensorRtSession:
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:
             return
-        # A run in progress uses the old shapes, and TensorRT lets them change under it silently.
+        # A run in progress uses the old shapes, and TensorRT would silently change them under it.
         self._backend.device.synchronise()
         for name, shape in shapes.items():
             self._check_profile(name, shape)
@@ -211,11 +211,11 @@ class TensorRtSession:
                 raise self._failed(f"{name} of shape {list(shape)} was refused")
         missing = self._context.infer_shapes()
         if missing:
-            raise self._failed(f"the shapes of {', '.join(missing)} are not known")
+            raise self._failed(f"the shapes of {', '.join(missing)} are unknown")
         self._shapes = shapes
 
     def _check_profile(self, name: str, shape: tuple[int, ...]) -> None:
-        """Refuse a shape that the engine was not built for, and say for which it was."""
+        """Refuse a shape that the engine was not built for; the message names its range."""
         if name not in self._info.shapes:
             return
         least, _, largest = self._info.shapes[name]
@@ -248,7 +248,7 @@ class TensorRtSession:
             raise self._failed("it did not run")
 
     def _replay(self, inputs: dict[str, DeviceArray], outputs: dict[str, DeviceArray]) -> None:
-        """Run through a graph of these shapes, recorded on their first use."""
+        """Replay a graph of these shapes, recorded on first use."""
         device, recorded = self._backend.device, self._recorded
         if recorded is None or recorded.shapes != self._shapes:
             recorded = self._record(inputs)
@@ -259,15 +259,15 @@ class TensorRtSession:
             device.copy(array, recorded.arrays[name])
 
     def _record(self, inputs: dict[str, DeviceArray]) -> _Recorded:
-        """Record the engine on arrays of its own: a graph holds the addresses that it saw."""
+        """Record the engine on separate arrays: a graph keeps their addresses."""
         device = self._backend.device
-        self._recorded = None  # gives its arrays back before others are made
+        self._recorded = None  # returns its arrays before new ones are allocated
         own = {name: device.empty(array.shape, array.dtype) for name, array in inputs.items()}
         for name, array in inputs.items():
             device.copy(own[name], array)
         arrays = {**own, **self._empty_outputs()}
         self._bind(arrays)
-        # In the first run of a shape TensorRT does deferred work, such as loading modules.
+        # The first run of a shape does deferred work, such as loading modules.
         self._enqueue()
         device.synchronise()
         self._recorded = _Recorded(self._shapes, arrays, device.capture(self._enqueue))
@@ -294,7 +294,7 @@ class _Recorded:
 def _import_tensorrt(name: EngineBackend) -> Any:
     try:
         return importlib.import_module(_MODULES[name])
-    # Bindings without their native library raise other errors than ImportError.
+    # Without their native library, the bindings raise other errors than ImportError.
     except (ImportError, OSError, RuntimeError) as error:
         raise DependencyError(
             f"{name} cannot be imported: {error}", install_command(name)
@@ -309,41 +309,41 @@ def _register_plugins(bundle: Bundle, architecture: str) -> None:
 
 
 def _check_edges(trt: Any, path: Path, piece: Piece, engine: Any, again: str) -> None:
-    """Refuse an engine whose inputs and outputs are not those that the manifest describes."""
+    """Refuse an engine whose inputs or outputs differ from the manifest's."""
     dtypes = {trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16"}
-    found = set()
+    edges = set()
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         kind = "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output"
         dtype = engine.get_tensor_dtype(name)
-        found.add((kind, name, dtypes.get(dtype, str(dtype)), len(engine.get_tensor_shape(name))))
+        edges.add((kind, name, dtypes.get(dtype, str(dtype)), len(engine.get_tensor_shape(name))))
         if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-            raise BundleError(f"{path}: {name} does not lie in the GPU's memory", again)
+            raise BundleError(f"{path}: {name} is not in the GPU's memory", again)
     wanted = {
         (kind, tensor.name, tensor.dtype, len(tensor.shape))
         for kind, tensors in (("input", piece.inputs), ("output", piece.outputs))
         for tensor in tensors
     }
-    if found != wanted:
+    if edges != wanted:
         raise BundleError(
-            f"{path} has {sorted(found)}, the bundle's manifest says {sorted(wanted)}", again
+            f"{path} has {sorted(edges)}; the bundle's manifest has {sorted(wanted)}", again
         )
 
 
 def _runtime(trt: Any, log: Any) -> Any:
-    """Return a runtime; where TensorRT makes none, its bindings raise TypeError."""
+    """Return a runtime; if TensorRT cannot create one, its bindings raise TypeError."""
     try:
         return trt.Runtime(log)
     except TypeError as error:
         raise DependencyError(
-            f"{trt.__name__} {trt.__version__} makes no runtime: {log.last_error or error}",
+            f"{trt.__name__} {trt.__version__} cannot create a runtime: {log.last_error or error}",
             "is the driver installed, and new enough?",
         ) from error
 
 
 @cache
 def _logger(trt: Any) -> Any:
-    """Return the process's logger: TensorRT keeps the first that it is given, for all runtimes."""
+    """Return the process's logger: TensorRT keeps the first one it gets, for all runtimes."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is imported at run time
         """A TensorRT logger that keeps the last error and drops the rest."""
@@ -361,7 +361,7 @@ def _logger(trt: Any) -> Any:
 
 def _layer_times(trt: Any) -> Any:
     class LayerTimes(trt.IProfiler):  # type: ignore[misc]  # the base class is imported at run time
-        """The times that TensorRT reports; it names layers, not their operators."""
+        """The layer times that TensorRT reports; it names layers, not their operators."""
 
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)

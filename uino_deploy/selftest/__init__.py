@@ -1,7 +1,7 @@
 """The self-test: claims about the product that this machine can check.
 
-Claims come in groups, and each group runs in a process of its own: a crash in one, or a GPU that
-it left broken, is that group's failure and nobody else's.
+Claims come in groups, and each group runs in its own process: a crash in one, or a GPU that
+it left broken, fails only that group.
 """
 
 from uino_deploy.selftest.findings import Finding

@@ -1,4 +1,4 @@
-"""Claims about a bundle on a backend: right, the same every way, how fast and how large."""
+"""Claims about a bundle on a backend: correctness, consistency, speed and memory."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Open = Callable[[], tuple[Bundle, Backend]]
 
 _WARM, _TIMED, _SECONDS = 3, 20, 5.0
 _ROUNDS = 10
-# By how much a process may grow while nothing shall: an allocator takes whole blocks.
+# Growth allowed to a process that should not grow: an allocator takes whole blocks.
 _SLACK = 16 << 20
 
 
 def claims(setting: Setting, open_: Open) -> list[Claim]:
-    """Return what is claimed of any bundle on any backend.
+    """Return the claims about any bundle on any backend.
 
-    PyTorch comes last: until then the process's size is the runtime's own.
+    PyTorch comes last, so that the measured memory is the runtime's.
 
     Args:
         setting: the run.
@@ -45,25 +45,25 @@ def claims(setting: Setting, open_: Open) -> list[Claim]:
             lambda: _enrolled(*open_()),
         ),
         Claim(
-            "several classes at once are each class alone",
+            "several classes at once give the same as one at a time",
             "logits of one prediction of three classes and of three predictions",
             lambda: _several(*open_()),
         ),
         Claim(
             "latency",
-            f"median of up to {_TIMED} runs after {_WARM}, wall clock until all is done; pieces "
-            "with their inputs where the backend keeps them, the whole from pixels to mask",
+            f"median of up to {_TIMED} runs after {_WARM}, wall clock; pieces "
+            "with inputs in the backend's memory, the whole model from pixels to mask",
             lambda: _latency(*open_()),
         ),
         Claim(
-            "memory, and it does not grow",
+            "memory, which does not grow",
             f"after 3 predictions and after {3 * _ROUNDS} more",
             lambda: _memory(*open_()),
         ),
         Claim(
-            "every piece and the whole are PyTorch's",
-            "each piece on the reference's inputs, each in PyTorch's place where torch is here, "
-            "and the whole from image to mask",
+            "every piece and the whole model match PyTorch",
+            "each piece on the reference's inputs, each in PyTorch's place if torch is installed, "
+            "and the whole model from image to mask",
             lambda: _verified(setting, *open_()),
         ),
     ]
@@ -82,7 +82,7 @@ def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Me
         what = f"{c.piece}.{c.output}"
         yield Measured(c.relative_l2, "relative L2", c.allowed, what=what)
     for s in report.swaps:
-        part = "the whole" if s.piece == WHOLE else f"{s.piece} in PyTorch's place"
+        part = "the whole model" if s.piece == WHOLE else f"{s.piece} in PyTorch's place"
         yield Measured(
             s.logits_relative_l2, "relative L2", s.logits_allowed, what=f"{part}, logits"
         )
@@ -109,7 +109,7 @@ def _several(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
 
 
 def _same(one: Result, other: Result, what: str = "") -> Measured:
-    """The same engine on the same numbers: only the order of sums may differ, if anything."""
+    """Compare two results of one engine on the same numbers; at most the order of sums differs."""
     difference = float(np.abs(one.logits - other.logits).max())
     scale = float(np.abs(one.logits).max()) or 1.0
     return Measured(difference / scale, "of the largest logit", 1e-5, what=what)
@@ -120,7 +120,7 @@ def _latency(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
 
     example = load_example(bundle)
     for name in bundle.manifest.pieces:
-        if name == WHOLE:  # its inputs carry other names; `verify` and `predict` run it whole
+        if name == WHOLE:  # its inputs have other names; `verify` and `predict` run it whole
             continue
         session = backend.load(bundle, name)
         feeds = session.upload(inputs_of(session.piece, example))
@@ -165,14 +165,14 @@ def _memory(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
     after = backend.memory()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
     yield Measured(1024 * resident, "bytes", what="largest resident size of the process")
-    yield Measured(1024 * grown, "bytes", 4 * _SLACK, what="growth of that")
+    yield Measured(1024 * grown, "bytes", 4 * _SLACK, what="growth of it")
     if before is None or after is None:
         return
     yield Measured(after.engines, "bytes", what="engines on the device")
     yield Measured(after.buffers, "bytes", what="tensors on the device")
-    yield Measured(after.used, "bytes", what="of the device, by anyone")
+    yield Measured(after.used, "bytes", what="used on the device, by anyone")
     yield Measured(after.buffers - before.buffers, "bytes", 0, what="growth of the tensors")
-    # By this process: other programs fill and empty the device, on a Jetson all of its memory.
+    # Only this process: other programs use the device too, on a Jetson all of its memory.
     now = nvml.process_bytes(os.getpid())
     if held is None or now is None:
         held, now = before.engines + before.buffers, after.engines + after.buffers
@@ -180,7 +180,7 @@ def _memory(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
 
 
 def export_claims(setting: Setting) -> list[Claim]:
-    """Return the claims that the bundled checkpoint is exported, for the other groups to run."""
+    """Return the claims that the bundled checkpoint exports, which the other groups need."""
     return [
         Claim(
             f"{precision}: the bundled checkpoint is exported",

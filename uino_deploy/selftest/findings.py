@@ -1,4 +1,4 @@
-"""A claim, how it is checked, and what came of it."""
+"""A claim, its check, and the findings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Measured:
 
     @property
     def holds(self) -> bool:
-        """Whether the value keeps its bound."""
+        """Whether the value is within its bound."""
         if self.bound is None:
             return abs(self.value) < float("inf")
         return self.value >= self.bound if self.at_least else self.value <= self.bound
@@ -46,13 +46,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that shall be true here.
+    """A statement to check on this machine.
 
     Attributes:
-        name: what is claimed, in a few words, unique within its group.
-        how: how that is checked.
-        check: yields what it measures. It raises `CannotCheck` or `DependencyError` where the
-            machine lacks something, and anything else, such as `CudaError`, where the claim fails.
+        name: the claim in a few words, unique within its group.
+        how: how it is checked.
+        check: yields its measurements. It raises `CannotCheck` or `DependencyError` if the machine
+            lacks something, and anything else, such as `CudaError`, if the claim fails.
     """
 
     name: str
@@ -61,15 +61,15 @@ class Claim:
 
 
 class Finding(msgspec.Struct, kw_only=True):
-    """What came of a claim, or of one part of it.
+    """The result of a claim, or of one part of it.
 
     Attributes:
         group: the group of claims.
-        claim: what is claimed.
+        claim: the claim.
         how: how it was checked.
-        measured: the number found; None where there is none.
+        measured: the measured number, if any.
         unit: the number's unit.
-        bound: the limit that it was held against; None where it is only reported.
+        bound: the limit for the number; None if it is only reported.
         sense: whether the bound is the largest ("at most") or the least ("at least") allowed.
         verdict: passed, failed or skipped.
         reason: why it failed or was skipped.
@@ -89,7 +89,7 @@ class Finding(msgspec.Struct, kw_only=True):
 
 
 def judge(group: str, claim: Claim) -> list[Finding]:
-    """Check a claim; whatever it raises is its own verdict."""
+    """Check a claim; whatever it raises becomes its verdict."""
     begun = time.perf_counter()
     findings: list[Finding] = []
     try:
@@ -99,7 +99,7 @@ def judge(group: str, claim: Claim) -> list[Finding]:
             findings.append(without(group, claim, "failed", "the check measured nothing"))
     except (CannotCheck, DependencyError) as error:
         findings.append(without(group, claim, "skipped", _line(error)))
-    # A claim is judged whatever goes wrong in it: that is what this command is for.
+    # Any error becomes a verdict: that is what this command is for.
     except Exception as error:
         kind = "" if isinstance(error, UinoDeployError) else f"{type(error).__name__}: "
         findings.append(without(group, claim, "failed", kind + _line(error)))
@@ -109,7 +109,7 @@ def judge(group: str, claim: Claim) -> list[Finding]:
 
 
 def without(group: str, claim: Claim, verdict: Verdict, reason: str) -> Finding:
-    """Return a verdict for which nothing was measured."""
+    """Return a verdict without a measurement."""
     return Finding(group=group, claim=claim.name, how=claim.how, verdict=verdict, reason=reason)
 
 
@@ -119,7 +119,7 @@ def _finding(group: str, claim: Claim, measured: Measured) -> Finding:
         group=group,
         claim=f"{claim.name}: {measured.what}" if measured.what else claim.name,
         how=claim.how,
-        # JSON knows no infinity.
+        # JSON has no infinity.
         measured=measured.value if abs(measured.value) < float("inf") else None,
         unit=measured.unit,
         bound=measured.bound,
@@ -132,7 +132,7 @@ def _finding(group: str, claim: Claim, measured: Measured) -> Finding:
 def _breach(measured: Measured, sense: str) -> str:
     if measured.bound is None:
         return f"{measured.value} {measured.unit} is not a number"
-    return f"{measured.value:.3g} {measured.unit}, allowed is {sense} {measured.bound:.3g}"
+    return f"{measured.value:.3g} {measured.unit}, allowed: {sense} {measured.bound:.3g}"
 
 
 def _line(error: BaseException) -> str:

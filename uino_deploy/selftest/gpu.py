@@ -33,8 +33,8 @@ _PLUGIN_PIECE = "prompt"
 
 
 def device_claims() -> list[Claim]:
-    """Return the claim that there is a GPU; every other claim here depends on it."""
-    return [Claim("there is a GPU and cuda-python reaches it", "a copy there and back", _device)]
+    """Return the claim that a GPU is present; every other claim here depends on it."""
+    return [Claim("a GPU is present and cuda-python reaches it", "a copy there and back", _device)]
 
 
 def _device() -> Iterator[Measured]:
@@ -49,7 +49,7 @@ def describe_device() -> dict[str, str]:
     """Return the GPU's name and architecture and the CUDA release of its driver.
 
     Raises:
-        DependencyError: there is none, or cuda-python is missing.
+        DependencyError: the GPU or cuda-python is missing.
     """
     device = Device()
     release = device.driver_release()
@@ -65,12 +65,12 @@ def kernel_claims(setting: Setting) -> list[Claim]:
     return [
         Claim(
             f"the kernels compile for {arch or 'this GPU'}",
-            "with Triton, for the model at hand",
+            "with Triton, for this model",
             lambda: _compiled(setting),
         ),
         *(
             Claim(
-                f"{operator.name}'s compiled kernel computes it",
+                f"{operator.name}'s compiled kernel is correct",
                 "the cubin launched through cuda-python at the model's shapes, against float64 "
                 "numpy",
                 partial(_launched, setting, operator),
@@ -79,7 +79,7 @@ def kernel_claims(setting: Setting) -> list[Claim]:
         ),
         *(
             Claim(
-                f"{operator.name} in PyTorch launches its Triton kernel and computes it",
+                f"{operator.name} in PyTorch launches its Triton kernel and is correct",
                 "CUDA tensors at the model's shapes, against float64 numpy",
                 partial(_in_torch, setting, operator),
             )
@@ -113,7 +113,7 @@ def _launched(setting: Setting, operator: Any) -> Iterator[Measured]:
     def run(launch: Launch, inputs: list[Array], like: Array) -> Array:
         return _launch(device, launch, inputs, like)
 
-    for case in operators.of(operator, model_cases(setting.config())):
+    for case in operators.cases_of(operator, model_cases(setting.config())):
         for dtype in operators.DTYPES:
             yield compare(library, case, dtype, run)
 
@@ -122,7 +122,7 @@ def _launch(device: Device, launch: Launch, inputs: list[Array], like: Array) ->
     from uino_deploy.kernels.plugins import driver
 
     there = [device.upload(array) for array in inputs]
-    # What a kernel leaves unwritten must not pass: NaN, and for bfloat16's bits a NaN too.
+    # Unwritten outputs must fail: fill with NaN, also for bfloat16's bits.
     poison = np.full(like.shape, 0xFFFF if like.dtype == np.uint16 else np.nan, like.dtype)
     out = device.upload(poison)
     function = driver.load(launch.kernel)
@@ -143,7 +143,7 @@ def _in_torch(setting: Setting, operator: Any) -> Iterator[Measured]:
     from uino_deploy.kernels import correlation4d, selective_scan2d
 
     function = correlation4d if operator is operators.CORRELATION else selective_scan2d
-    for case in operators.of(operator, model_cases(setting.config())):
+    for case in operators.cases_of(operator, model_cases(setting.config())):
         for dtype in operators.DTYPES:
             yield _one_in_torch(function, case, dtype)
 
@@ -157,26 +157,26 @@ def _one_in_torch(function: Any, case: Case, dtype: str) -> Measured:
         torch.from_numpy(operators.wide(array)).to("cuda", getattr(torch, kind))
         for array, kind in zip(arrays.values(), types, strict=False)
     ]
-    found = function(*tensors, **case.attributes).double().cpu().numpy()
-    return operators.judged(found, case.exact(arrays), dtype, case)
+    result = function(*tensors, **case.attributes).double().cpu().numpy()
+    return operators.judged(result, case.exact(arrays), dtype, case)
 
 
 # --- engines
 
 
 def engine_claims(setting: Setting, label: str, backend: EngineBackend) -> list[Claim]:
-    """Return the claims about plans: they build, and plugins are their functions' bodies."""
+    """Return the claims about plans: they build, and plugins match the portable ONNX functions."""
     return [
         Claim(
             f"every piece is built for {setting.architecture or 'the GPU'}",
-            "plans of the bundle where they fit, else built now; layers and types are read back "
+            "the bundle's plans if they fit, else built now; layers and types are read back "
             "from the engine",
             lambda: _built(setting, label, backend),
         ),
         Claim(
-            "the plugins inside the engine are the functions' bodies",
+            "the plugins inside the engine match the portable ONNX functions",
             "the prompt piece built both ways, on the reference's inputs",
-            lambda: _plugins_are_bodies(setting, label, backend),
+            lambda: _plugins_match(setting, label, backend),
         ),
     ]
 
@@ -185,14 +185,14 @@ def planned(setting: Setting, label: str, backend: EngineBackend) -> Bundle:
     """Return the bundle, or a copy of it that this run built plans into.
 
     Raises:
-        CannotCheck: there are no plans.
+        CannotCheck: the plans could not be built.
     """
     bundle = setting.open_bundle(label)
     if _complete(bundle, backend, setting.architecture):
         return bundle
     copy = _copy_of(setting, label, backend)
     if not copy.is_dir():
-        raise CannotCheck("there are no plans for this GPU; the first claim of this group says why")
+        raise CannotCheck("no plans for this GPU; the first claim of this group says why")
     return Bundle.open(copy, verify=False)
 
 
@@ -213,7 +213,7 @@ def _built(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Mea
     plugins: Plugins = "auto"
     try:
         setting.kernels_folder(setting.architecture)
-    except CannotCheck:  # the claim about plugins says so; the rest is checked without them
+    except CannotCheck:  # the claim about plugins reports it; the rest is checked without them
         plugins = "none"
     for info in _build(setting, bundle, _copy_of(setting, label, backend), backend, plugins, ()):
         yield Measured(info.seconds, "s", what=f"{info.piece}, operators: {info.route}")
@@ -227,7 +227,7 @@ def _build(
     plugins: Plugins,
     pieces: tuple[str, ...],
 ) -> list[PlanInfo]:
-    """Build plans into a copy of a bundle, which is there only where that went well."""
+    """Build plans into a copy of a bundle; the copy exists only after success."""
     from uino_deploy.export.engines import RTX_ARCHITECTURES, build_engines
 
     arch = setting.architecture
@@ -250,19 +250,23 @@ def _build(
     return infos
 
 
-def _plugins_are_bodies(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Measured]:
+def _plugins_match(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Measured]:
     if backend == "tensorrt-rtx":
-        raise CannotCheck("TensorRT-RTX takes no plugins: its engines hold the bodies")
+        raise CannotCheck(
+            "TensorRT-RTX has no plugins: its engines contain the portable ONNX functions"
+        )
     bundle = setting.open_bundle(label)
     if bundle.config.prompt.hypercorrelation == "none":
         raise CannotCheck("this model's variant has neither operator")
     pieces = (_PLUGIN_PIECE,)
-    body, plugin = (_copy_of(setting, label, what) for what in ("bodies", "plugins"))
-    _build(setting, bundle, body, backend, "none", pieces)
+    portable, plugin = (_copy_of(setting, label, what) for what in ("portable", "plugins"))
+    _build(setting, bundle, portable, backend, "none", pieces)
     (info,) = _build(setting, bundle, plugin, backend, "auto", pieces)
     yield Measured(sum(info.plugins.values()), "plugin layers", 1, at_least=True, what=info.route)
     runner = open_backend(backend)
-    found, wanted = (_run_piece(Bundle.open(path, verify=False), runner) for path in (plugin, body))
+    found, wanted = (
+        _run_piece(Bundle.open(path, verify=False), runner) for path in (plugin, portable)
+    )
     for name, exact in wanted.items():
         allowed = piece_tolerance(info.precision).relative_l2
         error = operators.relative_l2(found[name], exact.astype(np.float64))
@@ -275,7 +279,7 @@ def _run_piece(bundle: Bundle, backend: Backend) -> dict[str, npt.NDArray[Any]]:
 
 
 def graph_claim(setting: Setting, label: str, backend: EngineBackend) -> Claim:
-    """Return the claim that replaying CUDA graphs changes no result."""
+    """Return the claim that replaying CUDA graphs does not change results."""
     return Claim(
         "CUDA graphs give the same results",
         "every piece recorded on other numbers, replayed on the reference's, against plain "
@@ -295,7 +299,7 @@ def _graphs(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Me
         one, other = plain.load(bundle, name), replayed.load(bundle, name)
         feeds = inputs_of(one.piece, example)
         wanted = one.run(feeds)
-        # Recorded on other numbers: a replay that computes nothing must not find the right ones.
+        # Recorded on other numbers, so that a replay that computes nothing fails.
         other.run({key: array / 2 for key, array in feeds.items()})
         for output, found in other.run(feeds).items():
             error = operators.relative_l2(found, wanted[output].astype(np.float64))

@@ -1,6 +1,6 @@
-"""The groups of claims by name, which of them must run, and the job that checks one.
+"""The groups of claims by name, those that must run, and the job that checks one.
 
-`uino_deploy.child` runs the job. Its notes name each claim that it begins and what came of it.
+`uino_deploy.child` runs the job. Its notes name each claim that it starts, and carry the findings.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ _RTX_ADAPTERS = ("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tenso
 
 
 def groups(setting: Setting, on_gpu: bool) -> dict[str, Group]:
-    """Return what makes the claims of each group, in the order in which they are checked.
+    """Return, for each group, the function that creates its claims, in the order of checking.
 
     A group is one kind of claim, or one bundle on one backend; each has its own process.
     """
     exports = {"export": partial(bundle.export_claims, setting)} if setting.bundle is None else {}
     if on_gpu:
-        found: dict[str, Group] = {
+        by_name: dict[str, Group] = {
             "gpu": gpu.device_claims,
             "kernels": partial(gpu.kernel_claims, setting),
             **exports,
         }
         for label in setting.labels:
             for library in _PLANNED:
-                found[f"{library} {label}"] = partial(_with_plans, setting, label, library)
+                by_name[f"{library} {label}"] = partial(_with_plans, setting, label, library)
             for provider in _ONNXRUNTIME_GPU:
                 name = f"onnxruntime:{provider} {label}"
-                found[name] = partial(_on, setting, label, "onnxruntime", provider)
-        return found
-    found = {"operators": partial(operators.claims, setting), **exports}
+                by_name[name] = partial(_on, setting, label, "onnxruntime", provider)
+        return by_name
+    by_name = {"operators": partial(operators.claims, setting), **exports}
     for label in setting.labels:
         for backend in ("onnxruntime", "openvino"):
             if backend in BACKENDS:
-                found[f"{backend} {label}"] = partial(_on, setting, label, backend, None)
-    return found
+                by_name[f"{backend} {label}"] = partial(_on, setting, label, backend, None)
+    return by_name
 
 
 _PLANNED: tuple[EngineBackend, ...] = ("tensorrt", "tensorrt-rtx")
@@ -82,7 +82,7 @@ def _with_plans(setting: Setting, label: str, backend: EngineBackend) -> list[Cl
     ]
 
 
-# What each backend surely computes; in other types it depends on the processor or the GPU.
+# The precisions that each backend always supports; others depend on the processor or GPU.
 _SURE = {
     "onnxruntime": {"fp32", "fp16", "int8"},
     "openvino": {"fp32", "int8"},
@@ -93,22 +93,24 @@ _SURE = {
 
 
 def required(setting: Setting, on_gpu: bool) -> list[str]:
-    """Return the groups that must run for the self-test to pass: this machine has all they need.
+    """Return the groups that must run for the self-test to pass: this machine can run them.
 
-    Needed are a backend's packages, a bundle or what exports one, and a precision that the backend
-    computes everywhere.
+    A group needs its backend's packages, a bundle or the packages that export one, and a precision
+    that the backend always supports.
     """
-    found = ["gpu", "kernels"] if on_gpu else ["operators"]
+    names = ["gpu", "kernels"] if on_gpu else []
+    if not on_gpu and is_importable("torch"):
+        names.append("operators")
     if setting.bundle is None:
         if not all(map(is_importable, ("torch", "onnx", "onnxscript"))):
-            return found
-        found.append("export")
+            return names
+        names.append("export")
     for label in setting.labels:
         types = setting.precisions(label)
         for backend in _installed(setting.architecture) if on_gpu else _installed_for_cpu():
             if types <= _SURE[backend]:
-                found.append(f"{backend} {label}")
-    return found
+                names.append(f"{backend} {label}")
+    return names
 
 
 def _installed_for_cpu() -> list[str]:
@@ -132,7 +134,7 @@ def _installed(architecture: str) -> list[str]:
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """What a child checks: a group of either kind."""
+    """The group that a child checks, of either kind."""
 
     setting: Setting
     group: str

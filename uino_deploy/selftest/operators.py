@@ -1,4 +1,4 @@
-"""Claims about the two operators: the references agree, and the compiled kernels are them."""
+"""Claims about the two operators: the references agree, and the compiled kernels match them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REFERENCES: dict[str, Callable[..., Array]] = {
     SCAN.name: selective_scan2d,
 }
 DTYPES = ("float32", "float16", "bfloat16")
-# The architecture whose PTX is executed on the CPU: Jetson Orin's.
+# The architecture whose PTX is executed on the CPU: Jetson Orin.
 EXECUTED = "sm_87"
 
 
@@ -52,7 +52,7 @@ class Case:
             self.inputs["a"] = -np.abs(4 * self.inputs["a"])
 
     def arrays(self, dtype: str) -> dict[str, Array]:
-        """Return the inputs in the types that the operator takes for an element type."""
+        """Return the inputs in the operator's types for an element type."""
         types = self.operator.types(dtype)
         named = zip(self.operator.inputs, types, strict=False)
         return {tensor.name: narrow(self.inputs[tensor.name], kind) for tensor, kind in named}
@@ -64,7 +64,7 @@ class Case:
 
 
 def narrow(values: Array, dtype: str) -> Array:
-    """Round to a type; bfloat16 comes as the uint16 that holds its bits."""
+    """Round to a type; bfloat16 is returned as its bits in uint16."""
     if dtype == "bfloat16":
         return round_bf16(values.astype(np.float32))
     return values.astype(dtype)
@@ -76,12 +76,12 @@ def wide(array: Array) -> Array:
 
 
 def relative_l2(found: Array, exact: Array) -> float:
-    """Return |found - exact| / |exact|; not a number where `found` is none."""
+    """Return |found - exact| / |exact|; NaN if `found` contains NaN."""
     return float(np.linalg.norm(wide(found) - exact) / np.linalg.norm(exact))
 
 
 def small_cases(config: UinoConfig) -> list[Case]:
-    """Return cases that a CPU computes in a second: ragged planes, several shots, both scans."""
+    """Return cases that take a CPU a second: ragged planes, several shots, both scans."""
     cases = []
     if config.prompt.hypercorrelation != "none":
         grid = {"height": 5, "width": 7, "pool": config.prompt.pool}
@@ -143,14 +143,14 @@ def claims(setting: Setting) -> list[Claim]:
     kernels = "the compiled PTX, executed instruction by instruction, against float64 numpy"
     return [
         Claim(
-            f"{operator.name} in numpy is PyTorch's",
+            f"{operator.name} in numpy matches PyTorch",
             "two implementations of one formula on the same random inputs, float64",
             partial(_against_torch, setting, operator),
         )
         for operator in (CORRELATION, SCAN)
     ] + [
         Claim(
-            f"{operator.name}'s {EXECUTED} kernel computes it",
+            f"{operator.name}'s {EXECUTED} kernel is correct",
             kernels,
             partial(_executed, setting, operator),
         )
@@ -158,16 +158,16 @@ def claims(setting: Setting) -> list[Claim]:
     ]
 
 
-def of(operator: Operator, cases: Sequence[Case]) -> list[Case]:
+def cases_of(operator: Operator, cases: Sequence[Case]) -> list[Case]:
     """Return an operator's cases.
 
     Raises:
-        CannotCheck: there is none.
+        CannotCheck: the model has no such operator.
     """
-    found = [case for case in cases if case.operator is operator]
-    if not found:
+    own = [case for case in cases if case.operator is operator]
+    if not own:
         raise CannotCheck("this model's variant has no such operator")
-    return found
+    return own
 
 
 def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
@@ -182,19 +182,19 @@ def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
         CORRELATION.name: correlation.correlation4d,
         SCAN.name: scan.selective_scan2d,
     }
-    for case in of(operator, small_cases(setting.config())):
+    for case in cases_of(operator, small_cases(setting.config())):
         tensors = [torch.from_numpy(array) for array in case.inputs.values()]
-        found = functions[operator.name](*tensors, **case.attributes).numpy()
-        error = relative_l2(found, case.exact(case.inputs))
+        result = functions[operator.name](*tensors, **case.attributes).numpy()
+        error = relative_l2(result, case.exact(case.inputs))
         yield Measured(error, "relative L2", 1e-12, what=case.where)
 
 
 def _executed(setting: Setting, operator: Operator) -> Iterator[Measured]:
     try:
         library = Library.open(setting.kernels_folder(EXECUTED), EXECUTED)
-    except BuildError as error:  # of another GPU, for example
+    except BuildError as error:  # such as kernels for another GPU
         raise CannotCheck(str(error)) from error
-    for case in of(operator, small_cases(setting.config())):
+    for case in cases_of(operator, small_cases(setting.config())):
         for dtype in DTYPES:
             yield compare(library, case, dtype, execute_ptx)
 
@@ -206,8 +206,8 @@ def compare(library: Library, case: Case, dtype: str, run: Run) -> Measured:
         library: the compiled kernels.
         case: operator, shapes and inputs.
         dtype: element type.
-        run: launches; takes the launch, the inputs in their order, and an array of the output's
-            shape and type, and returns the output.
+        run: runs a launch; takes the launch, the inputs in their order, and an array of the
+            output's shape and type, and returns the output.
     """
     launch = library.launch(case.operator, case.attributes, case.shapes, dtype)
     arrays = case.arrays(dtype)
@@ -217,7 +217,7 @@ def compare(library: Library, case: Case, dtype: str, run: Run) -> Measured:
 
 
 def judged(found: Array, exact: Array, dtype: str, case: Case) -> Measured:
-    """Hold a result against the exact one, within the tolerance of an operator in its type."""
+    """Compare a result with the exact one, within the operator's tolerance for its type."""
     error = relative_l2(found, exact)
     what = f"{dtype}, {case.where}"
     return Measured(error, "relative L2", OPERATOR[dtype].relative_l2, what=what)

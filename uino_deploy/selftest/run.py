@@ -1,4 +1,4 @@
-"""Runs the groups of claims, each in a process of its own, within a limit of time."""
+"""The run of the groups of claims, each in its own process, within a time limit."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Keep = Callable[[Finding], None]
 
 _CHECK = "uino_deploy.selftest.groups:check"
 _DESCRIBE = "uino_deploy.selftest.groups:describe"
-_NO_GPU = "no GPU can be used here"
-_NOT_BEGUN = "not begun when the time was up"
+_NO_GPU = "no usable GPU on this machine"
+_NOT_BEGUN = "not started before the time limit"
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What the self-test found.
+    """The results of the self-test.
 
     Attributes:
         version: this package's version.
-        gpu: name, architecture and CUDA release of the GPU; None where none was looked for or
+        gpu: name, architecture and CUDA release of the GPU; None if none was looked for or
             found.
-        without_gpu: why nothing that needs a GPU was checked; empty where it was, or was not asked.
-        required: group that must run here -> "", or why it did not run to its end.
+        without_gpu: why no GPU claim was checked; empty if one was, or none was requested.
+        required: group that must run on this machine -> "", or why it did not finish.
         findings: every claim's verdict.
-        seconds: how long it all took.
+        seconds: duration of the whole run.
     """
 
     version: str
@@ -48,7 +48,7 @@ class Report(msgspec.Struct, kw_only=True):
     seconds: float
 
     def count(self, verdict: Verdict) -> int:
-        """Return how many findings have a verdict."""
+        """Return the number of findings with a verdict."""
         return sum(finding.verdict == verdict for finding in self.findings)
 
     @property
@@ -58,18 +58,18 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def failures(self) -> list[str]:
-        """Why the self-test did not pass: failed claims, then required groups that did not run."""
+        """The reasons for not passing: failed claims, then required groups that did not run."""
         failed = [f"{one.group}: {one.claim}" for one in self.findings if one.verdict == "failed"]
         missed = [f"{name} did not run: {why}" for name, why in self.required.items() if why]
         return failed + missed
 
     @property
     def ran(self) -> list[str]:
-        """The required groups that ran to their end."""
+        """The required groups that finished."""
         return [name for name, why in self.required.items() if not why]
 
     def document(self) -> dict[str, Any]:
-        """Return plain values for JSON: the verdict, the counts and all of the report."""
+        """Return plain values for JSON: the verdict, the counts and the whole report."""
         verdicts: tuple[Verdict, ...] = ("passed", "failed", "skipped")
         counts = {verdict: self.count(verdict) for verdict in verdicts}
         passed = self.checked and not self.failures
@@ -83,13 +83,13 @@ def run_selftest(
     minutes: float = 8.0,
     say: Say = lambda _line: None,
 ) -> Report:
-    """Check what this machine can.
+    """Check every claim that this machine can check.
 
     Args:
-        bundle: checked instead of the bundled checkpoint's, whose export needs torch and onnx.
+        bundle: the bundle to check; None exports the bundled checkpoint, with torch and onnx.
         gpu: check what needs an NVIDIA GPU, and only that.
         kernels: folder that `uino-deploy kernels build` wrote.
-        minutes: after that time no claim begins, and the one that runs has failed.
+        minutes: time limit; no claim starts after it, and one that is still running fails.
         say: receives a line for each finding.
 
     Raises:
@@ -139,14 +139,14 @@ def run_selftest(
 
 def line_of(finding: Finding) -> str:
     """Return a finding as a line for people."""
-    found = ""
+    measured = ""
     if finding.measured is not None:
-        found = f": {_number(finding.measured, finding.unit)}"
+        measured = f": {_number(finding.measured, finding.unit)}"
         if finding.bound is not None:
             unit = "bytes" if finding.unit == "bytes" else ""
-            found += f" ({finding.sense} {_number(finding.bound, unit)})"
+            measured += f" ({finding.sense} {_number(finding.bound, unit)})"
     why = f" - {finding.reason}" if finding.reason else ""
-    return f"{finding.verdict:7} {finding.group}: {finding.claim}{found}{why}"
+    return f"{finding.verdict:7} {finding.group}: {finding.claim}{measured}{why}"
 
 
 def _number(value: float, unit: str) -> str:
@@ -154,7 +154,7 @@ def _number(value: float, unit: str) -> str:
 
 
 def _find_device(setting: Setting, deadline: float) -> tuple[dict[str, str] | None, str, str]:
-    """Ask a process of its own for the GPU; return it, else what is missing, else its fault."""
+    """Look for the GPU in another process; return the GPU, what is missing, or its fault."""
     try:
         return _describe_device(setting, deadline - time.monotonic()), "", ""
     except DependencyError as error:
@@ -167,8 +167,8 @@ def _describe_device(setting: Setting, seconds: float) -> dict[str, str]:
     """Return the GPU's name, architecture and CUDA release.
 
     Raises:
-        DependencyError: there is no GPU, no driver or no cuda-python.
-        ChildFailed: there is a GPU, and CUDA fails or hangs on it.
+        DependencyError: the GPU, its driver or cuda-python is missing.
+        ChildFailed: CUDA fails or hangs on the GPU.
     """
     with Child(_DESCRIBE) as child:
         answer = child.ask(setting, seconds=seconds)
@@ -186,7 +186,7 @@ def _give_up(
 
 
 def _run_group(request: Request, claims: list[Claim], deadline: float, keep: Keep) -> None:
-    """Check a group in a process of its own; what it did not come to is judged here."""
+    """Check a group in its own process; give the claims that it did not reach a verdict."""
     name = request.group
     left = {claim.name: claim for claim in claims}
     running = ""
@@ -209,7 +209,7 @@ def _run_group(request: Request, claims: list[Claim], deadline: float, keep: Kee
         culprit = left.pop(running, None)
         if error.timed_out:
             if culprit is not None:
-                why = f"still running when the time was up; last words: {error.words}"
+                why = f"still running at the time limit; last output: {error.words}"
                 keep(without(name, culprit, "failed", why))
             _give_up(name, left.values(), "skipped", _NOT_BEGUN, keep)
         elif culprit is not None:
@@ -220,7 +220,7 @@ def _run_group(request: Request, claims: list[Claim], deadline: float, keep: Kee
 
 
 def _why_not(findings: list[Finding]) -> str:
-    """Return "" for a group that ran to its end, else why it did not."""
+    """Return "" for a group that finished, else why it did not."""
     if any(finding.reason == _NOT_BEGUN for finding in findings):
         return _NOT_BEGUN
     if any(finding.verdict != "skipped" for finding in findings):

@@ -1,4 +1,4 @@
-"""What the self-test's processes are told, and where they find bundles and kernels."""
+"""The settings of the self-test's processes, and the places of bundles and kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.dependencies import is_importable
 from uino_deploy.selftest.findings import CannotCheck
 
-# Where no bundle is given, the bundled checkpoint is exported in each of these.
+# Without a given bundle, the bundled checkpoint is exported in each of these.
 PRECISIONS = ("fp32", "fp16", "bf16")
 CHECKPOINT = Path(assets.__path__[0]) / "tiny.safetensors"
 
@@ -21,9 +21,9 @@ class Setting(msgspec.Struct, kw_only=True):
     """One run of the self-test.
 
     Attributes:
-        scratch: a folder for what the run makes; it is removed at the end.
+        scratch: a folder for the run's own files; it is removed at the end.
         bundle: the bundle to check; None to export the bundled checkpoint.
-        kernels: folder that `kernels build` wrote; the bundle's own, or compiled ones, when None.
+        kernels: folder that `kernels build` wrote; the bundle's own, or new ones, if None.
         architecture: the GPU's, such as "sm_87"; empty without one.
         cuda: the CUDA release of its driver, such as "12.6"; empty without one.
     """
@@ -36,7 +36,7 @@ class Setting(msgspec.Struct, kw_only=True):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the bundles of this run are called: the given one, or a precision for each."""
+        """The names of this run's bundles: that of the given one, or each one's precision."""
         return PRECISIONS if self.bundle is None else (Path(self.bundle).name,)
 
     def precisions(self, label: str) -> set[str]:
@@ -50,23 +50,21 @@ class Setting(msgspec.Struct, kw_only=True):
         """Open one of the run's bundles.
 
         Raises:
-            CannotCheck: it could not be exported here.
+            CannotCheck: the bundle could not be exported.
         """
         if self.bundle is not None:
             return Bundle.open(self.bundle)
         path = self.exported(label)
         if not path.is_dir():
-            raise CannotCheck(
-                "there is no bundle: give one with --bundle, or install torch and onnx"
-            )
+            raise CannotCheck("no bundle: give one with --bundle, or install torch and onnx")
         return Bundle.open(path, verify=False)
 
     def exported(self, label: str) -> Path:
-        """Return where the bundled checkpoint's bundle lies once it is exported."""
+        """Return the path of the bundled checkpoint's bundle, once exported."""
         return Path(self.scratch, f"{label}.uino")
 
     def config(self) -> UinoConfig:
-        """Return the configuration of the model at hand."""
+        """Return the configuration of the model under test."""
         if self.bundle is None:
             return UinoConfig.from_preset("tiny")
         return Bundle.open(self.bundle, verify=False).config
@@ -75,7 +73,7 @@ class Setting(msgspec.Struct, kw_only=True):
         """Return a folder of kernels compiled for an architecture.
 
         Raises:
-            CannotCheck: there is none and Triton is not here to compile it.
+            CannotCheck: the kernels do not exist and Triton is not installed to compile them.
         """
         if self.kernels is not None:
             return Path(self.kernels)
@@ -88,10 +86,10 @@ class Setting(msgspec.Struct, kw_only=True):
             return made
         missing = "" if is_importable("triton") else ", and Triton is not installed"
         raise CannotCheck(
-            f"there are no compiled kernels for {architecture}{missing}: give them with --kernels "
+            f"no compiled kernels for {architecture}{missing}: give them with --kernels "
             f"(uino-deploy kernels build --arch {architecture} -o DIR)"
         )
 
     def compiled(self, architecture: str) -> Path:
-        """Return where this run's own kernels lie once they are compiled."""
+        """Return the path of this run's own kernels, once compiled."""
         return Path(self.scratch, "kernels", architecture)

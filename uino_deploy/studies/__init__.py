@@ -1,6 +1,8 @@
-"""Studies of the model: the ablation, and figures of its masks and of what its encoder sees."""
+"""Studies of the model: the ablation, and figures of masks and of self-similarity."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from uino_deploy.lazy import on_first_use
 
 if TYPE_CHECKING:
     from uino_deploy.studies.ablation import ablate as ablate
@@ -9,19 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ablate", "draw_grid", "draw_similarity"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use, so that `python -m uino_deploy.studies.ablation` runs it once."""
-    if name == "ablate":
-        from uino_deploy.studies.ablation import ablate
-
-        return ablate
-    if name == "draw_grid":
-        from uino_deploy.studies.grid import draw_grid
-
-        return draw_grid
-    if name == "draw_similarity":
-        from uino_deploy.studies.similarity import draw_similarity
-
-        return draw_similarity
-    raise AttributeError(f"module 'uino_deploy.studies' has no attribute {name!r}")
+# So `python -m uino_deploy.studies.ablation` runs that module once.
+__getattr__ = on_first_use(
+    __name__, "ablation.ablate", "grid.draw_grid", "similarity.draw_similarity"
+)

@@ -1,11 +1,11 @@
-"""The paper's ablations on drawn characters: rows trained alike and judged on the same episodes.
+"""The paper's ablations on drawn characters: rows trained and evaluated alike.
 
-Nothing here is pre-trained on photographs. The demo model's parts stand in: its encoder for DINOv2,
+No part is pre-trained on photographs. The demo model's parts stand in: its encoder for DINOv2,
 its adapter for one distilled from SAM, its decoder for SAM's. Only the prompt generator of each row
-is new, and the adapter where a row asks for one that was not distilled. The decoder has learnt to
-follow the demo model's own prompts, which may favour the rows that are most like it. Rows with an
-encoder of their own size first train it by the first stage of the demo's recipe, and a new adapter
-with the rest.
+is new, and the adapter if the row needs one that was not distilled. The decoder has learnt to
+follow the demo model's own prompts, which may favour the rows that are most like it. Rows with
+their own encoder size first train that encoder by the first stage of the demo's recipe, and then
+a new adapter with the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from uino_deploy.studies.rows import ROWS, new_model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from uino_deploy.training.progress import Observer
+    from uino_deploy.training.reporting import Observer
 
 RESULTS = "results.json"
 ENCODER = "encoder.safetensors"
@@ -46,9 +46,9 @@ class Budget:
     Attributes:
         steps: training steps.
         batch: episodes per step.
-        learning_rate: the highest learning rate.
-        episodes: held-out episodes that judge the row.
-        encoder_steps: training steps of an encoder of the row's own.
+        learning_rate: the peak learning rate.
+        episodes: held-out episodes to evaluate the row on.
+        encoder_steps: training steps for a row that trains its own encoder.
     """
 
     steps: int = 1500
@@ -63,8 +63,8 @@ class Ablation:
     """The results of `ablate`.
 
     Attributes:
-        columns: the heads of the table.
-        rows: the table: our mIoU, the difference to the row compared with, and the paper's.
+        columns: the column headings of the table.
+        rows: the table: our mIoU, its difference from the compared row's, and the paper's.
         document: the same and every run's figures, as plain values.
     """
 
@@ -84,19 +84,19 @@ def ablate(
     observe: Observer = lambda _progress: None,
     progress: Progress = silent,
 ) -> Ablation:
-    """Train and judge rows of the paper's ablation tables on drawn characters.
+    """Train and evaluate rows of the paper's ablation tables on drawn characters.
 
     A finished row in the folder is read; an interrupted one continues where it stopped.
 
     Args:
         checkpoint: a trained demo model: the stand-in for everything pre-trained.
-        folder: holds a folder for each row and seed.
-        rows: keys of `ROWS`; all where empty.
-        seeds: trainings of each row; the first of all rows comes first.
-        budget: the training and the evaluation of each row; that of the paper's page when None.
+        folder: receives a folder for each row and seed.
+        rows: keys of `ROWS`; all if empty.
+        seeds: training runs per row; the first run of every row comes first.
+        budget: the training and the evaluation of each row; that of the paper's page if None.
         log: receives a line for each row.
         observe: called after every training step.
-        progress: shows how far the evaluation of a row is.
+        progress: reports the progress of a row's evaluation.
 
     Raises:
         InputError: a row does not exist, the checkpoint is unreadable, or the folder holds a row
@@ -138,7 +138,7 @@ def run_row(
     observe: Observer = lambda _progress: None,
     done: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Train and judge a row, or continue where an earlier call stopped; a finished row is read.
+    """Train and evaluate a row, or continue where an earlier call stopped; a finished row is read.
 
     Args:
         key: the row's key in `ROWS`.
@@ -174,7 +174,7 @@ def run_row(
     if row.encoder_width is not None:
         state = _trained_encoder(own / ENCODER, model.config, seed, budget.encoder_steps, observe)
         model.encoder.load_state_dict(state)
-    # A character's mirror image is another character.
+    # A character's mirror image is a different character.
     task = EpisodicTraining(
         model,
         row.learning,
@@ -215,10 +215,10 @@ def _trained_encoder(
 
 
 def table(runs: Runs) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows: ours, the difference to the row compared with, and the paper's.
+    """Return columns and rows: ours, the difference from the compared row, and the paper's.
 
-    The mIoU is the mean over the seeds. The first seed's difference has its interval, which covers
-    the choice of episodes and not that of the seed; the other seeds' differences stand beside it.
+    The mIoU is the mean over the seeds. The first seed's difference comes with its interval, which
+    covers the choice of episodes but not of the seed; the other seeds' differences follow it.
     """
     rows = []
     for key, seeds in runs.items():
@@ -254,7 +254,7 @@ def renew(page: str, document: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Renew the table in a Markdown file: `ablation.py DOCUMENT PAGE`."""
+    """Update the table in a Markdown file: `ablation.py DOCUMENT PAGE`."""
     import sys
 
     source, page = map(Path, sys.argv[1:])

@@ -47,11 +47,11 @@ def draw_grid(
         dataset: demo, digits, pascal, coco, fss1000 or folder.
         output: the picture, a PNG.
         data: the data set's folder; None for demo and digits, which are drawn.
-        fold: the data set's fold, where it has folds.
-        shots: support images of an episode.
-        count: episodes, the first ones of the seed.
+        fold: the data set's fold, if it has folds.
+        shots: support images per episode.
+        count: number of episodes, the first ones of the seed.
         seed: the seed of the episodes.
-        ablate: draw a single checkpoint also with MHCM, and with CE, switched off.
+        ablate: also draw the single checkpoint with MHCM, and with CE, switched off.
         force: replace an existing picture.
 
     Returns:
@@ -107,8 +107,8 @@ def qualitative_grid(
 def switched_off(model: UinoFSS) -> dict[str, UinoFSS]:
     """Return a trained model with its correlation, and its contrast, switched off.
 
-    It was trained with them: this shows what the trained parts lean on, not what a model without
-    them would reach. All share the weights of the model.
+    It was trained with them: this shows what the trained parts rely on, not what a model trained
+    without them would reach. All share the weights of the model.
     """
     import torch
 
@@ -124,7 +124,7 @@ def switched_off(model: UinoFSS) -> dict[str, UinoFSS]:
     for label, reduced in altered.items():
         if reduced == prompt:
             continue  # the model never had it
-        with torch.device("meta"):  # no memory: the trained weights take the place of its own
+        with torch.device("meta"):  # no memory: the trained weights replace its own
             other = UinoFSS(with_prompt(model.config, reduced))
         other.load_state_dict({name: trained[name] for name in other.state_dict()}, assign=True)
         models[label] = other.eval()

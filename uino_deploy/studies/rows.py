@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         name: the row's name.
-        against: the row that it is compared with; empty for the first.
+        against: the row to compare with; empty for the first.
         paper: the paper's mIoU, COCO-20i 1-shot.
         semantic: with SVP.
         hypercorrelation: MHCM, CP4D or none.
@@ -55,7 +55,7 @@ class Row:
 
 
 def with_prompt(base: UinoConfig, prompt: PromptConfig) -> UinoConfig:
-    """Return a model with other prompts, under the name of the variant that is closest."""
+    """Return a model with other prompts, named after the closest variant."""
     return replace(base, prompt=prompt, variant=_VARIANTS[prompt.hypercorrelation])
 
 
@@ -84,7 +84,7 @@ ROWS = {
     "encoder-128": _with_encoder(128, "encoder-64", 59.6),
     "encoder-192": _with_encoder(192, "encoder-128", 60.7),
 }
-"""By the names of their folders, in the order in which they are run."""
+"""The rows by the names of their folders, in the order of their runs."""
 
 
 def new_model(base: UinoFSS, row: Row, seed: int) -> UinoFSS:

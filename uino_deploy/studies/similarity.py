@@ -42,7 +42,7 @@ class SelfSimilarity:
 
     @property
     def grid(self) -> int:
-        """Places along one side."""
+        """Number of places along one side."""
         return math.isqrt(self.layers.shape[1])
 
     @property
@@ -61,7 +61,7 @@ class SelfSimilarity:
 
 @dataclass(frozen=True)
 class EarlyLayer:
-    """The layer that SAM's similarities are closest to.
+    """The layer whose similarities are closest to SAM's.
 
     Attributes:
         proposed: the block, from 1; None without a teacher.
@@ -85,13 +85,13 @@ def draw_similarity(
     """Draw the similarity of a point to all others in every layer; write the picture.
 
     Args:
-        images: files; the first is drawn, all count for the proposed layer.
+        images: files; the first is drawn, all contribute to the proposed layer.
         model: the model whose encoder is studied, in evaluation mode.
         output: the picture, a PNG.
-        point: x and y in the first image, as shares of its width and height.
+        point: x and y in the first image, as fractions of its width and height.
         sam_checkpoint: Segment Anything's weights to compare with.
         force: replace an existing picture.
-        progress: shows how many images are encoded.
+        progress: reports the number of encoded images.
 
     Returns:
         The layer whose similarities correlate best with SAM's over all images and all pairs of
@@ -107,7 +107,9 @@ def draw_similarity(
     refuse_existing(output, force)
     if not all(0 <= share < 1 for share in point):
         place = ",".join(f"{share:g}" for share in point)
-        raise InputError(f"point {place} lies outside the image", "give shares from 0 to below 1")
+        raise InputError(
+            f"point {place} lies outside the image", "give fractions from 0 to below 1"
+        )
     teacher = None if sam_checkpoint is None else load_sam_image_encoder(sam_checkpoint)
     pictures = [load_image(image) for image in images]
     maps = []
@@ -173,7 +175,7 @@ def similarity_figure(
     Args:
         image: uint8 [H, W, 3].
         maps: the image's cosines.
-        point: its x and y as shares of the image's width and height.
+        point: its x and y as fractions of the image's width and height.
         early: the layer to mark with a star.
 
     Returns:
@@ -193,7 +195,7 @@ def similarity_figure(
 
 
 def _tile(cosines: Float32, grid: int, image: UInt8) -> UInt8:
-    """Colour a map and give it the image's proportions back."""
+    """Colour a map and resize it to the image's proportions."""
     from PIL import Image
 
     coloured = Image.fromarray(heat(cosines.reshape(grid, grid)))

@@ -1,4 +1,4 @@
-"""Pictures made of labelled tiles, drawn with Pillow alone."""
+"""Pictures made of labelled tiles, drawn with Pillow only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TILE = 160
 
 _GAP = 6
 _LABEL = 16
-# Dark blue, blue, teal, green, yellow: even steps of lightness, told apart without colour too.
+# Dark blue, blue, teal, green, yellow: even steps of lightness, distinct without colour.
 _STOPS = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32
 )
@@ -34,7 +34,7 @@ def heat(plane: Float32) -> UInt8:
 
 
 def mark(image: UInt8, x: float, y: float) -> UInt8:
-    """Draw a cross at a point given as shares of the width and height; a new image."""
+    """Draw a cross at a point given as fractions of the width and height; a new image."""
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     width, height = picture.size

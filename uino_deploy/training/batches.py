@@ -20,7 +20,7 @@ from uino_deploy.images import preprocess_image
 from uino_deploy.training.recipe import Recipe
 
 NO_GLYPH = -1
-"""Label where a scene has fewer glyphs than the batch's fullest."""
+"""Label of padding: the scene has fewer glyphs than the batch's fullest one."""
 
 
 class Batch(NamedTuple):
@@ -28,9 +28,9 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [2B, 3, S, S], normalised.
-        shares: [2B, G, N], the share of each patch that every glyph covers; the episode's target
+        shares: [2B, G, N], the fraction of each patch that each glyph covers; the episode's target
             is glyph 0.
-        labels: [2B, G], class numbers; `NO_GLYPH` where there is none.
+        labels: [2B, G], class numbers; `NO_GLYPH` for padding.
         truth: [B, S, S], the targets' masks in the queries, 0 or 1.
     """
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Batches(Dataset[Batch]):
-    """All batches of a training by number, as determined by its recipe and seed.
+    """All batches of a training run by number, as its recipe and seed determine them.
 
     Args:
         config: the model's sizes.
@@ -77,18 +77,18 @@ class Batches(Dataset[Batch]):
         )
 
     def drawn_ahead(self, first: int) -> Iterator[Batch]:
-        """Yield the batches from a number on, drawn by another process: a third of a step's time.
+        """Yield the batches from a number on, drawn by another process to save a third of a step.
 
         Args:
             first: the number of the first batch.
         """
         loader = DataLoader(
-            Batches(self._config, self._recipe, self._seed),  # sprites cannot be sent
+            Batches(self._config, self._recipe, self._seed),  # sprites cannot be pickled
             batch_size=None,
             sampler=range(first, len(self)),
             num_workers=1,
             generator=torch.Generator(),  # leaves the global random state alone
-            # A forked copy of a process with OpenMP's threads may hang.
+            # A forked process may hang on OpenMP's threads.
             multiprocessing_context="spawn",
         )
         yield from loader
@@ -104,11 +104,11 @@ def draw_batch(
 ) -> Batch:
     """Draw a training step's episodes; the same arguments give the same batch.
 
-    The pools take turns, so that an episode's glyphs are all of one pool: between a printed
-    target and written distractors the style would give the answer away.
+    The pools take turns, so that all glyphs of an episode come from one pool: with a printed
+    target and handwritten distractors the style would give the answer away.
 
     Args:
-        pools: the classes, numbered on from one pool to the next.
+        pools: the classes, numbered consecutively across pools.
         config: the model's sizes.
         seed: selects the sequence of episodes.
         step: the batch's number in that sequence.
@@ -139,14 +139,14 @@ def draw_batch(
 
 
 def patch_shares(masks: NDArray[np.bool_], patch: int) -> NDArray[np.float32]:
-    """Return what `preprocess_mask` returns for masks that already have the model's size.
+    """Return the same as `preprocess_mask` for masks that already have the model's size.
 
     Args:
         masks: [G, S, S].
         patch: side of a patch in pixels; divides S.
 
     Returns:
-        [G, N]. One call for all glyphs of a scene takes a tenth of the time of one for each.
+        [G, N]. One call for all glyphs of a scene takes a tenth of the time of separate calls.
     """
     glyphs, size, _ = masks.shape
     grid = size // patch

@@ -1,8 +1,8 @@
 """Coarse-to-fine distillation of SAM's image embedding into the bottleneck adapter.
 
-Source: UINO-FSS (arXiv 2504.15669), section on hierarchical distillation: only the adapter learns,
-by the squared error between its output, resized to the teacher's grid, and the teacher's embedding
-of the same image, at three growing sizes of the student's input.
+Source: UINO-FSS (arXiv 2504.15669), section on hierarchical distillation: only the adapter is
+trained, by the squared error between its output, resized to the teacher's grid, and the teacher's
+embedding of the same image, at three growing sizes of the student's input.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.loop import Task
 from uino_deploy.training.processes import Processes, join_processes
-from uino_deploy.training.progress import LOGGING, Reporter, Silence
+from uino_deploy.training.reporting import LOGGING, Reporter, Silence
 from uino_deploy.training.run_folder import last_losses, prepare_folder
 from uino_deploy.training.runs import initial_settings, train_parts
 from uino_deploy.training.schedule import DISTILLATION, RunOptions
@@ -52,15 +52,15 @@ def list_images(folder: Path, most: int | None = None) -> list[Path]:
 
     Args:
         folder: where to search.
-        most: keep no more than so many, spread evenly.
+        most: keep at most this many, evenly spaced.
 
     Raises:
-        InputError: the folder holds no image.
+        InputError: the folder contains no image.
     """
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not images:
         raise InputError(
-            f"{folder} holds no image",
+            f"{folder} contains no image",
             f"an image is a file that ends in {', '.join(sorted(_SUFFIXES))}",
         )
     if most is not None and most < len(images):
@@ -69,7 +69,7 @@ def list_images(folder: Path, most: int | None = None) -> list[Path]:
 
 
 def names_digest(images: Sequence[Path], folder: Path) -> str:
-    """Return a SHA-256 of the images' paths below their folder, to compare two runs' lists."""
+    """Return a SHA-256 of the images' paths below their folder, to compare two runs."""
     names = "\n".join(path.relative_to(folder).as_posix() for path in images)
     return hashlib.sha256(names.encode()).hexdigest()
 
@@ -109,27 +109,27 @@ def distill(
 ) -> DistillationResult:
     """Distil SAM's image encoder into a model's adapter, as `uino-deploy distill` does.
 
-    Only the adapter learns. A killed run goes on with `resume` and ends as if it had not been
-    stopped. Under `torchrun` the processes share each batch, and the first one writes.
+    Only the adapter is trained. A killed run continues with `resume` and ends with the result of an
+    uninterrupted run. Under `torchrun` the processes share each batch, and the first one writes.
 
     Args:
-        assembly: the model to begin with, from `model.assembly`; trained in place.
-        images: a folder of images, searched with everything below it.
+        assembly: the model to start from, from `model.assembly`; trained in place.
+        images: a folder of images, searched recursively.
         sam_checkpoint: the teacher: Segment Anything's ViT-B, L or H.
         folder: the run's folder; the result is `model.safetensors` in it.
         options: batch, learning rate, seed and the like.
         steps: steps of each of the three stages.
-        max_images: use no more images than this, spread evenly.
-        cache: where the teacher's embeddings are kept; `embeddings` in the run's folder when None.
-        resume: go on with the run that the folder holds.
-        force: start again over the run that the folder holds.
+        max_images: use at most this many images, evenly spaced.
+        cache: folder of the teacher's embeddings; `embeddings` in the run's folder if None.
+        resume: continue the run in the folder.
+        force: replace the run in the folder.
         reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
     Raises:
         CheckpointError: SAM's checkpoint is unreadable or holds no image encoder.
-        InputError: there is no image, the teacher does not fit the model, or the folder holds a
-            run with other settings.
-        OutputExists: the folder holds something, and neither `resume` nor `force` is given.
+        InputError: the folder has no image, the teacher does not fit the model, or the run's
+            folder holds a run with other settings.
+        OutputExists: the folder is not empty, and neither `resume` nor `force` is given.
         CheckFailed: the loss is not finite, or a frozen part changed.
     """
     paths = list_images(images, max_images)
@@ -169,7 +169,7 @@ def distill(
 def _fill_cache(
     teacher: Teacher, images: Sequence[Path], processes: Processes, reporter: Reporter
 ) -> None:
-    """Ask the teacher for every image, so that no step waits; each process for its share."""
+    """Compute every image's embedding in advance, so that no step waits; each process its share."""
     share = images[processes.rank :: processes.count]
     with reporter.progress("embedding", len(share)) as done:
         for image in share:
@@ -179,16 +179,16 @@ def _fill_cache(
 
 
 class Distillation(Task):
-    """The task of matching a teacher's embeddings with the adapter's output.
+    """The task of making the adapter's output match a teacher's embeddings.
 
     Args:
         model: its encoder is frozen; its adapter learns.
-        teacher: gives the embeddings.
-        images: to learn from.
+        teacher: computes the embeddings.
+        images: files to learn from.
         sizes: sides of the student's input in pixels, one for each stage.
-        batch: images of a step, over all processes.
+        batch: images per step, summed over processes.
         seed: selects the order of the images.
-        processes: this process among all.
+        processes: this process's place among all.
 
     Raises:
         InputError: the teacher's embedding has another number of channels than the adapter's.
@@ -209,7 +209,7 @@ class Distillation(Task):
             raise InputError(
                 f"the teacher's embedding has {teacher.width} channels, the adapter's "
                 f"{model.config.decoder.width}",
-                "take a preset whose decoder is SAM's: vits14, vitb14 or vitl14",
+                "use a preset whose decoder is SAM's: vits14, vitb14 or vitl14",
             )
         self.encoder = _up_to_early(model.encoder).requires_grad_(False)
         self._teacher = teacher
@@ -246,7 +246,7 @@ class Distillation(Task):
 
 
 def _up_to_early(encoder: DinoVisionTransformer) -> DinoVisionTransformer:
-    """Return an encoder with the same weights that stops after the block that the adapter reads."""
+    """Return an encoder with the same weights that stops at the block that the adapter reads."""
     short = copy.copy(encoder)
     early = encoder.config.early_layer
     short.config = replace(encoder.config, correlation_layers=(early,))
@@ -259,7 +259,7 @@ def shuffled(seed: int, count: int, first: int, size: int) -> Iterator[int]:
     Args:
         seed: selects the sequence.
         count: items in a pass.
-        first: where to begin.
+        first: the first item's position.
         size: how many to yield.
     """
     for position in range(first, first + size):

@@ -1,4 +1,4 @@
-"""Episodic training on a data set: the encoder frozen, the prompts and the decoder learning.
+"""Episodic training on a data set: the encoder is frozen, the prompts and the decoder learn.
 
 Source: UINO-FSS (arXiv 2504.15669): episodes of the base classes, BCE and Dice on the query's mask.
 """
@@ -25,7 +25,7 @@ from uino_deploy.model.segmenter import UinoFSS, parameter_counts
 from uino_deploy.training.loop import Task
 from uino_deploy.training.losses import mask_loss
 from uino_deploy.training.processes import Processes, join_processes
-from uino_deploy.training.progress import LOGGING, Reporter, Silence
+from uino_deploy.training.reporting import LOGGING, Reporter, Silence
 from uino_deploy.training.run_folder import last_losses, prepare_folder
 from uino_deploy.training.runs import initial_settings, train_parts
 from uino_deploy.training.schedule import EPISODIC, RunOptions
@@ -38,7 +38,7 @@ LEARNING: dict[Variant, tuple[str, ...]] = {
     "full": ("prompt_generator", "decoder"),
     "cp4d": ("prompt_generator", "decoder"),
 }
-"""What the paper trains of each variant; the encoder and the distilled adapter are frozen."""
+"""The parts of each variant that the paper trains; encoder and distilled adapter are frozen."""
 
 
 @dataclass(frozen=True)
@@ -78,28 +78,28 @@ def train(
 ) -> EpisodicResult:
     """Train a model on a data set's base classes, as `uino-deploy train --dataset` does.
 
-    The encoder and, unless asked for, the adapter are frozen, and of the variant comp-star the
-    decoder too. A killed run goes on with `resume` and ends as if it had not been stopped. Under
-    `torchrun` the processes share each batch, and the first one writes.
+    The encoder is frozen, and so are the adapter unless `train_adapter` is set and the decoder of
+    the variant comp-star. A killed run continues with `resume` and ends with the result of an
+    uninterrupted run. Under `torchrun` the processes share each batch, and the first one writes.
 
     Args:
-        assembly: the model to begin with, from `model.assembly`; trained in place.
+        assembly: the model to start from, from `model.assembly`; trained in place.
         dataset: the data set's name.
         folder: the run's folder; the result is `model.safetensors` in it.
         options: batch, learning rate, seed and the like.
         data: the data set's folder; None for the drawn one, "demo".
-        fold: the fold that is held out; None where the data set has no folds.
-        shots: support images of an episode.
+        fold: the held-out fold; None if the data set has no folds.
+        shots: support images per episode.
         steps: optimiser steps.
-        train_adapter: train the adapter too.
-        mirror: show half of the images mirrored; not for text.
-        resume: go on with the run that the folder holds.
-        force: start again over the run that the folder holds.
+        train_adapter: also train the adapter.
+        mirror: mirror half of the images; not for text.
+        resume: continue the run in the folder.
+        force: replace the run in the folder.
         reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
     Raises:
         InputError: the data set's layout is wrong, or the folder holds a run with other settings.
-        OutputExists: the folder holds something, and neither `resume` nor `force` is given.
+        OutputExists: the folder is not empty, and neither `resume` nor `force` is given.
         CheckFailed: the loss is not finite, or a frozen part changed.
     """
     model = assembly.model
@@ -128,7 +128,7 @@ def train(
         )
         if "adapter" in assembly.untrained and not train_adapter:
             reporter.warn(
-                "the adapter is frozen without having been distilled; see --train-adapter, or "
+                "the adapter is frozen but was never distilled; use --train-adapter, or "
                 "run `uino-deploy distill` first"
             )
         task = EpisodicTraining(
@@ -168,17 +168,17 @@ class Sample(NamedTuple):
 class EpisodicTraining(Task):
     """The task of segmenting a data set's classes from a few shots.
 
-    What is drawn, and mirrored, depends on the seed and the episode's number alone.
+    Drawing and mirroring depend only on the seed and the episode's number.
 
     Args:
-        model: everything but `learning` is frozen.
+        model: every part outside `learning` is frozen.
         learning: names of the parts that learn.
         dataset: the base classes.
-        shots: support images of an episode.
-        batch: episodes of a step, over all processes.
+        shots: support images per episode.
+        batch: episodes per step, summed over processes.
         seed: selects the sequence of episodes.
-        processes: this process among all.
-        mirror: show half of the images mirrored; not for text and other things with a handedness.
+        processes: this process's place among all.
+        mirror: mirror half of the images; not for text or anything else with a left and a right.
     """
 
     def __init__(

@@ -24,9 +24,9 @@ from uino_deploy.training.gate import measure, shortfalls
 from uino_deploy.training.loop import Task, TrainingLoop
 from uino_deploy.training.losses import GlyphClassifier, SimilarityReadout, mask_loss
 from uino_deploy.training.processes import ALONE
-from uino_deploy.training.progress import LOGGING, Observer, Reporter, ignore, narrator
 from uino_deploy.training.provenance import describe
 from uino_deploy.training.recipe import Recipe
+from uino_deploy.training.reporting import LOGGING, Observer, Reporter, ignore, narrator
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class RecipeResult:
 
     Attributes:
         checkpoint: path of the trained model.
-        provenance: how the checkpoint was made, as it says itself.
-        measured: the evaluation on each of the gate's pools; empty when the model was not judged.
-        shortfalls: a line for each pool below the required mIoU; None when it was not judged.
+        provenance: how the checkpoint was made, as it records.
+        measured: the evaluation on each of the gate's pools; empty if the model was not evaluated.
+        shortfalls: a line for each pool below the required mIoU; None if it was not evaluated.
     """
 
     checkpoint: Path
@@ -55,15 +55,15 @@ def train_recipe(
     force: bool = False,
     reporter: Reporter = LOGGING,
 ) -> RecipeResult:
-    """Train a model by a recipe, judge it, and save it, as `uino-deploy train --recipe` does.
+    """Train a model by a recipe, evaluate it, and save it, as `uino-deploy train --recipe` does.
 
-    A model that falls short is saved too.
+    A model below the required mIoU is saved as well.
 
     Args:
         recipe: the numbers, from `recipe.RECIPES`.
         path: the checkpoint to write, weights in float16.
         seed: selects the initial weights and the episodes.
-        max_steps: steps of each stage at most; the model is not judged then.
+        max_steps: most steps per stage; the model is then not evaluated.
         force: replace the checkpoint if it exists.
         reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
@@ -74,13 +74,13 @@ def train_recipe(
     judge = max_steps is None
     if max_steps is not None:
         recipe = recipe.shortened(max_steps)
-    # Around the training too: an output that exists is refused before it, not after.
+    # Around the training as well: an existing output is refused before it, not after.
     with atomic_file(path, force) as temporary:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             model = train_from_scratch(recipe, seed, Path(folder), observe=narrator(reporter))
         seconds = time.monotonic() - started
-        # What is judged is what is saved: weights rounded to float16.
+        # The evaluated weights are the saved ones, rounded to float16.
         model = model.half().float()
         measured = _judge(model, recipe, reporter) if judge else {}
         provenance = _provenance(recipe, seed, seconds, measured)
@@ -121,8 +121,8 @@ def train_from_scratch(
     Args:
         recipe: the numbers.
         seed: selects the initial weights and the episodes.
-        folder: the run's folder; a killed run goes on from the state that it holds.
-        config: the model's sizes; those of the recipe's preset and variant when None.
+        folder: the run's folder; a killed run continues from its saved state.
+        config: the model's sizes; those of the recipe's preset and variant if None.
         observe: called after every step.
 
     Raises:
@@ -141,7 +141,7 @@ class FromScratch(Task):
     Args:
         recipe: the numbers.
         seed: selects the initial weights and the episodes.
-        config: the model's sizes; those of the recipe's preset and variant when None.
+        config: the model's sizes; those of the recipe's preset and variant if None.
     """
 
     def __init__(self, recipe: Recipe, seed: int, config: UinoConfig | None = None) -> None:

@@ -15,7 +15,7 @@ from uino_deploy.training.recipe import Recipe
 def measure(
     model: UinoFSS, recipe: Recipe, done: Callable[[], None] = lambda: None
 ) -> dict[str, Evaluation]:
-    """Evaluate a model, 1-shot, on every pool of classes that judges its recipe.
+    """Evaluate a model, 1-shot, on every pool of classes in its recipe's gate.
 
     Args:
         model: the model, in evaluation mode.
@@ -32,7 +32,7 @@ def measure(
 
 
 def shortfalls(recipe: Recipe, measured: dict[str, Evaluation]) -> list[str]:
-    """Return a line for every pool whose mIoU is below what the recipe requires."""
+    """Return a line for every pool whose mIoU is below the recipe's requirement."""
     return [
         f"mIoU of {name} is {measured[name].miou:.1f}, below {required:.1f}"
         for name, required in recipe.required_miou.items()

@@ -1,6 +1,6 @@
 """A training loop that can be killed at any moment and resumed to the same result.
 
-What a step does depends on its number and the weights alone: a task draws a batch by the step's
+A step depends only on its number and the weights: a task draws a batch by the step's
 number, never from a running random state. The state (weights, optimiser, step) is written whole or
 not at all; a resumed training repeats the steps since the last save and ends as if never stopped.
 """
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from uino_deploy.errors import CheckFailed
 from uino_deploy.training.optimiser import Optimiser
 from uino_deploy.training.processes import Processes, synchronise_batch_norms
-from uino_deploy.training.progress import Observer, Progress, ignore
+from uino_deploy.training.reporting import Observer, StepProgress, ignore
 from uino_deploy.training.run_folder import State, cut_log, load_state, open_log, save_state
 from uino_deploy.training.schedule import Precision, Schedule
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Task(nn.Module):
-    """What is trained: called with a stage and a step, it returns the loss of this process's share.
+    """A training task: called with a stage and a step, it returns the loss of this process's share.
 
     Everything outside `trained` is frozen: it has no gradient and stays in evaluation mode.
 
@@ -50,14 +50,14 @@ class Task(nn.Module):
 
 
 class TrainingLoop:
-    """Runs a task's stages in a folder, each with an optimiser of its own.
+    """The loop over a task's stages, each with its own optimiser, with its state in a folder.
 
     Args:
         task: the task to train; a module on the processes' device.
         schedules: one for each stage.
         folder: exists; holds the state and the log.
-        processes: this process among all.
-        save_every: steps between two saves; a kill costs at most so many.
+        processes: this process's place among all.
+        save_every: steps between two saves; a killed run loses at most this many.
         precision: "bf16" computes matrix products and convolutions in bfloat16.
     """
 
@@ -81,7 +81,7 @@ class TrainingLoop:
             synchronise_batch_norms(self.trained)
 
     def run(self, observe: Observer = ignore) -> None:
-        """Train from the folder's state, or from the start where there is none, to the end.
+        """Train to the end, from the folder's state if it has one.
 
         Args:
             observe: called after every step.
@@ -107,7 +107,7 @@ class TrainingLoop:
     def _run_stage(self, stage: int, first: int, optimiser: Optimiser, observe: Observer) -> None:
         self.task.train()
         parallel: nn.Module = self.task
-        if self._processes.count > 1:  # a decoder's other masks have no part in the loss
+        if self._processes.count > 1:  # a decoder's other masks do not enter the loss
             parallel = DistributedDataParallel(
                 self.task, find_unused_parameters=True, broadcast_buffers=False
             )
@@ -141,13 +141,15 @@ class TrainingLoop:
             return nullcontext()
         return torch.autocast(self._processes.device.type, torch.bfloat16)
 
-    def _progress(self, stage: int, done: int, loss: float, seconds_per_step: float) -> Progress:
+    def _progress(
+        self, stage: int, done: int, loss: float, seconds_per_step: float
+    ) -> StepProgress:
         steps = self._schedules[stage].steps
         left = steps - done + sum(schedule.steps for schedule in self._schedules[stage + 1 :])
-        return Progress(stage, len(self._schedules), done, steps, loss, seconds_per_step * left)
+        return StepProgress(stage, len(self._schedules), done, steps, loss, seconds_per_step * left)
 
     def _save(self, stage: int, step: int, optimiser: Optimiser | None = None) -> None:
-        """Write the state before a step; without an optimiser before a stage's first."""
+        """Write the state before a step; the first step of a stage has no optimiser state yet."""
         if self._processes.first:
             averages = {} if optimiser is None else optimiser.state()
             state = State(stage, step, self.trained.state_dict(), averages)

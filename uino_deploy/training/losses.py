@@ -8,11 +8,11 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from uino_deploy.training.batches import NO_GLYPH, Batch
 
-_COVERED = 0.25  # least share of a patch at which its token counts as the glyph's
+_COVERED = 0.25  # least fraction of a patch that a glyph must cover to own its token
 
 
 class GlyphClassifier(nn.Module):
-    """A linear classifier of encoder tokens: the base classes, and the ground as the last one."""
+    """A linear classifier of encoder tokens: the base classes, then the background."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, counted: Tensor | None
 
     Args:
         logits: [B, 1, h, w].
-        iou: [B, 1], the decoder's estimate.
+        iou: [B, 1], the predicted IoU.
         truth: [B, S, S], 0 or 1.
-        counted: bool [B, S, S], the pixels that count; all when None. The loss is a mean over
+        counted: bool [B, S, S], the pixels that count; all if None. The loss is a mean over
             images, so that its mean over processes equals the loss of their joint batch.
     """
     logits = F.interpolate(logits.float(), size=truth.shape[-2:], mode="bilinear")[:, 0]
@@ -68,7 +68,7 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, counted: Tensor | None
     else:
         bce = F.binary_cross_entropy_with_logits(logits, truth, weight=counted, reduction="none")
         bce = (bce.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)).mean()
-        # Below, pixels that do not count are predicted surely and correctly.
+        # Below, ignored pixels get a confident, correct prediction.
         logits, share, truth = (plane * counted for plane in (logits, share, truth))
     overlap = (share * truth).sum(dim=(1, 2))
     dice = 1 - (2 * overlap + 1) / (share.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 1)

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, and Muon for the matrices of transformer blocks where a schedule asks."""
+"""The optimiser: AdamW, and Muon for the matrices of transformer blocks if scheduled."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Optimiser:
             self._optimisers = [(adamw, rate), (Muon(self.matrices, muon_rate), muon_rate)]
 
     def step(self, loss: Tensor, step: int) -> None:
-        """Follow the gradient of a loss by one step.
+        """Take one step along the gradient of a loss.
 
         Args:
             loss: a scalar.
@@ -80,7 +80,7 @@ class Optimiser:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore the tensors that `state` returned."""
         values: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             number, _, value = name.partition(".")

@@ -1,4 +1,4 @@
-"""One process, or several started by `torchrun`: their numbers, and what they exchange."""
+"""One process, or several started by `torchrun`: their ranks and their communication."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from uino_deploy.errors import InputError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all.
+    """This process's place among all.
 
     Attributes:
-        rank: this process's number, from 0; process 0 alone writes.
+        rank: this process's number, from 0; only process 0 writes.
         count: number of processes.
         device: the device that this process computes on.
     """
@@ -31,7 +31,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, items: list[int]) -> list[int]:
@@ -48,7 +48,7 @@ class Processes:
         return items[self.rank :: self.count]
 
     def wait(self) -> None:
-        """Wait until all processes have come this far."""
+        """Wait until all processes reach this point."""
         if self.count > 1:
             dist.barrier()
 
@@ -65,7 +65,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def is_first_process() -> bool:
-    """Return whether this process writes and talks: the only one, or `torchrun`'s process 0."""
+    """Return whether this process writes and prints: the only one, or `torchrun`'s process 0."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -1,4 +1,4 @@
-"""What a trained checkpoint says of how it was made."""
+"""The provenance that a trained checkpoint records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def describe(
     """Return a checkpoint's provenance as plain values.
 
     Args:
-        command: the command line that makes such a checkpoint.
-        facts: everything that is particular to this training.
-        libraries: distributions that it depended on beside torch, numpy and Pillow.
+        command: the command line that reproduces the checkpoint.
+        facts: the facts particular to this training run.
+        libraries: distributions that it used besides torch, numpy and Pillow.
     """
     versions = {name: installed_version(name) for name in (*_LIBRARIES, *libraries)}
     return {

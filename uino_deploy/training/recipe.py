@@ -15,7 +15,7 @@ Objective = Literal["classification", "episodic"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a recipe; the learning rates are those before the decay.
+    """One stage of a recipe; its learning rates are those before decay.
 
     Attributes:
         task: the objective: the encoder alone classifies glyphs, or the whole model segments.
@@ -35,13 +35,13 @@ class Stage:
 
     @property
     def schedule(self) -> Schedule:
-        """The stage's steps and learning rates, as the loop takes them."""
+        """The stage's steps and learning rates, in the loop's form."""
         return Schedule(self.steps, self.adam, self.muon, constant=self.constant)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained from nothing on procedural episodes.
+    """The numbers for training a model from scratch on procedural episodes.
 
     Attributes:
         name: its name for `--recipe`.
@@ -50,7 +50,7 @@ class Recipe:
         episodes: episodes in a batch; each brings its support and its query scene.
         drawn_from: the pools of classes to train on, which take turns, each with the share of its
             sprites that are drawn as coarsely as the digits.
-        stages: one after the other, each with an optimiser of its own.
+        stages: run one after the other, each with its own optimiser.
         required_miou: the gate: least mIoU on each pool of classes that no step has seen.
         judged_on: episodes that the gate draws from each pool.
     """

@@ -34,20 +34,22 @@ def prepare_folder(
     Args:
         folder: the run's folder.
         settings: everything that the result depends on, as plain values for JSON.
-        resume: go on with the run that the folder holds, if it holds one.
-        force: start again over the run that the folder holds.
-        processes: this process among all; the first one writes.
+        resume: continue the run in the folder, if it holds one.
+        force: replace the run in the folder.
+        processes: this process's place among all; the first one writes.
 
     Raises:
-        OutputExists: the folder holds something, and neither `resume` nor `force` is given.
+        OutputExists: the folder is not empty, and neither `resume` nor `force` is given.
         InputError: the folder's run has other settings; the first difference is named.
     """
     path = folder / SETTINGS
     occupied = folder.exists() and any(folder.iterdir())
     if occupied and not resume and not force:
-        raise OutputExists(f"{folder} exists", "go on with --resume, or start again with --force")
+        raise OutputExists(
+            f"{folder} exists", "continue with --resume, or start again with --force"
+        )
     if occupied and not path.is_file():
-        raise OutputExists(f"{folder} is not a training's folder", "choose another output")
+        raise OutputExists(f"{folder} is not the folder of a training run", "choose another output")
     if occupied and resume and not force:
         _check_settings(path, settings)
     processes.wait()
@@ -69,13 +71,13 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise InputError(
-                f"{path.parent} was begun with {name} {before.get(name)}, not {now.get(name)}",
-                "repeat the options it was begun with, or start again with --force",
+                f"{path.parent} was started with {name} {before.get(name)}, not {now.get(name)}",
+                "repeat the options it was started with, or start again with --force",
             )
 
 
 class State(NamedTuple):
-    """Where a training is, and everything it needs to go on.
+    """The position of a training run, and everything needed to continue it.
 
     Attributes:
         stage: the stage, from 0.
@@ -102,7 +104,7 @@ def save_state(folder: Path, state: State) -> None:
 
 
 def load_state(folder: Path) -> State:
-    """Return a run's saved state, or that of its start where nothing is saved.
+    """Return a run's saved state, or the initial state if none is saved.
 
     Raises:
         InputError: the file is damaged, or holds no state of this version.
@@ -130,11 +132,11 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def cut_log(folder: Path, stage: int, step: int) -> None:
-    """Drop the log's rows of steps that will be repeated; begin a log where there is none.
+    """Drop the log's rows of steps that will be repeated; create the log if it does not exist.
 
     Args:
         folder: the run's folder.
-        stage: the stage that goes on, from 0.
+        stage: the stage to continue, from 0.
         step: its next step, from 0.
 
     Raises:

@@ -16,15 +16,15 @@ from uino_deploy.model.checkpoint import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.loop import Task, TrainingLoop
 from uino_deploy.training.processes import Processes
-from uino_deploy.training.progress import Reporter, narrator
 from uino_deploy.training.provenance import describe
+from uino_deploy.training.reporting import Reporter, narrator
 from uino_deploy.training.schedule import RunOptions
 
 MODEL = "model.safetensors"
 
 
 def initial_settings(assembly: Assembly) -> dict[str, Any]:
-    """Return what tells the model that a run begins with from another's, for `prepare_folder`."""
+    """Return settings that identify the model a run starts from, for `prepare_folder`."""
     return {
         "model": assembly.model.config.to_dict(),
         "sources": {source.role: source.sha256 for source in assembly.sources},
@@ -45,14 +45,14 @@ def train_parts(
     """Train a task's parts in a prepared folder and write the model there, with its provenance.
 
     Args:
-        assembly: the model, and what it was put together from.
+        assembly: the model, and its sources.
         task: trains parts of that model, by their names.
         steps: steps of each stage.
         folder: the run's folder.
         options: learning rate, precision and saves.
         settings: everything that the result depends on.
         command: the command line to name in the checkpoint's provenance.
-        processes: this process among all; the first one writes the result.
+        processes: this process's place among all; the first one writes the result.
         reporter: where messages go.
 
     Returns:

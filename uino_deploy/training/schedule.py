@@ -15,8 +15,8 @@ class Schedule:
 
     Attributes:
         steps: optimiser steps.
-        learning_rate: AdamW's highest learning rate.
-        muon_rate: Muon's highest learning rate, for the matrices of transformer blocks; None
+        learning_rate: AdamW's peak learning rate.
+        muon_rate: Muon's peak learning rate, for the matrices of transformer blocks; None
             leaves every parameter to AdamW.
         warmup: steps over which the rates rise from zero, at most half of all.
         constant: share of the remaining steps before the rates follow half a cosine to zero.
@@ -29,7 +29,7 @@ class Schedule:
     constant: float = 0.0
 
     def factor(self, step: int) -> float:
-        """Return what the learning rates are multiplied by in a step, counted from 0."""
+        """Return the factor on the learning rates in a step, counted from 0."""
         warmup = min(self.warmup, self.steps // 2)
         if step < warmup:
             return (step + 1) / warmup
@@ -43,12 +43,12 @@ class RunOptions:
     """The options that distillation and episodic training share.
 
     Attributes:
-        batch: images or episodes of a step, over all processes.
-        lr: AdamW's highest learning rate.
+        batch: images or episodes per step, summed over processes.
+        lr: AdamW's peak learning rate.
         warmup: steps over which it rises from zero; half a cosine brings it back.
         precision: "bf16" computes matrix products and convolutions in bfloat16.
-        save_every: steps between two saves; a kill costs at most so many.
-        seed: selects everything that is drawn.
+        save_every: steps between two saves; a killed run loses at most this many.
+        seed: selects all random draws.
     """
 
     batch: int
@@ -59,16 +59,16 @@ class RunOptions:
     seed: int = 0
 
     def schedule(self, steps: int) -> Schedule:
-        """Return the schedule of a stage with so many steps."""
+        """Return the schedule of a stage with `steps` steps."""
         return Schedule(steps, self.lr, warmup=self.warmup)
 
     def settings(self) -> dict[str, Any]:
-        """Return the options that the result depends on, by name."""
+        """Return the options that affect the result, by name."""
         return {name: value for name, value in asdict(self).items() if name != "save_every"}
 
 
 DISTILLATION = RunOptions(batch=16, lr=1e-3)
-"""The options of `distill` where none are given."""
+"""The default options of `distill`."""
 
 EPISODIC = RunOptions(batch=8, lr=1e-4)
-"""The options of `train` where none are given."""
+"""The default options of `train`."""

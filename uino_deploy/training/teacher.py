@@ -24,7 +24,7 @@ VERSION = "1"
 
 Float16 = npt.NDArray[np.float16]
 
-# What a cached embedding depends on beside the teacher's weights.
+# The preprocessing that a cached embedding depends on, besides the teacher's weights.
 _PREPROCESSING = (
     "longest side resized with Pillow's bilinear filter; SAM's mean and std; zeros below and to "
     "the right; the embedding's part that the image covers, resized bilinearly to the whole grid; "
@@ -36,11 +36,11 @@ _STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as SAM takes it.
+    """An image in SAM's input form.
 
     Attributes:
         pixels: float32 [3, S, S], normalised and padded.
-        covered: height and width of the part that the image covers, as shares of S.
+        covered: height and width of the part that the image covers, as fractions of S.
     """
 
     pixels: Float32
@@ -61,9 +61,9 @@ def prepare(image: UInt8, size: int) -> Prepared:
 def spread(embedding: Tensor, covered: tuple[float, float]) -> Tensor:
     """Resize the covered part of an embedding [1, E, g, g] to the whole grid.
 
-    The student sees the image squashed to a square, the teacher sees it padded to one. Afterwards
-    a cell of either is the same place in the image. The paper does not say how it does this; for
-    square images nothing changes.
+    The student sees the image squashed to a square, the teacher sees it padded to one. After this
+    step, a cell covers the same part of the image in both. The paper does not say how it aligns
+    them; square images are unchanged.
     """
     height, width = covered
     if covered == (1.0, 1.0):
@@ -78,8 +78,8 @@ class Teacher:
 
     Args:
         checkpoint: Segment Anything's `.pth` (B, L or H).
-        cache: a folder, inside which each teacher has its own.
-        device: the device that it computes on.
+        cache: a folder, in which each teacher has its own subfolder.
+        device: the device to compute on.
 
     Raises:
         CheckpointError: the checkpoint is unreadable, or holds no SAM image encoder.
@@ -95,9 +95,9 @@ class Teacher:
         self.grid, self.width = self._sizes()
 
     def embedding(self, image: Path) -> Float32:
-        """Return an image's embedding [E, g, g], from the cache where it holds an intact one.
+        """Return an image's embedding [E, g, g], from the cache if it has an intact one.
 
-        A cached file that is damaged, or belongs to another teacher, preprocessing or image, is
+        A cached embedding that is damaged, or is of another teacher, preprocessing or image, is
         computed again.
 
         Raises:

@@ -18,7 +18,7 @@ from uino_deploy.benchmarks.ledger.boards import (
 from uino_deploy.benchmarks.ledger.journal import Journal, program_key
 from uino_deploy.benchmarks.ledger.markdown import renew
 from uino_deploy.benchmarks.ledger.page import ledger_page
-from uino_deploy.benchmarks.ledger.report import mamba_ssm
+from uino_deploy.benchmarks.ledger.records import mamba_ssm
 from uino_deploy.benchmarks.ledger.store import LEDGER, load, select, text_of
 from uino_deploy.cli import main
 from uino_deploy.config import PRESETS, UinoConfig
@@ -142,7 +142,7 @@ def test_the_tables_replace_what_stood_between_the_marks():
 
 
 def test_a_text_without_marks_is_refused():
-    with pytest.raises(InputError, match="no place for the ledger"):
+    with pytest.raises(InputError, match="no marked section for the ledger"):
         renew("a", [RECORD])
 
 

@@ -1,4 +1,4 @@
-"""The reader behind the contract tests: it misses no file, and finds a name that is not there."""
+"""The reader behind the contract tests: it misses no file, and finds a name that does not exist."""
 
 import ast
 

@@ -19,7 +19,6 @@ from uino_deploy.kernels.correlation import naive as correlation_naive
 from uino_deploy.kernels.correlation import onnx as correlation_onnx
 from uino_deploy.kernels.correlation import triton_kernel as correlation_triton
 from uino_deploy.kernels.identity import DOMAIN
-from uino_deploy.kernels.onnx_domain import PLUGIN
 from uino_deploy.kernels.plugins import names
 from uino_deploy.kernels.plugins.expressions import Numbers, evaluate
 from uino_deploy.kernels.selective_scan import naive as scan_naive
@@ -46,12 +45,12 @@ def test_the_onnx_schema_has_the_same_inputs_and_attributes(operator, schema):
         assert formal.name.lower() == tensor.name
         assert formal.description.count(",") + 1 == tensor.rank
         assert (formal.type_str == "tensor(float)") == (tensor.dtype == "float32")
-    assert set(schema.attributes) == {*operator.attributes, *PLUGIN}
+    assert set(schema.attributes) == {*operator.attributes, *names.PLUGIN}
     assert schema.outputs[0].description.count(",") + 1 == operator.output.rank
 
 
 def test_the_nodes_name_the_plugins_namespace():
-    assert PLUGIN == {"aot": 1, "plugin_namespace": DOMAIN, "plugin_version": names.VERSION}
+    assert names.PLUGIN == {"aot": 1, "plugin_namespace": DOMAIN, "plugin_version": names.VERSION}
     assert names.NAMESPACE == DOMAIN
 
 

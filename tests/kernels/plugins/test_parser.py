@@ -1,4 +1,4 @@
-"""What TensorRT's own ONNX parser makes of our nodes where a plugin is registered.
+"""TensorRT's own ONNX parser on our nodes, with a plugin registered.
 
 TensorRT-RTX brings the parser and runs without a GPU. It cannot build plugins: each question is
 asked in a process that ends when the parser has asked for the plugin.
@@ -14,7 +14,7 @@ import pytest
 from tests.kernels.plugins.folders import CORRELATION, SCAN, correlation_shapes, scan_shapes
 from uino_deploy.kernels.correlation import onnx as correlation
 from uino_deploy.kernels.identity import DOMAIN
-from uino_deploy.kernels.onnx_domain import PLUGIN
+from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.kernels.selective_scan import onnx as scan
 
 pytest.importorskip("tensorrt_rtx")
@@ -25,13 +25,13 @@ CASES = {
     "Correlation4d": (CORRELATION, GRID, correlation_shapes(1, 1, 2, 14, 16, (7, 8))),
     "SelectiveScan2d": (SCAN, {}, scan_shapes()),
 }
-BODIES = {
-    "Correlation4d": lambda: correlation.body(7, 8, 3, FLOAT, 18),
-    "SelectiveScan2d": lambda: scan.body(FLOAT, 18),
+FUNCTIONS = {
+    "Correlation4d": lambda: correlation.portable_function(7, 8, 3, FLOAT, 18),
+    "SelectiveScan2d": lambda: scan.portable_function(FLOAT, 18),
 }
 
 
-def model(name, body, **changes):
+def model(name, portable, **changes):
     operator, attributes, shapes = CASES[name]
     inputs = [onnx.helper.make_tensor_value_info(k, FLOAT, v) for k, v in shapes.items()]
     output = onnx.helper.make_tensor_value_info("out", FLOAT, None)
@@ -43,7 +43,7 @@ def model(name, body, **changes):
     return onnx.helper.make_model(
         onnx.helper.make_graph([node], "g", inputs, [output]),
         opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, 1)],
-        functions=[BODIES[name]()] if body else [],
+        functions=[FUNCTIONS[name]()] if portable else [],
         ir_version=10,
     )
 
@@ -76,7 +76,7 @@ say(parsed=parsed, layers=network.num_layers, errors=errors)
 
 
 def ask(made):
-    """Return what the parser did: it asked for a plugin, expanded the body, or gave up."""
+    """Return what the parser did: asked for a plugin, expanded the function, or gave up."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],
         input=made.SerializeToString(),
@@ -88,10 +88,10 @@ def ask(made):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("body", [True, False], ids=["with-body", "without-body"])
+@pytest.mark.parametrize("portable", [True, False], ids=["with-function", "without-function"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_parser_asks_for_the_plugin_with_its_attributes(name, body):
-    assert ask(model(name, body)) == {
+def test_the_parser_asks_for_the_plugin_with_its_attributes(name, portable):
+    assert ask(model(name, portable)) == {
         "plugin": name,
         "node": "node",
         "attributes": CASES[name][1],
@@ -99,8 +99,8 @@ def test_the_parser_asks_for_the_plugin_with_its_attributes(name, body):
 
 
 def test_another_namespace_is_expanded_in_silence():
-    """Why a build that asked for plugins looks for them in the engine."""
-    answer = ask(model("Correlation4d", body=True, plugin_namespace="uin0"))
+    """The reason why a build with plugins checks that the network has them."""
+    answer = ask(model("Correlation4d", portable=True, plugin_namespace="uin0"))
     assert answer["parsed"]
     assert answer["layers"] > 10
     assert answer["errors"] == []

@@ -1,4 +1,4 @@
-"""Which route a TensorRT version takes, and what stands in its way, said in one line."""
+"""The plugin route of each TensorRT version, and one-line errors if it is blocked."""
 
 import sys
 from types import ModuleType

@@ -1,26 +1,28 @@
-"""What a training tells while it runs: a step's numbers, and lines for people."""
+"""The progress reports of a training run: numbers per step, and lines for people."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+from uino_deploy.progress import Step, silent
 
 _SECONDS_BETWEEN_LINES = 30.0
 _LOGGER = logging.getLogger("uino_deploy.training")
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a training is after a step.
+class StepProgress:
+    """The progress of a training run after a step.
 
     Attributes:
         stage: the stage, counted from 0.
         stages: number of stages.
-        step: steps of this stage that are done.
+        step: steps of this stage done so far.
         steps: steps of this stage in all.
         loss: loss of the last step, the mean over all processes.
         seconds_left: for all stages, at the speed of this stage so far.
@@ -34,24 +36,24 @@ class Progress:
     seconds_left: float
 
 
-Observer = Callable[[Progress], None]
+Observer = Callable[[StepProgress], None]
 
 
-def ignore(_progress: Progress) -> None:
+def ignore(_progress: StepProgress) -> None:
     """Observe nothing."""
 
 
 class Reporter(Protocol):
-    """Where a training's messages go; the command line's `Output` is one."""
+    """A receiver of a training run's messages; the command line's `Output` is one."""
 
     def log(self, message: str) -> None:
-        """Report a line about what is going on."""
+        """Report a progress note."""
 
     def warn(self, message: str) -> None:
         """Report a warning."""
 
-    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-        """Report a long piece of work; the block calls what it is given after each of `total`."""
+    def progress(self, what: str, total: int) -> AbstractContextManager[Step]:
+        """Open a display of a long piece of work: a `uino_deploy.progress.Progress`."""
 
 
 class Silence:
@@ -63,9 +65,9 @@ class Silence:
     def warn(self, message: str) -> None:
         """Drop a warning."""
 
-    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+    def progress(self, what: str, total: int) -> AbstractContextManager[Step]:
         """Count silently."""
-        return nullcontext(lambda: None)
+        return silent(what, total)
 
 
 class Logging(Silence):
@@ -87,7 +89,7 @@ def narrator(reporter: Reporter) -> Observer:
     """Return an observer that reports a line every 30 seconds and at the end of each stage."""
     last_line = time.monotonic()
 
-    def observe(progress: Progress) -> None:
+    def observe(progress: StepProgress) -> None:
         nonlocal last_line
         now = time.monotonic()
         if progress.step < progress.steps and now - last_line < _SECONDS_BETWEEN_LINES:
