@@ -288,7 +288,28 @@ def profile_of(piece: Piece, shapes: Shapes) -> dict[str, tuple[list[int], list[
 
 
 def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> Outcome:
-    """Run a job in its own process.
+    """Run a job in a process of its own; errors are those of `build_in`."""
+    with builder(job.environment) as child:
+        return build_in(child, job, progress)
+
+
+def builder(environment: Mapping[str, str] | None = None) -> Child:
+    """Return a process that builds engines, with these variables beside this process's own.
+
+    Plugins that one job registers stay for the next ones.
+    """
+    return Child("uino_deploy.export.engine_job:build", os.environ | dict(environment or {}))
+
+
+def build_in(
+    child: Child, job: Job, progress: Callable[[str], None] = lambda _note: None
+) -> Outcome:
+    """Run a job in a builder's process.
+
+    Args:
+        child: what `builder` returned.
+        job: what to build.
+        progress: called with a note every few seconds.
 
     Raises:
         BuildError: the job failed or died; the message ends with the library's last output.
@@ -308,9 +329,7 @@ def run_job(job: Job, progress: Callable[[str], None] = lambda _note: None) -> O
             )
 
     try:
-        environment = os.environ | job.environment
-        with Child("uino_deploy.export.engine_job:build", environment) as child:
-            outcome = msgspec.convert(child.ask(job, note), Outcome)
+        outcome = msgspec.convert(child.ask(job, note), Outcome)
     except ChildFailed as error:
         raise BuildError(f"{what}: the builder's process {error}") from error
     if outcome.error:

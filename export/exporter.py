@@ -27,7 +27,8 @@ from uino_deploy.bundle import (
 from uino_deploy.errors import InputError
 from uino_deploy.export.compose import describe_query, write_query
 from uino_deploy.export.examples import Image, example_of
-from uino_deploy.export.onnx_writer import DEFAULT_OPSET, OPSETS, write_piece
+from uino_deploy.export.onnx_writer import write_piece
+from uino_deploy.export.opsets import DEFAULT_OPSET, OPSETS
 from uino_deploy.export.pieces import BATCH, SHOTS, exportable_pieces
 from uino_deploy.export.precision import parse_precision
 from uino_deploy.export.quantise import quantise

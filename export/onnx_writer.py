@@ -18,15 +18,13 @@ from onnxscript import values
 
 from uino_deploy.bundle import Edge, Piece
 from uino_deploy.errors import BuildError
+from uino_deploy.export.opsets import IR_VERSION
 from uino_deploy.export.pieces import BATCH, SHOTS, PieceModule
 from uino_deploy.kernels.correlation import onnx as correlation
 from uino_deploy.kernels.identity import DOMAIN, VERSION
 from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.kernels.selective_scan import onnx as selective_scan
 
-DEFAULT_OPSET = 18
-OPSETS = range(18, 24)
-IR_VERSION = 10
 EXTERNAL_THRESHOLD = 1024
 _FOLD_LIMIT = 1 << 31
 _TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16}

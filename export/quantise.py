@@ -22,7 +22,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from uino_deploy.bundle import Quantisation
 from uino_deploy.errors import BuildError, InputError
-from uino_deploy.export.onnx_writer import IR_VERSION, check_model, save_model
+from uino_deploy.export.onnx_writer import check_model, save_model
+from uino_deploy.export.opsets import IR_VERSION
 
 Float32 = npt.NDArray[np.float32]
 

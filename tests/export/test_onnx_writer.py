@@ -12,7 +12,8 @@ import pytest
 from tests.export.conftest import random_model
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import BuildError
-from uino_deploy.export.onnx_writer import DEFAULT_OPSET, check_model, write_piece
+from uino_deploy.export.onnx_writer import check_model, write_piece
+from uino_deploy.export.opsets import DEFAULT_OPSET
 from uino_deploy.export.pieces import exportable_pieces
 from uino_deploy.export.precision import parse_precision
 

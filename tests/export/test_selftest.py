@@ -50,6 +50,8 @@ def test_a_right_bundle_passes(setting):
     compared = {f.claim for f in found["every piece and the whole model match PyTorch"]}
     assert any("prompt.dense" in claim for claim in compared)
     assert any("the whole model, mask" in claim for claim in compared)
+    found = check(setting, "onnxruntime tiny.uino speed")
+    assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
     assert len(found["latency"]) == 6
 
 
@@ -90,7 +92,7 @@ from uino_deploy.selftest.findings import judge
 from uino_deploy.selftest.groups import groups
 from uino_deploy.selftest.setting import Setting
 setting = Setting(scratch="/nowhere", bundle={str(bundle.root)!r})
-for name in ("operators", "onnxruntime tiny.uino"):
+for name in ("operators", "onnxruntime tiny.uino", "onnxruntime tiny.uino speed"):
     for claim in groups(setting, False)[name]():
         for finding in judge(name, claim):
             print(finding.verdict, finding.claim, finding.reason)
@@ -142,20 +144,61 @@ def test_plans_pass_on_a_right_gpu(planned):
     plugins = found.pop("the plugins inside the engine match the portable ONNX functions")
     assert {finding.verdict for finding in plugins} == {"skipped"}, plugins
     assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
+    assert {f.verdict for findings in found.values() for f in findings} == {"passed"}, found
     assert any("engines on the device" in f.claim for f in found["memory, which does not grow"])
+
+
+@pytest.fixture
+def with_plugins(bundle, tmp_path, cudart, monkeypatch):
+    """Plans that say they have plugins; those of the functions are their copies."""
+    trt = FakeTensorRt(cudart)
+    monkeypatch.setattr(tensorrt_backend, "_import_tensorrt", lambda _name: trt)
+    plugins = {"Correlation4d": 1, "SelectiveScan2d": 4}
+    root = with_plans(bundle.root, tmp_path, largest=1, plugins=plugins).root
+    built = []
+
+    def build(_setting, _bundle, target, _backend, kind, pieces):
+        built.append((kind, pieces))
+        shutil.copytree(root, target)
+
+    monkeypatch.setattr(gpu, "_build", build)
+    yield Setting(scratch=str(tmp_path), bundle=str(root), architecture="sm_87", cuda="12.6")
+    assert built == [("none", ("prompt",))]  # the plan with plugins is the bundle's
+
+
+PLUGINS = "the plugins inside the engine match the portable ONNX functions"
+
+
+def test_plugins_are_held_against_an_engine_of_the_functions(with_plugins):
+    found = check(with_plugins, "tensorrt planned.uino", on_gpu=True)
+    assert verdicts(found, PLUGINS) == {"passed"}, found[PLUGINS]
+    assert found[PLUGINS][0].measured == 5
+
+
+def test_a_plugin_that_is_not_the_body_is_found(with_plugins, monkeypatch):
+    run, factors = gpu._run_piece, itertools.cycle([1.01, 1.0])
+
+    def wrong(bundle, backend):
+        factor = np.float32(next(factors))
+        return {name: factor * array for name, array in run(bundle, backend).items()}
+
+    monkeypatch.setattr(gpu, "_run_piece", wrong)
+    found = check(with_plugins, "tensorrt planned.uino", on_gpu=True)
+    assert "failed" in verdicts(found, PLUGINS)
 
 
 def test_a_leak_on_the_gpu_is_found(planned, monkeypatch):
     device = cuda_memory.Device
     monkeypatch.setattr(device, "give", lambda *_: None)
-    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
     assert "failed" in verdicts(found, "memory, which does not grow")
 
 
 def test_what_other_programs_take_of_the_gpu_is_no_growth(planned, monkeypatch):
     free = itertools.count(1 << 40, -(64 << 20))
     monkeypatch.setattr(cuda_memory.Device, "memory", lambda _self: (next(free), 2 << 40))
-    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
     memory = found["memory, which does not grow"]
     assert {finding.verdict for finding in memory} == {"passed"}, memory
     assert "this process's use" in memory[-1].claim
@@ -164,7 +207,7 @@ def test_what_other_programs_take_of_the_gpu_is_no_growth(planned, monkeypatch):
 def test_growth_of_this_process_is_found_where_the_driver_tells(planned, monkeypatch):
     held = iter([1 << 30, (1 << 30) + (64 << 20)])
     monkeypatch.setattr(bundle_claims.nvml, "process_bytes", lambda _process: next(held))
-    found = check(planned, "tensorrt planned.uino", on_gpu=True)
+    found = check(planned, "tensorrt planned.uino speed", on_gpu=True)
     failed = [f for f in found["memory, which does not grow"] if f.verdict == "failed"]
     assert [f.measured for f in failed] == [64 << 20]
 
@@ -187,4 +230,5 @@ def test_without_plans_the_claims_say_which_claim_tells_why(bundle, tmp_path, cu
     setting = Setting(scratch=str(tmp_path), bundle=str(copy), architecture="sm_87")
     found = check(setting, "tensorrt bare.uino", on_gpu=True)
     assert {f.verdict for findings in found.values() for f in findings} == {"skipped"}, found
-    assert "first claim of this group" in found["latency"][0].reason
+    found |= check(setting, "tensorrt bare.uino speed", on_gpu=True)
+    assert "first claim of the group of its plans" in found["latency"][0].reason

@@ -39,7 +39,8 @@ def with_plans(fake_bundle, folder, **changes):
         info = plan_info(bundle, piece, sha256(plan), **changes)
         plan.with_suffix(".json").write_bytes(msgspec.json.encode(info))
         files += [f"{plans}/{piece.name}.plan", f"{plans}/{piece.name}.json"]
-    return bundle.add(files, plans={"tensorrt-sm_87": {}})
+    listed = {name: f"{plans}/{name}.plan" for name in bundle.manifest.pieces}
+    return bundle.add(files, plans={"tensorrt-sm_87": listed})
 
 
 def with_plan(bundle, piece, data):

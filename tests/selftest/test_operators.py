@@ -9,18 +9,32 @@ from uino_deploy.kernels.correlation import naive as correlation
 from uino_deploy.kernels.correlation import reference
 from uino_deploy.kernels.plugins.library import Launch
 from uino_deploy.kernels.selective_scan import naive as scan
+from uino_deploy.selftest import cases as cases_module
 from uino_deploy.selftest import operators
+from uino_deploy.selftest.cases import (
+    CORRELATION,
+    DTYPES,
+    SCAN,
+    Case,
+    cases_of,
+    exact_on_gpu,
+    model_cases,
+    narrow,
+    ragged_cases,
+)
 from uino_deploy.selftest.findings import CannotCheck, judge
-from uino_deploy.selftest.operators import CORRELATION, SCAN, Case, compare
+from uino_deploy.selftest.operators import compare
 from uino_deploy.selftest.setting import Setting
 
 CONFIG = UinoConfig.from_preset("tiny")
 NAIVE = {CORRELATION.name: correlation.correlation4d, SCAN.name: scan.selective_scan2d}
 
 
-@pytest.mark.parametrize("cases", [operators.small_cases, operators.model_cases])
-def test_the_references_are_pytorchs(cases):
-    found = cases(CONFIG)
+RAGGED = ragged_cases([CONFIG])
+
+
+@pytest.mark.parametrize("found", [RAGGED, model_cases(CONFIG)], ids=["ragged", "model"])
+def test_the_references_are_pytorchs(found):
     assert {case.operator.name for case in found} == set(NAIVE)
     for case in found:
         tensors = [torch.from_numpy(array) for array in case.inputs.values()]
@@ -42,9 +56,20 @@ def test_a_support_shared_by_the_batch_and_ragged_windows(pool):
 
 def test_a_variant_without_the_operators_cannot_be_checked():
     compact = UinoConfig.from_preset("tiny", "comp")
-    assert operators.small_cases(compact) == operators.model_cases(compact) == []
+    assert ragged_cases([compact]) == model_cases(compact) == []
     with pytest.raises(CannotCheck):
-        operators.cases_of(SCAN, [])
+        cases_of(SCAN, [])
+
+
+@pytest.mark.parametrize("case", RAGGED, ids=lambda case: case.where)
+def test_the_reference_on_a_gpu_is_numpys(case, monkeypatch):
+    arrays = case.arrays("bfloat16")
+    monkeypatch.setattr(cases_module, "_torch_device", lambda: "cpu")
+    np.testing.assert_allclose(
+        exact_on_gpu(case, arrays), case.exact(arrays), rtol=1e-9, atol=1e-12
+    )
+    monkeypatch.setattr(cases_module, "_torch_device", lambda: None)
+    np.testing.assert_array_equal(exact_on_gpu(case, arrays), case.exact(arrays))
 
 
 class AnyKernel:
@@ -60,21 +85,21 @@ def exact_of(case):
     def run(_launch, inputs, like):
         named = dict(zip(case.inputs, inputs, strict=True))
         kind = "bfloat16" if like.dtype == np.uint16 else str(like.dtype)
-        return operators.narrow(case.exact(named), kind)
+        return narrow(case.exact(named), kind)
 
     return run
 
 
-@pytest.mark.parametrize("dtype", operators.DTYPES)
-@pytest.mark.parametrize("case", operators.small_cases(CONFIG), ids=lambda case: case.where)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", RAGGED, ids=lambda case: case.where)
 def test_a_right_kernel_passes_in_every_type(case, dtype):
     measured = compare(AnyKernel(), case, dtype, exact_of(case))
     assert measured.holds
     assert (measured.value > 0) or dtype == "float32"
 
 
-@pytest.mark.parametrize("dtype", operators.DTYPES)
-@pytest.mark.parametrize("case", operators.small_cases(CONFIG), ids=lambda case: case.where)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", RAGGED, ids=lambda case: case.where)
 def test_a_kernel_that_leaves_one_value_out_is_found(case: Case, dtype):
     def run(launch, inputs, like):
         out = exact_of(case)(launch, inputs, like)
@@ -84,9 +109,9 @@ def test_a_kernel_that_leaves_one_value_out_is_found(case: Case, dtype):
     assert not compare(AnyKernel(), case, dtype, run).holds
 
 
-@pytest.mark.parametrize("dtype", operators.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_scan_in_another_order_is_found(dtype):
-    case = operators.cases_of(SCAN, operators.small_cases(CONFIG))[0]
+    case = cases_of(SCAN, RAGGED)[0]
 
     def run(launch, inputs, like):
         return np.ascontiguousarray(exact_of(case)(launch, inputs, like)[:, :, :, [0, 1, 3, 2]])

@@ -15,7 +15,7 @@ from uino_deploy.selftest import run as run_module
 from uino_deploy.selftest.findings import Claim
 from uino_deploy.selftest.groups import required
 from uino_deploy.selftest.run import run_selftest
-from uino_deploy.selftest.setting import PRECISIONS, Setting
+from uino_deploy.selftest.setting import Setting
 
 
 @pytest.fixture
@@ -137,19 +137,56 @@ def test_a_group_is_required_where_its_packages_are(monkeypatch):
     have = {"tensorrt", "tensorrt_rtx", "torch", "onnx", "onnxscript"}
     monkeypatch.setattr(groups_module, "is_importable", have.__contains__)
     monkeypatch.setattr(groups_module, "installed_version", lambda _name: None)
-    setting = Setting(scratch="", architecture="sm_89")
-    engines = [f"{name} {p}" for p in PRECISIONS for name in ("tensorrt", "tensorrt-rtx")]
-    assert required(setting, True) == ["gpu", "kernels", "export", *engines]
+    setting = Setting(scratch="", architecture="sm_89", precision="fp16")
+    assert required(setting, True) == [
+        *("gpu", "kernels", "tensorrt operators", "tensorrt-rtx operators", "export"),
+        *("tensorrt fp16", "tensorrt-rtx fp16", "tensorrt fp16 speed", "tensorrt-rtx fp16 speed"),
+    ]
     setting.architecture = "sm_87"  # TensorRT-RTX knows no Jetson
-    assert "tensorrt-rtx fp32" not in required(setting, True)
+    assert not [name for name in required(setting, True) if "tensorrt-rtx" in name]
     have.discard("tensorrt")
     assert required(setting, True) == ["gpu", "kernels", "export"]
     have.discard("onnx")
     assert required(setting, True) == ["gpu", "kernels"]
     have |= {"onnxruntime", "openvino", "onnx"}
+    setting.precision = "fp32"
     assert required(setting, False) == [
-        *("operators", "export", "onnxruntime fp32", "openvino fp32", "onnxruntime fp16")
+        *("operators", "export", "onnxruntime fp32", "openvino fp32"),
+        *("onnxruntime fp32 speed", "openvino fp32 speed"),
     ]
+
+
+def test_what_proves_most_comes_first():
+    setting = Setting(scratch="", architecture="sm_89", precision="fp16")
+    names = list(groups_module.groups(setting, True))
+    assert names[:6] == [
+        *("gpu", "kernels", "tensorrt operators", "tensorrt-rtx operators", "export"),
+        "tensorrt fp16",
+    ]
+    speed = [name.endswith(" speed") for name in names]
+    assert speed == sorted(speed)
+    assert names.count("export") == 1
+    claims = {
+        name: [c.name for c in make()] for name, make in groups_module.groups(setting, True).items()
+    }
+    assert len(claims["export"]) == 1
+    assert claims["tensorrt fp16"][:3] == [
+        "every piece is built for sm_89",
+        "the plugins inside the engine match the portable ONNX functions",
+        "every piece and the whole model match PyTorch",
+    ]
+    assert claims["tensorrt fp16 speed"] == ["latency", "memory, which does not grow"]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_checkpoint_is_exported_once_in_the_type_of_the_machine(monkeypatch, gpu):
+    seen = []
+    monkeypatch.setattr(run_module, "groups", lambda setting, _gpu: seen.append(setting) or {})
+    monkeypatch.setattr(run_module, "required", lambda *_: [])
+    monkeypatch.setattr(run_module, "_describe_device", no_gpu)
+    run_selftest(gpu=gpu)
+    (setting,) = seen
+    assert setting.labels == (("fp16",) if gpu else ("fp32",))
 
 
 def test_every_required_group_is_a_group():

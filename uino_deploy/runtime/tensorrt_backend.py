@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Edge, Piece
-from uino_deploy.bundle.plans import EngineBackend, PlanInfo, load_plan, rebuild_command
+from uino_deploy.bundle.plans import EngineBackend, Profile, load_plan, rebuild_command
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, CheckFailed, CudaError, DependencyError, InputError
 from uino_deploy.runtime.cuda_memory import Device, DeviceArray, Graph
@@ -72,13 +72,29 @@ class TensorRtBackend:
         if info.route == "ipluginv3":
             _register_plugins(bundle, architecture)
         again = rebuild_command(bundle, self._name, architecture)
+        return self.load_plan_file(path, described, info.shapes, again)
+
+    def load_plan_file(
+        self, path: Path, piece: Piece, profile: Profile, again: str
+    ) -> TensorRtSession:
+        """Load a plan that need not be in a bundle.
+
+        Args:
+            path: the plan.
+            piece: its inputs and outputs.
+            profile: the least, usual and largest shape of each input whose size ranges.
+            again: the command that builds the plan anew.
+
+        Raises:
+            BundleError: it is no plan of this library, or not the piece's.
+        """
         before, _ = self._device.memory()
         self._log.last_error = ""
         data = bundle.read(path.relative_to(bundle.root).as_posix())
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise BundleError(f"{path} cannot be loaded: {self._log.last_error}", again)
-        _check_edges(self._trt, path, described, engine, again)
+        _check_edges(self._trt, path, piece, engine, again)
         context = engine.create_execution_context()
         if context is None:
             raise CudaError(f"{path} cannot be made ready: {self._log.last_error}")
@@ -87,7 +103,7 @@ class TensorRtBackend:
         times = _layer_times(self._trt) if self._profile else None
         if times is not None:
             context.profiler = times
-        return TensorRtSession(self, described, info, context, times)
+        return TensorRtSession(self, piece, profile, context, times)
 
     def load_all(self, bundle: Bundle, pieces: Sequence[str]) -> dict[str, Session]:
         """Load the plans one after the other, to measure the memory that each takes."""
@@ -138,11 +154,11 @@ class TensorRtSession:
     """A piece's engine and its one execution context."""
 
     def __init__(
-        self, backend: TensorRtBackend, piece: Piece, info: PlanInfo, context: Any, times: Any
+        self, backend: TensorRtBackend, piece: Piece, profile: Profile, context: Any, times: Any
     ) -> None:
         self._backend = backend
         self._piece = piece
-        self._info = info
+        self._profile = profile
         self._context = context
         self._times = times  # TensorRT does not keep it
         self._inputs = {tensor.name: tensor for tensor in piece.inputs}
@@ -215,10 +231,10 @@ class TensorRtSession:
         self._shapes = shapes
 
     def _check_profile(self, name: str, shape: tuple[int, ...]) -> None:
-        """Refuse a shape that the engine was not built for; the message names its range."""
-        if name not in self._info.shapes:
+        """Refuse a shape that the engine was not built for, and say for which it was."""
+        if name not in self._profile:
             return
-        least, _, largest = self._info.shapes[name]
+        least, _, largest = self._profile[name]
         if not all(
             low <= got <= high for low, got, high in zip(least, shape, largest, strict=True)
         ):

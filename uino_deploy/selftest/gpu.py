@@ -12,17 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 from uino_deploy.bundle import Bundle
-from uino_deploy.bundle.plans import EngineBackend, PlanInfo, plan_folder
+from uino_deploy.bundle.plans import EngineBackend, PlanInfo, plan_folder, plans_of
 from uino_deploy.bundle.reference import inputs_of, load_example
 from uino_deploy.dependencies import is_importable
 from uino_deploy.kernels.plugins.library import Launch, Library
+from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.pipeline import WHOLE
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.runtime.cuda_memory import Device
 from uino_deploy.runtime.session import Array, Backend
-from uino_deploy.selftest import operators
+from uino_deploy.selftest.cases import (
+    CORRELATION,
+    SCAN,
+    Case,
+    cases_of,
+    dtypes_of,
+    exact_on_gpu,
+    model_cases,
+    ragged_cases,
+    relative_l2,
+    wide,
+)
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
-from uino_deploy.selftest.operators import Case, compare, model_cases
+from uino_deploy.selftest.operators import compare, judged
 from uino_deploy.selftest.setting import Setting
 from uino_deploy.tolerances import piece_tolerance
 
@@ -65,25 +77,25 @@ def kernel_claims(setting: Setting) -> list[Claim]:
     return [
         Claim(
             f"the kernels compile for {arch or 'this GPU'}",
-            "with Triton, for this model",
+            "with Triton, for the model at hand; without a bundle for every preset",
             lambda: _compiled(setting),
         ),
         *(
             Claim(
-                f"{operator.name}'s compiled kernel is correct",
-                "the cubin launched through cuda-python at the model's shapes, against float64 "
-                "numpy",
+                f"{operator.name}'s compiled kernel computes it",
+                "the cubin launched through cuda-python at the model's shapes and at ragged ones, "
+                "against float64",
                 partial(_launched, setting, operator),
             )
-            for operator in (operators.CORRELATION, operators.SCAN)
+            for operator in (CORRELATION, SCAN)
         ),
         *(
             Claim(
-                f"{operator.name} in PyTorch launches its Triton kernel and is correct",
-                "CUDA tensors at the model's shapes, against float64 numpy",
+                f"{operator.name} in PyTorch launches its Triton kernel and computes it",
+                "CUDA tensors at the model's shapes, against float64",
                 partial(_in_torch, setting, operator),
             )
-            for operator in (operators.CORRELATION, operators.SCAN)
+            for operator in (CORRELATION, SCAN)
         ),
     ]
 
@@ -91,12 +103,12 @@ def kernel_claims(setting: Setting) -> list[Claim]:
 def _compiled(setting: Setting) -> Iterator[Measured]:
     if not is_importable("triton"):
         raise CannotCheck("Triton is not installed")
-    from uino_deploy.kernels.compiler.build import compile_target, write
+    from uino_deploy.kernels.compiler.build import compile_models, write
     from uino_deploy.kernels.compiler.targets import PTX_ISA, oldest_cuda, target
 
     arch = setting.architecture
     release = setting.cuda if setting.cuda in PTX_ISA else oldest_cuda(arch)
-    kernels = compile_target(target(arch, release), [setting.config().preset])
+    kernels = compile_models(target(arch, release), setting.configs())
     folder = setting.compiled(arch)
     folder.mkdir(parents=True)
     write(kernels, folder)
@@ -105,7 +117,7 @@ def _compiled(setting: Setting) -> Iterator[Measured]:
     yield Measured(spilled, "bytes", 0, what="spilled registers")
 
 
-def _launched(setting: Setting, operator: Any) -> Iterator[Measured]:
+def _launched(setting: Setting, operator: Operator) -> Iterator[Measured]:
     arch = setting.architecture
     library = Library.open(setting.kernels_folder(arch), arch)
     device = Device()
@@ -113,9 +125,10 @@ def _launched(setting: Setting, operator: Any) -> Iterator[Measured]:
     def run(launch: Launch, inputs: list[Array], like: Array) -> Array:
         return _launch(device, launch, inputs, like)
 
-    for case in operators.cases_of(operator, model_cases(setting.config())):
-        for dtype in operators.DTYPES:
-            yield compare(library, case, dtype, run)
+    cases = [*model_cases(setting.config()), *ragged_cases(setting.configs())]
+    for case in cases_of(operator, cases):
+        for dtype in dtypes_of(arch):
+            yield compare(library, case, dtype, run, exact_on_gpu)
 
 
 def _launch(device: Device, launch: Launch, inputs: list[Array], like: Array) -> Array:
@@ -131,7 +144,7 @@ def _launch(device: Device, launch: Launch, inputs: list[Array], like: Array) ->
     return out.to_host()
 
 
-def _in_torch(setting: Setting, operator: Any) -> Iterator[Measured]:
+def _in_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
     if not is_importable("torch"):
         raise CannotCheck("torch is not installed")
     import torch
@@ -142,9 +155,9 @@ def _in_torch(setting: Setting, operator: Any) -> Iterator[Measured]:
         raise CannotCheck("Triton is not installed")
     from uino_deploy.kernels import correlation4d, selective_scan2d
 
-    function = correlation4d if operator is operators.CORRELATION else selective_scan2d
-    for case in operators.cases_of(operator, model_cases(setting.config())):
-        for dtype in operators.DTYPES:
+    function = correlation4d if operator is CORRELATION else selective_scan2d
+    for case in cases_of(operator, model_cases(setting.config())):
+        for dtype in dtypes_of(setting.architecture):
             yield _one_in_torch(function, case, dtype)
 
 
@@ -154,11 +167,11 @@ def _one_in_torch(function: Any, case: Case, dtype: str) -> Measured:
     arrays = case.arrays(dtype)
     types = case.operator.types(dtype)
     tensors = [
-        torch.from_numpy(operators.wide(array)).to("cuda", getattr(torch, kind))
+        torch.from_numpy(wide(array)).to("cuda", getattr(torch, kind))
         for array, kind in zip(arrays.values(), types, strict=False)
     ]
-    result = function(*tensors, **case.attributes).double().cpu().numpy()
-    return operators.judged(result, case.exact(arrays), dtype, case)
+    found = function(*tensors, **case.attributes).double().cpu().numpy()
+    return judged(found, exact_on_gpu(case, arrays), dtype, case)
 
 
 # --- engines
@@ -175,7 +188,7 @@ def engine_claims(setting: Setting, label: str, backend: EngineBackend) -> list[
         ),
         Claim(
             "the plugins inside the engine match the portable ONNX functions",
-            "the prompt piece built both ways, on the reference's inputs",
+            "the prompt piece's engine and one of the functions, on the reference's inputs",
             lambda: _plugins_match(setting, label, backend),
         ),
     ]
@@ -192,7 +205,9 @@ def planned(setting: Setting, label: str, backend: EngineBackend) -> Bundle:
         return bundle
     copy = _copy_of(setting, label, backend)
     if not copy.is_dir():
-        raise CannotCheck("no plans for this GPU; the first claim of this group says why")
+        raise CannotCheck(
+            "there are no plans for this GPU; the first claim of the group of its plans says why"
+        )
     return Bundle.open(copy, verify=False)
 
 
@@ -252,24 +267,23 @@ def _build(
 
 def _plugins_match(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Measured]:
     if backend == "tensorrt-rtx":
-        raise CannotCheck(
-            "TensorRT-RTX has no plugins: its engines contain the portable ONNX functions"
-        )
-    bundle = setting.open_bundle(label)
+        raise CannotCheck("TensorRT-RTX takes no plugins: its engines hold the bodies")
+    bundle = planned(setting, label, backend)
     if bundle.config.prompt.hypercorrelation == "none":
         raise CannotCheck("this model's variant has neither operator")
-    pieces = (_PLUGIN_PIECE,)
-    portable, plugin = (_copy_of(setting, label, what) for what in ("portable", "plugins"))
-    _build(setting, bundle, portable, backend, "none", pieces)
-    (info,) = _build(setting, bundle, plugin, backend, "auto", pieces)
+    own = (setting.architecture, backend, _PLUGIN_PIECE)
+    info = next(i for i in plans_of(bundle) if (i.arch, i.backend, i.piece) == own)
+    if not info.plugins:
+        raise CannotCheck("the engine was built without plugins")
     yield Measured(sum(info.plugins.values()), "plugin layers", 1, at_least=True, what=info.route)
+    bodies = _copy_of(setting, label, "bodies")
+    _build(setting, setting.open_bundle(label), bodies, backend, "none", (_PLUGIN_PIECE,))
     runner = open_backend(backend)
-    found, wanted = (
-        _run_piece(Bundle.open(path, verify=False), runner) for path in (plugin, portable)
-    )
+    found = _run_piece(bundle, runner)
+    wanted = _run_piece(Bundle.open(bodies, verify=False), runner)
     for name, exact in wanted.items():
         allowed = piece_tolerance(info.precision).relative_l2
-        error = operators.relative_l2(found[name], exact.astype(np.float64))
+        error = relative_l2(found[name], exact.astype(np.float64))
         yield Measured(error, "relative L2", allowed, what=name)
 
 
@@ -302,5 +316,5 @@ def _graphs(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Me
         # Recorded on other numbers, so that a replay that computes nothing fails.
         other.run({key: array / 2 for key, array in feeds.items()})
         for output, found in other.run(feeds).items():
-            error = operators.relative_l2(found, wanted[output].astype(np.float64))
+            error = relative_l2(found, wanted[output].astype(np.float64))
             yield Measured(error, "relative L2", 1e-5, what=f"{name}.{output}")

@@ -19,7 +19,7 @@ from uino_deploy.errors import DependencyError
 from uino_deploy.export.engines import RTX_ARCHITECTURES
 from uino_deploy.runtime.backends import BACKENDS, BackendOptions, open_backend
 from uino_deploy.runtime.session import Backend
-from uino_deploy.selftest import bundle, gpu, operators
+from uino_deploy.selftest import bundle, gpu, operator_engines, operators
 from uino_deploy.selftest.findings import Claim, judge
 from uino_deploy.selftest.setting import Setting
 
@@ -32,53 +32,66 @@ _RTX_ADAPTERS = ("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tenso
 def groups(setting: Setting, on_gpu: bool) -> dict[str, Group]:
     """Return, for each group, the function that creates its claims, in the order of checking.
 
-    A group is one kind of claim, or one bundle on one backend; each has its own process.
+    A group is one kind of claim, or one bundle on one backend; each has its own process. What
+    proves most comes first, since the time may not suffice for all: faults and the operators, then
+    the pieces and the whole on every backend, then their speed.
     """
     exports = {"export": partial(bundle.export_claims, setting)} if setting.bundle is None else {}
-    if on_gpu:
-        by_name: dict[str, Group] = {
-            "gpu": gpu.device_claims,
-            "kernels": partial(gpu.kernel_claims, setting),
-            **exports,
-        }
+    found: dict[str, Group]
+    right: dict[str, Group] = {}
+    speed: dict[str, Group] = {}
+    for name, opener in _openers(setting, on_gpu).items():
+        right[name] = partial(bundle.claims, setting, opener)
+        speed[f"{name} speed"] = partial(bundle.speed_claims, opener)
+    if not on_gpu:
+        return {"operators": partial(operators.claims, setting), **exports, **right, **speed}
+    found = {"gpu": gpu.device_claims, "kernels": partial(gpu.kernel_claims, setting)}
+    for library in _PLANNED:
+        found[f"{library} operators"] = partial(operator_engines.claims, setting, library)
         for label in setting.labels:
-            for library in _PLANNED:
-                by_name[f"{library} {label}"] = partial(_with_plans, setting, label, library)
-            for provider in _ONNXRUNTIME_GPU:
-                name = f"onnxruntime:{provider} {label}"
-                by_name[name] = partial(_on, setting, label, "onnxruntime", provider)
-        return by_name
-    by_name = {"operators": partial(operators.claims, setting), **exports}
-    for label in setting.labels:
-        for backend in ("onnxruntime", "openvino"):
-            if backend in BACKENDS:
-                by_name[f"{backend} {label}"] = partial(_on, setting, label, backend, None)
-    return by_name
+            plans = partial(_with_plans, setting, label, library, right[f"{library} {label}"])
+            right[f"{library} {label}"] = plans
+    return {**found, **exports, **right, **speed}
 
 
 _PLANNED: tuple[EngineBackend, ...] = ("tensorrt", "tensorrt-rtx")
 
 
-def _on(setting: Setting, label: str, backend: str, provider: str | None) -> list[Claim]:
-    """Return the claims of a bundle on a backend that loads ONNX files."""
-    options = BackendOptions(providers=None if provider is None else [provider])
+def _openers(setting: Setting, on_gpu: bool) -> dict[str, bundle.Open]:
+    """Return what opens each of the run's bundles on each backend, by the group's name."""
+    found: dict[str, bundle.Open] = {}
+    for label in setting.labels:
+        if on_gpu:
+            for library in _PLANNED:
+                found[f"{library} {label}"] = partial(_open_plans, setting, label, library)
+            for provider in _ONNXRUNTIME_GPU:
+                opened = partial(_open, setting, label, "onnxruntime", [provider])
+                found[f"onnxruntime:{provider} {label}"] = opened
+        else:
+            for backend in ("onnxruntime", "openvino"):
+                if backend in BACKENDS:
+                    found[f"{backend} {label}"] = partial(_open, setting, label, backend, None)
+    return found
 
-    def opened() -> tuple[Bundle, Backend]:
-        return setting.open_bundle(label), open_backend(backend, options)
 
-    return bundle.claims(setting, opened)
+def _open(
+    setting: Setting, label: str, backend: str, providers: list[str] | None
+) -> tuple[Bundle, Backend]:
+    """Open a bundle, and a backend that loads ONNX files."""
+    return setting.open_bundle(label), open_backend(backend, BackendOptions(providers=providers))
 
 
-def _with_plans(setting: Setting, label: str, backend: EngineBackend) -> list[Claim]:
+def _open_plans(setting: Setting, label: str, library: EngineBackend) -> tuple[Bundle, Backend]:
+    """Open a bundle with plans, and the backend that loads them."""
+    return gpu.planned(setting, label, library), open_backend(library)
+
+
+def _with_plans(setting: Setting, label: str, library: EngineBackend, right: Group) -> list[Claim]:
     """Return the claims of a bundle's plans, and of the bundle on the backend that loads them."""
-
-    def opened() -> tuple[Bundle, Backend]:
-        return gpu.planned(setting, label, backend), open_backend(backend)
-
     return [
-        *gpu.engine_claims(setting, label, backend),
-        *bundle.claims(setting, opened),
-        gpu.graph_claim(setting, label, backend),
+        *gpu.engine_claims(setting, label, library),
+        *right(),
+        gpu.graph_claim(setting, label, library),
     ]
 
 
@@ -95,22 +108,23 @@ _SURE = {
 def required(setting: Setting, on_gpu: bool) -> list[str]:
     """Return the groups that must run for the self-test to pass: this machine can run them.
 
-    A group needs its backend's packages, a bundle or the packages that export one, and a precision
-    that the backend always supports.
+    Needed are a backend's packages, a bundle or what exports one, and a precision that the backend
+    computes everywhere; for an engine of one operator, onnx.
     """
-    names = ["gpu", "kernels"] if on_gpu else []
-    if not on_gpu and is_importable("torch"):
-        names.append("operators")
+    if on_gpu:
+        installed = _installed(setting.architecture)
+        alone = [f"{library} operators" for library in _PLANNED if library in installed]
+        found = ["gpu", "kernels", *(alone if is_importable("onnx") else [])]
+    else:
+        installed = _installed_for_cpu()
+        found = ["operators"] if is_importable("torch") else []
     if setting.bundle is None:
         if not all(map(is_importable, ("torch", "onnx", "onnxscript"))):
-            return names
-        names.append("export")
-    for label in setting.labels:
-        types = setting.precisions(label)
-        for backend in _installed(setting.architecture) if on_gpu else _installed_for_cpu():
-            if types <= _SURE[backend]:
-                names.append(f"{backend} {label}")
-    return names
+            return found
+        found.append("export")
+    pairs = [(backend, label) for label in setting.labels for backend in installed]
+    on = [f"{b} {label}" for b, label in pairs if setting.precisions(label) <= _SURE[b]]
+    return [*found, *on, *(f"{name} speed" for name in on)]
 
 
 def _installed_for_cpu() -> list[str]:

@@ -109,6 +109,7 @@ def run_selftest(
             scratch=scratch,
             bundle=None if bundle is None else str(bundle.absolute()),
             kernels=None if kernels is None else str(kernels.absolute()),
+            precision="fp16" if gpu else "fp32",  # what each kind of machine runs it in
         )
         deadline = begun + 60 * minutes
         device, missing, fault = _find_device(setting, deadline) if gpu else (None, "", "")

@@ -8,12 +8,11 @@ import msgspec
 
 from uino_deploy import assets
 from uino_deploy.bundle import Bundle
-from uino_deploy.config import UinoConfig
+from uino_deploy.bundle.manifest import Precision
+from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.dependencies import is_importable
 from uino_deploy.selftest.findings import CannotCheck
 
-# Without a given bundle, the bundled checkpoint is exported in each of these.
-PRECISIONS = ("fp32", "fp16", "bf16")
 CHECKPOINT = Path(assets.__path__[0]) / "tiny.safetensors"
 
 
@@ -26,6 +25,8 @@ class Setting(msgspec.Struct, kw_only=True):
         kernels: folder that `kernels build` wrote; the bundle's own, or new ones, if None.
         architecture: the GPU's, such as "sm_87"; empty without one.
         cuda: the CUDA release of its driver, such as "12.6"; empty without one.
+        precision: what the bundled checkpoint is exported in, once for the whole run. Engines of
+            the operators alone cover the other types.
     """
 
     scratch: str
@@ -33,11 +34,12 @@ class Setting(msgspec.Struct, kw_only=True):
     kernels: str | None = None
     architecture: str = ""
     cuda: str = ""
+    precision: Precision = "fp32"
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of this run's bundles: that of the given one, or each one's precision."""
-        return PRECISIONS if self.bundle is None else (Path(self.bundle).name,)
+        """What the bundles of this run are called: the given one, or the exported one's type."""
+        return (self.precision if self.bundle is None else Path(self.bundle).name,)
 
     def precisions(self, label: str) -> set[str]:
         """Return the precisions of a bundle's pieces."""
@@ -68,6 +70,12 @@ class Setting(msgspec.Struct, kw_only=True):
         if self.bundle is None:
             return UinoConfig.from_preset("tiny")
         return Bundle.open(self.bundle, verify=False).config
+
+    def configs(self) -> list[UinoConfig]:
+        """Return the configurations whose operators are checked: all presets' without a bundle."""
+        if self.bundle is None:
+            return [UinoConfig.from_preset(preset) for preset in PRESETS]
+        return [self.config()]
 
     def kernels_folder(self, architecture: str) -> Path:
         """Return a folder of kernels compiled for an architecture.
