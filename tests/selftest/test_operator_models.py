@@ -9,12 +9,12 @@ import pytest
 
 from tests.selftest.faults import faults_of
 from uino_deploy.config import PRESETS
-from uino_deploy.export.audit import PLUGIN_ATTRIBUTES
 from uino_deploy.export.engine_job import Job
 from uino_deploy.export.engines import build_in, builder
 from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.export.onnx_writer import check_model
 from uino_deploy.export.operator_models import operator_model
+from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.runtime import openvino_backend
 from uino_deploy.selftest.cases import DTYPES, ragged_cases
 from uino_deploy.selftest.operator_engines import feeds_of
@@ -47,7 +47,7 @@ def test_the_node_is_the_exporters(tmp_path, case, dtype):
     check_model(path)
     summary = read_graph(path)
     (call,) = summary.calls
-    assert call.attributes == {**case.attributes, **PLUGIN_ATTRIBUTES}
+    assert call.attributes == {**case.attributes, **PLUGIN}
     assert summary.functions == {case.operator.name}
     assert not summary.doubles
 

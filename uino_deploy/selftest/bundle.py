@@ -38,7 +38,7 @@ def claims(setting: Setting, open_: Open) -> list[Claim]:
     """
     return [
         Claim(
-            "every piece and the whole are PyTorch's",
+            "every piece and the whole model match PyTorch",
             "each piece on the reference's inputs, each in PyTorch's place where torch is here, "
             "and the whole from image to mask, after another class was served",
             lambda: _verified(setting, *open_()),
