@@ -72,7 +72,8 @@ class TensorRtBackend:
         if info.route == "ipluginv3":
             _register_plugins(bundle, architecture)
         again = rebuild_command(bundle, self._name, architecture)
-        return self.load_plan_file(path, described, info.shapes, again)
+        data = bundle.read(path.relative_to(bundle.root).as_posix())
+        return self._load_plan(data, path, described, info.shapes, again)
 
     def load_plan_file(
         self, path: Path, piece: Piece, profile: Profile, again: str
@@ -88,9 +89,13 @@ class TensorRtBackend:
         Raises:
             BundleError: it is no plan of this library, or not the piece's.
         """
+        return self._load_plan(path.read_bytes(), path, piece, profile, again)
+
+    def _load_plan(
+        self, data: bytes, path: Path, piece: Piece, profile: Profile, again: str
+    ) -> TensorRtSession:
         before, _ = self._device.memory()
         self._log.last_error = ""
-        data = bundle.read(path.relative_to(bundle.root).as_posix())
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise BundleError(f"{path} cannot be loaded: {self._log.last_error}", again)
