@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from uino_deploy.benchmarks.record import Entry, Record, Timing
-from uino_deploy.errors import InputError
+from uino_deploy.errors import CheckFailed, InputError
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,16 @@ def compare_records(before: Record, after: Record, margin: float) -> Comparison:
         margin: how much worse a median may be, as a fraction of the first: 0.1 for 10 %.
 
     Raises:
-        InputError: the methods, machines or models differ, or no entry is in both.
+        InputError: the methods, machines or models differ, no entry is in both, or an entry stands
+            twice in a record.
+        CheckFailed: an entry or a case that passed in the first record is not in the second.
     """
     _check_comparable(before, after)
-    old = {entry.key: entry for entry in before.entries}
-    new = {entry.key: entry for entry in after.entries}
+    old, new = _by_key(before, "first"), _by_key(after, "second")
     both = [key for key in old if key in new]
     if not both:
         raise InputError("the records have no entry in common")
+    _check_nothing_gone(old, new)
     changes, broken = [], []
     for key in both:
         was, now = old[key], new[key]
@@ -113,6 +116,33 @@ def _check_comparable(before: Record, after: Record) -> None:
                 f"{_short(a[name])} and {_short(b[name])}",
                 "measure both with the same options on the same machine",
             )
+
+
+def _by_key(record: Record, which: str) -> dict[Any, Entry]:
+    found: dict[Any, Entry] = {}
+    for entry in record.entries:
+        if found.setdefault(entry.key, entry) is not entry:
+            raise InputError(f"the {which} record has {_name(entry)} twice", "measure it again")
+    return found
+
+
+def _check_nothing_gone(old: dict[Any, Entry], new: dict[Any, Entry]) -> None:
+    """Refuse to pass what was not measured again."""
+    gone = []
+    for key, was in old.items():
+        if was.status != "passed":
+            continue
+        if key not in new:
+            gone.append(_name(was))
+        elif new[key].status == "passed":
+            measured = {result.case for result in new[key].cases}
+            lost = [result.case for result in was.cases if result.case not in measured]
+            gone += [f"{_name(was)}, {case}" for case in lost]
+    if gone:
+        raise CheckFailed(
+            f"passed in the first record and not in the second: {'; '.join(gone)}",
+            "measure it again",
+        )
 
 
 def _short(value: object) -> str:

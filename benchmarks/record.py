@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
 
@@ -336,14 +337,14 @@ def load_record(path: Path) -> Record:
     except OSError as error:
         raise InputError(f"record {path} cannot be read: {error.strerror}") from error
     try:
-        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+        schema = decode_json(data, _SchemaOnly).schema
         if schema.partition(".")[0] != SCHEMA.partition(".")[0]:
             raise InputError(
                 f"{path} has schema version {schema}; this version reads {SCHEMA}",
                 "measure again, or use the uino-deploy that wrote it",
             )
-        return msgspec.json.decode(data, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(data, Record)
+    except DocumentError as error:
         raise InputError(
             f"{path} is not a benchmark record: {error}",
             "give the record.json that `uino-deploy benchmark` wrote",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from uino_deploy.bundle.reference import operator_name, operator_sample
 from uino_deploy.config import UinoConfig
-from uino_deploy.export.pieces import reference_pieces, run_modules
+from uino_deploy.export.pieces import PieceModule, reference_pieces, run_modules
 from uino_deploy.images import preprocess_image, preprocess_mask
+from uino_deploy.kernels import correlation4d, selective_scan2d
+from uino_deploy.model.hypercorrelation import use_operators
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.pipeline import CLASS, QUERY, with_class_axis
 
@@ -32,6 +37,8 @@ def example_of(
         float32 tensors under the names of `uino_deploy.bundle.reference`.
     """
     config, pieces = model.config, reference_pieces(model)
+    operators: dict[str, Tensor] = {}
+    pieces["prompt"] = _recorded(pieces["prompt"], operators)
     support = {
         "support_image": torch.stack([_image(image, config) for image, _ in shots]),
         "mask": torch.stack([_mask(mask, config) for _, mask in shots]),
@@ -42,7 +49,8 @@ def example_of(
         known = {**with_class_axis(enrolled), "image": _image(query, config)[None]}
         tensors = run_modules(QUERY, [pieces[name] for name in QUERY.pieces], known)
     # Cloned: without contrastive enhancement the weight is the mask, and a file stores each once.
-    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    made = {**tensors, **operators}
+    return {name: tensor.clone().contiguous() for name, tensor in made.items()}
 
 
 def logits_from(model: UinoFSS, piece: str, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -69,3 +77,27 @@ def _image(image: Image, config: UinoConfig) -> Tensor:
 
 def _mask(mask: Image, config: UinoConfig) -> Tensor:
     return torch.from_numpy(preprocess_mask(mask, config.image_size, config.encoder.patch))
+
+
+def _recorded(made: PieceModule, seen: dict[str, Tensor]) -> PieceModule:
+    """Return a copy of the prompt's piece that records its operators.
+
+    Args:
+        made: the piece in the model.
+        seen: receives samples of what each call takes first and gives, by `operator_name`.
+    """
+    module = copy.deepcopy(made.module)
+    calls = iter(range(1 << 16))
+
+    def recording(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(first: Tensor, *rest: Any) -> Tensor:
+            result = operator(first, *rest)
+            call = next(calls)
+            for what, tensor in (("input", first), ("output", result)):
+                seen[operator_name(call, what)] = operator_sample(tensor)
+            return result
+
+        return run
+
+    use_operators(module, recording(correlation4d), recording(selective_scan2d))
+    return PieceModule(made.piece, module)

@@ -17,7 +17,7 @@ from uino_deploy.runtime.session import Array, HostBackend, HostSession
 
 
 class TorchBackend(HostBackend):
-    """Runs a bundle's pieces in the model that it was exported from, on the CPU.
+    """Runs a bundle's pieces in the model that it was exported from, on the CPU, in any thread.
 
     Args:
         checkpoint: a uino-deploy checkpoint.

@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.bundle import Bundle
+from uino_deploy.bundle import Bundle, Precision
 from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.errors import CheckFailed
+from uino_deploy.export.graph_reader import precision_of
 from uino_deploy.images import load_image, load_mask
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import CLASS, QUERY, WHOLE, route_of, with_class_axis
@@ -32,6 +33,9 @@ Image = npt.NDArray[np.uint8]
 # An image uint8 RGB [H, W, 3] or its file; a mask uint8 [H, W] of 0 and 1 or its file.
 Source = Image | str | Path
 Shot = tuple[Source, Source]
+
+# What was got and what was wanted of each example, by the output's name.
+Pairs = dict[str, list[tuple[Array, Array]]]
 
 GENERATED_LETTERS = "AR"
 
@@ -89,7 +93,10 @@ class VerifyReport(msgspec.Struct, kw_only=True):
         pieces: every output of every piece.
         swaps: the effect of each piece on the mask; only "query" for a stored reference.
         guilty: the pieces whose own outputs fail.
-        passed: every comparison and every mask passes.
+        operators: what our operators take and give inside the prompt's piece and the whole; only
+            where ONNX Runtime runs the pieces and the reference has it.
+        mislabelled: the pieces whose graph computes in another precision than the manifest says.
+        passed: every comparison and every mask passes, and no piece is mislabelled.
         reason: the first failure; empty when passed.
     """
 
@@ -102,6 +109,8 @@ class VerifyReport(msgspec.Struct, kw_only=True):
     guilty: list[str]
     passed: bool
     reason: str
+    operators: list[Comparison] = msgspec.field(default_factory=list)
+    mislabelled: list[str] = msgspec.field(default_factory=list)
 
     def require(self) -> None:
         """Raise unless everything passes.
@@ -138,19 +147,27 @@ def verify_bundle(
         _check_same_model(bundle, model)
     loaded = _examples(bundle, model, examples)
     names = [name for name in bundle.manifest.pieces if name != WHOLE]
+    # The graphs' own: a label must not widen the bounds.
+    precisions = {n: precision_of(bundle.read(bundle.piece(n).model)) for n in names}
+    mislabelled = [
+        f"piece {name} is {bundle.piece(name).precision} in the manifest and {actual} in its graph"
+        for name, actual in precisions.items()
+        if actual != bundle.piece(name).precision
+    ]
     comparisons: list[Comparison] = []
     swaps: list[Swap] = []
     for name in names:
         progress(f"comparing {name}")
         session = backend.load(bundle, name)
         outputs = [session.run(inputs_of(session.piece, example)) for example in loaded]
-        comparisons += _compare_piece(session, loaded, outputs)
+        comparisons += _compare_piece(session, precisions[name], loaded, outputs)
         if model is not None:
-            swaps.append(_swap(bundle, model, name, loaded, outputs))
+            swaps.append(_swap(model, name, precisions[name], loaded, outputs))
     progress("comparing the whole model")
-    swaps.append(_whole(bundle, backend, loaded))
-    guilty = sorted({c.piece for c in comparisons if not c.passed})
-    reason = _reason(comparisons, swaps)
+    swaps.append(_whole(bundle, backend, list(precisions.values()), loaded))
+    operators = _compare_operators(bundle, backend, precisions["prompt"], loaded)
+    guilty = sorted({c.piece for c in (*comparisons, *operators) if not c.passed})
+    reason = "; ".join(mislabelled) or _reason([*comparisons, *operators], swaps)
     return VerifyReport(
         bundle=bundle.root.name,
         reference="stored" if model is None else "pytorch",
@@ -161,6 +178,8 @@ def verify_bundle(
         guilty=guilty,
         passed=not reason,
         reason=reason,
+        operators=operators,
+        mislabelled=mislabelled,
     )
 
 
@@ -197,35 +216,79 @@ def _load(source: Source, read: Callable[[str | Path], Image]) -> Image:
 
 
 def _compare_piece(
-    session: Session, examples: list[Example], outputs: list[dict[str, Array]]
+    session: Session,
+    precision: Precision,
+    examples: list[Example],
+    outputs: list[dict[str, Array]],
 ) -> list[Comparison]:
     piece = session.piece
-    allowed = piece_tolerance(piece.precision).relative_l2
     comparisons = []
     for edge in piece.outputs:
         pairs = [
             (got[edge.name], outputs_of(piece, example)[edge.name])
             for got, example in zip(outputs, examples, strict=True)
         ]
-        relative = max(relative_l2(got, wanted) for got, wanted in pairs)
-        comparisons.append(
-            Comparison(
-                piece=piece.name,
-                output=edge.name,
-                max_abs=max(_max_abs(got, wanted) for got, wanted in pairs),
-                relative_l2=relative,
-                cosine=min(_cosine(got, wanted) for got, wanted in pairs),
-                allowed=allowed,
-                passed=relative <= allowed,
-            )
-        )
+        comparisons.append(_compared(piece.name, edge.name, precision, pairs))
     return comparisons
 
 
+def _compared(
+    piece: str, output: str, precision: Precision, pairs: list[tuple[Array, Array]]
+) -> Comparison:
+    """Compare what was exported with what was wanted."""
+    allowed = piece_tolerance(precision).relative_l2
+    relative = max(relative_l2(got, wanted) for got, wanted in pairs)
+    return Comparison(
+        piece=piece,
+        output=output,
+        max_abs=max(_max_abs(got, wanted) for got, wanted in pairs),
+        relative_l2=relative,
+        cosine=min(_cosine(got, wanted) for got, wanted in pairs),
+        allowed=allowed,
+        passed=relative <= allowed,
+    )
+
+
+def _compare_operators(
+    bundle: Bundle, backend: Backend, precision: Precision, examples: list[Example]
+) -> list[Comparison]:
+    """Compare what our operators take and give: a piece's outputs need not depend on them.
+
+    The prompt's piece is compared with the reference; the whole with the prompt's piece behind the
+    encoder's, both exported, so that an error of the encoder is not taken for one of the operators.
+    """
+    from uino_deploy.export.operator_taps import exported
+    from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+    if not isinstance(backend, OnnxRuntimeBackend):
+        return []
+    prompt, whole = bundle.piece("prompt"), bundle.piece(WHOLE)
+    alone: Pairs = {}
+    for example in examples:
+        for name, array in exported(bundle, backend, prompt, inputs_of(prompt, example)).items():
+            if name in example:  # bundles of earlier versions have none
+                alone.setdefault(name, []).append((array, example[name]))
+    compared = [_compared(prompt.name, name, precision, pairs) for name, pairs in alone.items()]
+    if not all(each.passed for each in compared):
+        return compared  # it is no measure of the whole
+    encoder = backend.load(bundle, "encoder")
+    joined: Pairs = {}
+    for example in examples:
+        known = {**example, **QUERY.named(encoder.run(inputs_of(encoder.piece, example)))}
+        feeds = {edge.name: known[edge.name] for edge in prompt.inputs}
+        got = exported(bundle, backend, whole, inputs_of(whole, example))
+        for name, array in exported(bundle, backend, prompt, feeds).items():
+            found = got.get(name, np.empty(0, np.float32))
+            joined.setdefault(name, []).append((found, array))
+    return compared + [
+        _compared(whole.name, name, precision, pairs) for name, pairs in joined.items()
+    ]
+
+
 def _swap(
-    bundle: Bundle,
     model: UinoFSS,
     name: str,
+    precision: Precision,
     examples: list[Example],
     outputs: list[dict[str, Array]],
 ) -> Swap:
@@ -243,10 +306,12 @@ def _swap(
             key: torch.from_numpy(np.array(value, np.float32)) for key, value in swapped.items()
         }
         pairs.append((logits_from(model, name, tensors).numpy(), example["logits"]))
-    return _judge(name, [bundle.piece(name).precision], pairs)
+    return _judge(name, [precision], pairs)
 
 
-def _whole(bundle: Bundle, backend: Backend, examples: list[Example]) -> Swap:
+def _whole(
+    bundle: Bundle, backend: Backend, precisions: Sequence[Precision], examples: list[Example]
+) -> Swap:
     """Enroll and segment with exported graphs only, the query as one graph."""
     support = [backend.load(bundle, name) for name in CLASS.pieces]
     query = backend.load(bundle, WHOLE)
@@ -257,7 +322,6 @@ def _whole(bundle: Bundle, backend: Backend, examples: list[Example]) -> Swap:
         known = with_class_axis({name: to_host(value) for name, value in enrolled.items()})
         feeds = feeds_of(QUERY, query, {**known, "image": example["image"]})
         pairs.append((query.run(feeds)["logits"], example["logits"]))
-    precisions = [p.precision for name, p in bundle.manifest.pieces.items() if name != WHOLE]
     return _judge(WHOLE, precisions, pairs)
 
 

@@ -1,11 +1,14 @@
 """Runs Triton's kernels in its interpreter, and creates slow fixtures once for all workers."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+# What the runtime keeps for a user is not the developer's own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="uino-deploy-state-")
 # The switch must be set before the kernels are decorated.
 os.environ["TRITON_INTERPRET"] = "1"
 

@@ -166,7 +166,7 @@ def test_support_file(tmp_path):
         model="tiny full 112 px",
         fingerprint="f" * 64,
         preprocess="p" * 64,
-        prototypes=np.zeros((2, 8), np.float32),
+        prototypes=np.ones((2, 8), np.float32),
     )
     support.save(path)
     found = inspect(str(path))
@@ -184,3 +184,20 @@ def test_what_is_not_there_or_unknown(tmp_path):
     text.write_text("hello")
     with pytest.raises(InputError, match="kind of file"):
         inspect(str(text))
+
+
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000, "{"])
+@pytest.mark.parametrize("key", ["config", "provenance"])
+def test_damaged_metadata_of_our_own_is_refused(tmp_path, key, text):
+    own = {"format": "uino-checkpoint", "format_version": "1", "config": "{}", "provenance": "{}"}
+    save_file({"prompt_generator.w": np.zeros(2, np.float32)}, tmp_path / "c.safetensors",
+              {**own, key: text})  # fmt: skip
+    with pytest.raises(CheckpointError, match=f"damaged metadata: {key}"):
+        inspect(str(tmp_path / "c.safetensors"))
+
+
+def test_a_wrapped_checkpoint_says_what_is_around_it(tmp_path):
+    weights = {"module.blocks.0.norm1.bias": torch.zeros(2)}
+    torch.save({"model": weights, "epoch": 1}, tmp_path / "w.pth")
+    described = inspect(str(tmp_path / "w.pth"))
+    assert described["layout"].endswith("(under 'model', without 'module.')")

@@ -20,6 +20,7 @@ LEAVES = {
     "child",
     "config",
     "dependencies",
+    "documents",
     "errors",
     "files",
     "images",

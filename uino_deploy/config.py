@@ -7,7 +7,7 @@ DINOv2's and Segment Anything's published model definitions.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -16,6 +16,11 @@ from uino_deploy.errors import InputError
 
 Variant = Literal["comp-star", "comp", "full", "cp4d"]
 Hypercorrelation = Literal["none", "mhcm", "cp4d"]
+
+# Far beyond every published model, and small enough to be multiplied.
+LARGEST_SIZE = 1 << 16
+MOST_LAYERS = 256
+_MAY_BE_LESS = {"registers", "image_size"}
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
@@ -92,9 +97,11 @@ class UinoConfig:
         """Refuse numbers that no model can have.
 
         Raises:
-            InputError: an image size that is not a positive multiple of the patch, or a layer
-                that the encoder does not have.
+            InputError: a size below 1 or beyond any model, a width that its heads cannot share, an
+                image size that is not a positive multiple of the patch, or a layer that the
+                encoder does not have.
         """
+        _check_sizes(self)
         patch = self.encoder.patch
         if self.image_size < patch or self.image_size % patch:
             down = max(patch, self.image_size // patch * patch)
@@ -102,6 +109,13 @@ class UinoConfig:
                 f"image size {self.image_size} is not a positive multiple of the patch {patch}",
                 f"use {down} or {down + patch}",
             )
+        for what, width, heads in (
+            ("encoder", self.encoder.width, self.encoder.heads),
+            ("adapter", self.adapter.bottleneck, self.adapter.heads),
+            ("decoder", self.decoder.width, self.decoder.heads),
+        ):
+            if width % heads:
+                raise InputError(f"the {what}'s {heads} heads cannot share a width of {width}")
         for layer in (self.encoder.early_layer, *self.encoder.correlation_layers):
             if not 1 <= layer <= self.encoder.depth:
                 raise InputError(
@@ -173,6 +187,25 @@ class UinoConfig:
         if unknown:
             raise InputError(f"not a model configuration: unknown {', '.join(unknown)}")
         return config
+
+
+def _check_sizes(config: Any, prefix: str = "") -> None:
+    """Refuse sizes beyond any model before something is built from them."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            _check_sizes(value, f"{field.name}.")
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > MOST_LAYERS:
+            raise InputError(f"{prefix}{field.name} has {len(numbers)} numbers, over {MOST_LAYERS}")
+        most = MOST_LAYERS if field.name == "depth" else LARGEST_SIZE
+        for number in numbers:
+            if type(number) is int and number > most:
+                raise InputError(f"{prefix}{field.name} is {number:,}, over {most:,}")
+            # An image's size is compared with the patch, which tells what to use.
+            if type(number) is int and number < 1 and field.name not in _MAY_BE_LESS:
+                raise InputError(f"{prefix}{field.name} is {number:,}, below 1")
 
 
 def _unknown_keys(values: dict[str, Any], known: dict[str, Any], prefix: str = "") -> list[str]:

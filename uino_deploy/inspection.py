@@ -6,10 +6,8 @@ format allows it, only headers are read: a checkpoint of gigabytes is described 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from uino_deploy.bundle.plans import plans_of
 from uino_deploy.bundle.support import FORMAT, Support
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
 from uino_deploy.dependencies import require
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import CheckpointError, InputError
 
 Description = dict[str, Any]
@@ -153,7 +152,7 @@ def describe_safetensors(path: Path) -> Description:
     return {
         **_describe_tensors(path, shapes),
         "dtypes": dict(dtypes),
-        "metadata": _decoded(metadata),
+        "metadata": _decoded(path, metadata),
     }
 
 
@@ -189,10 +188,11 @@ def describe_pth(path: Path) -> Description:
             f"{path} cannot be read as tensors only",
             "give a state dictionary; files that pickle anything but tensors are never loaded",
         ) from error
+    from uino_deploy.model.wrappings import unwrap
+
+    values, wrapping = unwrap(loaded if isinstance(loaded, dict) else {})
     tensors = {
-        str(name): value
-        for name, value in (loaded.items() if isinstance(loaded, dict) else ())
-        if isinstance(value, torch.Tensor)
+        str(name): value for name, value in values.items() if isinstance(value, torch.Tensor)
     }
     if not tensors:
         raise CheckpointError(
@@ -200,7 +200,10 @@ def describe_pth(path: Path) -> Description:
         )
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in tensors.values())
-    return {**_describe_tensors(path, shapes), "dtypes": dict(dtypes), "metadata": {}}
+    described = _describe_tensors(path, shapes)
+    if wrapping:
+        described["layout"] += f" ({wrapping})"
+    return {**described, "dtypes": dict(dtypes), "metadata": {}}
 
 
 def describe_layout(shapes: Shapes) -> str:
@@ -234,12 +237,21 @@ def _with_generator_parts(counts: dict[str, int], generator: dict[str, int]) -> 
     return ordered
 
 
-def _decoded(metadata: dict[str, str]) -> Description:
-    """Decode the JSON values in our own checkpoints' metadata."""
+def _decoded(path: Path, metadata: dict[str, str]) -> Description:
+    """Decode the JSON values in our own checkpoints' metadata.
+
+    Raises:
+        CheckpointError: one of ours has a value that is not JSON.
+    """
+    from uino_deploy.model.checkpoint import FORMAT as OWN  # needs torch
+
     decoded: Description = dict(metadata)
     for key, value in metadata.items():
-        with suppress(json.JSONDecodeError):
-            decoded[key] = json.loads(value)
+        try:
+            decoded[key] = decode_json(value, object)
+        except DocumentError as error:
+            if metadata.get("format") == OWN and key in {"config", "provenance"}:
+                raise CheckpointError(f"{path} has damaged metadata: {key}: {error}") from error
     return decoded
 
 

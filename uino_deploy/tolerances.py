@@ -54,7 +54,7 @@ _MASK_IOU: dict[str, float] = {"fp32": 0.995, "fp16": 0.97, "bf16": 0.90, "int8"
 # borderline pixels, 0.2 and 1.0 are what half precision and int8 promise to users.
 _MIOU_DROP: dict[str, float] = {"fp32": 0.1, "fp16": 0.2, "bf16": 0.2, "int8": 1.0}
 
-_FINENESS = ("fp32", "fp16", "bf16", "int8")
+FINENESS = ("fp32", "fp16", "bf16", "int8")
 
 
 def piece_tolerance(precision: str) -> Tolerance:
@@ -78,7 +78,7 @@ def miou_drop(precisions: Sequence[str]) -> float:
 
 
 def _coarsest(precisions: Sequence[str]) -> str:
-    return max(precisions, key=_FINENESS.index)
+    return max(precisions, key=FINENESS.index)
 
 
 def relative_l2(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:

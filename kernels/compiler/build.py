@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from uino_deploy.child import Child, ChildFailed
 from uino_deploy.config import PRESETS, UinoConfig
+from uino_deploy.documents import decode_json
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.kernels.compiler.targets import Target
 from uino_deploy.workspace import work_folder
@@ -150,7 +151,7 @@ def read(folder: Path) -> list[Compiled]:
         InputError: the folder holds no kernels, or a file in it was changed.
     """
     try:
-        names = json.loads((folder / "kernels.json").read_text())["kernels"]
+        names = decode_json((folder / "kernels.json").read_bytes(), dict[str, list[str]])["kernels"]
         kernels = [_read_one(folder, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -161,7 +162,7 @@ def read(folder: Path) -> list[Compiled]:
 
 
 def _read_one(folder: Path, name: str) -> Compiled:
-    record = json.loads((folder / f"{name}.json").read_text())
+    record = decode_json((folder / f"{name}.json").read_bytes(), dict[str, Any])
     ptx, cubin = (folder / f"{name}.ptx").read_bytes(), (folder / f"{name}.cubin").read_bytes()
     for kind, data in (("ptx", ptx), ("cubin", cubin)):
         if hashlib.sha256(data).hexdigest() != record[f"{kind}_sha256"]:

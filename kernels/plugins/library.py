@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.correlation import plugin as correlation
 from uino_deploy.kernels.plugins.operator import Attributes, Operator, Parameter, Shapes
@@ -168,8 +169,8 @@ T = Any
 
 def _decode(path: Path, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(_content(path), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(_content(path), kind)
+    except DocumentError as error:
         raise BuildError(f"{path} is not what `kernels build` writes: {error}", _REBUILD) from error
 
 

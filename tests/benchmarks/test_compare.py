@@ -8,7 +8,7 @@ import pytest
 from uino_deploy.benchmarks.compare import compare_records
 from uino_deploy.benchmarks.record import Memory, save_record
 from uino_deploy.cli import main
-from uino_deploy.errors import InputError
+from uino_deploy.errors import CheckFailed, InputError
 
 
 def test_the_same_record_passes(record):
@@ -63,6 +63,30 @@ def test_entries_of_one_record_only_are_named(record, record_of, entry_of):
     found = compare_records(record, more, 0.1)
     assert found.failures == []
     assert found.missing == ["PyTorch eager fp32, 112 px, 2 threads"]
+
+
+def test_an_entry_that_has_gone_does_not_pass(record, record_of, entry_of):
+    more = record_of([entry_of(), entry_of("PyTorch eager fp32", peer=True)])
+    with pytest.raises(CheckFailed, match="not in the second: PyTorch eager fp32"):
+        compare_records(more, record, 0.1)
+    failed = entry_of("PyTorch eager fp32", peer=True)
+    failed.status = "failed"
+    assert not compare_records(record_of([entry_of(), failed]), record, 0.1).failures
+
+
+def test_a_case_that_has_gone_does_not_pass(record, record_of, entry_of):
+    less = entry_of()
+    gone = less.cases.pop()
+    with pytest.raises(CheckFailed, match="not in the second") as failure:
+        compare_records(record, record_of([less]), 0.1)
+    assert str(gone.case) in str(failure.value)
+
+
+def test_an_entry_that_stands_twice_is_refused(record, record_of, entry_of):
+    twice = record_of([entry_of(scale=50.0), entry_of()])
+    for before, after in ((record, twice), (twice, record)):
+        with pytest.raises(InputError, match=r"record has .* twice"):
+            compare_records(before, after, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,65 @@ def test_any_bytes_give_names_or_a_refusal(tmp_path_factory, data):
     path.write_bytes(data)
     with contextlib.suppress(BundleError):
         assert all(isinstance(name, str) for name in external_weights(path))
+
+
+def varint(number):
+    made = b""
+    while number > 127:
+        made += bytes([number & 127 | 128])
+        number >>= 7
+    return made + bytes([number])
+
+
+def field(number, body, tag=None):
+    return (tag or varint(number << 3 | 2)) + varint(len(body)) + body
+
+
+HIDDEN = field(1, b"location") + field(2, b"evil.bin")
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        bytes([13 << 3 | 2 | 128, 128, 128, 128, 0x10]),  # bit 32 set: C++ drops it
+        bytes([13 << 3 | 2 | 128, 128, 128, 128, 0]),  # longer than it need be
+        bytes([13 << 3 | 2 | 128, 128, 128, 128, 128, 0]),  # six bytes
+    ],
+)
+def test_a_tag_that_readers_understand_differently_is_refused(tmp_path, tag):
+    tensor_bytes = field(8, b"w") + field(13, HIDDEN, tag)
+    (tmp_path / "m.onnx").write_bytes(field(7, field(5, tensor_bytes)))
+    with pytest.raises(BundleError, match="can be checked"):
+        external_weights(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("where", ["model", "graph", "node", "attribute", "tensor", "external"])
+def test_a_field_that_this_reader_does_not_know_is_refused(tmp_path, where):
+    body = field(99, HIDDEN)
+    for kind, number in (("external", 13), ("tensor", 5), ("attribute", 5), ("node", 1)):
+        if where == kind:
+            where, body = {"external": "tensor", "tensor": "attribute", "attribute": "node",
+                           "node": "graph"}[kind], field(number, body)  # fmt: skip
+    data = body if where == "model" else field(7, body)
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match="unknown field"):
+        external_weights(tmp_path / "m.onnx")
+
+
+def test_weights_of_a_training_graph_are_found(tmp_path):
+    graph = field(5, field(13, HIDDEN))
+    (tmp_path / "m.onnx").write_bytes(field(20, field(1, graph)))
+    assert external_weights(tmp_path / "m.onnx") == {"evil.bin"}
+
+
+@pytest.mark.parametrize("data", [bytes([0x3A]) + b"\xff" * 9 + b"\x01", b"\x08" + b"\x80" * 10])
+def test_lengths_and_numbers_without_sense_are_refused(tmp_path, data):
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match="can be checked"):
+        external_weights(tmp_path / "m.onnx")
+
+
+def test_a_node_that_reads_files_of_its_own_is_refused(tmp_path):
+    node = helper.make_node("EPContext", [], ["y"], ep_cache_context="../evil.engine")
+    with pytest.raises(BundleError, match="EPContext"):
+        external_weights(save(tmp_path, graph_of([node])))

@@ -150,3 +150,34 @@ def test_names_that_can_name_a_folder(name):
 def test_names_that_cannot(name):
     with pytest.raises(InputError, match="class name"):
         make_support(name=name)
+
+
+NOT_A_NUMBER = np.full((2, 16), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"deep": np.zeros((2, 3, 16, 8), np.float16)}, "deep is zero throughout"),
+        ({"weight": np.zeros((2, 16), np.float32)}, "weight is zero throughout"),
+        ({"prototypes": np.zeros((2, 8), np.float32)}, "prototypes is zero throughout"),
+        ({"weight": NOT_A_NUMBER}, "weight holds numbers that are not finite"),
+        ({"sparse": np.full((2, 4), np.inf, np.float16)}, "sparse holds numbers that are not"),
+        ({"deep": np.ones((2, 3, 16, 8), np.int64)}, "deep is int64"),
+        ({"prototypes": np.ones((2, 8))}, "prototypes is float64"),
+        ({"shots": 7}, "it says 7 shots, deep holds 2"),
+        ({"shots": 7, "deep": None}, "it says 7 shots, weight holds 2"),
+        ({"shots": 0, "deep": None, "weight": None}, "it says 0 shots"),
+        ({"shots": -1, "deep": None, "weight": None}, "it says -1 shots"),
+    ],
+)
+def test_what_no_enrolment_gives_is_refused(tmp_path, changes, words):
+    make_support(**changes).save(tmp_path / "s")
+    with pytest.raises(InputError, match=words) as caught:
+        Support.load(tmp_path / "s")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_may_be_zero(tmp_path):
+    make_support(sparse=np.zeros((2, 4), np.float16)).save(tmp_path / "s")
+    assert not Support.load(tmp_path / "s").sparse.any()

@@ -9,11 +9,12 @@ from tests.export.conftest import random_model
 from uino_deploy.bundle import MANIFEST, Bundle, Manifest, write_manifest
 from uino_deploy.errors import CheckFailed
 from uino_deploy.export import verify_bundle
+from uino_deploy.export.graph_reader import precision_of
 from uino_deploy.export.verify import mask_iou
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import PIECES
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from uino_deploy.tolerances import relative_l2
+from uino_deploy.tolerances import piece_tolerance, relative_l2
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,63 @@ def test_a_wrong_operator_is_the_prompts_fault(damaged, model, backend):
 
     report = verify_bundle(rewrite(damaged / "prompt.onnx", drop_the_skip), backend, model)
     assert report.guilty == ["prompt"]
+
+
+def zeroed(operator):
+    """Return a change of a graph: what an operator gives is multiplied by nothing."""
+
+    def change(proto):
+        for index, node in enumerate(list(proto.graph.node)):
+            if node.op_type == operator:
+                name = node.output[0]
+                node.output[0] = f"{name}_raw"
+                less = onnx.helper.make_node("Sub", [f"{name}_raw", f"{name}_raw"], [name])
+                proto.graph.node.insert(index + 1, less)
+                return
+        raise AssertionError(operator)
+
+    return change
+
+
+@pytest.mark.parametrize("piece", ["prompt", "query"])
+@pytest.mark.parametrize("reference", ["stored", "pytorch"])
+def test_an_operator_whose_result_is_thrown_away_is_found(
+    damaged, model, backend, piece, reference
+):
+    # The tiny model's output hardly depends on its correlation (tests/model/test_sensitivity.py).
+    bundle = rewrite(damaged / f"{piece}.onnx", zeroed("Correlation4d"))
+    report = verify_bundle(bundle, backend, model if reference == "pytorch" else None)
+    assert not report.passed
+    wrong = {(c.piece, c.output) for c in report.operators if not c.passed}
+    assert (piece, "operator.1.input") in wrong
+
+
+def test_what_the_operators_take_and_give_is_compared(bundle, backend):
+    report = verify_bundle(bundle, backend)
+    compared = {(c.piece, c.output) for c in report.operators}
+    # One correlation, whose features come from outside the piece, and four scans.
+    scans = {f"operator.{call}.{what}" for call in range(1, 5) for what in ("input", "output")}
+    expected = {("prompt", name) for name in scans | {"operator.0.output"}}
+    assert compared == expected | {("query", name) for name in scans | {"operator.0.output"}}
+
+
+@pytest.mark.parametrize("label", ["fp16", "int8"])
+def test_a_label_does_not_widen_the_tolerance(damaged, backend, label):
+    path = damaged / MANIFEST
+    manifest = msgspec.json.decode(path.read_bytes())
+    manifest["pieces"]["decoder"]["precision"] = label
+    path.write_bytes(msgspec.json.encode(manifest))
+    report = verify_bundle(Bundle.open(damaged), backend)
+    assert not report.passed
+    assert f"piece decoder is {label} in the manifest and fp32 in its graph" in report.reason
+    assert {c.allowed for c in report.pieces} == {piece_tolerance("fp32").relative_l2}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_precision_is_read_from_the_graph(exported, precision):
+    bundle = exported(precision)
+    for piece in bundle.manifest.pieces.values():
+        assert precision_of(bundle.read(piece.model)) == precision
 
 
 def test_another_model_is_not_compared(bundle, backend):

@@ -223,8 +223,10 @@ def test_code_in_a_file_is_never_run(tmp_path, form):
 
 def test_more_than_tensors_is_refused(tmp_path):
     path = tmp_path / "training.pth"
-    torch.save({"model": small_weights(), "epoch": 3}, path)
-    assert "holds a dict under 'model', not a tensor" in refusal(path)
+    torch.save({**small_weights(), "epoch": 3}, path)
+    assert "holds a int under 'epoch', not a tensor" in refusal(path)
+    torch.save({"optimizer": {}, "epoch": 3}, path)
+    assert "holds a dict under 'optimizer', not a tensor" in refusal(path)
     torch.save([torch.zeros(2)], path)
     assert "holds a list, not named tensors" in refusal(path)
     torch.save(torch.zeros(2), path)
@@ -376,3 +378,117 @@ def test_a_configuration_that_is_not_the_tensors_is_refused(tmp_path, tiny):
     config = json.dumps(UinoConfig.from_preset("tiny", "cp4d").to_dict())
     line = refusal(rewritten(path, config=config), load_checkpoint)
     assert re.search(r"12 missing, first \S+mixer.*52 unexpected, first \S+mixer", line)
+
+
+# --- what trainings put around the tensors ---
+
+
+def chunked(weights):
+    """Number the blocks as DINOv2's `block_chunks` does."""
+    return {re.sub(r"^blocks\.(\d+)\.", r"blocks.0.\1.", n): t for n, t in weights.items()}
+
+
+def prefixed(prefix, weights):
+    return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+HEAD = {"dino_head.mlp.weight": torch.zeros(3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "named"),
+    [
+        (lambda w: prefixed("module.", w), "without 'module.'"),
+        (lambda w: prefixed("_orig_mod.", prefixed("module.", w)), "without '_orig_mod.'"),
+        (lambda w: {"model": w, "epoch": 3}, "under 'model'"),
+        (lambda w: {"state_dict": prefixed("model.", w)}, "under 'state_dict', without 'model.'"),
+        (
+            lambda w: {"teacher": prefixed("backbone.", w) | HEAD, "iteration": 7},
+            "under 'teacher', without 'backbone.'",
+        ),
+        (
+            lambda w: {
+                "model": prefixed("teacher.", prefixed("backbone.", w))
+                | prefixed("student.", prefixed("backbone.", {n: t + 1 for n, t in w.items()}))
+            },
+            "under 'model', without 'teacher.'",
+        ),
+        (chunked, "without block chunks"),
+        (lambda w: {"teacher": prefixed("backbone.", chunked(w))}, "without block chunks"),
+    ],
+)
+def test_wrapped_weights_are_unwrapped_and_named(tmp_path, wrap, named):
+    weights = small_weights()
+    torch.save(wrap(weights), tmp_path / "w.pth")
+    model = load_dinov2(tmp_path / "w.pth", SMALL)
+    assert holds(model, {n: t for n, t in weights.items() if n != "mask_token"})
+    assert named in refusal(tmp_path / "w.pth", load_dinov2)  # it fits no preset
+
+
+def test_a_file_in_parts(tmp_path):
+    weights = small_weights()
+    names = sorted(weights)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, held in shards.items():
+        save_file({name: weights[name] for name in held}, tmp_path / shard)
+    index = tmp_path / "model.safetensors.index.json"
+    listed = {name: shard for shard, held in shards.items() for name in held}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    model = load_dinov2(index, SMALL)
+    assert holds(model, {n: t for n, t in weights.items() if n != "mask_token"})
+    index.write_text(json.dumps({"weight_map": {**listed, "cls_token": "../a.safetensors"}}))
+    assert "no file beside it" in refusal(index)
+    index.write_text(json.dumps({"weight_map": {**listed, "cls_token": "c.safetensors"}}))
+    assert "c.safetensors, which does not exist" in refusal(index)
+    index.write_text(json.dumps({"weight_map": {**listed, "more": "a.safetensors"}}))
+    assert "names more, which its files do not hold" in refusal(index)
+    index.write_bytes(b"[" * 100_000)
+    assert "no index" in refusal(index)
+
+
+# --- values and sizes that no model has ---
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path, tiny, value):
+    weights = small_weights()
+    weights["blocks.1.norm1.weight"][3] = value
+    torch.save(weights, tmp_path / "w.pth")
+    line = refusal(tmp_path / "w.pth", load_dinov2, SMALL)
+    assert "tensor blocks.1.norm1.weight holds numbers that are not finite" in line
+    save_checkpoint(tiny, tmp_path / "own.safetensors", {})
+    tensors = load_file(tmp_path / "own.safetensors")
+    tensors["decoder.iou_token.weight"] += value
+    with safe_open(tmp_path / "own.safetensors", "pt") as file:
+        save_file(tensors, tmp_path / "bad.safetensors", file.metadata())
+    line = refusal(tmp_path / "bad.safetensors", load_checkpoint)
+    assert "tensor decoder.iou_token.weight holds numbers" in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 1 << 31},
+        {"width": 1 << 16},
+        {"depth": 10**9},
+        {"heads": 0},
+        {"heads": 5},
+        {"pretrained_grid": 60_000},
+        {"correlation_layers": [1] * 1000},
+    ],
+)
+def test_a_configuration_is_compared_before_anything_is_built(tmp_path, tiny, change, monkeypatch):
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(tiny, path, {})
+    config = tiny.config.to_dict()
+    config["encoder"] |= change
+    monkeypatch.setattr(checkpoint_module, "_unfilled", None)
+    assert refusal(rewritten(path, config=json.dumps(config)), load_checkpoint)
+
+
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000, '{"a": ' + "1" * 5000 + "}"])
+def test_metadata_that_no_program_wrote_is_refused(tmp_path, tiny, text):
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(tiny, path, {})
+    for key in ("config", "provenance"):
+        assert "damaged metadata" in refusal(rewritten(path, **{key: text}), load_checkpoint)

@@ -549,3 +549,39 @@ def test_the_backends_offered_are_the_runtimes_and_the_model_itself():
 
     (option,) = (option for option in predict.params if option.name == "backend")
     assert option.type.choices == (*BACKENDS, "torch")
+
+
+def test_a_threshold_that_is_no_number_is_refused_before_any_work(
+    run, fake_bundle, supports, red_files, tmp_path
+):
+    code, _, stderr = run(
+        "predict", fake_bundle, red_files[0], "--support", supports[0],
+        "--threshold", "nan", "-o", tmp_path / "found", "-q",
+    )  # fmt: skip
+    assert code == 2
+    one_line(stderr, "threshold is nan")
+    assert not (tmp_path / "found").exists()
+
+
+def test_random_weights_are_told(run, fake_bundle, red_files, tmp_path):
+    bundle = shutil.copytree(fake_bundle, tmp_path / "b.uino")
+    manifest = Bundle.open(bundle).manifest
+    provenance = msgspec.structs.replace(manifest.provenance, untrained=["encoder", "decoder"])
+    write_manifest(bundle, msgspec.structs.replace(manifest, provenance=provenance))
+    shot = ":".join(map(str, red_files))
+    code, _, said = run("enroll", bundle, "--shot", shot, "--name", "r", "-o", tmp_path / "r", "-q")
+    assert (code, said.count("\n")) == (0, 1)
+    assert "holds random weights (encoder, decoder)" in said
+    code, _, said = run(
+        "predict", bundle, red_files[0], "--support", tmp_path / "r", "-o", tmp_path / "o", "-q"
+    )
+    assert code == 0
+    assert "holds random weights (encoder, decoder)" in said
+
+
+def test_a_missing_bundle_is_blamed_before_a_missing_input(run, tmp_path):
+    code, _, stderr = run(
+        "predict", tmp_path / "missing.uino", "x", "--support", "s", "-o", tmp_path / "o"
+    )
+    assert code == 2
+    one_line(stderr, "missing.uino does not exist")

@@ -1,16 +1,19 @@
 """OpenVINO runs a bundle as exported, caches compiled pieces, and refuses other precisions."""
 
 import gc
+import hashlib
 import shutil
+import stat
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
 import onnx
 import pytest
 
-from uino_deploy.bundle import Bundle, write_manifest
+from uino_deploy.bundle import Bundle, Manifest, write_manifest
 from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 
@@ -22,7 +25,7 @@ from uino_deploy.runtime.openvino_backend import CACHE, OpenVinoBackend  # noqa:
 
 @pytest.fixture
 def copy(fake_bundle, tmp_path):
-    return shutil.copytree(fake_bundle, tmp_path / "copy.uino")
+    return shutil.copytree(fake_bundle, tmp_path / "copy.uino", ignore=shutil.ignore_patterns(".cache"))
 
 
 def image(batch=1):
@@ -255,3 +258,67 @@ def test_the_process_has_one_core_and_keeps_it():
     del first
     gc.collect()
     assert id(backend()._core) == id(backend(profile=True)._core) == number
+
+
+def test_eight_threads_get_what_one_gets(fake_bundle):
+    session = OpenVinoBackend(cache=False).load(Bundle.open(fake_bundle), "encoder")
+    wanted = [session.run({"image": image(1 + i % 2) + np.float32(i)})["early"] for i in range(8)]
+
+    def work(i):
+        return [session.run({"image": image(1 + i % 2) + np.float32(i)})["early"] for _ in "1234"]
+
+    with ThreadPoolExecutor(8) as pool:
+        for i, results in enumerate(pool.map(work, range(8))):
+            for got in results:
+                np.testing.assert_array_equal(got, wanted[i])
+
+
+def test_the_cache_is_closed_to_others(copy):
+    backend(cache=True).load(Bundle.open(copy), "encoder")
+    assert stat.S_IMODE((copy / CACHE).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("how", ["another name", "another user", "open folder", "plain digest"])
+def test_what_this_user_did_not_compile_from_this_bundle_is_not_used(copy, monkeypatch, how):
+    bundle = Bundle.open(copy)
+    wanted = backend(cache=True).load(bundle, "encoder").run({"image": image()})["early"]
+    [blob] = blobs(copy)
+    data = blob.read_bytes()
+    if how == "another name":  # another model's piece under this one's
+        other = shutil.copytree(copy, copy.parent / "other.uino", ignore=lambda *_: [".cache"])
+        double(other / "encoder.onnx")
+        opened = rehashed(other)
+        backend(cache=True).load(opened, "encoder")
+        blob.write_bytes(blobs(other)[0].read_bytes())
+    elif how == "another user":
+        monkeypatch.setenv("XDG_STATE_HOME", str(copy.parent / "state"))
+    elif how == "open folder":
+        (copy / CACHE).chmod(0o777)
+    else:
+        blob.write_bytes(data[:-32] + hashlib.sha256(data[:-32]).digest())
+    read = []
+    original = openvino_backend._read
+    monkeypatch.setattr(openvino_backend, "_read", lambda *a: read.append(1) or original(*a))
+    got = backend(cache=True).load(bundle, "encoder").run({"image": image()})["early"]
+    np.testing.assert_array_equal(got, wanted)
+    assert read
+
+
+def test_without_a_home_nothing_is_kept(copy, monkeypatch):
+    monkeypatch.setattr(openvino_backend, "user_key", lambda: None)
+    backend(cache=True).load(Bundle.open(copy), "encoder")
+    assert not (copy / CACHE).exists()
+
+
+def double(path):
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if "early" in node.output:
+            node.output[0] = "half"
+    model.graph.node.insert(2, onnx.helper.make_node("Add", ["half", "half"], ["early"]))
+    onnx.save(model, path)
+
+
+def rehashed(root):
+    write_manifest(root, msgspec.json.decode((root / "manifest.json").read_bytes(), type=Manifest))
+    return Bundle.open(root)

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -277,3 +278,41 @@ print(predictor.predict({image!r}, support).mask.sum())
     )
     assert done.returncode == 0, done.stderr
     assert 1000 < int(done.stdout) < 1400
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_eight_threads_on_one_predictor_get_what_one_gets(fake_bundle, red_square, backend):
+    pytest.importorskip(backend)
+    image, mask = red_square
+    predictor = Predictor.load(fake_bundle, backend)  # loaded by whichever thread is first
+    supports = [
+        Predictor.load(fake_bundle).enroll([(image, mask)], name) for name in ("red", "again")
+    ]
+
+    def work(shift):
+        seen = np.roll(image, shift, axis=1)
+        return [predictor.predict(seen, supports) for _ in range(4)]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(work, range(8)))
+    for shift, results in enumerate(found):
+        wanted = predictor.predict(np.roll(image, shift, axis=1), supports)
+        for several in results:
+            for got, want in zip(several, wanted, strict=True):
+                np.testing.assert_array_equal(got.logits, want.logits)
+                np.testing.assert_array_equal(got.mask, want.mask)
+                assert got.score == want.score
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf")])
+def test_a_threshold_that_is_no_number_is_refused(predictor, red_square, threshold):
+    image, mask = red_square
+    support = predictor.enroll([(image, mask)], "red")
+    with pytest.raises(InputError, match="threshold is"):
+        predictor.predict(image, support, threshold)
+
+
+@pytest.mark.parametrize("image", [b"\x89PNG", None, 3, [[0]]])
+def test_what_is_no_image_is_told_what_would_be(predictor, image):
+    with pytest.raises(InputError, match="give a file's path or uint8 RGB"):
+        predictor.encode(image)

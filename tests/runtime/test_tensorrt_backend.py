@@ -43,6 +43,16 @@ def with_plans(fake_bundle, folder, **changes):
     return bundle.add(files, plans={"tensorrt-sm_87": listed})
 
 
+def with_plan(bundle, piece, data):
+    """Replace a plan's bytes; its description and the manifest agree with them."""
+    plans = plan_folder("tensorrt", ARCH)
+    plan = bundle.root / plans / f"{piece}.plan"
+    plan.write_bytes(data)
+    info = plan_info(bundle, bundle.piece(piece), sha256(plan))
+    plan.with_suffix(".json").write_bytes(msgspec.json.encode(info))
+    return bundle.add([f"{plans}/{piece}.plan", f"{plans}/{piece}.json"])
+
+
 def plan_info(bundle, piece, digest, largest=3, **changes):
     shapes = {
         edge.name: tuple(
@@ -297,9 +307,16 @@ def test_an_engine_that_fails_while_it_is_captured(planned, trt, cudart):
 
 
 def test_a_plan_that_cannot_be_loaded(planned, trt, monkeypatch):
+    bundle = with_plan(planned, "encoder", b"damaged")
+    with pytest.raises(BundleError, match=r"cannot be loaded: magic tag.*uino-deploy build"):
+        TensorRtBackend().load(bundle, "encoder")
+
+
+def test_a_plan_changed_after_the_check_is_not_loaded(planned, trt, monkeypatch):
     plan = planned.root / plan_folder("tensorrt", ARCH) / "encoder.plan"
     plan.write_bytes(b"damaged")
-    with pytest.raises(BundleError, match=r"cannot be loaded: magic tag.*uino-deploy build"):
+    monkeypatch.setattr(FakeTensorRt, "Runtime", lambda *_: None)
+    with pytest.raises(BundleError, match=r"encoder\.plan was changed.*uino-deploy build"):
         TensorRtBackend().load(planned, "encoder")
 
 
@@ -329,10 +346,10 @@ def test_no_plan_for_this_gpu(planned, trt, cudart):
 
 
 def test_a_plan_of_another_piece(planned, trt):
-    folder = planned.root / plan_folder("tensorrt", ARCH)
-    (folder / "encoder.plan").write_bytes((folder / "adapter.plan").read_bytes())
+    other = planned.root / plan_folder("tensorrt", ARCH) / "adapter.plan"
+    bundle = with_plan(planned, "encoder", other.read_bytes())
     with pytest.raises(BundleError, match=r"has .*'early'.*manifest has .*'image'"):
-        TensorRtBackend().load(planned, "encoder")
+        TensorRtBackend().load(bundle, "encoder")
 
 
 def test_python_plugins_are_registered_before_their_plan_is_loaded(

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from uino_deploy.config import UinoConfig
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import BundleError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.images import IMAGENET_MEAN, IMAGENET_STD
@@ -31,6 +32,10 @@ from uino_deploy.pipeline import QUERY, WHOLE
 
 SCHEMA = "1.0"
 MANIFEST = "manifest.json"
+# Far beyond any bundle of this program, whose largest model takes 1.3 GB in float32; without a
+# limit a sparse file of a terabyte is hashed for hours.
+MOST_MANIFEST_BYTES = 16 << 20
+MOST_BUNDLE_BYTES = 64 << 30
 
 DType = Literal["float32", "float16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -168,6 +173,7 @@ class Bundle:
         except InputError as error:
             raise BundleError(f"{root / MANIFEST}: {error}") from error
         _check_sections(root, manifest)
+        _check_total(root, manifest)
         checked = {
             name: entry
             for name, entry in manifest.files.items()
@@ -186,6 +192,28 @@ class Bundle:
         if relative not in self.manifest.files:
             raise BundleError(f"{self.root}: {relative!r} is not listed in its manifest")
         return self.root / relative
+
+    def read(self, relative: str) -> bytes:
+        """Return a file's bytes, checked as they were read.
+
+        Raises:
+            BundleError: the manifest does not list that file, or it has changed.
+        """
+        path = self.path(relative)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise self.changed(relative) from error
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[relative].sha256:
+            raise self.changed(relative)
+        return data
+
+    def changed(self, relative: str) -> BundleError:
+        """Return the error that a file is no longer the one that was checked."""
+        return BundleError(
+            f"{self.root}: {relative} was changed: its SHA-256 is not the manifest's",
+            _how_to_mend(self.root, relative),
+        )
 
     def piece(self, name: str) -> Piece:
         """Return a piece's description.
@@ -276,19 +304,36 @@ def _read_manifest(root: Path) -> Manifest:
     if not path.is_file():
         what = "is not a bundle" if root.exists() else "does not exist"
         raise BundleError(f"{root} {what}", f"a bundle is a folder that holds {MANIFEST}")
+    if path.stat().st_size > MOST_MANIFEST_BYTES:
+        raise BundleError(
+            f"{path} has {path.stat().st_size:,} bytes, the most is {MOST_MANIFEST_BYTES:,}",
+            "raise uino_deploy.bundle.manifest.MOST_MANIFEST_BYTES if it is right",
+        )
     data = path.read_bytes()
     try:
-        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+        schema = decode_json(data, _SchemaOnly).schema
         if schema.partition(".")[0] != SCHEMA.partition(".")[0]:
             raise BundleError(
                 f"{path} has schema version {schema}; this program reads {SCHEMA}",
                 "export the bundle again, or use the uino-deploy that made it",
             )
-        return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(data, Manifest)
+    except DocumentError as error:
         raise BundleError(
             f"{path} is not a manifest: {error}", "export the bundle again"
         ) from error
+
+
+def _check_total(root: Path, manifest: Manifest) -> None:
+    """Refuse a bundle too large to be hashed in reasonable time, or with an impossible size."""
+    sizes = [entry.size for entry in manifest.files.values()]
+    if min(sizes, default=0) < 0:
+        raise BundleError(f"{root / MANIFEST} lists a file of a negative size")
+    if sum(sizes) > MOST_BUNDLE_BYTES:
+        raise BundleError(
+            f"{root / MANIFEST} lists {sum(sizes):,} bytes, the most is {MOST_BUNDLE_BYTES:,}",
+            "raise uino_deploy.bundle.manifest.MOST_BUNDLE_BYTES if the bundle is right",
+        )
 
 
 def _check_sections(root: Path, manifest: Manifest) -> None:

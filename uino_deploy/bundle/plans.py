@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from uino_deploy.bundle.manifest import Bundle, Precision
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import BundleError
 
 EngineBackend = Literal["tensorrt", "tensorrt-rtx"]
@@ -192,8 +193,8 @@ def plans_of(bundle: Bundle) -> list[PlanInfo]:
 
 def _read_info(bundle: Bundle, name: str, hint: str) -> PlanInfo:
     try:
-        return msgspec.json.decode(bundle.path(f"{name}.json").read_bytes(), type=PlanInfo)
-    except msgspec.DecodeError as error:
+        return decode_json(bundle.read(f"{name}.json"), PlanInfo)
+    except DocumentError as error:
         raise BundleError(
             f"{bundle.root}: {name}.json does not describe a plan: {error}", hint
         ) from error
@@ -243,7 +244,10 @@ def _mismatch(
     if info.version != version:
         return f"was built by {backend} {info.version}; this machine has {version}"
     files = bundle.manifest.files
-    if info.plan_sha256 != files[f"{plan_folder(backend, arch)}/{piece}.plan"].sha256:
+    plan = files.get(f"{plan_folder(backend, arch)}/{piece}.plan")
+    if plan is None:
+        return "is described by a JSON file and is not in the manifest"
+    if info.plan_sha256 != plan.sha256:
         return "is not the one that its JSON file describes"
     for name, digest in info.sources.items():
         if name not in files or files[name].sha256 != digest:

@@ -13,6 +13,9 @@ from typing import NamedTuple
 Value = int | memoryview
 
 _VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
+# Readers differ in what they do with more than this, and a file must mean the same to all of them.
+_TAG_BYTES, _NUMBER_BYTES = 5, 10
+_LARGEST_TAG = (1 << 32) - 1
 
 
 class Field(NamedTuple):
@@ -35,12 +38,17 @@ def fields(message: memoryview) -> Iterator[Field]:
     """Yield a message's fields in their order.
 
     Raises:
-        ValueError: the bytes are not a message.
+        ValueError: the bytes are not a message, or are written in a way that readers understand
+            differently: a tag over 32 bits or longer than it need be.
     """
     end = 0
     while end < len(message):
         start = end
         tag, end = _varint(message, start)
+        if not 8 <= tag <= _LARGEST_TAG or end - start > _TAG_BYTES:
+            raise ValueError("a field's number is out of range")
+        if end - start > 1 and not message[end - 1]:
+            raise ValueError("a field's number is longer than it need be")
         wire = tag & 7
         value: Value
         if wire == _VARINT:
@@ -53,6 +61,20 @@ def fields(message: memoryview) -> Iterator[Field]:
         yield Field(tag >> 3, value, start, end)
 
 
+def field_bytes(number: int, body: bytes) -> bytes:
+    """Return a field that holds a message or a text, as bytes."""
+    return _number_bytes(number << 3 | _LENGTH_DELIMITED) + _number_bytes(len(body)) + body
+
+
+def _number_bytes(number: int) -> bytes:
+    made = bytearray()
+    while number > 0x7F:
+        made.append(number & 0x7F | 0x80)
+        number >>= 7
+    made.append(number)
+    return bytes(made)
+
+
 def submessage(value: Value) -> memoryview:
     """Return the value of a field that must hold a message or a text.
 
@@ -62,6 +84,21 @@ def submessage(value: Value) -> memoryview:
     if isinstance(value, int):
         raise ValueError("a number where a message belongs")
     return value
+
+
+def numbers(value: Value) -> list[int]:
+    """Return the numbers of a repeated field: one alone, or several packed into bytes.
+
+    Raises:
+        ValueError: the bytes are not numbers.
+    """
+    if isinstance(value, int):
+        return [value]
+    found, end = [], 0
+    while end < len(value):
+        number, end = _varint(value, end)
+        found.append(number)
+    return found
 
 
 def text(value: Value) -> str:
@@ -76,7 +113,10 @@ def text(value: Value) -> str:
 def _size(message: memoryview, position: int, wire: int) -> tuple[int, int]:
     """Return the bytes of a field's value, and the position where it begins."""
     if wire == _LENGTH_DELIMITED:
-        return _varint(message, position)
+        size, end = _varint(message, position)
+        if size < 0:
+            raise ValueError("a negative length")
+        return size, end
     if wire in {_EIGHT_BYTES, _FOUR_BYTES}:
         return 8 if wire == _EIGHT_BYTES else 4, position
     raise ValueError(f"unknown wire type {wire}")
@@ -85,12 +125,15 @@ def _size(message: memoryview, position: int, wire: int) -> tuple[int, int]:
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     """Return a number stored in 7 bits a byte, lowest first, and the position after it."""
     result = shift = 0
-    while position < len(message):
+    last = position + _NUMBER_BYTES
+    while position < min(len(message), last):
         byte = message[position]
         position += 1
         result |= (byte & 0x7F) << shift
         shift += 7
         if not byte & 0x80:
+            if result >> 64:
+                raise ValueError("a number over 64 bits")
             # An int64 is written as its two's complement.
             return (result - (1 << 64) if result >> 63 else result), position
-    raise ValueError("a number reaches over its message's end")
+    raise ValueError("a number has no end")

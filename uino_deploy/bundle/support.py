@@ -124,7 +124,7 @@ class Support:
 
         Raises:
             InputError: the file is missing, is not a support file, has another major format
-                version, or its contents changed since it was saved.
+                version, its contents changed since it was saved, or no enrolment gives them.
         """
         metadata, tensors = _read(path)
         damaged = InputError(f"support {path} is damaged", "enroll the class again")
@@ -134,6 +134,9 @@ class Support:
             raise damaged
         if _digest(tensors) != metadata.digest:
             raise damaged
+        wrong = _impossible(metadata.shots, tensors)
+        if wrong:
+            raise InputError(f"support {path}: {wrong}", "enroll the class again")
         return cls(
             name=metadata.name,
             shots=metadata.shots,
@@ -211,6 +214,24 @@ def _read(path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
         raise InputError(
             f"support {path} cannot be read: {error}", "make one with `uino-deploy enroll`"
         ) from error
+
+
+def _impossible(shots: int, tensors: Mapping[str, Array]) -> str:
+    """Return why no enrolment gives these tensors; empty if one can."""
+    for name, array in tensors.items():
+        if array.dtype not in (np.float32, np.float16):
+            return f"{name} is {array.dtype}, not float32 or float16"
+        if not np.isfinite(array).all():
+            return f"{name} holds numbers that are not finite"
+        # A prompt may be zero in a model that was not trained; features never are.
+        if name != "sparse" and not array.any():
+            return f"{name} is zero throughout"
+    if shots < 1:
+        return f"it says {shots} shots"
+    for name in ("deep", "weight"):
+        if name in tensors and len(tensors[name]) != shots:
+            return f"it says {shots} shots, {name} holds {len(tensors[name])}"
+    return ""
 
 
 def _check_format(path: str | Path, strings: Mapping[str, str]) -> None:

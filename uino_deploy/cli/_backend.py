@@ -12,6 +12,7 @@ import click
 from uino_deploy.cli._options import FILE
 
 if TYPE_CHECKING:
+    from uino_deploy.cli._console import Output
     from uino_deploy.runtime import Predictor
 
 # The runtime's, and the model itself: `--help` must not import the runtime.
@@ -67,6 +68,22 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, load=load, **kwargs)
 
     return wrapped
+
+
+def warned(load: Callable[[Path], Predictor], output: Output) -> Callable[[Path], Predictor]:
+    """Return a `load` that says where a bundle holds parts that nobody trained."""
+
+    def loaded(bundle: Path) -> Predictor:
+        predictor = load(bundle)
+        untrained = predictor.bundle.manifest.provenance.untrained
+        if untrained:
+            output.warn(
+                f"{bundle} holds random weights ({', '.join(untrained)}): its masks and scores "
+                "mean nothing"
+            )
+        return predictor
+
+    return loaded
 
 
 def _load_torch(bundle: Path, backend: str, checkpoint: Path | None) -> Predictor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -82,7 +83,7 @@ class Output:
     def document(self, value: Mapping[str, Any]) -> None:
         """Write the one JSON document to stdout; silent without `--json`."""
         if self.json:
-            click.echo(json.dumps(value, indent=2))
+            click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
     def verdict(self, failures: Sequence[str], code: int = 1) -> None:
         """Write the last line, `PASSED` or `FAILED: reason`; leave with `code` on a failure.
@@ -170,6 +171,17 @@ def open_streams() -> None:
             setattr(sys, name, stream)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _plain(value: Any) -> Any:
+    """Return a document's value with null for numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
 
 
 def paint(text: str, colour: str) -> str:

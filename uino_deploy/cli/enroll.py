@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uino_deploy.cli._backend import backend_options
+from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
 
@@ -83,7 +83,7 @@ def enroll(
         raise click.UsageError("--label is for mask files, not for --coco")
     refuse_existing(output_path, force)
     read = read_shots(shots, coco, category or name, label, bits)
-    support = load(bundle).enroll(read, name)
+    support = warned(load, output)(bundle).enroll(read, name)
     support.save(output_path, force)
     count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from uino_deploy.cli._backend import backend_options
+from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import DATASETS, FILE, force_option, output_options
 
@@ -97,8 +97,8 @@ def evaluate(
         max_miou_drop=max_miou_drop,
         output=path,
         force=force,
-        load=load,
-        load_against=load_against,
+        load=warned(load, output),
+        load_against=warned(load_against, output),
         progress=output.progress,
         warn=output.warn,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uino_deploy.cli._backend import backend_options
+from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, fail
 from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
 
@@ -82,7 +82,7 @@ def predict(
     from uino_deploy.runtime import segment_folder
     from uino_deploy.runtime.batch import median_seconds
 
-    predictor = load(bundle)
+    predictor = warned(load, output)(bundle)
     records = segment_folder(
         predictor,
         inputs,

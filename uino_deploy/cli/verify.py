@@ -83,6 +83,7 @@ def _show(report: VerifyReport, output: Output) -> None:
 
     against = "PyTorch" if report.reference == "pytorch" else "PyTorch's stored outputs"
     plural = "s" if report.examples > 1 else ""
+    wrong_operators = [compared for compared in report.operators if not compared.passed]
     output.text(f"{report.bundle} against {against}, {report.examples} example{plural}")
     output.text()
     output.table(
@@ -96,7 +97,7 @@ def _show(report: VerifyReport, output: Output) -> None:
                 f"{compared.cosine:.7f}",
                 "" if compared.passed else "FAILED",
             ]
-            for compared in report.pieces
+            for compared in (*report.pieces, *wrong_operators)
         ],
     )
     output.text()

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from uino_deploy.data.dataset import Dataset, ListedEpisode
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
 from uino_deploy.inputs import json_text, read_regular
@@ -91,9 +92,9 @@ def read_list(path: Path, dataset: Dataset) -> tuple[Header, list[ListedEpisode]
     """
     lines = _lines(path)
     try:
-        header = msgspec.json.decode(lines[0], type=Header)
-        episodes = [msgspec.json.decode(line, type=_Line) for line in lines[1:]]
-    except (ValueError, RecursionError) as error:
+        header = decode_json(lines[0], Header)
+        episodes = [decode_json(line, _Line) for line in lines[1:]]
+    except DocumentError as error:
         raise InputError(f"{path} is not an episode list: {error}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
         raise InputError(f"{path} has format {header.format!r} {header.version}, not {VERSION}")

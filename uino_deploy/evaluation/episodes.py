@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,8 +44,10 @@ class Run:
         classes: the data set's classes.
         labels: the class of each episode.
         counts: [episodes, 4], as `metrics.Counts`.
-        episodes_sha256: two runs with the same one can be compared episode by episode.
+        episodes_sha256: over the names of the images; two runs with the same one, and the same
+            `images_sha256`, can be compared episode by episode.
         seconds: how long the run took, reading images included.
+        images_sha256: over the pixels of all images and masks; empty where it is not known.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Run:
     counts: Counts
     episodes_sha256: str
     seconds: float
+    images_sha256: str = ""
 
     @property
     def score(self) -> SegmentationScore:
@@ -86,9 +90,13 @@ def run_episodes(
         InputError: an image or a mask is missing or unreadable, or their sizes differ.
     """
     began = time.monotonic()
+    pixels = hashlib.sha256()
     counts = np.zeros((len(episodes), 4), dtype=np.int64)
     for row, episode in enumerate(episodes):
         shots, query, truth = load_episode(dataset, episode)
+        for array in (*(each for shot in shots for each in shot), query, truth):
+            pixels.update(repr(array.shape).encode())
+            pixels.update(np.ascontiguousarray(array).data)
         counts[row] = count_pixels(segment(shots, query), truth)
         done()
     return Run(
@@ -98,6 +106,7 @@ def run_episodes(
         counts,
         fingerprint(dataset, episodes),
         time.monotonic() - began,
+        pixels.hexdigest(),
     )
 
 

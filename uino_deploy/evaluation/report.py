@@ -136,6 +136,7 @@ def run_document(run: Run) -> dict[str, Any]:
         },
         "episodes": len(run.labels),
         "episodes_sha256": run.episodes_sha256,
+        "images_sha256": run.images_sha256,
         "seconds": round(run.seconds, 2),
     }
 
@@ -144,12 +145,27 @@ def compare(run: Run, against: Run) -> dict[str, Any]:
     """Return the difference of two runs' figures (`run` - `against`) as plain values.
 
     Raises:
-        InputError: the runs are on different episodes.
+        InputError: the runs are on different episodes, or on different pictures.
     """
     if run.episodes_sha256 != against.episodes_sha256:
         raise InputError(
             f"{against.name} was not run on the same episodes as {run.name}",
             "give both the same --episode-list, or the same data set, seed, shots and count",
+        )
+    if not against.images_sha256 and run.images_sha256:
+        raise InputError(
+            f"the results of {against.name} do not say which pictures they are of",
+            "evaluate it again",
+        )
+    if run.images_sha256 != against.images_sha256:
+        raise InputError(
+            f"{against.name} was run on other pictures of the same names than {run.name}",
+            "give both the same data",
+        )
+    if run.labels != against.labels or run.classes != against.classes:
+        raise InputError(
+            f"the results of {against.name} do not hold the episodes that they name",
+            "evaluate it again",
         )
     intervals = bootstrap_difference(len(run.classes), run.labels, run.counts, against.counts)
     return {
@@ -190,17 +206,22 @@ def _sentences(part: Mapping[str, Any]) -> list[str]:
     low, high = part["miou_interval"]
     classes = len(part["per_class"])
     sentences = [
-        f"{fold}mIoU {part['miou']:.2f} [{low:.2f}, {high:.2f}], FB-IoU {part['fb_iou']:.2f}, "
+        f"{fold}mIoU {part['miou']:.2f} {_shown(low, high, '.2f')}, FB-IoU {part['fb_iou']:.2f}, "
         f"{part['episodes']} episodes of {classes} class{'es' if classes > 1 else ''}"
     ]
     if "against" in part:
         other = part["against"]
         low, high = other["difference_interval"]
         sentences.append(
-            f"{fold}{other['difference']:+.3f} [{low:+.3f}, {high:+.3f}] mIoU against "
+            f"{fold}{other['difference']:+.3f} {_shown(low, high, '+.3f')} mIoU against "
             f"{other['model']} on the same episodes"
         )
     return sentences
+
+
+def _shown(low: float, high: float, form: str) -> str:
+    """Write an interval; one without width is no certainty."""
+    return "[too few episodes]" if low == high else f"[{low:{form}}, {high:{form}}]"
 
 
 def _rounded(interval: Interval) -> list[float]:

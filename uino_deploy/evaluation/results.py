@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.evaluation.episodes import Run
 from uino_deploy.files import atomic_file
 
 SCHEMA = "1.0"
+_MOST_PIXELS = 1 << 40  # of one image
 
 
 class _Detail(msgspec.Struct):
@@ -27,6 +29,7 @@ class _Detail(msgspec.Struct):
     counts: list[tuple[int, int, int, int]]
     episodes_sha256: str
     seconds: float
+    images_sha256: str = ""
 
 
 class _Results(msgspec.Struct):
@@ -59,6 +62,7 @@ def write_results(
             run.counts.tolist(),
             run.episodes_sha256,
             run.seconds,
+            run.images_sha256,
         )
         for fold, run in runs.items()
     ]
@@ -74,21 +78,24 @@ def read_runs(path: Path) -> dict[int | None, Run]:
         InputError: the file cannot be read, or `uino-deploy evaluate -o` did not write it.
     """
     try:
-        read = msgspec.json.decode(path.read_bytes(), type=_Results)
+        read = decode_json(path.read_bytes(), _Results)
     except OSError as error:
         raise InputError(f"results {path} cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except DocumentError as error:
         raise InputError(f"{path} is not a results file: {error}") from error
     if read.schema_version.partition(".")[0] != SCHEMA.partition(".")[0]:
         raise InputError(f"{path} has schema {read.schema_version}; this version reads {SCHEMA}")
+    if len({each.fold for each in read.runs}) != len(read.runs):
+        raise InputError(f"{path} holds two runs of a fold", "run the evaluation again")
     return {each.fold: _checked(each, path) for each in read.runs}
 
 
 def _checked(read: _Detail, path: Path) -> Run:
-    counts = np.asarray(read.counts, dtype=np.int64).reshape(-1, 4)
     inside = all(0 <= label < len(read.classes) for label in read.labels)
-    if not inside or len(counts) != len(read.labels):
+    possible = all(map(_possible, read.counts))
+    if not inside or not possible or not 0 < len(read.labels) == len(read.counts):
         raise InputError(f"{path} is damaged", "run the evaluation again")
+    counts = np.asarray(read.counts, dtype=np.int64).reshape(-1, 4)
     return Run(
         read.model,
         tuple(read.classes),
@@ -96,4 +103,15 @@ def _checked(read: _Detail, path: Path) -> Run:
         counts,
         read.episodes_sha256,
         read.seconds,
+        read.images_sha256,
+    )
+
+
+def _possible(counts: tuple[int, int, int, int]) -> bool:
+    """Return whether an image can have these counts, see `metrics.Counts`."""
+    both, either, neither, not_both = counts
+    return (
+        0 <= both <= either
+        and 0 <= neither <= not_both
+        and either + neither == both + not_both <= _MOST_PIXELS
     )

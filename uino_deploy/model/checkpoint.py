@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from uino_deploy.config import DecoderConfig, EncoderConfig, UinoConfig
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import CheckpointError, InputError
 from uino_deploy.files import atomic_file
 from uino_deploy.model.encoder import DinoVisionTransformer
@@ -28,6 +30,7 @@ from uino_deploy.model.layouts import SAM_ENCODER, UINO, Layout, Shapes, fitting
 from uino_deploy.model.mask_decoder import MaskDecoder
 from uino_deploy.model.sam_encoder import PATCH, SamEncoderConfig, SamImageEncoder
 from uino_deploy.model.segmenter import UinoFSS
+from uino_deploy.model.wrappings import unwrap
 
 FORMAT = "uino-checkpoint"
 FORMAT_VERSION = "1"
@@ -55,7 +58,8 @@ def load_dinov2(path: str | Path, config: EncoderConfig | None = None) -> DinoVi
 
     Args:
         path: weights of ViT-S, B or L with patch 14, with or without registers, in any
-            floating type.
+            floating type; or the `.index.json` of a file in parts. What a training puts around
+            them (`module.`, a teacher, block chunks) is taken off.
         config: the encoder to fill; the preset with the file's sizes if None.
 
     Returns:
@@ -64,19 +68,18 @@ def load_dinov2(path: str | Path, config: EncoderConfig | None = None) -> DinoVi
     Raises:
         CheckpointError: the file is unreadable, or of another architecture than `config`.
     """
-    tensors = _read(path)
-    layout = _expect("dinov2", path, tensors)
+    tensors, name = _read(path)
+    layout = _expect("dinov2", name, tensors)
     presets = fitting_presets(layout, _shapes(tensors))
     if config is None:
         if not presets:
             raise CheckpointError(
-                f"{path} matches no preset's encoder in width, depth and registers",
+                f"{name} matches no preset's encoder in width, depth and registers",
                 "take DINOv2's ViT-S, B or L, or pass an EncoderConfig",
             )
         config = next(iter(presets.values()))
     hint = f"its sizes are those of preset {' or '.join(presets)}" if presets else ""
-    encoder = _unfilled(DinoVisionTransformer, config)
-    _fill(encoder, tensors, layout, path, hint)
+    encoder = _filled(DinoVisionTransformer, config, tensors, layout, name, hint)
     return encoder.eval().requires_grad_(False)
 
 
@@ -93,11 +96,9 @@ def load_sam_decoder(path: str | Path, config: DecoderConfig | None = None) -> M
     Raises:
         CheckpointError: the file is unreadable, or of another architecture than `config`.
     """
-    tensors = _read(path)
-    layout = _expect("sam", path, tensors)
-    decoder = _unfilled(MaskDecoder, config or DecoderConfig())
-    _fill(decoder, tensors, layout, path)
-    return decoder.eval()
+    tensors, name = _read(path)
+    layout = _expect("sam", name, tensors)
+    return _filled(MaskDecoder, config or DecoderConfig(), tensors, layout, name).eval()
 
 
 def load_sam_image_encoder(path: str | Path) -> SamImageEncoder:
@@ -111,14 +112,14 @@ def load_sam_image_encoder(path: str | Path) -> SamImageEncoder:
     Raises:
         CheckpointError: the file is unreadable, or contains no SAM image encoder.
     """
-    tensors = _read(path)
-    _expect("sam", path, tensors)
-    encoder = _unfilled(SamImageEncoder, _sam_encoder_config(path, _shapes(tensors)))
-    _fill(encoder, tensors, SAM_ENCODER, path)
+    tensors, name = _read(path)
+    _expect("sam", name, tensors)
+    config = _sam_encoder_config(name, _shapes(tensors))
+    encoder = _filled(SamImageEncoder, config, tensors, SAM_ENCODER, name)
     return encoder.eval().requires_grad_(False)
 
 
-def _sam_encoder_config(path: str | Path, shapes: Shapes) -> SamEncoderConfig:
+def _sam_encoder_config(path: str, shapes: Shapes) -> SamEncoderConfig:
     sides: list[int] = []
     channels = 1
     while (name := f"image_encoder.blocks.{len(sides)}.attn.rel_pos_h") in shapes:
@@ -189,11 +190,10 @@ def load_checkpoint(path: str | Path) -> UinoFSS:
     Raises:
         CheckpointError: the file is unreadable, damaged, or not one of ours.
     """
-    metadata = read_checkpoint_metadata(path)
-    tensors = _read(path)
-    model = _unfilled(UinoFSS, metadata.config)
-    _fill(model, tensors, UINO, path)
-    return model.eval()
+    config = read_checkpoint_metadata(path).config
+    # Before the tensors are read: the header may tell of any sizes.
+    _check_fits(UinoFSS, config, UINO, _header_shapes(path), str(path))
+    return _filled(UinoFSS, config, _read(path).tensors, UINO, str(path)).eval()
 
 
 def read_checkpoint_metadata(path: str | Path) -> CheckpointMetadata:
@@ -214,10 +214,21 @@ def read_checkpoint_metadata(path: str | Path) -> CheckpointMetadata:
             "use the uino-deploy that wrote it",
         )
     try:
-        config = UinoConfig.from_dict(json.loads(metadata["config"]))
-        return CheckpointMetadata(config, json.loads(metadata["provenance"]))
-    except (KeyError, json.JSONDecodeError, InputError) as error:
+        config = UinoConfig.from_dict(decode_json(metadata["config"], dict[str, Any]))
+        return CheckpointMetadata(config, decode_json(metadata["provenance"], dict[str, Any]))
+    except (KeyError, DocumentError, InputError) as error:
         raise CheckpointError(f"{path} has damaged metadata: {error}") from error
+
+
+def _header_shapes(path: str | Path) -> Shapes:
+    try:
+        with safe_open(path, "numpy") as file:
+            return {
+                name: tuple(file.get_slice(name).get_shape())
+                for name in file.keys()  # noqa: SIM118 - no dict
+            }
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
 
 
 def _is_safetensors(path: str | Path) -> bool:
@@ -232,24 +243,72 @@ def _safetensors_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, "numpy") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or truncated: {error}", "download or write it again"
-        ) from error
+        raise _damaged(path, error) from error
 
 
-def _read(path: str | Path) -> Tensors:
+def _damaged(path: str | Path, error: SafetensorError) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or truncated: {error}", "download or write it again")
+
+
+class _File(NamedTuple):
+    """A checkpoint's tensors, and its name for people, which says what was around them."""
+
+    tensors: Tensors
+    name: str
+
+
+def _read(path: str | Path) -> _File:
     """Read any checkpoint's tensors, mapped from disk if the file allows it."""
-    if not _is_safetensors(path):
-        return _read_pickle(path)
+    if str(path).endswith(".index.json") and Path(path).is_file():
+        loaded: Mapping[str, Any] = _read_shards(Path(path))
+    elif _is_safetensors(path):
+        loaded = _load_safetensors(path)
+    else:
+        loaded = _read_pickle(path)
+    tensors, wrapping = unwrap(loaded)
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} holds a {type(value).__name__} under {name!r}, not a tensor",
+                "save only the model's state_dict()",
+            )
+    return _File(tensors, f"{path} ({wrapping})" if wrapping else str(path))
+
+
+def _load_safetensors(path: str | Path) -> Tensors:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or truncated: {error}", "download or write it again"
-        ) from error
+        raise _damaged(path, error) from error
 
 
-def _read_pickle(path: str | Path) -> Tensors:
+def _read_shards(index: Path) -> Tensors:
+    """Read the tensors of a Hugging Face index, which names the file of each."""
+    try:
+        shards = decode_json(index.read_bytes(), _Index).weight_map
+    except DocumentError as error:
+        raise CheckpointError(f"{index} is no index of safetensors files: {error}") from error
+    tensors: Tensors = {}
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{index} names {shard!r}, which is no file beside it")
+        path = index.with_name(shard)
+        if not path.is_file():
+            raise CheckpointError(f"{index} names {shard}, which does not exist", "download it too")
+        tensors |= _load_safetensors(path)
+    missing = shards.keys() - tensors.keys()
+    if missing:
+        raise CheckpointError(f"{index} names {min(missing)}, which its files do not hold")
+    return tensors
+
+
+class _Index(msgspec.Struct):
+    """The part of `model.safetensors.index.json` that is needed."""
+
+    weight_map: dict[str, str]
+
+
+def _read_pickle(path: str | Path) -> Mapping[str, Any]:
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"  # torch.save's format since 1.6, which can be mapped
     try:
@@ -260,12 +319,6 @@ def _read_pickle(path: str | Path) -> Tensors:
         raise _refused(path, error) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not named tensors")
-    for name, value in loaded.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} holds a {type(value).__name__} under {name!r}, not a tensor",
-                "save only the model's state_dict()",
-            )
     return loaded
 
 
@@ -282,10 +335,10 @@ def _refused(path: str | Path, error: Exception) -> CheckpointError:
     )
 
 
-def _recognise(path: str | Path, tensors: Tensors) -> Layout:
+def _recognise(path: str, tensors: Tensors) -> Layout:
     layout = recognise(_shapes(tensors))
     if layout is None:
-        first = ", ".join(list(tensors)[:3]) or "none at all"
+        first = ", ".join(map(str, list(tensors)[:3])) or "none at all"
         raise CheckpointError(
             f"{path} has an unknown layout; its tensors are {first}",
             "take DINOv2's, Segment Anything's or uino-deploy's own checkpoints",
@@ -293,7 +346,7 @@ def _recognise(path: str | Path, tensors: Tensors) -> Layout:
     return layout
 
 
-def _expect(part: str, path: str | Path, tensors: Tensors) -> Layout:
+def _expect(part: str, path: str, tensors: Tensors) -> Layout:
     layout = _recognise(path, tensors)
     if layout.holds != part:
         wanted = {"dinov2": "DINOv2", "sam": "Segment Anything"}[part]
@@ -327,18 +380,54 @@ def _unfilled(kind: Callable[[Config], Module], config: Config) -> Module:
         return kind(config)
 
 
-@torch.no_grad()
-def _fill(
-    module: nn.Module, tensors: Tensors, layout: Layout, path: str | Path, hint: str = ""
+def _check_fits(
+    kind: Callable[[Config], nn.Module],
+    config: Config,
+    layout: Layout,
+    held: Shapes,
+    path: str,
+    hint: str = "",
 ) -> None:
-    """Replace all of a module's tensors with float32 copies, after comparing names and shapes."""
-    _compare(layout.asked(_shapes(module.state_dict())), layout.held(_shapes(tensors)), path, hint)
+    """Compare a file's names and shapes with a module's, without memory for the module."""
+    try:
+        with torch.device("meta"):
+            planned = kind(config)
+    # Sizes that do not go together fail in many ways inside torch.
+    except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} describes a model that cannot be: {reason}") from error
+    _compare(layout.asked(_shapes(planned.state_dict())), layout.held(held), path, hint)
+
+
+@torch.no_grad()
+def _filled(
+    kind: Callable[[Config], Module],
+    config: Config,
+    tensors: Tensors,
+    layout: Layout,
+    path: str,
+    hint: str = "",
+) -> Module:
+    """Build a module of float32 copies of a file's tensors, once names and shapes agree."""
+    _check_fits(kind, config, layout, _shapes(tensors), path, hint)
+    module = _unfilled(kind, config)
     for name, target in module.state_dict().items():
-        parts = [tensors[source] for source in layout.sources(name)]
+        parts = [_finite(source, tensors[source], path) for source in layout.sources(name)]
         target.copy_(parts[0] if len(parts) == 1 else torch.cat(parts))
+    return module
 
 
-def _compare(expected: Shapes, got: Shapes, path: str | Path, hint: str) -> None:
+def _finite(name: str, tensor: Tensor, path: str) -> Tensor:
+    """Refuse a tensor that no model can compute with: later it would look like a fault of ours."""
+    if not torch.isfinite(tensor.float()).all():
+        raise CheckpointError(
+            f"{path}: tensor {name} holds numbers that are not finite",
+            "the training diverged or the file is damaged: take another checkpoint",
+        )
+    return tensor
+
+
+def _compare(expected: Shapes, got: Shapes, path: str, hint: str) -> None:
     """Raise a CheckpointError that names the first of each kind of difference."""
     missing = [name for name in expected if name not in got]
     unexpected = [name for name in got if name not in expected]

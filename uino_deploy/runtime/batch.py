@@ -22,7 +22,7 @@ from uino_deploy.images import SUFFIXES, UInt8, check_image, class_colour, load_
 from uino_deploy.images.opening import UNREAD
 from uino_deploy.inputs import find_file, nfc, notice, printable
 from uino_deploy.progress import Progress, silent
-from uino_deploy.runtime.predictor import Predictor, Result, label_map
+from uino_deploy.runtime.predictor import Predictor, Result, check_threshold, label_map
 
 # The longest side that libjpeg writes.
 _JPEG_SIDE = 65500
@@ -72,11 +72,13 @@ def segment_folder(
 
     Raises:
         InputError: an input names no image, no image is readable (with `fail_fast`: one is not), a
-            support is unreadable, another model's, or has the name of another one.
+            support is unreadable or another model's, two supports share a name, or the threshold is
+            not finite.
         OutputExists: the folder exists, and `force` is not given or no earlier run wrote it.
         CheckFailed: the bundle computed numbers that are not finite, for all images (with
             `fail_fast`: for one).
     """
+    check_threshold(threshold)
     given = [images] if isinstance(images, (str, Path)) else images
     paths = find_images([str(each) for each in given])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import math
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,6 +90,7 @@ class Device:
     Attributes:
         name: the product's name.
         architecture: such as "sm_87".
+        lock: held by the thread that puts work into the stream: threads take turns.
 
     Raises:
         DependencyError: no cuda-python, no driver or no GPU.
@@ -107,6 +109,7 @@ class Device:
             )
         )
         self.architecture = f"sm_{major}{minor}"
+        self.lock = threading.RLock()
         self._allocated = 0
         self._idle: dict[int, list[int]] = {}
         self._staging, self._staged = 0, 0
@@ -139,8 +142,9 @@ class Device:
 
     def synchronise(self) -> None:
         """Wait until everything in the stream is done."""
-        check(self._cudart.cudaStreamSynchronize(self._held.stream), "waiting for the GPU")
-        self._staged = 0
+        with self.lock:
+            check(self._cudart.cudaStreamSynchronize(self._held.stream), "waiting for the GPU")
+            self._staged = 0
 
     def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> DeviceArray:
         """Return an uninitialised array."""
@@ -148,33 +152,35 @@ class Device:
 
     def upload(self, array: Array) -> DeviceArray:
         """Start copying a host array to the device; the array is read before this returns."""
-        made = self.empty(array.shape, array.dtype)
-        if array.nbytes:
-            address = self._stage(array.nbytes)
-            source = np.ascontiguousarray(array)
-            ctypes.memmove(address, source.ctypes.data, source.nbytes)
-            kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-            self._copy(made.address, address, array.nbytes, kind, "copying to the GPU")
-        return made
+        with self.lock:
+            made = self.empty(array.shape, array.dtype)
+            if array.nbytes:
+                address = self._stage(array.nbytes)
+                source = np.ascontiguousarray(array)
+                ctypes.memmove(address, source.ctypes.data, source.nbytes)
+                kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+                self._copy(made.address, address, array.nbytes, kind, "copying to the GPU")
+            return made
 
     def download(self, arrays: Mapping[str, DeviceArray]) -> dict[str, Array]:
         """Copy arrays to the host, waiting until they are computed."""
-        offsets, total = {}, 0
-        for name, array in arrays.items():
-            offsets[name] = total
-            total += _rounded(array.nbytes)
-        address = self._stage(total)
-        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        for name, array in arrays.items():
-            if array.nbytes:
-                target = address + offsets[name]
-                self._copy(target, array.address, array.nbytes, kind, "copying from the GPU")
-        self.synchronise()
-        copies = {}
-        for name, array in arrays.items():
-            copies[name] = np.empty(array.shape, array.dtype)
-            ctypes.memmove(copies[name].ctypes.data, address + offsets[name], array.nbytes)
-        return copies
+        with self.lock:
+            offsets, total = {}, 0
+            for name, array in arrays.items():
+                offsets[name] = total
+                total += _rounded(array.nbytes)
+            address = self._stage(total)
+            kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            for name, array in arrays.items():
+                if array.nbytes:
+                    target = address + offsets[name]
+                    self._copy(target, array.address, array.nbytes, kind, "copying from the GPU")
+            self.synchronise()
+            copies = {}
+            for name, array in arrays.items():
+                copies[name] = np.empty(array.shape, array.dtype)
+                ctypes.memmove(copies[name].ctypes.data, address + offsets[name], array.nbytes)
+            return copies
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         """Start copying an array to another of the same size, both on this device."""
@@ -214,8 +220,9 @@ class Device:
         Reuses returned memory of that size, if any.
         """
         size = _rounded(nbytes)
-        idle = self._idle.setdefault(size, [])
-        return idle.pop() if idle else self._allocate(size)
+        with self.lock:
+            idle = self._idle.setdefault(size, [])
+            return idle.pop() if idle else self._allocate(size)
 
     def give(self, address: int, nbytes: int) -> None:
         """Return memory from `take`; the next `take` of its size reuses it."""

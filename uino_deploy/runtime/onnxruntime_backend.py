@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uino_deploy.bundle import Bundle, Edge, Piece
-from uino_deploy.bundle.external_weights import external_weights
+from uino_deploy.bundle.checked import checked_copy
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError, UinoDeployError
 from uino_deploy.runtime.onnxruntime_providers import CPU, PROVIDERS, parse_provider, select
@@ -23,7 +23,7 @@ _FATAL_ONLY = 4
 
 
 class OnnxRuntimeBackend(HostBackend):
-    """Runs pieces in ONNX Runtime.
+    """Runs pieces in ONNX Runtime; its sessions may run in several threads at once.
 
     Args:
         providers: the execution providers, preferred first, each `NAME[:key=value,...]` with a
@@ -51,17 +51,20 @@ class OnnxRuntimeBackend(HostBackend):
         """Load a piece; see `Backend.load`."""
         described = bundle.piece(piece)
         self._check_precision(bundle, described)
-        graph = bundle.path(described.model)
-        for name in external_weights(graph):
-            bundle.path((PurePosixPath(described.model).parent / name).as_posix())
-        try:
-            session = self._selection.open(graph, self._options())
-        # ONNX Runtime's exceptions have no common base but Exception.
-        except Exception as error:
-            raise self._cannot_load(bundle, piece, str(error).strip().splitlines()[0]) from error
+        with checked_copy(bundle, described) as graph:
+            try:
+                session = self.open(graph)
+            # ONNX Runtime's exceptions have no common base but Exception.
+            except Exception as error:
+                reason = str(error).replace(str(graph.parent), str(bundle.root))
+                raise self._cannot_load(bundle, piece, reason.strip().splitlines()[0]) from error
         self._selection.check(session, piece)
         _check_edges(bundle, described, session)
         return OnnxRuntimeSession(described, session)
+
+    def open(self, graph: Path) -> onnxruntime.InferenceSession:
+        """Open a graph that was checked, as `load` does."""
+        return self._selection.open(graph, self._options())
 
     def describe(self) -> dict[str, str]:
         """Return the backend, its version, its provider and its threads."""
@@ -79,6 +82,8 @@ class OnnxRuntimeBackend(HostBackend):
         # Each piece has its own threads, which must not spin while the next piece runs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.use_env_allocators", "1")
+        # Its bytes were checked as ONNX: they must not be taken for another format.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
             options.inter_op_num_threads = 1

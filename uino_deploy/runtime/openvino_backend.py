@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Edge, Piece
-from uino_deploy.bundle.external_weights import external_weights
+from uino_deploy.bundle.checked import checked_copy, piece_files
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
@@ -33,7 +33,7 @@ from uino_deploy.runtime.session import (
     LayerTime,
     refuse_fork,
 )
-from uino_deploy.workspace import work_folder
+from uino_deploy.runtime.user_key import owned, user_key
 
 CACHE = ".cache/openvino"
 _DEVICE = "CPU"
@@ -65,7 +65,11 @@ class OpenVinoBackend(HostBackend):
 
     A piece is compiled for each batch size and number of shots on first use: OpenVINO is much
     faster with static shapes. Compiled pieces are cached in the bundle's folder, under `.cache`,
-    if that is writable, and reused by the same OpenVINO on the same processor.
+    if that is writable, and reused by the same OpenVINO on the same processor. Each is signed with
+    the user's own key (`user_key`) for the bundle's hashes, so a cache that came with a bundle or
+    from another user is not used.
+
+    Several threads may run a session at once, each with its own request.
 
     Args:
         threads: CPU threads; one per core if None.
@@ -106,14 +110,7 @@ class OpenVinoBackend(HostBackend):
         """Load a piece; see `Backend.load`."""
         described = bundle.piece(piece)
         self._check_precision(bundle, described)
-        graph = bundle.path(described.model)
-        weights = [
-            (PurePosixPath(described.model).parent / name).as_posix()
-            for name in sorted(external_weights(graph))
-        ]
-        for name in weights:
-            bundle.path(name)
-        return OpenVinoSession(self, bundle, described, [described.model, *weights])
+        return OpenVinoSession(self, bundle, described, piece_files(bundle, described))
 
     def describe(self) -> dict[str, str]:
         """Return the backend, its version, its device and its threads."""
@@ -167,10 +164,12 @@ class OpenVinoBackend(HostBackend):
         compiled = None if kept is None else self._import(kept, piece)
         if compiled is None:
             try:
-                with _real_files(bundle, files) as graph:
+                with checked_copy(bundle, piece) as graph:
                     model = _read(graph, shapes)
                     made = self._core.compile_model(model, _DEVICE, self._options(piece))
                 compiled = Compiled(None, made)
+            except InputError:
+                raise
             # OpenVINO's exceptions have no common base but Exception.
             except Exception as error:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -180,7 +179,7 @@ class OpenVinoBackend(HostBackend):
                     "export the bundle again, or install a newer openvino",
                 ) from error
             if kept is not None:
-                _keep(compiled.model, kept)
+                self._keep(compiled.model, kept)
                 # Imported from its file, a piece takes a third less memory than freshly compiled.
                 compiled = self._import(kept, piece) or compiled
         _check_edges(bundle, piece, compiled.model)
@@ -245,18 +244,21 @@ class OpenVinoBackend(HostBackend):
             sorted(shapes.items()),
             [bundle.manifest.files[name].sha256 for name in files],
         ]
-        key = hashlib.sha256(repr(told).encode()).hexdigest()[:24]
+        key = hashlib.sha256(repr(told).encode()).hexdigest()
         return bundle.root / CACHE / f"{piece.name}-{key}.blob"
 
     def _import(self, path: Path, piece: Piece) -> Compiled | None:
-        """Return a piece from the cache, or None if it is missing or damaged."""
-        if not path.is_file() or path.stat().st_size <= _DIGEST:
+        """Return a piece from the cache, or None if it is missing, damaged or not this user's."""
+        key = user_key()
+        if key is None or not path.is_file() or path.stat().st_size <= _DIGEST:
+            return None
+        if not owned(path.parent):
             return None
         # OpenVINO needs writable memory.
         file = map_file(path)
         data = np.frombuffer(file, np.uint8)
         blob, digest = data[:-_DIGEST], data[-_DIGEST:]
-        if hashlib.sha256(blob.data).digest() != digest.tobytes():
+        if not hmac.compare_digest(_signature(key, path, blob.data), digest.tobytes()):
             return None
         memory = self.shared(blob)
         try:
@@ -265,6 +267,23 @@ class OpenVinoBackend(HostBackend):
             return None
         give_back(file)  # the model keeps the weights in its own form
         return Compiled(memory, model)
+
+    def _keep(self, compiled: Any, path: Path) -> None:
+        """Cache a compiled piece; where that fails, it is compiled again next time."""
+        key = user_key()
+        if key is None:
+            return
+        blob = compiled.export_model().getbuffer()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.chmod(0o700)
+            if not owned(path.parent):
+                return
+            with atomic_file(path, force=True) as temporary, temporary.open("wb") as file:
+                file.write(blob)
+                file.write(_signature(key, path, blob))
+        except OSError:
+            return
 
 
 class Compiled(NamedTuple):
@@ -287,23 +306,21 @@ class OpenVinoSession(HostSession):
         self._backend = backend
         self._bundle = bundle
         self._files = files
-        self._compiled: dict[Any, tuple[Compiled, dict[int | None, Any]]] = {}
+        self._compiled: dict[Any, tuple[Compiled, list[Any]]] = {}
         self._lock = threading.Lock()
         self._last: tuple[Compiled | None, Any] = None, None
-        self._request_for(_smallest(piece))
+        self._compiled_for(_smallest(piece))
 
     def compute(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run the piece on arrays from `prepare`; neither they nor the results are copied."""
-        # Held while it runs: another thread's shapes may evict this entry.
-        compiled, request = self._request_for({name: array.shape for name, array in feeds.items()})
-        results = {
-            tensor.name: np.empty(request.get_tensor(tensor.name).shape, tensor.dtype)
-            for tensor in self.piece.outputs
-        }
-        for name, array in (*feeds.items(), *results.items()):
-            request.set_tensor(name, self._backend.shared(array))
-        request.infer()
-        self._last = compiled, request
+        with self._request({name: array.shape for name, array in feeds.items()}) as request:
+            results = {
+                tensor.name: np.empty(request.get_tensor(tensor.name).shape, tensor.dtype)
+                for tensor in self.piece.outputs
+            }
+            for name, array in (*feeds.items(), *results.items()):
+                request.set_tensor(name, self._backend.shared(array))
+            request.infer()
         return results
 
     def layers(self) -> list[LayerTime]:
@@ -316,19 +333,27 @@ class OpenVinoSession(HostSession):
             if node.real_time
         ]
 
-    def _request_for(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Compiled, Any]:
-        lane = self._backend.lane
-        key = (lane is None, *sorted(shapes.items()))
+    @contextmanager
+    def _request(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Any]:
+        """Yield a request that no other thread uses; it is used again after a run that succeeds."""
         with self._lock:
-            if key not in self._compiled:
-                if len(self._compiled) == _KEPT_SHAPES:
-                    self._compiled.pop(next(iter(self._compiled)))
-                made = self._backend.compile(self._bundle, self.piece, self._files, shapes)
-                self._compiled[key] = made, {}
-            compiled, requests = self._compiled[key]
-            if lane not in requests:
-                requests[lane] = compiled.model.create_infer_request()
-            return compiled, requests[lane]
+            # Held while it runs: another thread's shapes may evict this entry.
+            compiled, free = self._compiled_for(shapes)
+            request = free.pop() if free else compiled.model.create_infer_request()
+        yield request
+        with self._lock:
+            free.append(request)
+            self._last = compiled, request
+
+    def _compiled_for(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Compiled, list[Any]]:
+        """Return the piece for some shapes, and its requests that are free."""
+        key = (self._backend.lane is None, *sorted(shapes.items()))
+        if key not in self._compiled:
+            if len(self._compiled) == _KEPT_SHAPES:
+                self._compiled.pop(next(iter(self._compiled)))
+            made = self._backend.compile(self._bundle, self.piece, self._files, shapes)
+            self._compiled[key] = made, []
+        return self._compiled[key]
 
 
 def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
@@ -337,25 +362,6 @@ def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
         tensor.name: tuple(1 if isinstance(d, str) else d for d in tensor.shape)
         for tensor in piece.inputs
     }
-
-
-@contextmanager
-def _real_files(bundle: Bundle, names: Sequence[str]) -> Iterator[Path]:
-    """Yield the path of a graph, the first of the files, beside its weights.
-
-    OpenVINO reads no weights through a link that leaves the graph's folder, as in a bundle in a
-    cache of Hugging Face: there it gets copies.
-    """
-    paths = [bundle.path(name) for name in names]
-    root = Path(os.path.realpath(bundle.root))
-    if all(os.path.realpath(path) == str(root / n) for path, n in zip(paths, names, strict=True)):
-        yield paths[0]
-        return
-    with work_folder(None, "uino-openvino") as folder:
-        for path, name in zip(paths, names, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
-        yield folder / names[0]
 
 
 def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
@@ -381,16 +387,11 @@ def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     return model
 
 
-def _keep(compiled: Any, path: Path) -> None:
-    """Cache a compiled piece; in a read-only bundle it is compiled again next time."""
-    blob = compiled.export_model().getbuffer()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path, force=True) as temporary, temporary.open("wb") as file:
-            file.write(blob)
-            file.write(hashlib.sha256(blob).digest())
-    except OSError:
-        return
+def _signature(key: bytes, path: Path, blob: memoryview) -> bytes:
+    """Sign a compiled piece for its name, which stands for all that it was compiled from."""
+    signed = hmac.new(key, path.name.encode() + b"\0", hashlib.sha256)
+    signed.update(blob)
+    return signed.digest()
 
 
 def _originals(compiled: Any) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +83,11 @@ class Result:
 
 
 class Predictor:
-    """A bundle ready to segment; its pieces are loaded on first use."""
+    """A bundle ready to segment; its pieces are loaded on first use.
+
+    Any number of threads may use it at once: results are those of one thread alone. On a GPU they
+    take turns.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         expected = Preprocess(size=bundle.config.image_size)
@@ -93,6 +99,7 @@ class Predictor:
         self.bundle = bundle
         self.backend = backend
         self._sessions: dict[str, Session] = {}
+        self._lock = threading.RLock()
         # A class's inputs to a query, kept as long as someone holds the class.
         self._classes: WeakKeyDictionary[Support, dict[str, Value]] = WeakKeyDictionary()
 
@@ -200,9 +207,11 @@ class Predictor:
             A result for a class; a list of results, in their order, for several.
 
         Raises:
-            InputError: the image is unreadable, or a support was made by another model.
+            InputError: the image is unreadable, a support was made by another model, or the
+                threshold is no number.
             CheckFailed: the bundle computed numbers that are not finite.
         """
+        check_threshold(threshold)
         supports = [support] if isinstance(support, Support) else list(support)
         for one in supports:
             one.check(self.bundle.manifest)
@@ -284,23 +293,35 @@ class Predictor:
 
     def _class(self, support: Support) -> dict[str, Value]:
         """Return a class's tensors, moved to the backend's memory on first use."""
-        if support not in self._classes:
-            uploaded: dict[str, Value] = {}
-            for session in map(self._session, _PER_CLASS):
-                mine = feeds_of(QUERY, session, support.features)
-                uploaded |= QUERY.named(session.upload(mine))
-            self._classes[support] = uploaded
-        return self._classes[support]
+        with self._lock:
+            if support not in self._classes:
+                uploaded: dict[str, Value] = {}
+                for session in map(self._session, _PER_CLASS):
+                    mine = feeds_of(QUERY, session, support.features)
+                    uploaded |= QUERY.named(session.upload(mine))
+                self._classes[support] = uploaded
+            return self._classes[support]
 
     def _load(self, pieces: Sequence[str]) -> None:
         """Load the pieces that are not loaded yet."""
-        missing = [piece for piece in pieces if piece not in self._sessions]
-        if missing:
-            self._sessions |= self.backend.load_all(self.bundle, missing)
+        with self._lock:
+            missing = [piece for piece in pieces if piece not in self._sessions]
+            if missing:
+                self._sessions |= self.backend.load_all(self.bundle, missing)
 
     def _session(self, piece: str) -> Session:
         self._load((piece,))
         return self._sessions[piece]
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that no logit can be compared with.
+
+    Raises:
+        InputError: it is not finite.
+    """
+    if not math.isfinite(threshold):
+        raise InputError(f"the threshold is {threshold}", "give a finite number; 0 is the default")
 
 
 def label_map(results: Sequence[Result]) -> UInt8:
@@ -332,6 +353,12 @@ def label_map(results: Sequence[Result]) -> UInt8:
 def _image(source: ImageSource, where: str) -> UInt8:
     if isinstance(source, (str, Path)):
         return load_image(source)
+    if not isinstance(source, np.ndarray):
+        raise InputError(
+            f"{where} is a {type(source).__name__}",
+            "give a file's path or uint8 RGB [H, W, 3], such as numpy.asarray(picture) of a PIL "
+            "image in RGB",
+        )
     if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
         raise InputError(
             f"{where} is {source.dtype} of shape {source.shape}", "give uint8 RGB [H, W, 3]"

@@ -77,7 +77,7 @@ class LayerTime(NamedTuple):
 
 
 class Session(Protocol):
-    """A loaded piece."""
+    """A loaded piece; several threads may run it, at once or, on a GPU, in turn."""
 
     @property
     def piece(self) -> Piece:

@@ -35,6 +35,8 @@ _MODULES: dict[EngineBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "t
 class TensorRtBackend:
     """Runs the plans that `uino-deploy build` put into a bundle.
 
+    Its sessions may be used from several threads, which take turns at the GPU.
+
     Args:
         name: tensorrt or tensorrt-rtx.
         cuda_graphs: record a piece once for each set of shapes and replay it: fewer launches, at
@@ -70,7 +72,8 @@ class TensorRtBackend:
         if info.route == "ipluginv3":
             _register_plugins(bundle, architecture)
         again = rebuild_command(bundle, self._name, architecture)
-        return self.load_plan_file(path, described, info.shapes, again)
+        data = bundle.read(path.relative_to(bundle.root).as_posix())
+        return self._load_plan(data, path, described, info.shapes, again)
 
     def load_plan_file(
         self, path: Path, piece: Piece, profile: Profile, again: str
@@ -86,9 +89,14 @@ class TensorRtBackend:
         Raises:
             BundleError: it is no plan of this library, or not the piece's.
         """
+        return self._load_plan(path.read_bytes(), path, piece, profile, again)
+
+    def _load_plan(
+        self, data: bytes, path: Path, piece: Piece, profile: Profile, again: str
+    ) -> TensorRtSession:
         before, _ = self._device.memory()
         self._log.last_error = ""
-        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise BundleError(f"{path} cannot be loaded: {self._log.last_error}", again)
         _check_edges(self._trt, path, piece, engine, again)
@@ -187,14 +195,17 @@ class TensorRtSession:
 
     def _start(self, feeds: Mapping[str, Value]) -> dict[str, DeviceArray]:
         check_complete(self._piece, feeds)
-        inputs = {name: self._on_device(self._inputs[name], value) for name, value in feeds.items()}
-        self._set_shapes({name: array.shape for name, array in inputs.items()})
-        outputs = self._empty_outputs()
-        if self._backend.cuda_graphs:
-            self._replay(inputs, outputs)
-        else:
-            self._bind({**inputs, **outputs})
-            self._enqueue()
+        with self._backend.device.lock:  # the context has one set of addresses and shapes
+            inputs = {
+                name: self._on_device(self._inputs[name], value) for name, value in feeds.items()
+            }
+            self._set_shapes({name: array.shape for name, array in inputs.items()})
+            outputs = self._empty_outputs()
+            if self._backend.cuda_graphs:
+                self._replay(inputs, outputs)
+            else:
+                self._bind({**inputs, **outputs})
+                self._enqueue()
         return outputs
 
     def _on_device(self, tensor: Edge, value: Value) -> DeviceArray:

@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.files import atomic_file
 from uino_deploy.training.processes import Processes
@@ -21,6 +22,7 @@ from uino_deploy.training.processes import Processes
 STATE, SETTINGS, LOG = "state.safetensors", "run.json", "log.csv"
 FORMAT = "uino-training-state"
 VERSION = "1"
+_DIGITS = 19  # a step's, at most
 _COLUMNS = ["stage", "step", "loss", "learning_rate"]
 
 
@@ -62,8 +64,8 @@ def prepare_folder(
 
 def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     try:
-        before = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        before = decode_json(path.read_bytes(), dict[str, Any])
+    except DocumentError as error:
         raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
     now = json.loads(json.dumps(settings))
     for name in sorted(before.keys() | now.keys()):
@@ -114,11 +116,14 @@ def load_state(folder: Path) -> State:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         tensors = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
         raise InputError(f"{path} holds no state of this version", "start again with --force")
-    stage, step = int(metadata["stage"]), int(metadata["step"])
+    numbers = [metadata.get(name, "") for name in ("stage", "step")]
+    if not all(each.isascii() and each.isdigit() and len(each) < _DIGITS for each in numbers):
+        raise InputError(f"{path} is damaged: it has no stage and step", "start again with --force")
+    stage, step = map(int, numbers)
     return State(stage, step, _below(tensors, "model."), _below(tensors, "optimiser."))
 
 
@@ -133,18 +138,32 @@ def cut_log(folder: Path, stage: int, step: int) -> None:
         folder: the run's folder.
         stage: the stage to continue, from 0.
         step: its next step, from 0.
+
+    Raises:
+        InputError: the log is damaged.
     """
     path = folder / LOG
     rows: list[list[str]] = []
     if path.exists():
         with path.open(newline="") as file:
-            rows = list(csv.reader(file))
+            rows = _rows(path, file)
     last = (stage, step) if step else (stage - 1, math.inf)
     kept = [
-        row for row in rows[1:] if len(row) == len(_COLUMNS) and (int(row[0]), int(row[1])) <= last
+        row
+        for row in rows[1:]
+        if len(row) == len(_COLUMNS)
+        and all(each.isascii() and each.isdigit() and len(each) < _DIGITS for each in row[:2])
+        and (int(row[0]), int(row[1])) <= last
     ]
     with atomic_file(path, force=True) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([_COLUMNS, *kept])
+
+
+def _rows(path: Path, file: TextIO) -> list[list[str]]:
+    try:
+        return list(csv.reader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
 
 
 @contextmanager
