@@ -25,7 +25,8 @@ from uino_deploy.runtime.openvino_backend import CACHE, OpenVinoBackend  # noqa:
 
 @pytest.fixture
 def copy(fake_bundle, tmp_path):
-    return shutil.copytree(fake_bundle, tmp_path / "copy.uino", ignore=shutil.ignore_patterns(".cache"))
+    fresh = shutil.ignore_patterns(".cache")
+    return shutil.copytree(fake_bundle, tmp_path / "copy.uino", ignore=fresh)
 
 
 def image(batch=1):
