@@ -115,11 +115,6 @@ def wide(array: Array) -> Array:
     return (widen_bf16(array) if array.dtype == np.uint16 else array).astype(np.float64)
 
 
-def relative_l2(found: Array, exact: Array) -> float:
-    """Return |found - exact| / |exact|; not a number where `found` is none."""
-    return float(np.linalg.norm(wide(found) - exact) / np.linalg.norm(exact))
-
-
 def dtypes_of(architecture: str) -> list[str]:
     """Return the types that the kernels for an architecture compute in."""
     return [t for t in DTYPES if t != "bfloat16" or capability_of(architecture) >= 80]

@@ -30,13 +30,12 @@ from uino_deploy.selftest.cases import (
     exact_on_gpu,
     model_cases,
     ragged_cases,
-    relative_l2,
     wide,
 )
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
 from uino_deploy.selftest.operators import compare, judged
 from uino_deploy.selftest.setting import Setting
-from uino_deploy.tolerances import piece_tolerance
+from uino_deploy.tolerances import piece_tolerance, relative_l2
 
 if TYPE_CHECKING:
     from uino_deploy.export.engines import Plugins
@@ -267,7 +266,9 @@ def _build(
 
 def _plugins_match(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Measured]:
     if backend == "tensorrt-rtx":
-        raise CannotCheck("TensorRT-RTX takes no plugins: its engines hold the bodies")
+        raise CannotCheck(
+            "TensorRT-RTX takes no plugins: its engines hold the portable ONNX functions"
+        )
     bundle = planned(setting, label, backend)
     if bundle.config.prompt.hypercorrelation == "none":
         raise CannotCheck("this model's variant has neither operator")
@@ -276,14 +277,14 @@ def _plugins_match(setting: Setting, label: str, backend: EngineBackend) -> Iter
     if not info.plugins:
         raise CannotCheck("the engine was built without plugins")
     yield Measured(sum(info.plugins.values()), "plugin layers", 1, at_least=True, what=info.route)
-    bodies = _copy_of(setting, label, "bodies")
-    _build(setting, setting.open_bundle(label), bodies, backend, "none", (_PLUGIN_PIECE,))
+    functions = _copy_of(setting, label, "functions")
+    _build(setting, setting.open_bundle(label), functions, backend, "none", (_PLUGIN_PIECE,))
     runner = open_backend(backend)
     found = _run_piece(bundle, runner)
-    wanted = _run_piece(Bundle.open(bodies, verify=False), runner)
+    wanted = _run_piece(Bundle.open(functions, verify=False), runner)
     for name, exact in wanted.items():
         allowed = piece_tolerance(info.precision).relative_l2
-        error = relative_l2(found[name], exact.astype(np.float64))
+        error = relative_l2(wide(found[name]), exact.astype(np.float64))
         yield Measured(error, "relative L2", allowed, what=name)
 
 
@@ -316,5 +317,5 @@ def _graphs(setting: Setting, label: str, backend: EngineBackend) -> Iterator[Me
         # Recorded on other numbers, so that a replay that computes nothing fails.
         other.run({key: array / 2 for key, array in feeds.items()})
         for output, found in other.run(feeds).items():
-            error = relative_l2(found, wanted[output].astype(np.float64))
+            error = relative_l2(wide(found), wanted[output].astype(np.float64))
             yield Measured(error, "relative L2", 1e-5, what=f"{name}.{output}")

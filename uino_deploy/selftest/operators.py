@@ -21,11 +21,11 @@ from uino_deploy.selftest.cases import (
     cases_of,
     in_torch,
     ragged_cases,
-    relative_l2,
+    wide,
 )
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
 from uino_deploy.selftest.setting import Setting
-from uino_deploy.tolerances import OPERATOR
+from uino_deploy.tolerances import OPERATOR, relative_l2
 
 Run = Callable[[Launch, list[Array], Array], Array]
 Exact = Callable[[Case, Mapping[str, Array]], Array]
@@ -62,7 +62,7 @@ def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
     for case in cases_of(operator, ragged_cases([setting.config()])):
         tensors = [torch.from_numpy(array) for array in case.inputs.values()]
         found = in_torch(operator)(*tensors, **case.attributes).numpy()
-        error = relative_l2(found, case.exact(case.inputs))
+        error = relative_l2(wide(found), case.exact(case.inputs))
         yield Measured(error, "relative L2", 1e-12, what=case.where)
 
 
@@ -98,7 +98,7 @@ def compare(
 
 def judged(found: Array, exact: Array, dtype: str, case: Case) -> Measured:
     """Compare a result with the exact one, within the operator's tolerance for its type."""
-    error = relative_l2(found, exact)
+    error = relative_l2(wide(found), exact)
     what = f"{dtype}, {case.where}"
     return Measured(error, "relative L2", OPERATOR[dtype].relative_l2, what=what)
 
