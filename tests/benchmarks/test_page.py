@@ -111,6 +111,7 @@ def test_outputs_appear_whole_and_only_once(full_record, tmp_path):
         write_outputs(out, full_record, traces, force=False)
     other = tmp_path / "other"
     other.mkdir()
+    (other / "notes.txt").write_text("")
     with pytest.raises(OutputExists, match="not this command's"):
         write_outputs(other, full_record, traces, force=True)
 

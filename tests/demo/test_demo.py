@@ -163,6 +163,7 @@ def test_a_demo_leaves_everything_and_fails_untrained(tmp_path, checkpoint, fini
         small_demo(folder, checkpoint)
     notes = tmp_path / "notes"
     notes.mkdir()
+    (notes / "kept.txt").write_text("")
     with pytest.raises(OutputExists, match="not this command's output"):
         small_demo(notes, checkpoint, force=True)
 
@@ -173,7 +174,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path, checkpoint, finished, monk
         return None, {}
 
     def interrupt(*_arguments):
-        assert list(tmp_path.glob("*/demo.uino/manifest.json"))
+        assert list(tmp_path.rglob("demo.uino/manifest.json"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_make_bundle", copied)

@@ -203,25 +203,27 @@ def _means(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def _sentences(part: Mapping[str, Any]) -> list[str]:
     """Describe one fold's figures, and their difference from the other model's."""
     fold = "" if part["fold"] is None else f"fold {part['fold']}: "
-    low, high = part["miou_interval"]
     classes = len(part["per_class"])
+    few = part["episodes"] <= classes
+    interval = _shown(part["miou_interval"], ".2f", few)
     sentences = [
-        f"{fold}mIoU {part['miou']:.2f} {_shown(low, high, '.2f')}, FB-IoU {part['fb_iou']:.2f}, "
+        f"{fold}mIoU {part['miou']:.2f} {interval}, FB-IoU {part['fb_iou']:.2f}, "
         f"{part['episodes']} episodes of {classes} class{'es' if classes > 1 else ''}"
     ]
     if "against" in part:
         other = part["against"]
-        low, high = other["difference_interval"]
+        interval = _shown(other["difference_interval"], "+.3f", few)
         sentences.append(
-            f"{fold}{other['difference']:+.3f} {_shown(low, high, '+.3f')} mIoU against "
-            f"{other['model']} on the same episodes"
+            f"{fold}{other['difference']:+.3f} {interval} mIoU against {other['model']} on the "
+            "same episodes"
         )
     return sentences
 
 
-def _shown(low: float, high: float, form: str) -> str:
-    """Write an interval; one without width is no certainty."""
-    return "[too few episodes]" if low == high else f"[{low:{form}}, {high:{form}}]"
+def _shown(interval: Sequence[float], form: str, few: bool) -> str:
+    """Write an interval; drawing one episode of a class again and again gives it no width."""
+    low, high = interval
+    return "[too few episodes]" if few else f"[{low:{form}}, {high:{form}}]"
 
 
 def _rounded(interval: Interval) -> list[float]:
