@@ -1,5 +1,7 @@
 """A support file is read only as it was written, and only by the model that made it."""
 
+import os
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -181,3 +183,11 @@ def test_what_no_enrolment_gives_is_refused(tmp_path, changes, words):
 def test_a_prompt_may_be_zero(tmp_path):
     make_support(sparse=np.zeros((2, 4), np.float16)).save(tmp_path / "s")
     assert not Support.load(tmp_path / "s").sparse.any()
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "s.safetensors")
+    with pytest.raises(
+        InputError, match=r"support .*s\.safetensors cannot be read: it is a named pipe"
+    ):
+        Support.load(tmp_path / "s.safetensors")

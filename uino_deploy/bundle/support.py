@@ -16,12 +16,16 @@ from safetensors import SafetensorError, safe_open
 from uino_deploy.bundle.manifest import Manifest, Precision
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file, safetensors_bytes
+from uino_deploy.inputs import open_regular
 from uino_deploy.pipeline import CLASS, with_class_axis
 
 Array = npt.NDArray[Any]
 
 FORMAT = "uino-support"
 FORMAT_VERSION = "1.0"
+
+MAX_BYTES = 2 << 30
+"""Bytes of the largest support file that is read."""
 
 _RANKS = {"deep": 4, "weight": 2, "prototypes": 2, "sparse": 2}
 # A file system counts bytes: a name may have 255 of them.
@@ -203,6 +207,7 @@ def check_class_name(name: str) -> None:
 
 def _read(path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
     try:
+        open_regular(path, "support", MAX_BYTES).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="numpy") as file:
             strings = file.metadata() or {}
             _check_format(path, strings)

@@ -17,11 +17,14 @@ from torch import Tensor
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import open_regular
 from uino_deploy.training.processes import Processes
 
 STATE, SETTINGS, LOG = "state.safetensors", "run.json", "log.csv"
 FORMAT = "uino-training-state"
 VERSION = "1"
+# Of the largest state that is read: far beyond any of this program.
+_MAX_BYTES = 64 << 30
 _DIGITS = 19  # a step's, at most
 _COLUMNS = ["stage", "step", "loss", "learning_rate"]
 
@@ -113,6 +116,7 @@ def load_state(folder: Path) -> State:
     if not path.exists():
         return State(0, 0, {}, {})
     try:
+        open_regular(path, "training state", _MAX_BYTES).close()
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         tensors = load_file(path)
