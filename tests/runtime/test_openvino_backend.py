@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import os
 import shutil
 import stat
 import sys
@@ -323,3 +324,24 @@ def double(path):
 def rehashed(root):
     write_manifest(root, msgspec.json.decode((root / "manifest.json").read_bytes(), type=Manifest))
     return Bundle.open(root)
+
+
+@pytest.mark.parametrize("link", [".cache", CACHE])
+def test_a_link_that_came_with_a_bundle_is_not_followed(copy, link):
+    other = copy.parent / "other"
+    other.mkdir(mode=0o755)
+    (copy / link).parent.mkdir(exist_ok=True)
+    (copy / link).symlink_to(other)
+    backend(cache=True).load(Bundle.open(copy), "adapter")
+    assert stat.S_IMODE(other.stat().st_mode) == 0o755
+    assert list(other.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_another_users_folder_is_left_as_it_is(copy):
+    (copy / CACHE).mkdir(parents=True)
+    (copy / CACHE).chmod(0o755)
+    os.chown(copy / CACHE, 65534, 65534)
+    backend(cache=True).load(Bundle.open(copy), "adapter")
+    assert stat.S_IMODE((copy / CACHE).stat().st_mode) == 0o755
+    assert blobs(copy) == []

@@ -33,7 +33,7 @@ from uino_deploy.runtime.session import (
     LayerTime,
     refuse_fork,
 )
-from uino_deploy.runtime.user_key import owned, user_key
+from uino_deploy.runtime.user_key import made_private, owned, user_key
 
 CACHE = ".cache/openvino"
 _DEVICE = "CPU"
@@ -275,9 +275,10 @@ class OpenVinoBackend(HostBackend):
             return
         blob = compiled.export_model().getbuffer()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.parent.chmod(0o700)
-            if not owned(path.parent):
+            above = path.parent.parent
+            above.mkdir(exist_ok=True)
+            # A link that came with the bundle could lead anywhere.
+            if above.is_symlink() or not made_private(path.parent):
                 return
             with atomic_file(path, force=True) as temporary, temporary.open("wb") as file:
                 file.write(blob)

@@ -36,6 +36,19 @@ def owned(path: Path) -> bool:
     return about.st_uid == os.geteuid() and not about.st_mode & 0o077 and not path.is_symlink()
 
 
+def made_private(path: Path) -> bool:
+    """Make a folder unless it exists; close it to others; return whether it is `owned` now.
+
+    What a link leads to, and another user's folder, is left as it is, even by root.
+    """
+    path.mkdir(mode=0o700, exist_ok=True)
+    if path.is_symlink():
+        return False
+    if os.name != "nt" and path.lstat().st_uid == os.geteuid():
+        path.chmod(0o700)
+    return owned(path)
+
+
 def _folder() -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (state if state.is_absolute() else Path.home() / ".local" / "state") / "uino-deploy"
