@@ -384,3 +384,13 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_what_it_moved_comes_b
         raise InterruptedError
     assert names(tmp_path) == ["out"]
     assert (out / "done").read_text() == "old"
+
+
+def test_the_working_folder_is_filled_and_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text, force in (("one", False), ("two", True)):
+        with atomic_directory(".", force, marker="done") as made:
+            (made / "done").write_text(text)
+            (made / text).mkdir()
+        assert Path("done").read_text() == text  # as the user's shell sees it
+    assert names(tmp_path) == ["done", "two"]

@@ -87,8 +87,9 @@ def atomic_directory(
 
     Missing parents are created. On any exception, Ctrl-C included, the folder is removed and `path`
     stays unchanged. What `force` replaces is moved aside first and deleted last. Where `path` is a
-    link, the folder that it leads to is replaced. A mount point cannot be moved: its contents are
-    replaced one by one, the marker last.
+    link, the folder that it leads to is replaced. A mount point cannot be moved, and the working
+    folder would go from under the user's shell: their contents are replaced one by one, the marker
+    last.
 
     Args:
         path: the finished folder.
@@ -99,7 +100,7 @@ def atomic_directory(
         OutputExists, InputError: see `refuse_existing`.
     """
     target = _check_folder(path, force, marker)
-    inside = target.is_dir() and (os.path.ismount(target) or not _can_write(target.parent))
+    inside = target.is_dir() and _stays(target)
     parent = target if inside else target.parent
 
     def rescue(left: Path) -> None:
@@ -218,6 +219,15 @@ def _check_parent(path: str | Path, target: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not _can_write(parent):
             raise PermissionError(errno.EACCES, f"{parent} cannot be written to")
+
+
+def _stays(target: Path) -> bool:
+    """Return whether a folder's contents must be replaced, not the folder."""
+    try:
+        here = os.path.samefile(target, os.curdir)
+    except OSError:  # the working folder has gone
+        here = False
+    return here or os.path.ismount(target) or not _can_write(target.parent)
 
 
 def _can_write(folder: Path) -> bool:
