@@ -273,3 +273,52 @@ def test_annotations_in_a_pipe_or_a_sparse_file(tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(InputError, match="the limit is"):
         polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"id": 2, "file_name": "b.jpg", "height": 0, "width": -1},
+        {"id": 2, "file_name": "b.jpg", "height": "?", "width": []},
+        {"id": 2, "file_name": None},
+        {"file_name": 17, "height": 10**400},
+        {},
+    ],
+)
+def test_another_image_may_lack_what_nobody_needs(tmp_path, other):
+    path = write_coco(tmp_path / "c.json", [[5, 5, 15, 5, 15, 15, 5, 15]])
+    content = json.loads(path.read_text())
+    content["images"].insert(0, other)
+    content["categories"] += [{"id": 9}, {"id": {"$oid": "5f"}, "name": 17}]
+    path.write_text(json.dumps(content))
+    assert polygons_from_coco(path, "a.jpg", "bottle").sum() == 100
+
+
+def test_an_images_own_size_that_cannot_be_is_refused(tmp_path):
+    path = write_coco(tmp_path / "c.json", [[5, 5, 15, 5, 15, 15, 5, 15]])
+    path.write_text(path.read_text().replace('"height": 20', '"height": 0'))
+    with pytest.raises(InputError, match="has no size of image"):
+        polygons_from_coco(path, "a.jpg", "bottle")
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [[[0, 0, 13000, 0, 13000, 13000, 0, 13000]], {"size": [13000, 13000], "counts": [0, 13000**2]}],
+)
+def test_hours_of_drawing_are_refused_before_any(tmp_path, segmentation):
+    path = write_coco(tmp_path / "c.json", segmentation)
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"height": 13000, "width": 13000}
+    content["annotations"] *= 60
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"has segmentations over 1\.0e\+10 pixels, the limit is"):
+        polygons_from_coco(path, "a.jpg", "bottle")
+
+
+def test_a_polygon_is_drawn_only_where_it_lies(tmp_path):
+    for x in (-9, 0, 12, 28, 40):
+        path = write_coco(tmp_path / "c.json", [[x, 2, x + 4, 2, x + 4, 6, x, 6]])
+        mask = polygons_from_coco(path, "a.jpg", "bottle")
+        expected = np.zeros((20, 30), np.uint8)
+        expected[2:6, max(0, x) : max(0, x + 4)] = 1
+        np.testing.assert_array_equal(mask, expected)

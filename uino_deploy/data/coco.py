@@ -23,6 +23,7 @@ from uino_deploy.images.coco_file import (
     CocoImage,
     Id,
     Segmentation,
+    check_area,
     mask_of_runs,
     read_coco,
     read_segmentation,
@@ -97,6 +98,10 @@ class Coco(Dataset):
         unusable = [each.unusable for each in shapes if each.unusable]
         if unusable and len(unusable) == len(shapes):
             raise _damaged(self._path, entry, unusable[0])
+        try:
+            check_area(shapes, *size)
+        except ValueError as error:
+            raise InputError(f"{self._path}: image {entry.file_name} has {error}") from error
         for shape in shapes:
             mask |= _drawn(shape, size)
         return turn_with(mask, self._root / key, f"its mask in {self._path}")

@@ -12,6 +12,7 @@ from uino_deploy.images.coco_file import (
     CocoAnnotation,
     CocoImage,
     Segmentation,
+    check_area,
     find_image,
     is_crowd,
     mask_of_runs,
@@ -63,6 +64,10 @@ def polygons_from_coco(path: str | Path, image: str | int | Path, category: str)
         why = next((f": {each.unusable}" for each in shapes if each.unusable), "")
         name = entry.file_name
         raise InputError(f"{path}: image {name!r} has no polygons of category {category!r}{why}")
+    try:
+        check_area(shapes, height, width)
+    except ValueError as error:
+        raise InputError(f"{path}: image {entry.file_name!r} has {error}") from error
     mask = np.zeros((height, width), np.uint8)
     for shape in shapes:
         if shape.runs is not None:
@@ -76,7 +81,7 @@ def _size(entry: CocoImage, image: str | int | Path, path: str | Path) -> tuple[
     if isinstance(image, Path):
         header = read_header(image)
         return size_of(entry, [header.shape, (header.height, header.width)], path)
-    if entry.height is None or entry.width is None:
+    if not entry.height or not entry.width:
         raise InputError(f"{path} has no size of image {entry.file_name!r}")
     if entry.height * entry.width > MAX_PIXELS:
         raise InputError(f"{path}: image {entry.file_name!r} has more than {MAX_PIXELS} pixels")
@@ -96,11 +101,13 @@ def _read(path: str | Path, annotation: CocoAnnotation, height: int, width: int)
 def _rasterise(polygon: list[float], mask: UInt8) -> None:
     """Fill a polygon by the even-odd rule at pixel centres: each edge flips all to its right."""
     height, width = mask.shape
-    ys = polygon[1::2]
+    xs, ys = polygon[::2], polygon[1::2]
     top = min(height, max(0, math.ceil(min(ys) - 0.5)))
     bottom = min(height, max(top, math.ceil(max(ys) - 0.5)))
-    flips = np.zeros((bottom - top, width + 1), np.uint8)
-    points = list(zip(polygon[::2], ys, strict=True))
+    left = min(width, max(0, math.floor(min(xs) - 0.5)))
+    right = min(width, max(left, math.ceil(max(xs) - 0.5)))
+    flips = np.zeros((bottom - top, right - left + 1), np.uint8)
+    points = list(zip(xs, ys, strict=True))
     for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
         first = max(0, math.ceil(min(y0, y1) - 0.5))
         last = min(height, math.ceil(max(y0, y1) - 0.5))
@@ -108,6 +115,6 @@ def _rasterise(polygon: list[float], mask: UInt8) -> None:
             continue
         rows = np.arange(first, last)
         crossing = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-        columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.intp)
-        flips[rows - top, columns] ^= 1
-    mask[top:bottom] |= np.bitwise_xor.accumulate(flips, axis=1)[:, :width]
+        columns = np.clip(np.ceil(crossing - 0.5), left, right).astype(np.intp)
+        flips[rows - top, columns - left] ^= 1
+    mask[top:bottom, left:right] |= np.bitwise_xor.accumulate(flips[:, :-1], axis=1)

@@ -24,6 +24,9 @@ MAX_BYTES = 2 << 30
 MAX_OUTLINE = 4_000_000
 """Length in pixels of all outlines of one segmentation, at most."""
 
+MAX_AREA = 10**10
+"""Pixels of the boxes around all segmentations of a category in one image, at most."""
+
 # Corners may lie outside the image, but not this many of its longer side.
 _REACH = 10
 
@@ -32,10 +35,10 @@ _T = TypeVar("_T")
 
 
 class CocoImage(msgspec.Struct):
-    """An image of the file; a side is None where the file does not say it."""
+    """An image of the file; a side is None where the file does not say it, 0 where it cannot be."""
 
-    id: Any
-    file_name: str
+    id: Any = None
+    file_name: Any = None
     height: Any = None
     width: Any = None
 
@@ -43,8 +46,8 @@ class CocoImage(msgspec.Struct):
 class CocoCategory(msgspec.Struct):
     """A category of the file."""
 
-    id: Any
-    name: str
+    id: Any = None
+    name: Any = None
 
 
 class CocoAnnotation(msgspec.Struct):
@@ -92,10 +95,10 @@ def read_coco(path: str | Path) -> CocoFile:
     try:
         coco = _decoded(json_text(data))
         for image in coco.images:
-            image.id, image.file_name = same_id(image.id), nfc(image.file_name.replace("\\", "/"))
+            image.id, image.file_name = same_id(image.id), _text(image.file_name).replace("\\", "/")
             image.height, image.width = _side(image.height), _side(image.width)
         for category in coco.categories:
-            category.id, category.name = same_id(category.id), nfc(category.name)
+            category.id, category.name = same_id(category.id), _text(category.name)
         for each in coco.annotations:
             each.image_id, each.category_id = same_id(each.image_id), same_id(each.category_id)
     except (ValueError, RecursionError, OverflowError, TypeError) as error:
@@ -197,6 +200,21 @@ def read_segmentation(raw: msgspec.Raw, height: int, width: int) -> Segmentation
     return Segmentation(polygons, unusable="" if polygons else short)
 
 
+def check_area(shapes: list[Segmentation], height: int, width: int) -> None:
+    """Refuse segmentations of an image that would take minutes to draw.
+
+    Raises:
+        ValueError: the boxes around them have more than `MAX_AREA` pixels.
+    """
+    area = 0.0
+    for shape in shapes:
+        area += height * width if shape.runs is not None else 0
+        for polygon in shape.polygons:
+            area += _extent(polygon[::2], width) * _extent(polygon[1::2], height)
+    if area > MAX_AREA:
+        raise ValueError(f"segmentations over {area:.1e} pixels, the limit is {MAX_AREA:.0e}")
+
+
 def mask_of_runs(runs: list[int], height: int, width: int) -> UInt8:
     """Return the mask [height, width] of run lengths column by column, background first."""
     values = (np.arange(len(runs)) % 2).astype(np.uint8)
@@ -218,10 +236,15 @@ def _decoded(data: bytes) -> CocoFile:
 def _side(value: Any) -> int | None:
     if value is None:
         return None
-    side = float(value)
-    if not side.is_integer() or side < 1 or side > 2**31:
-        raise ValueError(f"an image has a side of {value} pixels")
-    return int(side)
+    try:
+        side = float(value)
+    except (ValueError, TypeError, OverflowError):
+        return 0
+    return int(side) if side.is_integer() and 1 <= side <= 2**31 else 0
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else nfc(str(value))
 
 
 def _parts(image: str | int | Path) -> tuple[str, ...]:
@@ -248,6 +271,10 @@ def _check_polygon(polygon: Any, reach: int) -> None:
             raise ValueError(f"a polygon with {number!r} in it")
         if not math.isfinite(number) or abs(number) > reach:
             raise ValueError(f"a corner at {number:g}, further out than {_REACH} sides")
+
+
+def _extent(ends: list[float], side: int) -> float:
+    return max(0.0, min(max(ends), side) - max(min(ends), 0))
 
 
 def _length(polygon: list[float]) -> float:
