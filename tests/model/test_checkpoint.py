@@ -492,3 +492,20 @@ def test_metadata_that_no_program_wrote_is_refused(tmp_path, tiny, text):
     save_checkpoint(tiny, path, {})
     for key in ("config", "provenance"):
         assert "damaged metadata" in refusal(rewritten(path, **{key: text}), load_checkpoint)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.to_sparse(),
+        lambda t: t.to("meta"),
+        lambda t: t.to(torch.complex64),
+        lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused_by_name(tmp_path, change):
+    weights = small_weights()
+    weights["blocks.1.attn.proj.weight"] = change(weights["blocks.1.attn.proj.weight"])
+    torch.save(weights, tmp_path / "w.pth")
+    refusal(tmp_path / "w.pth", load_dinov2, SMALL)

@@ -272,6 +272,12 @@ def _read(path: str | Path) -> _File:
                 f"{path} holds a {type(value).__name__} under {name!r}, not a tensor",
                 "save only the model's state_dict()",
             )
+        plain = value.layout is torch.strided and not value.is_quantized and not value.is_meta
+        if not plain or value.is_complex():
+            raise CheckpointError(
+                f"{path}: tensor {name} is sparse, quantised, complex or without values",
+                "save plain tensors of real numbers",
+            )
     return _File(tensors, f"{path} ({wrapping})" if wrapping else str(path))
 
 
