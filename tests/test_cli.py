@@ -277,6 +277,7 @@ def test_unknown_option_is_one_line_that_names_the_help():
         (OutputExists("x.uino exists", "use --force"), 2),
         (DependencyError("onnx is not installed", "pip install onnx"), 3),
         (OSError(errno.ENOSPC, "No space left on device", "x.uino"), 3),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2),
         (MemoryError(), 3),
         (BuildError("the parser refused node 7"), 4),
         (KeyboardInterrupt(), 130),

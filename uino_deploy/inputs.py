@@ -69,7 +69,7 @@ def find_file(path: Path) -> Path:
     macOS writes decomposed names (NFD), most others composed ones (NFC). A path without a file is
     returned as it is.
     """
-    if os.path.lexists(path) or path.name.isascii() or not path.parent.is_dir():
+    if os.path.lexists(path) or path.name.isascii() or not os.path.isdir(path.parent):
         return path
     wanted = nfc(path.name)
     return next((each for each in path.parent.iterdir() if nfc(each.name) == wanted), path)

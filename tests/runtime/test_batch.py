@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from uino_deploy.errors import InputError
-from uino_deploy.images import class_colour
+from uino_deploy.images import check_image, class_colour
 from uino_deploy.inputs import InputNotice
 from uino_deploy.runtime import Result
 from uino_deploy.runtime.batch import draw_labels, find_images, output_names, write_results
@@ -183,3 +183,10 @@ def test_each_class_is_drawn_in_its_own_colour(masks):
         assert edge.any()
         assert not edge[labels != value].any()
     np.testing.assert_array_equal(drawn[labels == 0], image[labels == 0])
+
+
+def test_a_name_that_is_too_long_is_one_failed_image(tree):
+    long = "a" * 300 + ".png"
+    assert find_images(["b.png", long]) == [Path("b.png"), Path(long)]
+    with pytest.raises(InputError, match=r"cannot be read: .*File name too long"):
+        check_image(long)

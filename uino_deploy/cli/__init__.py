@@ -218,7 +218,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         hint = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
-        return f"{error.strerror or error}{where}{hint}", 3
+        code = 2 if error.errno in {errno.ENAMETOOLONG, errno.ELOOP} else 3
+        return f"{error.strerror or error}{where}{hint}", code
     if isinstance(error, MemoryError):
         return "out of memory; use a smaller image size, batch or number of shots", 3
     return (

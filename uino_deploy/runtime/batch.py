@@ -154,9 +154,9 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     images: dict[str, Path] = {}
     for given in inputs:
         path = find_file(Path(given))
-        if path.is_dir():
+        if os.path.isdir(path):  # pathlib raises for a name that is too long
             paths = _pictures(path.iterdir(), given)
-        elif path.exists() or not glob.has_magic(given):
+        elif os.path.exists(path) or not glob.has_magic(given):
             paths = [path]
         else:
             matches = glob.glob(_literal_parts(given), recursive=True)
