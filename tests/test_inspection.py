@@ -1,6 +1,7 @@
 """inspect: presets, checkpoints of several layouts, ONNX files, supports, refusals."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -201,3 +202,10 @@ def test_a_wrapped_checkpoint_says_what_is_around_it(tmp_path):
     torch.save({"model": weights, "epoch": 1}, tmp_path / "w.pth")
     described = inspect(str(tmp_path / "w.pth"))
     assert described["layout"].endswith("(under 'model', without 'module.')")
+
+
+@pytest.mark.parametrize("suffix", ["", ".safetensors", ".pth", ".onnx"])
+def test_a_pipe_is_refused_at_once(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(InputError, match="is a device, pipe or socket"):
+        inspect(str(tmp_path / f"pipe{suffix}"))

@@ -46,6 +46,8 @@ def inspect(target: str) -> Description:
         )
     if path.is_dir():
         return describe_bundle(path)
+    if not path.is_file():  # the readers would wait for a pipe
+        raise InputError(f"{path} is a device, pipe or socket", "give a file")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return describe_onnx(path)

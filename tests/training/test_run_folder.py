@@ -1,5 +1,7 @@
 """A run's folder that is damaged is refused in a line."""
 
+import os
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -54,3 +56,9 @@ def test_rows_of_a_log_that_are_none_are_dropped(tmp_path):
     (tmp_path / LOG).write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match="is damaged"):
         cut_log(tmp_path, 0, 5)
+
+
+def test_a_pipe_for_a_state_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / STATE)
+    with pytest.raises(InputError, match="it is a named pipe"):
+        load_state(tmp_path)
