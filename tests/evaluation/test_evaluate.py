@@ -1,6 +1,7 @@
 """The evaluation from Python and from the command line: verdicts, files, refusals."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -126,6 +127,7 @@ def test_what_cannot_be_asked_is_refused(place, tmp_path):
     assert there.read_text() == "precious"
     for source, options, message in [
         ("fold0.safetensors", {"max_miou_drop": 1}, "--against"),
+        ("fold0.safetensors", {"max_miou_drop": math.nan, "against": there}, "finite"),
         ("fold0.safetensors", {"fold": "all"}, "for pascal and coco, not folder"),
         ("fold0.safetensors", {"fold": "all", "episode_list": there}, "belongs to one fold"),
         ("none.safetensors", {}, "none.safetensors"),
@@ -142,3 +144,22 @@ def test_the_command_refuses_with_code_2(place, capsys):
         main(["evaluate", source, "--dataset", "demo", "--max-miou-drop", "1"])
     assert left.value.code == 2
     assert "--against" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "x", "--dataset", "demo", "--against", "y", "--max-miou-drop"],
+        ["compare", "x", "y", "--margin"],
+        ["benchmark", "x", "-o", "y", "--duration"],
+        ["selftest", "--minutes"],
+        ["train", "-o", "x", "--lr"],
+        ["ablate", "--checkpoint", "x", "-o", "y", "--lr"],
+    ],
+)
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_no_comparison_can_fail_is_refused(words, number, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([*words, number])
+    assert left.value.code == 2
+    assert f"{number} is not a finite number" in capsys.readouterr().err

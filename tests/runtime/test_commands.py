@@ -154,6 +154,11 @@ def test_a_shot_is_split_at_the_last_colon_that_works(tmp_path, monkeypatch):
         split_shot("c.png:gone.png")
     with pytest.raises(InputError, match=r"'gone\.png' does not exist"):
         split_shot("gone.png:c.png")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="'folder' is a folder"):
+        split_shot("folder:c.png")
+    with pytest.raises(InputError, match="'folder' is a folder"):
+        split_shot("c.png:folder")
 
 
 def spoil_mask(kind, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,20 @@ from uino_deploy.cli._console import Output
 
 # A path that the library checks: its errors say more than click's would.
 FILE = click.Path(path_type=Path)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of finite numbers: click lets NaN through, which every comparison then lets pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, or fail as click does."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
+
 
 # The data sets of `uino_deploy.data.open`: `--help` must not import it.
 DATASETS = ("demo", "digits", "pascal", "coco", "fss1000", "folder")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uino_deploy.cli._options import FILE
+from uino_deploy.cli._options import FILE, FiniteRange
 from uino_deploy.config import VARIANTS, Variant
 from uino_deploy.training.schedule import RunOptions
 
@@ -22,7 +22,7 @@ def run_options(defaults: RunOptions) -> Callable[[Callable[..., Any]], Callable
     """Add the options of a run; the command receives `options: RunOptions` and `resume: bool`."""
     about: dict[str, tuple[click.ParamType[Any], str]] = {
         "batch": (click.IntRange(min=1), "Images or episodes per step, summed over processes."),
-        "lr": (click.FloatRange(min=0, min_open=True), "Peak learning rate of AdamW."),
+        "lr": (FiniteRange(min=0, min_open=True), "Peak learning rate of AdamW."),
         "warmup": (click.IntRange(min=0), "Steps over which the learning rate rises from zero."),
         "precision": (click.Choice(["fp32", "bf16"]), "fp32, or mixed precision with bf16."),
         "save_every": (click.IntRange(min=1), "Steps between saves; a kill loses at most these."),

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, output_options
+from uino_deploy.cli._options import FILE, FiniteRange, output_options
 from uino_deploy.training.reporting import narrator
 
 # The rows of `uino_deploy.studies.rows`: `--help` must not import it.
@@ -28,7 +28,7 @@ _ROWS = (
               help="Training steps per row.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
               help="Episodes per step.")  # fmt: skip
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True,
+@click.option("--lr", type=FiniteRange(min=0, min_open=True), default=1e-3, show_default=True,
               help="Peak learning rate.")  # fmt: skip
 @click.option("--episodes", type=click.IntRange(min=1), default=400, show_default=True,
               help="Held-out episodes to evaluate each row on.")  # fmt: skip

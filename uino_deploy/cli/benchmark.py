@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.benchmarks.record import Record
@@ -47,7 +47,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--rounds", type=_COUNT, default=5, show_default=True, help="Turns per runner.")
 @click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True,
               help="Untimed queries per turn.")  # fmt: skip
-@click.option("--duration", type=float, default=2.0, show_default=True, help="Seconds per turn.")
+@click.option(
+    "--duration", type=FiniteRange(min=0), default=2.0, show_default=True, help="Seconds per turn."
+)
 @click.option("--iterations", type=_COUNT, help="Queries per turn, instead of --duration.")
 @click.option("--cold-starts", type=click.IntRange(min=0), default=3, show_default=True,
               help="Timed starts in a fresh process.")  # fmt: skip

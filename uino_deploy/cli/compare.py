@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, output_options
+from uino_deploy.cli._options import FILE, FiniteRange, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.benchmarks.compare import Change
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("after", type=FILE)
 @click.option(
     "--margin",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=10.0,
     show_default=True,
     help="How much worse a median may get, in per cent.",

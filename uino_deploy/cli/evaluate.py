@@ -9,7 +9,7 @@ import click
 
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import DATASETS, FILE, force_option, output_options
+from uino_deploy.cli._options import DATASETS, FILE, FiniteRange, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.data.open import DatasetName
@@ -40,7 +40,7 @@ _ALL: Literal["all"] = "all"
               help="Compare with this checkpoint, bundle or results file.")  # fmt: skip
 @click.option("--against-backend", default="onnxruntime", show_default=True,
               help="Backend that runs OTHER if it is a bundle.")  # fmt: skip
-@click.option("--max-miou-drop", type=click.FloatRange(min=0), metavar="POINTS",
+@click.option("--max-miou-drop", type=FiniteRange(min=0), metavar="POINTS",
               help="Fail if the mIoU is lower than OTHER's by more than this.")  # fmt: skip
 @click.option("-o", "--output", "path", type=FILE, help="Write the results to this file as JSON.")
 @backend_options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.selftest import Report
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--kernels", type=FILE, help="Folder of kernels that `kernels build` wrote.")
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=8.0,
     show_default=True,
     help="Time limit. No claim starts after it; one that is still running fails.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,9 @@ def evaluate(
     if max_miou_drop is not None and against is None:
         raise InputError("a limit on the drop in mIoU needs a model to compare with",
                          "give --against with --max-miou-drop")  # fmt: skip
+    if max_miou_drop is not None and not 0 <= max_miou_drop < math.inf:
+        raise InputError(f"the limit on the drop in mIoU is {max_miou_drop:g}",
+                         "give a finite number of points, 0 or more")  # fmt: skip
     if fold == "all" and episode_list is not None:
         raise InputError("an episode list belongs to one fold", "give --fold NUMBER")
     folds = _folds(dataset, fold)

@@ -63,7 +63,8 @@ def split_shot(shot: str) -> tuple[Path, Path]:
             return image, mask
     image_name, _, mask_name = shot.rpartition(":")
     missing = mask_name if _exists(Path(image_name)) else image_name
-    raise InputError(f"shot {shot!r}: {missing!r} does not exist", "write --shot IMAGE:MASK")
+    problem = "is a folder" if missing and find_file(Path(missing)).is_dir() else "does not exist"
+    raise InputError(f"shot {shot!r}: {missing!r} {problem}", "write --shot IMAGE:MASK")
 
 
 def _exists(path: Path) -> bool:
