@@ -13,7 +13,7 @@ class DocumentError(ValueError):
     """The bytes are not JSON, or not of the type that was asked for; the text says what."""
 
 
-def decode_json(data: bytes | str, kind: type[T]) -> T:
+def decode_json(data: bytes | str | msgspec.Raw, kind: type[T]) -> T:
     """Read JSON.
 
     Args:

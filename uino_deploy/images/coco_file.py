@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.images.opening import UInt8
 from uino_deploy.inputs import json_text, nfc, printable, read_regular
@@ -175,10 +176,7 @@ def read_segmentation(raw: msgspec.Raw, height: int, width: int) -> Segmentation
     Raises:
         ValueError: it is damaged, or longer than `MAX_OUTLINE`.
     """
-    try:
-        value = msgspec.json.decode(raw)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    value: Any = decode_json(raw, object)
     if isinstance(value, dict):
         return Segmentation([], _runs(value, height, width))
     if value is None:
@@ -224,13 +222,12 @@ def mask_of_runs(runs: list[int], height: int, width: int) -> UInt8:
 
 def _decoded(data: bytes) -> CocoFile:
     try:
-        return msgspec.json.decode(data, type=CocoFile)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        # Python writes NaN, which JSON does not know; written again, it becomes null.
-        tolerated = msgspec.json.encode(json.loads(data))
-        return msgspec.json.decode(tolerated, type=CocoFile)
+        return decode_json(data, CocoFile)
+    except DocumentError as error:
+        if isinstance(error.__cause__, msgspec.ValidationError):
+            raise
+    # Python writes NaN, which JSON does not know; written again, it becomes null.
+    return decode_json(msgspec.json.encode(json.loads(data)), CocoFile)
 
 
 def _side(value: Any) -> int | None:
