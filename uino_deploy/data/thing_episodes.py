@@ -1,0 +1,174 @@
+"""Episodes and scenes of things: what is asked of a model, and what its encoder learns from.
+
+Example:
+    rng = np.random.default_rng(0)
+    episode = sample_episode(rng, split="held-out", query_hand="fluent", shots=1)
+    episode.name, episode.support[0].image, episode.query.mask, episode.present
+
+    scenes = sample_scenes(rng, 32)             # of base concepts, by the known hands
+    scenes[0].masks, scenes[0].concepts         # a concept's number for every mask
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from uino_deploy.data.montages import MONTAGE_SIZE, Montage, compose_montage
+from uino_deploy.data.things import KNOWN_HANDS, Hand, Things, ThingSplit
+
+_THINGS = (2, 5)  # in a scene, both included
+
+
+@dataclass(frozen=True, eq=False)
+class ThingScene:
+    """A montage of things of one split, drawn by one hand.
+
+    Attributes:
+        image: RGB, uint8 [S, S, 3].
+        masks: bool [G, S, S], what is visible of each thing; disjoint, none empty.
+        concepts: of every mask, a number of `Things.names`.
+        target: the concept asked for; it may be absent.
+    """
+
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    concepts: tuple[int, ...]
+    target: int
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """What is visible of the target, uint8 [S, S] of 0 and 1."""
+        shown = np.array(self.concepts) == self.target
+        mask: NDArray[np.bool_] = self.masks[shown].any(axis=0)
+        return mask.astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ThingEpisode:
+    """A concept shown in K support scenes by one hand, and a query scene by another.
+
+    Attributes:
+        concept: its number.
+        name: its name.
+        support: K scenes that show it.
+        query: a scene that shows it, unless it is absent.
+        present: whether the query shows it.
+    """
+
+    concept: int
+    name: str
+    support: tuple[ThingScene, ...]
+    query: ThingScene
+    present: bool
+
+
+def sample_episode(
+    rng: np.random.Generator,
+    split: ThingSplit = "base",
+    hands: Sequence[Hand] = KNOWN_HANDS,
+    query_hand: Hand | None = None,
+    shots: int = 1,
+    absent: float = 0.0,
+    concept: int | None = None,
+    size: int = MONTAGE_SIZE,
+) -> ThingEpisode:
+    """Draw an episode.
+
+    The support is drawn by one of `hands`, the query by another. Every scene has 2 to 5 things, one
+    of which shares the target's colours (`Things.colour_twins`) and its light. No distractor is a
+    near-duplicate of the target, and all are of its split, as are the photographs; no two scenes of
+    an episode are on the same photograph while there are enough.
+
+    Args:
+        rng: the only source of randomness.
+        split: of concepts and photographs.
+        hands: who may draw the support.
+        query_hand: who draws the query; None for another of `hands` than the support's.
+        shots: support scenes K.
+        absent: the share of episodes whose query does not show the target.
+        concept: the target's number; None for any of the split.
+        size: the scenes' side S in pixels.
+    """
+    things = Things.load()
+    if concept is None:
+        concept = int(rng.choice(things.concepts(split)))
+    if query_hand is None:
+        support_hand, query_hand = (
+            hands[index] for index in rng.permutation(len(hands))[:2].tolist()
+        )
+    else:
+        others = [hand for hand in hands if hand != query_hand]
+        support_hand = others[int(rng.integers(len(others)))]
+    present = bool(rng.uniform() >= absent)
+    grounds = list(things.photographs[split].values())
+    turns = rng.permutation(len(grounds)).tolist()
+    scenes = [
+        _scene(
+            rng,
+            concept,
+            query_hand if number == shots else support_hand,
+            grounds[turns[number % len(grounds)]],
+            size,
+            present or number < shots,
+        )
+        for number in range(shots + 1)
+    ]
+    return ThingEpisode(concept, things.names[concept], tuple(scenes[:-1]), scenes[-1], present)
+
+
+def sample_scenes(
+    rng: np.random.Generator,
+    count: int,
+    split: ThingSplit = "base",
+    hands: Sequence[Hand] = KNOWN_HANDS,
+    size: int = MONTAGE_SIZE,
+) -> list[ThingScene]:
+    """Draw scenes to learn concepts from, each with the masks and the concepts of all its things.
+
+    `np.searchsorted(Things.load().concepts(split), scene.concepts)` gives classes 0 to C - 1.
+
+    Args:
+        rng: the only source of randomness.
+        count: the number of scenes.
+        split: of concepts and photographs.
+        hands: who may draw; each scene is drawn by one.
+        size: the scenes' side S in pixels.
+    """
+    things = Things.load()
+    grounds = list(things.photographs[split].values())
+    return [
+        _scene(
+            rng,
+            int(rng.choice(things.concepts(split))),
+            hands[int(rng.integers(len(hands)))],
+            grounds[int(rng.integers(len(grounds)))],
+            size,
+        )
+        for _ in range(count)
+    ]
+
+
+def _scene(
+    rng: np.random.Generator,
+    target: int,
+    hand: Hand,
+    photograph: Image.Image,
+    size: int,
+    present: bool = True,
+) -> ThingScene:
+    things = Things.load()
+    count = int(rng.integers(_THINGS[0], _THINGS[1], endpoint=True))
+    twin = int(rng.choice(things.colour_twins(hand, target)))
+    asked = [target, twin] if present else [twin]
+    others = things.others(target)
+    more = rng.choice(others[others != twin], size=count - len(asked), replace=False)
+    concepts = [*asked, *more.tolist()]
+    tiles = [things.tiles[hand][concept] for concept in concepts]
+    montage: Montage = compose_montage(tiles, photograph, rng, size, alike=len(asked))
+    placed = tuple(concepts[index] for index in montage.placed)
+    return ThingScene(montage.image, montage.masks, placed, target)
