@@ -19,6 +19,7 @@ from uino_deploy.data.episode_list import (
 )
 from uino_deploy.data.folder import Folder
 from uino_deploy.data.fss1000 import Fss1000
+from uino_deploy.cli._options import DATASETS as CHOICES
 from uino_deploy.data.open import DATASETS, open_dataset
 from uino_deploy.data.pascal import Pascal
 from uino_deploy.data.procedural import Procedural
@@ -156,12 +157,12 @@ def test_no_file_and_no_episode_are_refused(folder, tmp_path):
 
 
 def test_open_names_what_is_missing_or_superfluous(tmp_path, voc):
-    assert set(DATASETS) == {"demo", "digits", "pascal", "coco", "fss1000", "folder"}
+    assert DATASETS == CHOICES
     assert open_dataset("pascal", voc, 2).name == "pascal"
     assert len(open_dataset("demo").classes) == 80
     assert len(open_dataset("demo", split="train").classes) == 240
     for arguments, message in [
-        (("demo", tmp_path), "drawn, not read"),
+        (("demo", tmp_path), "comes with the package"),
         (("digits", None, 1), "has no folds"),
         (("fss1000", tmp_path, 1), "has no folds"),
         (("coco",), "needs its folder"),

@@ -97,7 +97,8 @@ def test_all_folds_take_a_checkpoint_each(place, tmp_path):
     assert [each["model"] for each in folds] == [f"fold{i}.safetensors" for i in range(4)]
     mean = sum(each["miou"] for each in folds) / 4
     assert report.document["miou"] == pytest.approx(mean, abs=2e-3)
-    assert len(report.sentences) == 4
+    assert len(report.sentences) == 5
+    assert "simple method" in report.sentences[4]
     assert report.class_table is None
     assert len((tmp_path / "list3.jsonl").read_text().splitlines()) == 6
     one = evaluate(

@@ -31,7 +31,8 @@ class FiniteRange(click.FloatRange):
 
 
 # The data sets of `uino_deploy.data.open`: `--help` must not import it.
-DATASETS = ("demo", "digits", "pascal", "coco", "fss1000", "folder")
+DATASETS = ("demo", "digits", "things", "things-unseen-hand", "things-absent", "objects",
+            "pascal", "coco", "fss1000", "folder")  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -67,6 +67,10 @@ class Dataset(ABC):
         """Return the labels of the classes that have images: all, except in parts of a data set."""
         return [label for label in range(len(self.classes)) if self.images(label)]
 
+    def most_episodes(self, shots: int) -> int | None:
+        """Return how many different episodes a small data set has; None for more than are asked."""
+        return None
+
     def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
         """Draw one episode of a seed's list; the same arguments give the same episode.
 

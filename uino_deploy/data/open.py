@@ -9,11 +9,24 @@ from uino_deploy.data.coco import Coco
 from uino_deploy.data.dataset import Dataset, Split
 from uino_deploy.data.folder import Folder
 from uino_deploy.data.fss1000 import Fss1000
+from uino_deploy.data.objects import Objects
 from uino_deploy.data.pascal import Pascal
 from uino_deploy.data.procedural import Procedural
+from uino_deploy.data.thing_dataset import ThingDataset
 from uino_deploy.errors import InputError
 
-DatasetName = Literal["demo", "digits", "pascal", "coco", "fss1000", "folder"]
+DatasetName = Literal[
+    "demo",
+    "digits",
+    "things",
+    "things-unseen-hand",
+    "things-absent",
+    "objects",
+    "pascal",
+    "coco",
+    "fss1000",
+    "folder",
+]
 
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
 
@@ -25,7 +38,7 @@ def open_dataset(
 
     Args:
         name: one of `DATASETS`.
-        root: the data set's folder; the procedural ones have none.
+        root: the data set's folder; those that come with the package have none.
         fold: 0 to 3 for PASCAL-5i and COCO-20i; 0 to 4 or None for a folder; else None.
         split: "test" for the held-out classes (of a folder, images), "train" for the others.
 
@@ -33,11 +46,11 @@ def open_dataset(
         InputError: a folder or a fold is missing or superfluous, or the layout is wrong.
         DependencyError: the package that reads or draws the data is not installed.
     """
-    if name in {"demo", "digits"}:
+    if name not in {"pascal", "coco", "fss1000", "folder"}:
         if root is not None:
-            raise InputError(f"data set {name} is drawn, not read", "leave out --data")
+            raise InputError(f"data set {name} comes with the package", "leave out --data")
         _without_fold(name, fold)
-        return _procedural(name, split)
+        return _built_in(name, split)
     if root is None:
         raise InputError(f"data set {name} needs its folder", "give --data DIR")
     if name == "pascal":
@@ -55,9 +68,14 @@ def _without_fold(name: DatasetName, fold: int | None) -> None:
         raise InputError(f"data set {name} has no folds", "leave out --fold")
 
 
-def _procedural(name: DatasetName, split: Split) -> Procedural:
+def _built_in(name: DatasetName, split: Split) -> Dataset:
     if name == "demo":
         return Procedural(name, "held-out" if split == "test" else "base")
+    if name == "things":
+        return ThingDataset(name, "held-out" if split == "test" else "base")
     if split == "train":
-        raise InputError("the digits are only for evaluation", "train on --dataset demo")
-    return Procedural(name, "digits")
+        learnt = "demo" if name == "digits" else "things"
+        raise InputError(f"data set {name} is only for evaluation", f"train on {learnt}")
+    if name == "digits":
+        return Procedural(name, "digits")
+    return Objects() if name == "objects" else ThingDataset(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,7 @@ class Run:
             `images_sha256`, can be compared episode by episode.
         seconds: how long the run took, reading images included.
         images_sha256: over the pixels of all images and masks; empty where it is not known.
+        absent: positions of the episodes whose query does not show the class.
     """
 
     name: str
@@ -57,11 +58,21 @@ class Run:
     episodes_sha256: str
     seconds: float
     images_sha256: str = ""
+    absent: tuple[int, ...] = ()
 
     @property
     def score(self) -> SegmentationScore:
         """The accumulated figures."""
         return score_counts(len(self.classes), self.labels, self.counts)
+
+    @property
+    def left_empty(self) -> float:
+        """Per cent of the queries without the class in which nothing is marked; 0 if all show it.
+
+        There, the union of the mask with the truth is the mask.
+        """
+        unions = self.counts[list(self.absent), 1]
+        return float(100 * np.mean(unions == 0)) if self.absent else 0.0
 
     @property
     def evaluation(self) -> Evaluation:
@@ -89,25 +100,62 @@ def run_episodes(
     Raises:
         InputError: an image or a mask is missing or unreadable, or their sizes differ.
     """
+    (run,) = run_methods(
+        lambda shots, query: {name: segment(shots, query)}, dataset, episodes, done
+    ).values()
+    return run
+
+
+def run_methods(
+    methods: Callable[[Shots, UInt8], Mapping[str, UInt8]],
+    dataset: Dataset,
+    episodes: Sequence[ListedEpisode],
+    done: Callable[[], None] = lambda: None,
+) -> dict[str, Run]:
+    """Run several methods on the same episodes, as `run_episodes` does one.
+
+    Args:
+        methods: gives the query's mask by each method, by its name; the same names every time.
+        dataset: holds the images.
+        episodes: the list, not empty.
+        done: called after each episode.
+
+    Returns:
+        The methods' runs by name. Each one's `seconds` is the time of all.
+
+    Raises:
+        InputError: an image or a mask is missing or unreadable, or their sizes differ.
+    """
     began = time.monotonic()
     pixels = hashlib.sha256()
-    counts = np.zeros((len(episodes), 4), dtype=np.int64)
-    for row, episode in enumerate(episodes):
+    counted: dict[str, list[Counts]] = {}
+    absent = []
+    for number, episode in enumerate(episodes):
         shots, query, truth = load_episode(dataset, episode)
         for array in (*(each for shot in shots for each in shot), query, truth):
             pixels.update(repr(array.shape).encode())
             pixels.update(np.ascontiguousarray(array).data)
-        counts[row] = count_pixels(segment(shots, query), truth)
+        for name, mask in methods(shots, query).items():
+            counted.setdefault(name, []).append(count_pixels(mask, truth))
+        if not (truth == 1).any():
+            absent.append(number)
         done()
-    return Run(
-        name,
-        dataset.classes,
-        tuple(episode.label for episode in episodes),
-        counts,
-        fingerprint(dataset, episodes),
-        time.monotonic() - began,
-        pixels.hexdigest(),
-    )
+    labels = tuple(episode.label for episode in episodes)
+    listed, seen = fingerprint(dataset, episodes), pixels.hexdigest()
+    seconds = time.monotonic() - began
+    return {
+        name: Run(
+            name,
+            dataset.classes,
+            labels,
+            np.array(counts),
+            listed,
+            seconds,
+            seen,
+            tuple(absent),
+        )
+        for name, counts in counted.items()
+    }
 
 
 def load_episode(dataset: Dataset, episode: ListedEpisode) -> tuple[Shots, UInt8, UInt8]:

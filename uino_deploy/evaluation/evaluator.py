@@ -12,10 +12,11 @@ from uino_deploy.data.dataset import Dataset, ListedEpisode
 from uino_deploy.data.episode_list import draw_list, read_list, write_list
 from uino_deploy.data.open import DatasetName, open_dataset
 from uino_deploy.errors import InputError
-from uino_deploy.evaluation.episodes import EVALUATION_SEED, Run, run_episodes
+from uino_deploy.evaluation.baselines import BASELINES, with_baselines
+from uino_deploy.evaluation.episodes import EVALUATION_SEED, Run, run_methods
 from uino_deploy.evaluation.published import FOLDS
 from uino_deploy.evaluation.report import Report, make_report
-from uino_deploy.evaluation.results import read_runs, write_results
+from uino_deploy.evaluation.results import read_baselines, read_runs, write_results
 from uino_deploy.evaluation.segmenters import Load, open_segmenter
 from uino_deploy.files import refuse_existing
 from uino_deploy.progress import Progress, silent
@@ -45,13 +46,14 @@ def evaluate(
     """Measure mIoU and FB-IoU on episodes of held-out classes, or of a folder's held-out images.
 
     Intersections and unions are summed over the episodes of a class at each image's own size;
-    pixels marked 255 are ignored. The same arguments give the same episodes.
+    pixels marked 255 are ignored. The same arguments give the same episodes. The simple methods of
+    `evaluation.baselines` are run beside the model, on the same episodes.
 
     Args:
         source: a checkpoint (a file), a bundle (a folder), or the results (.json) of an earlier
             evaluation on the same episodes. "{fold}" in it stands for the fold.
-        dataset: demo, digits, pascal, coco, fss1000 or folder.
-        data: the data set's folder; None for demo and digits, which are drawn.
+        dataset: one of `data.open.DATASETS`.
+        data: the data set's folder; None for those that come with the package.
         fold: the held-out fold; "all" for every fold of pascal or coco.
         shots: support images per episode.
         episodes: the number of episodes to draw for each fold.
@@ -91,11 +93,12 @@ def evaluate(
             refuse_existing(target, force)
     runs: dict[int | None, Run] = {}
     others: dict[int | None, Run] = {}
+    baselines: dict[str, dict[int | None, Run]] = {}
     for number in folds:
         opened = open_dataset(dataset, data, number)
         if episode_list is None:
             drawn_with: int | None = seed
-            listed = draw_list(opened, episodes, shots, seed)
+            listed = draw_list(opened, _at_most(opened, episodes, shots, warn), shots, seed)
             _warn_of_absent(opened, warn)
         else:
             header, listed = read_list(episode_list, opened)
@@ -103,13 +106,15 @@ def evaluate(
         if write_episodes is not None:
             path = _of_fold(write_episodes, number)
             write_list(path, opened, number, shots, drawn_with, listed, force)
-        runs[number] = _run(source, number, load, opened, listed, progress)
+        runs[number], simple = _run(source, number, load, opened, listed, progress)
+        for name, run in simple.items():
+            baselines.setdefault(name, {})[number] = run
         if against is not None:
-            others[number] = _run(against, number, load_against, opened, listed, progress)
+            others[number], _ = _run(against, number, load_against, opened, listed, progress)
     known_seed = seed if episode_list is None else None
-    report = make_report(dataset, shots, known_seed, runs, others, max_miou_drop)
+    report = make_report(dataset, shots, known_seed, runs, others, max_miou_drop, baselines)
     if output is not None:
-        write_results(output, report.document, runs, force)
+        write_results(output, report.document, runs, force, baselines)
     return report
 
 
@@ -119,6 +124,15 @@ def _folds(dataset: DatasetName, fold: int | Literal["all"] | None) -> list[int 
     if not FOLDS.get(dataset):
         raise InputError(f"--fold all is for pascal and coco, not {dataset}")
     return list(range(FOLDS[dataset]))
+
+
+def _at_most(dataset: Dataset, asked: int, shots: int, warn: Callable[[str], None]) -> int:
+    """Return how many episodes to draw: no episode of a small data set counts twice."""
+    most = dataset.most_episodes(shots)
+    if most is None or asked <= most:
+        return asked
+    warn(f"{dataset.name} has only {most} different episodes with {shots} shots: these are run")
+    return most
 
 
 def _warn_of_absent(dataset: Dataset, warn: Callable[[str], None]) -> None:
@@ -135,18 +149,19 @@ def _run(
     dataset: Dataset,
     episodes: list[ListedEpisode],
     progress: Progress,
-) -> Run:
-    """Run a checkpoint or a bundle on the episodes, or read the run from a results file."""
+) -> tuple[Run, dict[str, Run]]:
+    """Run a checkpoint or a bundle and the baselines, or read their runs from a results file."""
     path = _of_fold(source, fold)
     if path.suffix == ".json":
-        runs = read_runs(path)
+        runs, baselines = read_runs(path), read_baselines(path)
         if fold not in runs:
             raise InputError(f"{path} has no results for fold {fold}")
-        return runs[fold]
-    segment = open_segmenter(path, load)
+        return runs[fold], {name: each[fold] for name, each in baselines.items() if fold in each}
+    methods = with_baselines(path.name, open_segmenter(path, load))
     what = path.name if fold is None else f"{path.name}, fold {fold}"
     with progress(what, len(episodes)) as done:
-        return run_episodes(path.name, segment, dataset, episodes, done)
+        made = run_methods(methods, dataset, episodes, done)
+    return made[path.name], {name: made[name] for name in BASELINES}
 
 
 def _of_fold(path: str | Path, fold: int | None) -> Path:

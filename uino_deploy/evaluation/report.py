@@ -32,11 +32,13 @@ class Report:
         document: the figures as plain values, as `uino-deploy evaluate --json` prints them.
         runs: the model's counted pixels, by fold.
         others: the pixels of the model that it is compared with, by fold.
+        baselines: those of each simple method, by its name and fold.
     """
 
     document: dict[str, Any]
     runs: Runs
     others: Runs
+    baselines: Mapping[str, Runs]
 
     @property
     def failures(self) -> list[str]:
@@ -47,7 +49,10 @@ class Report:
     @property
     def paper_table(self) -> Table:
         """The figures laid out like the paper's tables, beside the paper's own."""
-        methods = {}
+        methods = {
+            name: {fold: run.evaluation for fold, run in runs.items()}
+            for name, runs in self.baselines.items()
+        }
         for runs, suffix in ((self.others, " (against)"), (self.runs, "")):
             if runs:
                 name = next(iter(runs.values())).name + suffix
@@ -56,9 +61,10 @@ class Report:
 
     @property
     def sentences(self) -> list[str]:
-        """The figures of every fold with their intervals, and the differences."""
+        """The figures of every fold with their intervals, and the differences from others'."""
         parts = self.document.get("folds", [self.document])
-        return [sentence for part in parts for sentence in _sentences(part)]
+        sentences = [sentence for part in parts for sentence in _sentences(part)]
+        return [*sentences, *_beside_baselines(self.document)]
 
     @property
     def class_table(self) -> Table | None:
@@ -81,6 +87,7 @@ def make_report(
     runs: Runs,
     others: Runs,
     max_miou_drop: float | None = None,
+    baselines: Mapping[str, Runs] | None = None,
 ) -> Report:
     """Return the report of one run, or of every fold's run and their means.
 
@@ -91,13 +98,16 @@ def make_report(
         runs: the model's.
         others: those of the model to compare with, if any.
         max_miou_drop: how far the mIoU may lie below the other model's, in points.
+        baselines: those of each simple method on the same episodes, by its name.
 
     Raises:
         InputError: the runs are on different episodes.
     """
+    simple = baselines or {}
     parts = []
     for fold, run in runs.items():
-        part = {"fold": fold, **run_document(run)}
+        beside = {name: compare(run, each[fold]) for name, each in simple.items()}
+        part = {"fold": fold, **run_document(run), "baselines": beside}
         if fold in others:
             part["against"] = compare(run, others[fold])
         parts.append(part)
@@ -117,7 +127,7 @@ def make_report(
         "failures": failures,
         "passed": None if max_miou_drop is None else not failures,
     }
-    return Report(document, runs, others)
+    return Report(document, runs, others, simple)
 
 
 def run_document(run: Run) -> dict[str, Any]:
@@ -135,6 +145,7 @@ def run_document(run: Run) -> dict[str, Any]:
             for label, iou in score.class_ious.items()
         },
         "episodes": len(run.labels),
+        "absent": {"episodes": len(run.absent), "left_empty": round(run.left_empty, 1)},
         "episodes_sha256": run.episodes_sha256,
         "images_sha256": run.images_sha256,
         "seconds": round(run.seconds, 2),
@@ -172,6 +183,7 @@ def compare(run: Run, against: Run) -> dict[str, Any]:
         "model": against.name,
         "miou": round(against.score.miou, 3),
         "fb_iou": round(against.score.fb_iou, 3),
+        "left_empty": round(against.left_empty, 1),
         "difference": round(run.score.miou - against.score.miou, 3),
         "difference_interval": _rounded(intervals.miou),
         "fb_iou_difference": round(run.score.fb_iou - against.score.fb_iou, 3),
@@ -189,15 +201,22 @@ def _means(parts: list[dict[str, Any]]) -> dict[str, Any]:
         "folds": parts,
     }
     if "against" in parts[0]:
-        compared = [part["against"] for part in parts]
-        whole["against"] = {
-            "model": compared[0]["model"],
-            **{
-                key: round(mean(each[key] for each in compared), 3)
-                for key in ("miou", "fb_iou", "difference", "fb_iou_difference")
-            },
-        }
+        whole["against"] = _mean_comparison([part["against"] for part in parts])
+    whole["baselines"] = {
+        name: _mean_comparison([part["baselines"][name] for part in parts])
+        for name in parts[0]["baselines"]
+    }
     return whole
+
+
+def _mean_comparison(compared: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "model": compared[0]["model"],
+        **{
+            key: round(mean(each[key] for each in compared), 3)
+            for key in ("miou", "fb_iou", "difference", "fb_iou_difference")
+        },
+    }
 
 
 def _sentences(part: Mapping[str, Any]) -> list[str]:
@@ -210,6 +229,11 @@ def _sentences(part: Mapping[str, Any]) -> list[str]:
         f"{fold}mIoU {part['miou']:.2f} {interval}, FB-IoU {part['fb_iou']:.2f}, "
         f"{part['episodes']} episodes of {classes} class{'es' if classes > 1 else ''}"
     ]
+    if part["absent"]["episodes"]:
+        sentences.append(
+            f"{fold}nothing is marked in {part['absent']['left_empty']:.1f} % of the "
+            f"{part['absent']['episodes']} queries that do not show the class"
+        )
     if "against" in part:
         other = part["against"]
         interval = _shown(other["difference_interval"], "+.3f", few)
@@ -218,6 +242,21 @@ def _sentences(part: Mapping[str, Any]) -> list[str]:
             "same episodes"
         )
     return sentences
+
+
+def _beside_baselines(whole: Mapping[str, Any]) -> list[str]:
+    """Say by how much the model beats the best of the simple methods, if it does."""
+    if not whole["baselines"]:
+        return []
+    best = max(whole["baselines"].values(), key=lambda each: each["miou"])
+    interval = ""
+    if "difference_interval" in best:
+        few = whole["episodes"] <= len(whole["per_class"])
+        interval = " " + _shown(best["difference_interval"], "+.1f", few)
+    lead = f"{best['difference']:+.1f}{interval} mIoU against {best['model']}"
+    if best["difference"] > 0:
+        return [f"{lead}, the best of the simple methods"]
+    return [f"{lead}: the model is no better than this simple method"]
 
 
 def _shown(interval: Sequence[float], form: str, few: bool) -> str:

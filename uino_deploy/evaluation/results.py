@@ -30,30 +30,53 @@ class _Detail(msgspec.Struct):
     episodes_sha256: str
     seconds: float
     images_sha256: str = ""
+    absent: list[int] = []
 
 
 class _Results(msgspec.Struct):
-    """The part of a results file that `read_runs` needs; the rest is for people."""
+    """The part of a results file that is read; the rest is for people."""
 
     schema_version: str
     runs: list[_Detail]
+    baseline_runs: list[_Detail] = []
+
+
+Runs = Mapping[int | None, Run]
+"""Runs by fold; None if the data set has no folds."""
 
 
 def write_results(
-    path: Path, document: Mapping[str, Any], runs: Mapping[int | None, Run], force: bool = False
+    path: Path,
+    document: Mapping[str, Any],
+    runs: Runs,
+    force: bool = False,
+    baselines: Mapping[str, Runs] | None = None,
 ) -> None:
     """Write a results file, whole or not at all.
 
     Args:
         path: the file.
         document: the report, as plain values.
-        runs: by fold; None if the data set has no folds.
+        runs: the model's.
         force: replace an existing file.
+        baselines: the runs of each baseline, by its name.
 
     Raises:
         OutputExists: the file exists and `force` is not given.
     """
-    kept = [
+    others = [_details(each) for each in (baselines or {}).values()]
+    whole = {
+        **document,
+        "schema_version": SCHEMA,
+        "runs": msgspec.to_builtins(_details(runs)),
+        "baseline_runs": msgspec.to_builtins([detail for each in others for detail in each]),
+    }
+    with atomic_file(path, force) as temporary:
+        temporary.write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _details(runs: Runs) -> list[_Detail]:
+    return [
         _Detail(
             run.name,
             fold,
@@ -63,12 +86,10 @@ def write_results(
             run.episodes_sha256,
             run.seconds,
             run.images_sha256,
+            list(run.absent),
         )
         for fold, run in runs.items()
     ]
-    whole = {**document, "schema_version": SCHEMA, "runs": msgspec.to_builtins(kept)}
-    with atomic_file(path, force) as temporary:
-        temporary.write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_runs(path: Path) -> dict[int | None, Run]:
@@ -77,6 +98,25 @@ def read_runs(path: Path) -> dict[int | None, Run]:
     Raises:
         InputError: the file cannot be read, or `uino-deploy evaluate -o` did not write it.
     """
+    read = _read(path)
+    if len({each.fold for each in read.runs}) != len(read.runs):
+        raise InputError(f"{path} holds two runs of a fold", "run the evaluation again")
+    return {each.fold: _checked(each, path) for each in read.runs}
+
+
+def read_baselines(path: Path) -> dict[str, dict[int | None, Run]]:
+    """Read the baselines' runs in a results file, by name and fold; none if it is an older one.
+
+    Raises:
+        InputError: as `read_runs`.
+    """
+    found: dict[str, dict[int | None, Run]] = {}
+    for each in _read(path).baseline_runs:
+        found.setdefault(each.model, {})[each.fold] = _checked(each, path)
+    return found
+
+
+def _read(path: Path) -> _Results:
     try:
         read = decode_json(path.read_bytes(), _Results)
     except OSError as error:
@@ -85,14 +125,13 @@ def read_runs(path: Path) -> dict[int | None, Run]:
         raise InputError(f"{path} is not a results file: {error}") from error
     if read.schema_version.partition(".")[0] != SCHEMA.partition(".")[0]:
         raise InputError(f"{path} has schema {read.schema_version}; this version reads {SCHEMA}")
-    if len({each.fold for each in read.runs}) != len(read.runs):
-        raise InputError(f"{path} holds two runs of a fold", "run the evaluation again")
-    return {each.fold: _checked(each, path) for each in read.runs}
+    return read
 
 
 def _checked(read: _Detail, path: Path) -> Run:
     inside = all(0 <= label < len(read.classes) for label in read.labels)
     possible = all(map(_possible, read.counts))
+    inside &= all(0 <= number < len(read.labels) for number in read.absent)
     if not inside or not possible or not 0 < len(read.labels) == len(read.counts):
         raise InputError(f"{path} is damaged", "run the evaluation again")
     counts = np.asarray(read.counts, dtype=np.int64).reshape(-1, 4)
@@ -104,6 +143,7 @@ def _checked(read: _Detail, path: Path) -> Run:
         read.episodes_sha256,
         read.seconds,
         read.images_sha256,
+        tuple(read.absent),
     )
 
 

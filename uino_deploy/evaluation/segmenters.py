@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask, upsample_logits
 from uino_deploy.runtime import Predictor
@@ -20,32 +22,80 @@ Shots = Sequence[tuple[UInt8, UInt8]]
 """Support images, uint8 RGB [H, W, 3], with their masks, uint8 [H, W] of 0 and 1."""
 
 Segment = Callable[[Shots, UInt8], UInt8]
-"""A segmenter: from the shots of a class and a query image to the query's mask [H, W], 0 and 1."""
+"""A method: from the shots of a class and a query image to the query's mask [H, W], 0 and 1."""
 
 Load = Callable[[Path], Predictor]
 """Opens the bundle in a folder on a backend."""
 
 
-def bundle_segmenter(predictor: Predictor) -> Segment:
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What a model's encoder says of an episode: the last layer's patch tokens.
+
+    Attributes:
+        support: float32 [K, N, D].
+        shares: float32 [K, N], how much of each support patch is foreground.
+        query: float32 [N, D].
+    """
+
+    support: Float32
+    shares: Float32
+    query: Float32
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A model as a method.
+
+    Attributes:
+        answer: from shots and a query image to the query's mask [H, W] and the tokens it is from.
+    """
+
+    answer: Callable[[Shots, UInt8], tuple[UInt8, Tokens]]
+
+    def __call__(self, shots: Shots, query: UInt8) -> UInt8:
+        """Return the query's mask alone."""
+        return self.answer(shots, query)[0]
+
+
+def bundle_segmenter(predictor: Predictor) -> Segmenter:
     """Return a bundle as a segmenter; it enrolls the class again for each query."""
+    config = predictor.bundle.config
 
-    def segment(shots: Shots, query: UInt8) -> UInt8:
-        support = predictor.enroll(list(shots), "episode")
-        return predictor.predict(query, support).mask
+    def answer(shots: Shots, query: UInt8) -> tuple[UInt8, Tokens]:
+        support, encoded = predictor.enroll(list(shots), "episode"), predictor.encode(query)
+        deep = support.deep
+        if deep is None:  # a variant whose queries need only the class's prototypes
+            deep = np.concatenate([predictor.encode(image).tokens for image, _ in shots])
+        shares = [
+            preprocess_mask(mask, config.image_size, config.encoder.patch) for _, mask in shots
+        ]
+        tokens = Tokens(_last_layer(deep), np.stack(shares), _last_layer(encoded.tokens)[0])
+        return predictor.predict(encoded, support).mask, tokens
 
-    return segment
+    return Segmenter(answer)
 
 
-def model_segmenter(model: UinoFSS) -> Segment:
+def model_segmenter(model: UinoFSS) -> Segmenter:
     """Return a PyTorch model as a segmenter; the mask is where its logits exceed 0.
 
     Args:
         model: in evaluation mode, on any device.
     """
-    return lambda shots, query: (query_logits(model, shots, query) > 0).astype(np.uint8)
+
+    def answer(shots: Shots, query: UInt8) -> tuple[UInt8, Tokens]:
+        logits, tokens = _forward(model, shots, query)
+        return (logits > 0).astype(np.uint8), tokens
+
+    return Segmenter(answer)
 
 
-def open_segmenter(path: Path, load: Load = Predictor.load) -> Segment:
+def _last_layer(deep: NDArray[Any]) -> Float32:
+    """Return the last of the layers in [B, L, N, D] as float32 [B, N, D]."""
+    return np.asarray(deep[:, -1], np.float32)
+
+
+def open_segmenter(path: Path, load: Load = Predictor.load) -> Segmenter:
     """Return a bundle (a folder) or a checkpoint (a file) as a segmenter.
 
     Args:
@@ -81,11 +131,22 @@ def query_logits(model: UinoFSS, shots: Shots, query: UInt8) -> Float32:
     Returns:
         float32 [H, W], at the query's own size.
     """
+    return _forward(model, shots, query)[0]
+
+
+def _forward(model: UinoFSS, shots: Shots, query: UInt8) -> tuple[Float32, Tokens]:
+    """Return the logits at the query's own size, and the encoder's tokens of the last layer."""
     import torch
 
     with torch.inference_mode():
-        logits, _ = model(*_tensors(model, shots, query))
-    return upsample_logits(logits[0, 0].float().cpu().numpy(), *query.shape[:2])
+        image, images, shares = _tensors(model, shots, query)
+        support, (early, deep) = model.enroll(images, shares), model.encoder(image)
+        logits, _ = model.decode(early, deep, support)
+    ours, known, asked, marked = (
+        tensor.float().cpu().numpy() for tensor in (logits[0, 0], support.deep[0], deep, shares[0])
+    )
+    tokens = Tokens(_last_layer(known), marked, _last_layer(asked)[0])
+    return upsample_logits(ours, *query.shape[:2]), tokens
 
 
 def _tensors(model: UinoFSS, shots: Shots, query: UInt8) -> tuple[Tensor, Tensor, Tensor]:

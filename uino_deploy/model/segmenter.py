@@ -48,6 +48,12 @@ class UinoFSS(nn.Module):
             logits [B, 1, 4h, 4w] and predicted IoU [B, 1].
         """
         early, deep = self.encoder(image)
+        return self.decode(early, deep, support)
+
+    def decode(
+        self, early: Tensor, deep: Tensor, support: SupportFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """Segment queries from the encoder's tokens of them; see `segment`."""
         dense = self.prompt_generator(deep, support.deep, support.weight, support.prototypes)
         logits, iou = self.decoder(self.adapter(early), support.sparse, dense)
         return logits, iou

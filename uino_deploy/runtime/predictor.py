@@ -63,6 +63,11 @@ class Encoded:
     height: int
     width: int
 
+    @property
+    def tokens(self) -> Array:
+        """The encoder's tokens of every correlation layer, [1, L, N, D], in host memory."""
+        return to_host(self.features["query_deep"])
+
 
 @dataclass(frozen=True, eq=False)
 class Result:

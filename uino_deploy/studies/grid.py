@@ -44,7 +44,7 @@ def draw_grid(
 
     Args:
         sources: checkpoints (files) and bundles (folders, run by ONNX Runtime).
-        dataset: demo, digits, pascal, coco, fss1000 or folder.
+        dataset: one of `data.open.DATASETS`.
         output: the picture, a PNG.
         data: the data set's folder; None for demo and digits, which are drawn.
         fold: the data set's fold, if it has folds.

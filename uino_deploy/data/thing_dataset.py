@@ -1,0 +1,113 @@
+"""Held-out things as data sets, one for each row of the protocol; nothing to download.
+
+- things: the support by one of the known hands, the query by the other.
+- things-unseen-hand: the query by a hand that no training sees.
+- things-absent: likewise, but half of the queries do not show the target.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from uino_deploy.data.dataset import Dataset, ListedEpisode, label_in_turn
+from uino_deploy.data.thing_episodes import ThingEpisode, ThingScene, sample_episode
+from uino_deploy.data.things import UNSEEN_HAND, Hand, Things, ThingSplit
+from uino_deploy.errors import InputError
+from uino_deploy.images import UInt8
+
+_KEY = re.compile(r"(\d{1,18})/(\d{1,18})/(\d{1,3})/(\d{1,3})")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a data set asks.
+
+    Attributes:
+        query_hand: who draws the query; None for another known hand than the support's.
+        absent: the share of queries that do not show the target.
+    """
+
+    query_hand: Hand | None = None
+    absent: float = 0.0
+
+
+ROWS = {
+    "things": Row(),
+    "things-unseen-hand": Row(UNSEEN_HAND),
+    "things-absent": Row(UNSEEN_HAND, absent=0.5),
+}
+
+
+class ThingDataset(Dataset):
+    """A row's episodes; the key `SEED/INDEX/SHOTS/NUMBER` is a scene of one, the query the last.
+
+    Args:
+        name: one of `ROWS`.
+        split: of concepts and photographs.
+    """
+
+    def __init__(self, name: str, split: ThingSplit = "held-out") -> None:
+        things = Things.load()
+        self.name = name
+        self._row = ROWS[name]
+        self._split = split
+        self._concepts: list[int] = things.concepts(split).tolist()
+        self.classes = tuple(things.names[concept] for concept in self._concepts)
+
+    def images(self, label: int) -> list[str]:
+        """Return the keys of some scenes that show a class: the supports of seed 0, 32 rounds."""
+        count = len(self.classes)
+        turns = (index for index in range(32 * count) if label_in_turn(count, 0, index) == label)
+        return [f"0/{index}/1/0" for index in turns]
+
+    def image(self, key: str) -> UInt8:
+        """Return a scene, uint8 RGB [S, S, 3]."""
+        return self._scene(key)[1].image
+
+    def mask(self, key: str, label: int) -> UInt8:
+        """Return the mask of a scene's target, uint8 [S, S] of 0 and 1: all 0 if it is absent."""
+        episode, scene = self._scene(key)
+        if episode.concept != self._concepts[label]:
+            raise InputError(f"scene {key} asks for {episode.name!r}, another class")
+        return scene.mask
+
+    def shown_labels(self) -> list[int]:
+        """Return all labels: every class can be drawn."""
+        return list(range(len(self.classes)))
+
+    def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
+        """Return the keys of an episode's scenes."""
+        keys = [f"{seed}/{index}/{shots}/{number}" for number in range(shots + 1)]
+        return ListedEpisode(
+            label_in_turn(len(self.classes), seed, index), tuple(keys[:-1]), keys[-1]
+        )
+
+    def _scene(self, key: str) -> tuple[ThingEpisode, ThingScene]:
+        numbers = _KEY.fullmatch(key)
+        seed, index, shots, number = map(int, numbers.groups()) if numbers else (0, 0, 0, 1)
+        if number > shots:
+            raise InputError(
+                f"{key!r} is not a scene of {self.name}",
+                "a scene is SEED/INDEX/SHOTS/NUMBER, its number at most that of the shots",
+            )
+        concept = self._concepts[label_in_turn(len(self.classes), seed, index)]
+        episode = _drawn(self._row, self._split, concept, seed, index, shots)
+        return episode, (*episode.support, episode.query)[number]
+
+
+@lru_cache(maxsize=4)  # an episode's images and masks are read one after the other
+def _drawn(
+    row: Row, split: ThingSplit, concept: int, seed: int, index: int, shots: int
+) -> ThingEpisode:
+    return sample_episode(
+        np.random.default_rng([seed, index]),
+        split,
+        query_hand=row.query_hand,
+        shots=shots,
+        absent=row.absent,
+        concept=concept,
+    )
