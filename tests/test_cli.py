@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from uino_deploy import cli
 from uino_deploy.cli._console import Output, table_lines
-from uino_deploy.cli._options import debug_option, output_options
+from uino_deploy.cli._options import DATASETS, debug_option, output_options
 from uino_deploy.errors import (
     BuildError,
     BundleError,
@@ -486,3 +486,9 @@ def test_a_page_is_drawn_without_a_home_and_with_a_notebooks_backend(tmp_path, h
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_the_commands_offer_every_data_set():
+    from uino_deploy.data import open as opening
+
+    assert DATASETS == opening.DATASETS

@@ -19,8 +19,7 @@ from uino_deploy.data.episode_list import (
 )
 from uino_deploy.data.folder import Folder
 from uino_deploy.data.fss1000 import Fss1000
-from uino_deploy.cli._options import DATASETS as CHOICES
-from uino_deploy.data.open import DATASETS, open_dataset
+from uino_deploy.data.open import open_dataset
 from uino_deploy.data.pascal import Pascal
 from uino_deploy.data.procedural import Procedural
 from uino_deploy.errors import InputError
@@ -157,7 +156,6 @@ def test_no_file_and_no_episode_are_refused(folder, tmp_path):
 
 
 def test_open_names_what_is_missing_or_superfluous(tmp_path, voc):
-    assert DATASETS == CHOICES
     assert open_dataset("pascal", voc, 2).name == "pascal"
     assert len(open_dataset("demo").classes) == 80
     assert len(open_dataset("demo", split="train").classes) == 240

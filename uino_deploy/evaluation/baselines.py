@@ -124,5 +124,6 @@ def _back_projected(image: UInt8, scores: NDArray[np.float64]) -> Float32:
     """Return every pixel's score, averaged over its window, float32 [H, W]."""
     grey = Image.fromarray((255 * scores[_codes(image)]).astype(np.uint8))
     radius = round(min(image.shape[:2]) / _WINDOW / 2)
-    mean: Float32 = np.asarray(grey.filter(ImageFilter.BoxBlur(radius)), np.float32)
-    return mean / np.float32(255)
+    mean = np.asarray(grey.filter(ImageFilter.BoxBlur(radius)))
+    scaled: Float32 = mean.astype(np.float32) / np.float32(255)
+    return scaled
