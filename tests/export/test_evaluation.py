@@ -1,12 +1,15 @@
 """Export does not change the mIoU: `evaluate` on a bundle and on its model."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from tests.data.miniatures import make_voc
 from uino_deploy.data.episode_list import draw_list
 from uino_deploy.data.procedural import Procedural
 from uino_deploy.evaluation import evaluate
-from uino_deploy.evaluation.episodes import run_episodes
+from uino_deploy.evaluation.episodes import load_episode, run_episodes
 from uino_deploy.evaluation.segmenters import bundle_segmenter, model_segmenter
 from uino_deploy.model import save_checkpoint
 from uino_deploy.runtime import Predictor
@@ -30,6 +33,28 @@ def test_a_bundle_has_its_models_miou(model, bundle):
         assert abs(ours.score.miou - reference.score.miou) < 0.1
         assert abs(ours.score.fb_iou - reference.score.fb_iou) < 0.1
         assert ours.score.miou > 0
+
+
+def test_a_bundle_gives_the_baselines_its_models_tokens(model, bundle):
+    pytest.importorskip("matplotlib")
+    dataset = Procedural("demo", "held-out")
+    shots, query, _ = load_episode(dataset, dataset.episode(2, 0, 2))
+    _, reference = model_segmenter(model).answer(shots, query)
+    predictor = Predictor.load(bundle.root)
+    support = predictor.enroll(shots, "class")
+    # As for a variant without hypercorrelation, whose classes hold no tokens.
+    without = SimpleNamespace(
+        bundle=predictor.bundle,
+        encode=predictor.encode,
+        enroll=lambda shots, name: SimpleNamespace(deep=None),
+        predict=lambda encoded, _: predictor.predict(encoded, support),
+    )
+    for opened in (predictor, without):
+        _, ours = bundle_segmenter(opened).answer(shots, query)
+        for name in ("support", "shares", "query"):
+            np.testing.assert_allclose(
+                getattr(ours, name), getattr(reference, name), atol=2e-3, err_msg=name
+            )
 
 
 def test_they_are_compared_on_the_same_episodes(bundle, checkpoint, tmp_path):
