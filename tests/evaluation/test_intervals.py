@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from uino_deploy.evaluation.intervals import bootstrap, bootstrap_difference
+from uino_deploy.evaluation.intervals import SAMPLED, bootstrap, bootstrap_difference
 from uino_deploy.evaluation.metrics import score_counts
 
 
@@ -54,3 +54,23 @@ def test_a_paired_difference_is_sharper_than_the_figures_themselves():
     assert paired.high - paired.low < (alone.high - alone.low) / 5
     same = bootstrap_difference(5, labels, counts, counts)
     assert (same.miou.low, same.miou.high, same.fb_iou.high) == (0, 0, 0)
+
+
+def test_many_classes_are_resampled_too():
+    """With one episode each, the interval of the mean is about 4 of its standard errors wide."""
+    rng = np.random.default_rng(3)
+    few, many = SAMPLED - 1, 4 * SAMPLED
+    labels, counts = drawn(rng, few, few)
+    fixed = bootstrap(few, labels, counts).miou
+    assert fixed.low == fixed.high
+    labels = list(range(many))
+    share = np.clip(0.6 + 0.15 * rng.standard_normal(many), 0, 1)
+    both = (share * 1000).astype(np.int64)
+    counts = np.stack([both, np.full(many, 1000), np.full(many, 9000), 10_000 - both], axis=1)
+    sampled = bootstrap(many, labels, counts).miou
+    expected = 2 * 1.96 * 100 * share.std() / many**0.5
+    assert 0.85 < (sampled.high - sampled.low) / expected < 1.15
+    worse = counts.copy()
+    worse[:, 0] -= 10
+    paired = bootstrap_difference(many, labels, counts, worse).miou
+    assert paired.high - paired.low < 0.1

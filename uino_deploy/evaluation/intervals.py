@@ -1,8 +1,10 @@
 """Bootstrap intervals of mIoU and FB-IoU, and of their difference between two runs.
 
-Episodes are resampled with replacement within each class, since a fold's classes are fixed and
-every list shows them equally often. With n episodes per class this understates the variance by the
-factor (n - 1) / n: intervals from a handful of episodes per class are too narrow.
+Episodes are resampled with replacement within each class. With n episodes per class this
+understates the variance by the factor (n - 1) / n: intervals from a handful of episodes per class
+are too narrow. A few classes, such as a fold's, are fixed: the interval is about them. Many
+(`SAMPLED`) are a sample of all there could be, so the classes are resampled too, each time with
+its episodes resampled anew.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from uino_deploy.evaluation.metrics import (
 )
 
 RESAMPLES = 2000
+SAMPLED = 50  # classes with episodes, from which on they are a sample of classes
 _ENDS = (0.025, 0.975)
 _SEED = 0
 _CHUNK = 100  # resamples at a time: their weights take 8 bytes for each episode
@@ -91,13 +94,20 @@ def _totals(classes: int, labels: Sequence[int], counts: Counts) -> Iterator[Cou
     """Yield resampled sums [up to 100 resamples, classes, columns of counts]."""
     rng = np.random.default_rng(_SEED)
     label = np.asarray(labels)
-    groups = [(c, np.flatnonzero(label == c)) for c in np.unique(label).tolist()]
+    shown = np.unique(label)
+    groups = [np.flatnonzero(label == c) for c in shown.tolist()]
     for first in range(0, RESAMPLES, _CHUNK):
         size = min(_CHUNK, RESAMPLES - first)
         totals = np.zeros((size, classes, counts.shape[1]), dtype=np.int64)
-        for c, members in groups:
+        # Which group takes each class's place in each resample: its own, or any.
+        places = np.tile(np.arange(len(groups)), (size, 1))
+        if len(groups) >= SAMPLED:
+            places = rng.integers(len(groups), size=places.shape)
+        for group, members in enumerate(groups):
+            rows, columns = np.nonzero(places == group)
             share = np.full(len(members), 1 / len(members))
-            totals[:, c] = rng.multinomial(len(members), share, size=size) @ counts[members]
+            drawn = rng.multinomial(len(members), share, size=len(rows))
+            totals[rows, shown[columns]] = drawn @ counts[members]
         yield totals
 
 

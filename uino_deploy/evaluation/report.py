@@ -11,7 +11,7 @@ import numpy as np
 
 from uino_deploy.errors import InputError
 from uino_deploy.evaluation.episodes import Run
-from uino_deploy.evaluation.intervals import Interval, bootstrap, bootstrap_difference
+from uino_deploy.evaluation.intervals import SAMPLED, Interval, bootstrap, bootstrap_difference
 from uino_deploy.evaluation.published import paper_table
 
 Runs = Mapping[int | None, Run]
@@ -223,7 +223,7 @@ def _sentences(part: Mapping[str, Any]) -> list[str]:
     """Describe one fold's figures, and their difference from the other model's."""
     fold = "" if part["fold"] is None else f"fold {part['fold']}: "
     classes = len(part["per_class"])
-    few = part["episodes"] <= classes
+    few = _too_few(part)
     interval = _shown(part["miou_interval"], ".2f", few)
     sentences = [
         f"{fold}mIoU {part['miou']:.2f} {interval}, FB-IoU {part['fb_iou']:.2f}, "
@@ -251,16 +251,20 @@ def _beside_baselines(whole: Mapping[str, Any]) -> list[str]:
     best = max(whole["baselines"].values(), key=lambda each: each["miou"])
     interval = ""
     if "difference_interval" in best:
-        few = whole["episodes"] <= len(whole["per_class"])
-        interval = " " + _shown(best["difference_interval"], "+.1f", few)
+        interval = " " + _shown(best["difference_interval"], "+.1f", _too_few(whole))
     lead = f"{best['difference']:+.1f}{interval} mIoU against {best['model']}"
     if best["difference"] > 0:
         return [f"{lead}, the best of the simple methods"]
     return [f"{lead}: the model is no better than this simple method"]
 
 
+def _too_few(part: Mapping[str, Any]) -> bool:
+    """Whether an interval has no width but by chance: an episode a class, of fixed classes."""
+    return bool(part["episodes"] <= len(part["per_class"]) < SAMPLED)
+
+
 def _shown(interval: Sequence[float], form: str, few: bool) -> str:
-    """Write an interval; drawing one episode of a class again and again gives it no width."""
+    """Write an interval, unless it says nothing."""
     low, high = interval
     return "[too few episodes]" if few else f"[{low:{form}}, {high:{form}}]"
 
