@@ -1,10 +1,12 @@
 """A user's own folder of images and masks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.miniatures import make_folder
+from tests.data.miniatures import make_folder, write_jpeg
 from uino_deploy.data.folder import Folder
 from uino_deploy.errors import InputError
 from uino_deploy.inputs import InputNotice
@@ -26,6 +28,20 @@ def test_several_classes_have_a_folder_each(tmp_path):
     assert dataset.images(1)[0] == "mug/images/000.jpg"
     with pytest.raises(InputError, match="no image"):
         dataset.mask("mug/images/000.jpg", 0)
+
+
+def test_a_query_without_the_class_is_another_classs_picture(tmp_path):
+    root = make_folder(tmp_path, 3, ("mug", "box"))
+    dataset = Folder(root)
+    episode = dataset.episode(0, 0, 1)
+    with pytest.raises(InputError, match=r"every image .* shows 'mug'"):  # both hold the same ones
+        dataset.absent(replace(episode, label=1), 0, 0)
+    write_jpeg(root / "box/images/002.jpg", 100)
+    absent = dataset.absent(replace(episode, label=1), 0, 0)
+    assert (absent.query, absent.absent) == ("box/images/002.jpg", True)
+    image, mask = dataset.query(absent)
+    assert image.shape[:2] == mask.shape
+    assert not mask.any()
 
 
 def test_the_folds_split_the_images(tmp_path):

@@ -39,7 +39,17 @@ def test_the_listed_images_of_a_class_show_it():
     with pytest.raises(InputError, match="another class"):
         dataset.mask(dataset.images(5)[0], 6)
     with pytest.raises(InputError, match="not a scene"):
-        dataset.image("0/0/1/2")
+        dataset.image("0/0/1/3")
+
+
+def test_a_query_without_the_target_is_the_same_episodes():
+    dataset = open_dataset("things-unseen-hand")
+    episode = dataset.episode(2, 7, 2)
+    absent = dataset.absent(episode, 2, 7)
+    assert (absent.label, absent.support, absent.absent) == (episode.label, episode.support, True)
+    assert dataset.mask(episode.query, episode.label).any()
+    assert not dataset.mask(absent.query, episode.label).any()
+    assert not np.array_equal(dataset.image(absent.query), dataset.image(episode.query))
 
 
 def test_views_of_a_class_share_no_pixel_and_are_on_photographs_that_training_does_not_see():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.data.miniatures import make_folder, make_voc
+from tests.data.miniatures import make_folder, make_voc, write_jpeg
 from uino_deploy.cli import train as command
 from uino_deploy.config import VARIANTS, UinoConfig
 from uino_deploy.data.folder import Folder
@@ -22,7 +22,7 @@ from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_p
 from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata, save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS, parameter_counts
 from uino_deploy.training import train
-from uino_deploy.training.episodic import LEARNING, EpisodicTraining
+from uino_deploy.training.episodic import LEARNING, EpisodicTraining, mirrored
 from uino_deploy.training.loop import TrainingLoop
 from uino_deploy.training.processes import ALONE
 from uino_deploy.training.runs import check_frozen, frozen_digest
@@ -196,7 +196,7 @@ def test_images_are_mirrored_with_their_masks(place):
     dataset = Folder(place / "mug")
     model = UinoFSS(UinoConfig.from_preset("tiny", "comp-star"))
     task = EpisodicTraining(model, LEARNING["comp-star"], dataset, 1, 4, 0, ALONE)
-    image, mask = task._pair("images/001.jpg", 0, True)
+    image, mask = mirrored(dataset.image("images/001.jpg"), dataset.mask("images/001.jpg", 0))
     np.testing.assert_array_equal(image, dataset.image("images/001.jpg")[:, ::-1])
     np.testing.assert_array_equal(mask, dataset.mask("images/001.jpg", 0)[:, ::-1])
     straight = EpisodicTraining(model, LEARNING["comp-star"], dataset, 1, 4, 0, ALONE, mirror=False)
@@ -204,6 +204,33 @@ def test_images_are_mirrored_with_their_masks(place):
     assert {np.array_equal(one.query, other.query) for one, other in samples} == {True, False}
     straight = preprocess_image(dataset.image("images/001.jpg"), 112)
     assert not np.allclose(preprocess_image(image, 112), straight)
+
+
+def test_a_share_of_the_queries_lacks_the_target(place, tmp_path):
+    root = make_folder(tmp_path, names=("cup", "mug"))
+    for index in range(10):  # otherwise the mugs are the cups
+        write_jpeg(root / f"mug/images/{index:03d}.jpg", 100 + index)
+    dataset = Folder(root)
+    model = UinoFSS(UinoConfig.from_preset("tiny", "comp-star"))
+    tasks = [
+        EpisodicTraining(model, LEARNING["comp-star"], dataset, 1, 4, 0, ALONE, absent=share)
+        for share in (0.0, 0.5)
+    ]
+    pairs = [[task.sample(index) for task in tasks] for index in range(12)]
+    lacking = [not (with_absent.truth == 1).any() for _, with_absent in pairs]
+    assert 2 < sum(lacking) < 10
+    for (always, sometimes), absent in zip(pairs, lacking, strict=True):
+        assert (always.truth == 1).any()
+        assert np.array_equal(always.support, sometimes.support)
+        assert np.array_equal(always.truth, sometimes.truth) != absent
+
+
+def test_one_class_has_no_image_without_it(place, tmp_path):
+    result = run(place, "comp-star", tmp_path / "run", steps=1)
+    assert result.settings["absent"] == 0
+    with pytest.raises(InputError, match="every image shows the target"):
+        run(place, "comp-star", tmp_path / "other", steps=1, absent=0.2)
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_does_not_go_together_is_refused(place, tmp_path):

@@ -34,6 +34,20 @@ def test_the_predicted_iou_is_pulled_towards_the_actual_one():
     assert losses[0] - losses[0.5] == pytest.approx(0.25, abs=1e-4)
 
 
+def test_where_the_target_is_absent_an_empty_mask_of_iou_zero_is_right():
+    nothing, something = torch.full((1, 1, 4, 4), -40.0), torch.zeros(1, 1, 4, 4)
+    truth, zero, one = torch.zeros(1, 4, 4), torch.zeros(1, 1), torch.ones(1, 1)
+    assert mask_loss(nothing, zero, truth).item() == pytest.approx(0, abs=1e-6)
+    assert mask_loss(nothing, one, truth).item() == pytest.approx(1)
+    assert mask_loss(something, zero, truth).item() == pytest.approx(2 * math.log(2))
+    # Beside an episode that shows its target, each counts by half.
+    shown = torch.zeros(1, 4, 4)
+    shown[0, :2] = 1
+    both = mask_loss(something.repeat(2, 1, 1, 1), zero.repeat(2, 1), torch.cat([truth, shown]))
+    alone = mask_loss(something, zero, shown).item()
+    assert both.item() == pytest.approx((2 * math.log(2) + alone) / 2)
+
+
 def test_the_classifier_reads_pooled_glyphs_tokens_and_the_ground():
     classifier = GlyphClassifier(width=3, classes=2)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
 from uino_deploy.cli._training import Start, run_options, start_options
 from uino_deploy.training.schedule import EPISODIC, RunOptions
 
@@ -38,6 +38,9 @@ _OF_RECIPES = _COMMON | {"recipe_name", "max_steps"}
 @click.option("--train-adapter", is_flag=True, help="Also train the adapter.")
 @click.option("--mirror/--no-mirror", default=True, show_default=True,
               help="Mirror half of the images; --no-mirror for text.")  # fmt: skip
+@click.option("--absent", type=FiniteRange(0, 1, max_open=True), metavar="SHARE",
+              help="Share of the episodes whose query lacks the target.  "
+              "[default: 0.15; 0 for one class]")  # fmt: skip
 @click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint for the preset's mask decoder.")
 @click.option("-o", "--output", "path", type=FILE, required=True,
               help="Checkpoint to write (--recipe), or folder (--dataset).")  # fmt: skip
@@ -55,6 +58,7 @@ def train(
     steps: int,
     train_adapter: bool,
     mirror: bool,
+    absent: float | None,
     sam_checkpoint: Path | None,
     path: Path,
     start: Start,
@@ -108,6 +112,7 @@ def train(
         steps=steps,
         train_adapter=train_adapter,
         mirror=mirror,
+        absent=absent,
         resume=resume,
         force=force,
         reporter=output,

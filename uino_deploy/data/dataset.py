@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,8 @@ from uino_deploy.images import UInt8
 Split = Literal["train", "test"]
 """Classes (or images) to learn from, or those held out."""
 
+_ABSENT = 2  # the stream of random numbers that draws queries without the target
+
 
 @dataclass(frozen=True)
 class ListedEpisode:
@@ -25,11 +27,13 @@ class ListedEpisode:
         label: the class, an index into the data set's classes.
         support: K images that show the class.
         query: the image to segment; not among the support.
+        absent: the query does not show the class: its true mask is empty.
     """
 
     label: int
     support: tuple[str, ...]
     query: str
+    absent: bool = False
 
 
 class Dataset(ABC):
@@ -63,6 +67,17 @@ class Dataset(ABC):
             InputError: the mask does not exist or cannot be read.
         """
 
+    def query(self, episode: ListedEpisode) -> tuple[UInt8, UInt8]:
+        """Return the image and the true mask of an episode's query.
+
+        Raises:
+            InputError: the image or the mask does not exist or cannot be read.
+        """
+        image = self.image(episode.query)
+        if episode.absent:
+            return image, np.zeros(image.shape[:2], np.uint8)
+        return image, self.mask(episode.query, episode.label)
+
     def shown_labels(self) -> list[int]:
         """Return the labels of the classes that have images: all, except in parts of a data set."""
         return [label for label in range(len(self.classes)) if self.images(label)]
@@ -70,6 +85,32 @@ class Dataset(ABC):
     def most_episodes(self, shots: int) -> int | None:
         """Return how many different episodes a small data set has; None for more than are asked."""
         return None
+
+    def shows(self, key: str, label: int) -> bool:
+        """Return whether an image of any class shows this class, as far as the data set knows."""
+        return key in self.images(label)
+
+    def absent(self, episode: ListedEpisode, seed: int, index: int) -> ListedEpisode:
+        """Return an episode with another query: an image of another class, without the episode's.
+
+        Args:
+            episode: gives the class and the support.
+            seed: selects the query, together with `index`.
+            index: the episode's number in its list.
+
+        Raises:
+            InputError: every image shows the class.
+        """
+        rng = np.random.default_rng([seed, index, _ABSENT])
+        for other in rng.permutation(self.shown_labels()).tolist():
+            keys = self.images(other) if other != episode.label else ()
+            for position in _distinct(rng, len(keys)):
+                if not self.shows(keys[position], episode.label):
+                    return replace(episode, query=keys[position], absent=True)
+        raise InputError(
+            f"every image of data set {self.name} shows {self.classes[episode.label]!r}",
+            "episodes without the target need images of another class",
+        )
 
     def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
         """Draw one episode of a seed's list; the same arguments give the same episode.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +65,14 @@ class Folder(Dataset):
     def images(self, label: int) -> Sequence[str]:
         """Return the keys of a class's images, sorted by name."""
         return self._keys[label]
+
+    def shows(self, key: str, label: int) -> bool:
+        """Return whether a picture is one of a class's, or a copy of one under the same name."""
+        mine = Path(key)
+        namesakes = (each for each in self._keys[label] if Path(each).name == mine.name)
+        return any(
+            filecmp.cmp(self._root / key, self._root / each, shallow=False) for each in namesakes
+        )
 
     def image(self, key: str) -> UInt8:
         """Return an image, uint8 RGB [H, W, 3]."""

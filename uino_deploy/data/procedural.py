@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
+
+import numpy as np
 
 from uino_deploy.data.dataset import Dataset, ListedEpisode, label_in_turn
 from uino_deploy.data.episodes import Episode, draw_episode
@@ -65,6 +68,18 @@ class Procedural(Dataset):
         keys = [f"{seed}/{index}/{number}" for number in range(shots + 1)]
         label = label_in_turn(len(self.classes), seed, index)
         return ListedEpisode(label, tuple(keys[:-1]), keys[-1])
+
+    def shows(self, key: str, label: int) -> bool:
+        """Return whether a scene shows a class, as its target or as a distractor."""
+        return label in self._drawn(key).query.labels
+
+    def absent(self, episode: ListedEpisode, seed: int, index: int) -> ListedEpisode:
+        """Return an episode whose query is a scene of the seed's list without the class."""
+        rng = np.random.default_rng([seed, index])
+        while True:
+            query = f"{seed}/{rng.integers(ROUNDS * len(self.classes))}/0"
+            if not self.shows(query, episode.label):
+                return replace(episode, query=query, absent=True)
 
     def _drawn(self, key: str) -> Episode:
         """Return an episode whose query is the scene; the scenes before it are its supports."""

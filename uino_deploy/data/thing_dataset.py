@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -43,7 +43,9 @@ ROWS = {
 
 
 class ThingDataset(Dataset):
-    """A row's episodes; the key `SEED/INDEX/SHOTS/NUMBER` is a scene of one, the query the last.
+    """A row's episodes; the key `SEED/INDEX/SHOTS/NUMBER` is a scene of one.
+
+    The query comes after the shots, and after it the same episode's query without the target.
 
     Args:
         name: one of `ROWS`.
@@ -86,17 +88,23 @@ class ThingDataset(Dataset):
             label_in_turn(len(self.classes), seed, index), tuple(keys[:-1]), keys[-1]
         )
 
+    def absent(self, episode: ListedEpisode, seed: int, index: int) -> ListedEpisode:
+        """Return an episode whose query is drawn without the target."""
+        shots = len(episode.support)
+        return replace(episode, query=f"{seed}/{index}/{shots}/{shots + 1}", absent=True)
+
     def _scene(self, key: str) -> tuple[ThingEpisode, ThingScene]:
         numbers = _KEY.fullmatch(key)
         seed, index, shots, number = map(int, numbers.groups()) if numbers else (0, 0, 0, 1)
-        if number > shots:
+        if number > shots + 1:
             raise InputError(
                 f"{key!r} is not a scene of {self.name}",
-                "a scene is SEED/INDEX/SHOTS/NUMBER, its number at most that of the shots",
+                "a scene is SEED/INDEX/SHOTS/NUMBER, its number at most SHOTS + 1",
             )
         concept = self._concepts[label_in_turn(len(self.classes), seed, index)]
-        episode = _drawn(self._row, self._split, concept, seed, index, shots)
-        return episode, (*episode.support, episode.query)[number]
+        row = replace(self._row, absent=1.0) if number == shots + 1 else self._row
+        episode = _drawn(row, self._split, concept, seed, index, shots)
+        return episode, (*episode.support, episode.query)[min(number, shots)]
 
 
 @lru_cache(maxsize=4)  # an episode's images and masks are read one after the other

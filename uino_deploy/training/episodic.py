@@ -19,6 +19,7 @@ from torch import Tensor
 from uino_deploy.config import Variant
 from uino_deploy.data.dataset import Dataset
 from uino_deploy.data.open import DatasetName, open_dataset
+from uino_deploy.errors import InputError
 from uino_deploy.images import IGNORED, Float32, UInt8, preprocess_image, preprocess_mask
 from uino_deploy.model.assembly import Assembly
 from uino_deploy.model.segmenter import UinoFSS, parameter_counts
@@ -28,7 +29,7 @@ from uino_deploy.training.processes import Processes, join_processes
 from uino_deploy.training.reporting import LOGGING, Reporter, Silence
 from uino_deploy.training.run_folder import last_losses, prepare_folder
 from uino_deploy.training.runs import initial_settings, train_parts
-from uino_deploy.training.schedule import EPISODIC, RunOptions
+from uino_deploy.training.schedule import ABSENT, EPISODIC, RunOptions
 
 _READERS = 4  # threads that decode and resize images
 
@@ -72,6 +73,7 @@ def train(
     steps: int = 10_000,
     train_adapter: bool = False,
     mirror: bool = True,
+    absent: float | None = None,
     resume: bool = False,
     force: bool = False,
     reporter: Reporter = LOGGING,
@@ -93,18 +95,24 @@ def train(
         steps: optimiser steps.
         train_adapter: also train the adapter.
         mirror: mirror half of the images; not for text.
+        absent: share of the episodes whose query does not show the target, so that the predicted
+            IoU learns to fall to 0; None for `schedule.ABSENT`, and 0 for a data set of one class.
         resume: continue the run in the folder.
         force: replace the run in the folder.
         reporter: where messages go; by default to Python's logger `uino_deploy.training`.
 
     Raises:
-        InputError: the data set's layout is wrong, or the folder holds a run with other settings.
+        InputError: the data set's layout is wrong, it has no images for `absent`, or the folder
+            holds a run with other settings.
         OutputExists: the folder is not empty, and neither `resume` nor `force` is given.
         CheckFailed: the loss is not finite, or a frozen part changed.
     """
     model = assembly.model
     learning = LEARNING[model.config.variant] + (("adapter",) if train_adapter else ())
     opened = open_dataset(dataset, data, fold, "train")
+    alone = len(opened.shown_labels()) < 2
+    absent = (0.0 if alone else ABSENT) if absent is None else absent
+    _check_absent(absent, alone)
     settings = {
         **initial_settings(assembly),
         **options.settings(),
@@ -115,6 +123,7 @@ def train(
         "steps": steps,
         "learning": list(learning),
         "mirror": mirror,
+        "absent": absent,
     }
     counts = parameter_counts(model)
     parameters = sum(counts[part] for part in learning)
@@ -126,13 +135,17 @@ def train(
             f"{model.config.variant}: {parameters:,} parameters ({parameters / 1e6:.2f} M) learn "
             f"from {len(opened.classes)} of the data set's classes: {', '.join(learning)}"
         )
+        if alone:
+            reporter.log(
+                "one class: no episode lacks the target, so the model does not learn to say so"
+            )
         if "adapter" in assembly.untrained and not train_adapter:
             reporter.warn(
                 "the adapter is frozen but was never distilled; use --train-adapter, or "
                 "run `uino-deploy distill` first"
             )
         task = EpisodicTraining(
-            model, learning, opened, shots, options.batch, options.seed, processes, mirror
+            model, learning, opened, shots, options.batch, options.seed, processes, mirror, absent
         )
         checkpoint = train_parts(
             assembly,
@@ -179,6 +192,7 @@ class EpisodicTraining(Task):
         seed: selects the sequence of episodes.
         processes: this process's place among all.
         mirror: mirror half of the images; not for text or anything else with a left and a right.
+        absent: share of the episodes whose query does not show the target.
     """
 
     def __init__(
@@ -191,6 +205,7 @@ class EpisodicTraining(Task):
         seed: int,
         processes: Processes,
         mirror: bool = True,
+        absent: float = 0.0,
     ) -> None:
         model.requires_grad_(False)
         super().__init__({name: model.get_submodule(name) for name in learning})
@@ -202,6 +217,7 @@ class EpisodicTraining(Task):
         self._seed = seed
         self._processes = processes
         self._mirrored = 0.5 if mirror else 0.0
+        self._absent = absent
         self._readers = ThreadPoolExecutor(_READERS)
 
     def forward(self, stage: int, step: int) -> Tensor:
@@ -218,14 +234,22 @@ class EpisodicTraining(Task):
     def sample(self, index: int) -> Sample:
         """Read an episode of the training's endless list."""
         listed = self._dataset.episode(self._seed, index, self._shots)
-        chances = np.random.default_rng([self._seed, index, 1]).random(self._shots + 1)
+        *chances, lacking = np.random.default_rng([self._seed, index, 1]).random(self._shots + 2)
+        if lacking < self._absent:
+            listed = self._dataset.absent(listed, self._seed, index)
         config = self.model.config
         size, patch = config.image_size, config.encoder.patch
         pairs = [
-            self._pair(key, listed.label, bool(chance < self._mirrored))
-            for key, chance in zip((*listed.support, listed.query), chances, strict=True)
+            *(
+                (self._dataset.image(key), self._dataset.mask(key, listed.label))
+                for key in listed.support
+            ),
+            self._dataset.query(listed),
         ]
-        *shots, (query, truth) = pairs
+        *shots, (query, truth) = (
+            mirrored(*pair) if chance < self._mirrored else pair
+            for pair, chance in zip(pairs, chances, strict=True)
+        )
         squashed = Image.fromarray(truth).resize((size, size), Image.Resampling.NEAREST)
         return Sample(
             preprocess_image(query, size),
@@ -234,11 +258,21 @@ class EpisodicTraining(Task):
             np.asarray(squashed),
         )
 
-    def _pair(self, key: str, label: int, mirrored: bool) -> tuple[UInt8, UInt8]:
-        image, mask = self._dataset.image(key), self._dataset.mask(key, label)
-        if mirrored:
-            return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
-        return image, mask
+
+def mirrored(image: UInt8, mask: UInt8) -> tuple[UInt8, UInt8]:
+    """Return an image [H, W, 3] and its mask [H, W] with left and right exchanged."""
+    return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+
+
+def _check_absent(absent: float, alone: bool) -> None:
+    """Refuse a share that is none, or that a data set of one class cannot have."""
+    if not 0 <= absent < 1:
+        raise InputError(f"the share of absent targets is {absent:g}", "give 0 or more, below 1")
+    if absent and alone:
+        raise InputError(
+            "the data set has one class, so every image shows the target",
+            "leave out --absent, or add a class",
+        )
 
 
 def _is_class(mask: UInt8) -> UInt8:

@@ -54,24 +54,47 @@ class SimilarityReadout(nn.Module):
 def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, counted: Tensor | None = None) -> Tensor:
     """Return 2 * BCE + Dice of the mask, plus the squared error of the predicted IoU.
 
+    Where the target is absent, the loss is that of `absent_loss`.
+
     Args:
         logits: [B, 1, h, w].
         iou: [B, 1], the predicted IoU.
-        truth: [B, S, S], 0 or 1.
+        truth: [B, S, S], 0 or 1; all 0 where the target is absent.
         counted: bool [B, S, S], the pixels that count; all if None. The loss is a mean over
             images, so that its mean over processes equals the loss of their joint batch.
     """
     logits = F.interpolate(logits.float(), size=truth.shape[-2:], mode="bilinear")[:, 0]
     share = logits.sigmoid()
-    if counted is None:
-        bce = F.binary_cross_entropy_with_logits(logits, truth)
-    else:
-        bce = F.binary_cross_entropy_with_logits(logits, truth, weight=counted, reduction="none")
-        bce = (bce.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)).mean()
+    bce = _bce(logits, truth, counted)
+    if counted is not None:
         # Below, ignored pixels get a confident, correct prediction.
         logits, share, truth = (plane * counted for plane in (logits, share, truth))
     overlap = (share * truth).sum(dim=(1, 2))
     dice = 1 - (2 * overlap + 1) / (share.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 1)
     predicted, real = logits.detach() > 0, truth > 0
     actual = (predicted & real).sum(dim=(1, 2)) / (predicted | real).sum(dim=(1, 2)).clamp(min=1)
-    return 2 * bce + dice.mean() + F.mse_loss(iou[:, 0].float(), actual)
+    found = 2 * bce + dice + (iou[:, 0].float() - actual) ** 2
+    return torch.where(real.any(dim=2).any(dim=1), found, absent_loss(bce, iou)).mean()
+
+
+def absent_loss(bce: Tensor, iou: Tensor) -> Tensor:
+    """Return the loss of queries that do not show the target: an empty mask of IoU 0 is right.
+
+    There is no Dice: without a true pixel it is nearly 1 until nothing at all is marked.
+
+    Args:
+        bce: [B], the mask's cross-entropy with the empty mask.
+        iou: [B, 1], the predicted IoU.
+
+    Returns:
+        [B].
+    """
+    return 2 * bce + iou[:, 0].float() ** 2
+
+
+def _bce(logits: Tensor, truth: Tensor, counted: Tensor | None) -> Tensor:
+    """Return the mean over the counted pixels of each image, from [B, S, S] -> [B]."""
+    bce = F.binary_cross_entropy_with_logits(logits, truth, weight=counted, reduction="none")
+    if counted is None:
+        return bce.mean(dim=(1, 2))
+    return bce.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)

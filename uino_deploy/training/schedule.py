@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Precision = Literal["fp32", "bf16"]
 
+ABSENT = 0.15
+"""Share of the training episodes whose query does not show the target."""
+
 
 @dataclass(frozen=True)
 class Schedule:
