@@ -123,6 +123,7 @@ def test_extras_are_the_documented_ones():
         "dev",
         "export",
         "gpu",
+        "instances",
         "mamba",
         "openvino",
         "pages",

@@ -44,6 +44,7 @@ PUBLIC = {
         "Result",
         "Support",
         "label_map",
+        "read_negatives",
         "read_shots",
         "segment_folder",
     ],

@@ -32,7 +32,9 @@ PAGES += [ROOT / "tests" / "gpu" / "README.md"]
 CONTINUED = [ROOT / "docs" / "inspection.md"]
 # Deployment and tutorial have their own tests.
 PARSED = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
-PARSED += [ROOT / "docs" / name for name in ("ablation.md", "backends.md", "training.md")]
+PARSED += [
+    ROOT / "docs" / name for name in ("ablation.md", "backends.md", "presence.md", "training.md")
+]
 
 
 @pytest.fixture(scope="module")

@@ -171,6 +171,7 @@ def describe_support(path: Path) -> Description:
         "model": support.model,
         "fingerprint": support.fingerprint,
         "preprocess": support.preprocess,
+        "calibrated": support.calibration is not None,
         "tensors": [
             {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
             for name, array in support.tensors.items()

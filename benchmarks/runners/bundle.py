@@ -47,7 +47,7 @@ class BundleRunner:
 
     def enroll(self, shots: Sequence[Shot]) -> Support:
         """Enroll a class."""
-        return self.predictor.enroll(shots, "class")
+        return self.predictor.enroll(shots, "class", calibrated=False)
 
     def save(self, enrolled: Support, path: Path) -> None:
         """Write a support file."""

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from uino_deploy.bundle import Manifest, Preprocess, Provenance
+from uino_deploy.bundle.presence import Calibration
 from uino_deploy.bundle.support import Support, check_class_name
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError, OutputExists
@@ -52,6 +53,18 @@ def test_what_is_saved_is_loaded(tmp_path, absent):
     for name in ("name", "shots", "precision", "model", "fingerprint", "preprocess"):
         assert getattr(loaded, name) == getattr(saved, name)
     loaded.check(MANIFEST)
+
+
+def test_a_calibration_is_kept_and_a_support_without_one_still_loads(tmp_path):
+    line = Calibration(0.1 + 0.2, 1 / 3)
+    make_support(calibration=line).save(tmp_path / "new")
+    assert Support.load(tmp_path / "new").calibration == line
+    make_support().save(tmp_path / "old")
+    assert Support.load(tmp_path / "old").calibration is None
+    for wrong in (Calibration(float("nan"), 1.0), Calibration(0.0, 0.0)):
+        make_support(calibration=wrong).save(tmp_path / "wrong", force=True)
+        with pytest.raises(InputError, match="its calibration is"):
+            Support.load(tmp_path / "wrong")
 
 
 def test_saving_is_repeatable_and_overwrites_only_by_force(tmp_path):

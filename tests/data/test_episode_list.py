@@ -191,3 +191,20 @@ def test_a_pipe_is_no_list(folder, tmp_path):
     os.mkfifo(tmp_path / "list.jsonl")
     with pytest.raises(InputError, match="it is a named pipe"):
         read_list(tmp_path / "list.jsonl", Folder(folder))
+
+
+def test_absent_targets_survive_the_file_and_leave_the_other_episodes_as_they_are(tmp_path):
+    dataset = Procedural("digits", "digits")
+    always, sometimes = (draw_list(dataset, 12, 1, 5, share) for share in (0.0, 0.5))
+    lacking = [each.absent for each in sometimes]
+    assert 2 < sum(lacking) < 10
+    for one, other in zip(always, sometimes, strict=True):
+        assert (one == other) != other.absent
+        assert one.support == other.support
+    write_list(tmp_path / "list", dataset, None, 1, 5, sometimes)
+    assert read_list(tmp_path / "list", dataset)[1] == sometimes
+    write_list(tmp_path / "plain", dataset, None, 1, 5, always)
+    assert b"absent" not in (tmp_path / "plain").read_bytes()
+    for each in sometimes:
+        shown = dataset._drawn(each.query).query.labels
+        assert (each.label in shown) != each.absent

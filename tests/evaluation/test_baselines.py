@@ -20,7 +20,7 @@ from uino_deploy.evaluation.baselines import (
 )
 from uino_deploy.evaluation.episodes import load_episode, run_episodes, run_methods
 from uino_deploy.evaluation.report import make_report
-from uino_deploy.evaluation.segmenters import Segmenter, Tokens, model_segmenter
+from uino_deploy.evaluation.segmenters import Answer, Segmenter, Tokens, model_segmenter
 from uino_deploy.images import preprocess_mask
 from uino_deploy.model import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
@@ -88,11 +88,11 @@ def test_the_encoder_runs_once_for_the_model_and_the_prototypes(model):
 def test_the_tokens_are_the_last_layers_of_the_encoder(model):
     dataset = ThingDataset("things")
     shots, query, _ = load_episode(dataset, dataset.episode(0, 1, 2))
-    _, tokens = model_segmenter(model).answer(shots, query)
+    tokens = model_segmenter(model).answer(shots, query).tokens
     side = model.config.image_size // model.config.encoder.patch
     assert tokens.support.shape == (2, side**2, model.config.encoder.width)
     assert tokens.query.shape == tokens.support.shape[1:]
-    _, same = model_segmenter(model).answer(shots, shots[1][0])
+    same = model_segmenter(model).answer(shots, shots[1][0]).tokens
     np.testing.assert_allclose(same.query, tokens.support[1], atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_the_report_and_the_results_hold_the_baselines(model, tmp_path):
 def test_a_model_that_does_not_beat_the_best_baseline_is_called_so():
     dataset = Objects()
     episodes = [dataset.episode(0, index, 1) for index in range(8)]
-    truth = Segmenter(lambda shots, query: (np.ones(query.shape[:2], np.uint8), None))
+    truth = Segmenter(lambda _, query: Answer(np.ones(query.shape[:2], np.uint8), None, 1, None))
     nothing = run_episodes("none", lambda _, query: np.zeros(query.shape[:2]), dataset, episodes)
     everything = run_episodes("all", truth, dataset, episodes)
     for run, other, words in ((nothing, everything, "no better than"),

@@ -146,6 +146,8 @@ def test_everything_is_written_at_the_images_size(tmp_path, masks):
         "classes": [
             {
                 "name": "left",
+                "present": None,
+                "presence": None,
                 "score": 0.75,
                 "area": 0.5,
                 "box": [0, 0, 24, 32],
@@ -153,6 +155,8 @@ def test_everything_is_written_at_the_images_size(tmp_path, masks):
             },
             {
                 "name": "top side",
+                "present": None,
+                "presence": None,
                 "score": 0.75,
                 "area": 0.5,
                 "box": [0, 0, 48, 16],

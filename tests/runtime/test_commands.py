@@ -590,3 +590,93 @@ def test_a_missing_bundle_is_blamed_before_a_missing_input(run, tmp_path):
     )
     assert code == 2
     one_line(stderr, "missing.uino does not exist")
+
+
+# --- presence and objects
+
+
+@pytest.fixture
+def pictures(red_files, tmp_path):
+    """Return a folder with the red square and with a picture without it."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(red_files[0], folder / "red.png")
+    Image.new("RGB", (80, 60), (20, 40, 200)).save(folder / "blue.png")
+    return folder
+
+
+def test_enroll_takes_negatives_and_predict_says_who_is_absent(
+    run, fake_bundle, red_files, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the table has room for short names
+    negatives = tmp_path / "negatives"
+    negatives.mkdir()
+    Image.new("RGB", (30, 30), (20, 200, 40)).save(negatives / "green.png")
+    shutil.copy(pictures / "blue.png", negatives)
+    output = tmp_path / "red.safetensors"
+    code, out, err = run(
+        "enroll", fake_bundle, "--shot", ":".join(map(str, red_files)), "--name", "red",
+        "--negative", negatives, "--negative", negatives / "green.png", "-o", output,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert out.startswith("red: 1 shot, 2 without it, ")
+    code, out, _ = run("predict", fake_bundle, "pictures", "--support", output, "-o", "o")
+    assert code == 0
+    rows = [line.split()[1:3] for line in out.splitlines() if "pictures/" in line][:2]
+    assert rows == [["red", "no"], ["red", "yes"]]
+    lines = [json.loads(line) for line in (tmp_path / "o/results.jsonl").read_text().splitlines()]
+    blue, red = (line["classes"][0] for line in lines)
+    assert (blue["present"], blue["area"], blue["box"]) == (False, 0, None)
+    assert (red["present"], red["area"] > 0) == (True, True)
+    assert 0 <= blue["presence"] < 0.5 <= red["presence"] <= 1
+    code, _, err = run("enroll", fake_bundle, "--shot", ":".join(map(str, red_files)), "--name",
+                       "red", "--negative", tmp_path / "none", "-o", tmp_path / "x")  # fmt: skip
+    assert code == 2
+    one_line(err, "none")
+
+
+def test_a_support_of_before_is_called_uncalibrated(
+    run, fake_bundle, red_square, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    old = tmp_path / "old.safetensors"
+    Predictor.load(fake_bundle).enroll([red_square], "red", calibrated=False).save(old)
+    Image.fromarray(red_square[0]).save(tmp_path / "a.png")
+    code, out, err = run("predict", fake_bundle, "a.png", "--support", old, "-o", "o")
+    assert code == 0
+    assert "red: enrolled without a calibration" in err
+    assert out.splitlines()[2].split()[:4] == ["a.png", "red", "-", "-"]
+
+
+# pycocotools' arrays lack a keyword that numpy 2 needs.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_predict_writes_objects_that_cocos_tools_read(
+    run, fake_bundle, supports, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    from pycocotools.coco import COCO
+
+    image = np.full((60, 160, 3), (20, 40, 200), np.uint8)
+    image[15:45, :40] = image[15:45, 120:] = (220, 30, 20)  # whole patches
+    Image.fromarray(image).save(tmp_path / "two.png")
+    code, out, _ = run(
+        "predict", fake_bundle, "two.png", "--support", supports[0], "--instances", "-o", "o"
+    )
+    assert code == 0
+    assert out.splitlines()[0].endswith("objects")
+    (line,) = (tmp_path / "o/results.jsonl").read_text().splitlines()
+    (found,) = json.loads(line)["classes"]
+    with contextlib.redirect_stdout(None):
+        coco = COCO(tmp_path / "o/instances.json")
+    with Image.open(tmp_path / "o" / found["instance_labels"]) as opened:
+        labels = np.asarray(opened)
+    assert len(found["instances"]) == 2
+    for number, (each, entry) in enumerate(
+        zip(found["instances"], coco.loadAnns(coco.getAnnIds()), strict=True), 1
+    ):
+        np.testing.assert_array_equal(coco.annToMask(entry), labels == number)
+        left, top, right, bottom = each["box"]
+        assert entry["bbox"] == [left, top, right - left, bottom - top]
+        assert entry["area"] == each["area"] == (labels == number).sum()
+        assert coco.loadCats(entry["category_id"])[0]["name"] == "red"
+    assert labels.any(axis=0)[80] == 0

@@ -13,6 +13,7 @@ from PIL import Image
 
 from uino_deploy.bundle import Bundle, Preprocess, write_manifest
 from uino_deploy.errors import BundleError, CheckFailed, InputError
+from uino_deploy.inputs import InputNotice
 from uino_deploy.runtime import Predictor, Result, Support, label_map
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
@@ -94,8 +95,8 @@ def test_several_classes_take_one_pass_of_the_encoder(fake_bundle, red_square):
     image, mask = red_square
     assert backend.loaded == []
     supports = [
-        predictor.enroll([(image, mask)], name="red"),
-        predictor.enroll([(image, 1 - mask)], name="blue"),
+        predictor.enroll([(image, mask)], name="red", calibrated=False),
+        predictor.enroll([(image, 1 - mask)], name="blue", calibrated=False),
     ]
     assert backend.loaded == ["encoder", "support"]
     backend.ran.clear()
@@ -316,3 +317,65 @@ def test_a_threshold_that_is_no_number_is_refused(predictor, red_square, thresho
 def test_what_is_no_image_is_told_what_would_be(predictor, image):
     with pytest.raises(InputError, match="give a file's path or uint8 RGB"):
         predictor.encode(image)
+
+
+@pytest.fixture
+def blue(red_square):
+    return np.full_like(red_square[0], (20, 40, 200))
+
+
+def test_an_absent_class_is_said_to_be_and_its_mask_is_empty(predictor, red_square, blue):
+    support = predictor.enroll([red_square], "red")
+    there, gone = (predictor.predict(image, support) for image in (red_square[0], blue))
+    assert there.present is True
+    assert there.presence > 0.7
+    assert gone.present is False
+    assert gone.presence < 0.2
+    assert not gone.mask.any()
+    assert gone.instances.objects == ()
+    marked = np.full((16, 16), 3, np.float32)  # a model that marks everything, everywhere
+    predictor._decoded = lambda query, support: (marked, 0.9)
+    assert not predictor.predict(blue, support).mask.any()
+    kept = predictor.predict(blue, support, min_score=0)
+    assert kept.present is True
+    assert kept.mask.all()
+    with pytest.raises(InputError, match="the least score is nan"):
+        predictor.predict(blue, support, min_score=float("nan"))
+
+
+def test_without_a_calibration_nothing_is_said(predictor, red_square, blue):
+    support = predictor.enroll([red_square], "red", calibrated=False)
+    result = predictor.predict(red_square[0], support)
+    assert (result.presence, result.present) == (None, None)
+    assert result.mask.any()
+
+
+def test_shots_and_negatives_calibrate(predictor, red_square, blue):
+    image, _ = red_square
+    one, two = (predictor.enroll([red_square] * n, "red").calibration for n in (1, 2))
+    assert one.middle == 0 < two.middle
+    grey = np.full_like(image, 128)
+    strict = predictor.enroll([red_square], "red", negatives=[blue, grey, grey]).calibration
+    assert strict.middle > one.middle
+    with pytest.warns(InputNotice, match="the negatives look as much like 'red'"):
+        predictor.enroll([red_square], "red", negatives=[np.full_like(image, (220, 30, 20))])
+
+
+def test_only_so_many_shots_are_looked_for(fake_bundle, red_square):
+    backend = Counting()
+    predictor = Predictor(Bundle.open(fake_bundle), backend)
+    predictor.enroll([red_square] * 12, "red")
+    assert backend.ran.count("decoder") == 8
+    assert backend.ran.count("support") == 9
+
+
+def test_every_backend_gives_the_same_presence(fake_bundle, red_square, blue):
+    pytest.importorskip("openvino")
+    answers = []
+    for backend in ("onnxruntime", "openvino"):
+        predictor = Predictor.load(fake_bundle, backend, threads=1)
+        support = predictor.enroll([red_square] * 2, "red", negatives=[blue])
+        found = [predictor.predict(image, support) for image in (red_square[0], blue)]
+        answers.append([(each.present, pytest.approx(each.presence, abs=1e-4)) for each in found])
+        assert [each.present for each in found] == [True, False]
+    assert [one[1].expected for one in answers[0]] == [other[1] for other in answers[1]]

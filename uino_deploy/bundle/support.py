@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from uino_deploy.bundle.manifest import Manifest, Precision
+from uino_deploy.bundle.presence import Calibration
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file, safetensors_bytes
 from uino_deploy.inputs import open_regular
@@ -22,7 +24,7 @@ from uino_deploy.pipeline import CLASS, with_class_axis
 Array = npt.NDArray[Any]
 
 FORMAT = "uino-support"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"  # 1.1 holds the calibration of the presence
 
 MAX_BYTES = 2 << 30
 """Bytes of the largest support file that is read."""
@@ -48,6 +50,14 @@ class _Metadata(msgspec.Struct, kw_only=True):
     fingerprint: str
     preprocess: str
     digest: str
+    presence_middle: float | None = None
+    presence_scale: float | None = None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        if self.presence_middle is None or self.presence_scale is None:
+            return None
+        return Calibration(self.presence_middle, self.presence_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +75,8 @@ class Support:
         deep: [K, L, N, D]; None for a variant without hypercorrelation.
         weight: [K, N]; None for a variant without hypercorrelation.
         sparse: [2, E]; None for a variant without a semantic prompt.
+        calibration: tells present from absent; None if the class was enrolled without it, as
+            versions before 0.2 did.
     """
 
     name: str
@@ -77,6 +89,7 @@ class Support:
     deep: Array | None = None
     weight: Array | None = None
     sparse: Array | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         """Refuse a name that cannot name a folder.
@@ -117,8 +130,11 @@ class Support:
             fingerprint=self.fingerprint,
             preprocess=self.preprocess,
             digest=_digest(self.tensors),
+            presence_middle=None if self.calibration is None else self.calibration.middle,
+            presence_scale=None if self.calibration is None else self.calibration.scale,
         )
-        strings = {key: str(value) for key, value in msgspec.structs.asdict(metadata).items()}
+        values = msgspec.structs.asdict(metadata).items()
+        strings = {key: str(value) for key, value in values if value is not None}
         with atomic_file(path, force) as temporary:
             temporary.write_bytes(safetensors_bytes(self.tensors, strings))
 
@@ -138,7 +154,7 @@ class Support:
             raise damaged
         if _digest(tensors) != metadata.digest:
             raise damaged
-        wrong = _impossible(metadata.shots, tensors)
+        wrong = _impossible(metadata.shots, tensors) or _no_line(metadata.calibration)
         if wrong:
             raise InputError(f"support {path}: {wrong}", "enroll the class again")
         return cls(
@@ -148,6 +164,7 @@ class Support:
             model=metadata.model,
             fingerprint=metadata.fingerprint,
             preprocess=metadata.preprocess,
+            calibration=metadata.calibration,
             **tensors,
         )
 
@@ -237,6 +254,15 @@ def _impossible(shots: int, tensors: Mapping[str, Array]) -> str:
         if name in tensors and len(tensors[name]) != shots:
             return f"it says {shots} shots, {name} holds {len(tensors[name])}"
     return ""
+
+
+def _no_line(calibration: Calibration | None) -> str:
+    """Return why a calibration cannot be; empty if it can."""
+    if calibration is None:
+        return ""
+    if math.isfinite(calibration.middle) and 0 < calibration.scale < math.inf:
+        return ""
+    return f"its calibration is {calibration.middle}, {calibration.scale}"
 
 
 def _check_format(path: str | Path, strings: Mapping[str, str]) -> None:

@@ -38,6 +38,14 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 65535),
     help="The object's value in masks of labels.  [default: all but 0]",
 )
+@click.option(
+    "--negative",
+    "negatives",
+    multiple=True,
+    metavar="IMAGE",
+    help="Image, folder or glob that does not show the class, so that `predict` can tell. "
+    "Repeatable.",
+)
 @bits_option
 @click.option("--name", required=True, help="Class name; output folders are named after it.")
 @click.option(
@@ -57,6 +65,7 @@ def enroll(
     coco: Path | None,
     category: str | None,
     label: int | None,
+    negatives: tuple[str, ...],
     bits: int | None,
     name: str,
     output_path: Path,
@@ -66,7 +75,8 @@ def enroll(
 ) -> None:
     """Encode the support images of one class into a file.
 
-    `predict --support` takes the file. It belongs to the model that wrote it.
+    `predict --support` takes the file. It belongs to the model that wrote it. The shots, and the
+    negatives if there are any, also calibrate how `predict` tells whether an image shows the class.
 
     \b
     Examples:
@@ -75,7 +85,7 @@ def enroll(
           --name bottle -o bottle.safetensors
     """
     from uino_deploy.files import refuse_existing
-    from uino_deploy.runtime import read_shots
+    from uino_deploy.runtime import read_negatives, read_shots
 
     if category is not None and coco is None:
         raise click.UsageError("--category needs --coco")
@@ -83,16 +93,19 @@ def enroll(
         raise click.UsageError("--label is for mask files, not for --coco")
     refuse_existing(output_path, force)
     read = read_shots(shots, coco, category or name, label, bits)
-    support = warned(load, output)(bundle).enroll(read, name)
+    without = read_negatives(negatives, bits)
+    support = warned(load, output)(bundle).enroll(read, name, without)
     support.save(output_path, force)
     count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""
-    output.text(f"{name}: {support.shots} shot{plural}, {size(count)}, {output_path}")
+    apart = f", {len(without)} without it" if without else ""
+    output.text(f"{name}: {support.shots} shot{plural}{apart}, {size(count)}, {output_path}")
     output.document(
         {
             "support": str(output_path),
             "name": name,
             "shots": support.shots,
+            "negatives": len(without),
             "bytes": count,
             "precision": support.precision,
             "model": support.model,

@@ -33,6 +33,11 @@ _ALL: Literal["all"] = "all"
               help="Episodes to draw for each fold.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=2, show_default=True,
               help="Seed of the episodes.")  # fmt: skip
+@click.option("--absent", type=FiniteRange(0, 1), default=0.0, show_default=True, metavar="SHARE",
+              help="Share of the episodes whose query lacks the class; measures "
+              "presence.")  # fmt: skip
+@click.option("--instances", is_flag=True,
+              help="Also count copies in as many drawn scenes (things-unseen-hand).")  # fmt: skip
 @click.option("--episode-list", type=FILE,
               help="Read the episodes from this file instead of drawing them.")  # fmt: skip
 @click.option("--write-episodes", type=FILE, help="Write the episodes to this file as JSON lines.")
@@ -54,6 +59,8 @@ def evaluate(
     shots: int,
     episodes: int,
     seed: int,
+    absent: float,
+    instances: bool,
     episode_list: Path | None,
     write_episodes: Path | None,
     against: str | None,
@@ -92,6 +99,8 @@ def evaluate(
         shots=shots,
         episodes=episodes,
         seed=seed,
+        absent=absent,
+        instances=instances,
         episode_list=episode_list,
         write_episodes=write_episodes,
         against=against,
@@ -107,6 +116,9 @@ def evaluate(
     output.text()
     for sentence in report.sentences:
         output.text(sentence)
+    if report.counting_table is not None:
+        output.text()
+        output.table(*report.counting_table)
     if report.class_table is not None:
         output.text()
         output.table(*report.class_table)

@@ -10,13 +10,14 @@ import click
 
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, fail
-from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
+from uino_deploy.cli._options import FILE, FiniteRange, bits_option, force_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
 
 # A longer table is left to results.jsonl.
 TABLE_ROWS = 24
+_PRESENT = {True: "yes", False: "no", None: "-"}
 # More errors are left to results.jsonl.
 SHOWN_ERRORS = 5
 
@@ -48,6 +49,18 @@ SHOWN_ERRORS = 5
     show_default=True,
     help="Logits above this are foreground.",
 )
+@click.option(
+    "--min-score",
+    type=FiniteRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least presence of a class that counts as present. 0 keeps every mask.",
+)
+@click.option(
+    "--instances",
+    is_flag=True,
+    help="Part the masks into objects; also write instances/ and instances.json.",
+)
 @bits_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails; keep nothing.")
 @backend_options
@@ -60,6 +73,8 @@ def predict(
     output_path: Path,
     overlay: bool,
     threshold: float,
+    min_score: float,
+    instances: bool,
     bits: int | None,
     fail_fast: bool,
     load: Callable[[Path], Predictor],
@@ -73,11 +88,17 @@ def predict(
     fails is a line with its error, and the exit code is 1; if all fail, nothing is written. A
     score is the IoU that the model predicts for its mask; it can fall outside 0 to 1.
 
+    Presence, 0 to 1, says how likely the image shows the class at all: one below --min-score is
+    absent, and its mask is empty. --instances parts touching objects; instances/CLASS/NAME.png
+    numbers them, and instances.json holds them all with boxes, areas, scores and run lengths, as
+    COCO's tools read them.
+
     \b
     Examples:
       uino-deploy predict demo.uino photos/ --support bottle.safetensors -o found
       uino-deploy predict demo.uino 'photos/**/*.jpg' --support bottle.safetensors \\
           --support cup.safetensors -o found --json
+      uino-deploy predict demo.uino photos/ --support bottle.safetensors --instances -o found
     """
     from uino_deploy.runtime import segment_folder
     from uino_deploy.runtime.batch import median_seconds
@@ -89,6 +110,8 @@ def predict(
         supports,
         output_path,
         threshold=threshold,
+        min_score=min_score,
+        instances=instances,
         draw=overlay,
         force=force,
         bits=bits,
@@ -102,6 +125,7 @@ def predict(
             "bundle": str(bundle),
             "output": str(output_path),
             "threshold": threshold,
+            "min_score": min_score,
             **predictor.backend.describe(),
             "seconds_per_image": seconds,
             "images": records,
@@ -120,13 +144,27 @@ def _show(
     output: Output, output_path: Path, records: Sequence[dict[str, Any]], seconds: float
 ) -> None:
     """Print a table if it is short, and one line."""
+    entries = [
+        (record["image"], entry) for record in records for entry in record.get("classes", ())
+    ]
+    counted = any("instances" in entry for _, entry in entries)
+    columns = ["image", "class", "present", "presence", "score", "area"]
+    if counted:
+        columns.append("objects")
     rows = [
-        [record["image"], entry["name"], round(entry["score"], 3), f"{entry['area']:.1%}"]
-        for record in records
-        for entry in record.get("classes", ())
+        [
+            image,
+            entry["name"],
+            _PRESENT[entry["present"]],
+            "-" if entry["presence"] is None else f"{entry['presence']:.2f}",
+            round(entry["score"], 3),
+            f"{entry['area']:.1%}",
+            *([len(entry["instances"])] if counted else ()),
+        ]
+        for image, entry in entries
     ]
     if len(rows) <= TABLE_ROWS:
-        output.table(["image", "class", "score", "area"], rows)
+        output.table(columns, rows)
         output.text("score: the IoU that the model predicts; it can fall outside 0 to 1")
     done = sum("classes" in record for record in records)
     plural = "s" if done > 1 else ""

@@ -5,7 +5,8 @@ The file is JSON lines. The first line describes the list; each of the others is
     {"format": "uino-episodes", "version": 1, "dataset": "pascal", "fold": 0, "shots": 1, "seed": 0}
     {"class": "bird", "support": ["JPEGImages/2007_000042.jpg"], "query": "JPEGImages/..."}
 
-Images are named by their paths inside the data set.
+Images are named by their paths inside the data set. An episode whose query does not show the class
+also has `"absent": true`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from uino_deploy.data.dataset import Dataset, ListedEpisode
 from uino_deploy.documents import DocumentError, decode_json
@@ -24,6 +26,8 @@ from uino_deploy.inputs import json_text, read_regular
 
 FORMAT = "uino-episodes"
 VERSION = 1
+
+_ABSENT = 3  # the stream of random numbers that chooses episodes without the target
 
 MAX_BYTES = 1 << 30
 """Bytes of the largest list that is read."""
@@ -49,19 +53,34 @@ class Header(msgspec.Struct, frozen=True):
     seed: int | None
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, omit_defaults=True):
     class_: str = msgspec.field(name="class")
     support: list[str]
     query: str
+    absent: bool = False
 
 
-def draw_list(dataset: Dataset, episodes: int, shots: int, seed: int) -> list[ListedEpisode]:
+def draw_list(
+    dataset: Dataset, episodes: int, shots: int, seed: int, absent: float = 0.0
+) -> list[ListedEpisode]:
     """Draw episodes as `Dataset.episode` does; the same arguments give the same list.
 
+    Args:
+        dataset: the images.
+        episodes: their number.
+        shots: support images per episode.
+        seed: selects the episodes.
+        absent: the share whose query does not show the class; the others do not depend on it.
+
     Raises:
-        InputError: a class has too few images.
+        InputError: a class has too few images, or every image shows it.
     """
-    return [dataset.episode(seed, index, shots) for index in range(episodes)]
+    listed = [dataset.episode(seed, index, shots) for index in range(episodes)]
+    chances = np.random.default_rng([seed, _ABSENT]).random(episodes)
+    return [
+        dataset.absent(episode, seed, index) if chance < absent else episode
+        for index, (episode, chance) in enumerate(zip(listed, chances, strict=True))
+    ]
 
 
 def write_list(
@@ -111,7 +130,10 @@ def read_list(path: Path, dataset: Dataset) -> tuple[Header, list[ListedEpisode]
             raise InputError(
                 f"{path}, line {number}: the number of support images is not {header.shots}"
             )
-    return header, [ListedEpisode(labels[e.class_], tuple(e.support), e.query) for e in episodes]
+    return header, [
+        ListedEpisode(labels[each.class_], tuple(each.support), each.query, each.absent)
+        for each in episodes
+    ]
 
 
 def fingerprint(dataset: Dataset, episodes: Sequence[ListedEpisode]) -> str:
@@ -129,7 +151,12 @@ def _encode(
 ) -> bytes:
     lines: list[Header | _Line] = [Header(FORMAT, VERSION, dataset.name, fold, shots, seed)]
     lines += [
-        _Line(class_=dataset.classes[each.label], support=list(each.support), query=each.query)
+        _Line(
+            class_=dataset.classes[each.label],
+            support=list(each.support),
+            query=each.query,
+            absent=each.absent,
+        )
         for each in episodes
     ]
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)

@@ -13,10 +13,14 @@ from PIL import Image, ImageFilter
 MONTAGE_SIZE = 168
 """Side of a montage in pixels."""
 
-_SIZES = (0.25, 0.6)  # longer side of a thing's picture, of the montage's
+SIZES = (0.25, 0.6)
+"""Least and most of the longer side of a thing's picture, of the montage's."""
+
+VISIBLE = 0.6
+"""Least share of every thing that no other covers."""
+
 _TURN = 30.0  # degrees
 _STRETCH = 0.12  # logarithm of the factor by which width grows and height shrinks
-_VISIBLE = 0.6  # of every thing, at least
 _OUTSIDE = 0.1  # of a thing's box that may lie outside the montage, on each side
 _WARPS, _PLACES = 6, 6  # tries to place a thing: sizes, each smaller, and places for each
 _CROP = (0.3, 1.0)  # side of the photograph's crop, of its shorter side
@@ -75,10 +79,12 @@ def compose_montage(
     rng: np.random.Generator,
     size: int = MONTAGE_SIZE,
     alike: int = 2,
+    sizes: tuple[float, float] = SIZES,
+    visible: float = VISIBLE,
 ) -> Montage:
     """Paste things onto a crop of a photograph, in a random order, later ones over earlier ones.
 
-    At least 0.6 of every thing's picture stays visible. A thing that finds no such place is left
+    A share of every thing's picture stays visible. A thing that finds no such place is left
     out; the first two always find one.
 
     Args:
@@ -88,11 +94,13 @@ def compose_montage(
         size: the montage's side S in pixels.
         alike: the first so many things are lit alike, so that their colours stay as near as they
             are in the tiles; each other thing has its own light.
+        sizes: least and most of a thing's longer side, of the montage's.
+        visible: least share of every thing that no other covers.
     """
     pile: list[_Thing] = []
     depths = rng.permutation(len(tiles)).tolist()
     for index, (tile, depth) in enumerate(zip(tiles, depths, strict=True)):
-        if (thing := _place(tile, index, depth, pile, rng, size)) is not None:
+        if (thing := _place(tile, index, depth, pile, rng, size, sizes, visible)) is not None:
             pile.append(thing)
     common = Light.draw(rng)
     lights = [common if index < alike else Light.draw(rng) for index in range(len(tiles))]
@@ -126,11 +134,13 @@ def _place(
     pile: list[_Thing],
     rng: np.random.Generator,
     size: int,
+    sizes: tuple[float, float],
+    visible: float,
 ) -> _Thing | None:
     """Warp a thing and find a place where it and all others stay visible."""
-    largest = _SIZES[1]
+    smallest, largest = sizes
     for _ in range(_WARPS):
-        largest = rng.uniform(_SIZES[0], largest)
+        largest = rng.uniform(smallest, largest)
         picture = _warp(tile, largest * size, rng)
         ink = np.asarray(picture)[..., 3] > 127
         for _ in range(_PLACES):
@@ -138,8 +148,8 @@ def _place(
             thing = _Thing(index, depth, picture, corner, _framed(ink, corner, size))
             things = [*pile, thing]
             if all(
-                np.count_nonzero(visible) >= _VISIBLE * np.count_nonzero(each.mask)
-                for visible, each in zip(_visible(things), things, strict=True)
+                np.count_nonzero(shown) >= visible * np.count_nonzero(each.mask)
+                for shown, each in zip(_visible(things), things, strict=True)
             ):
                 return thing
     return None

@@ -69,7 +69,7 @@ def segment(
         episode = draw_episode(pool, EVALUATION_SEED, index)
         name, title = class_name(pool, episode.label)
         (shot,) = episode.support
-        support = predictor.enroll([(shot.image, shot.mask)], name)
+        support = predictor.enroll([(shot.image, shot.mask)], name, calibrated=False)
         begun = time.perf_counter()
         encoded = predictor.encode(episode.query.image)
         result = predictor.predict(encoded, support)

@@ -56,8 +56,8 @@ def with_baselines(name: str, segmenter: Segmenter) -> Callable[[Shots, UInt8], 
     """
 
     def methods(shots: Shots, query: UInt8) -> dict[str, UInt8]:
-        mask, tokens = segmenter.answer(shots, query)
-        return {name: mask, **baseline_masks(shots, query, tokens)}
+        answer = segmenter.answer(shots, query)
+        return {name: answer.mask, **baseline_masks(shots, query, answer.tokens)}
 
     return methods
 

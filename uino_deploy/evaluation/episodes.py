@@ -49,6 +49,8 @@ class Run:
         seconds: how long the run took, reading images included.
         images_sha256: over the pixels of all images and masks; empty where it is not known.
         absent: positions of the episodes whose query does not show the class.
+        presence: of every episode, how much more the marked area resembles the class than its
+            background, and the predicted IoU; empty where it is not known.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Run:
     seconds: float
     images_sha256: str = ""
     absent: tuple[int, ...] = ()
+    presence: tuple[tuple[float, float], ...] = ()
 
     @property
     def score(self) -> SegmentationScore:
@@ -172,11 +175,14 @@ def load_episode(dataset: Dataset, episode: ListedEpisode) -> tuple[Shots, UInt8
     """
     marked = [_pair(dataset, key, episode.label) for key in episode.support]
     shots = [(image, (mask == 1).astype(np.uint8)) for image, mask in marked]
-    return shots, *_pair(dataset, episode.query, episode.label)
+    return shots, *_checked(*dataset.query(episode), episode.query)
 
 
 def _pair(dataset: Dataset, key: str, label: int) -> tuple[UInt8, UInt8]:
-    image, mask = dataset.image(key), dataset.mask(key, label)
+    return _checked(dataset.image(key), dataset.mask(key, label), key)
+
+
+def _checked(image: UInt8, mask: UInt8, key: str) -> tuple[UInt8, UInt8]:
     if image.shape[:2] != mask.shape:
         raise InputError(f"image {key} is {image.shape[:2]}, its mask {mask.shape}")
     return image, mask

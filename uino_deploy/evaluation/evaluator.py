@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from uino_deploy.data.dataset import Dataset, ListedEpisode
 from uino_deploy.data.episode_list import draw_list, read_list, write_list
 from uino_deploy.data.open import DatasetName, open_dataset
 from uino_deploy.errors import InputError
 from uino_deploy.evaluation.baselines import BASELINES, with_baselines
+from uino_deploy.evaluation.counting import COUNTED_ON, counting_document, measure_counting
 from uino_deploy.evaluation.episodes import EVALUATION_SEED, Run, run_methods
 from uino_deploy.evaluation.published import FOLDS
 from uino_deploy.evaluation.report import Report, make_report
 from uino_deploy.evaluation.results import read_baselines, read_runs, write_results
-from uino_deploy.evaluation.segmenters import Load, open_segmenter
+from uino_deploy.evaluation.segmenters import Answer, Load, Segmenter, Shots, open_segmenter
 from uino_deploy.files import refuse_existing
+from uino_deploy.images import UInt8
 from uino_deploy.progress import Progress, silent
 from uino_deploy.runtime import Predictor
 
@@ -32,6 +35,8 @@ def evaluate(
     shots: int = 1,
     episodes: int = 1000,
     seed: int = EVALUATION_SEED,
+    absent: float = 0.0,
+    instances: bool = False,
     episode_list: Path | None = None,
     write_episodes: Path | None = None,
     against: str | Path | None = None,
@@ -58,7 +63,12 @@ def evaluate(
         shots: support images per episode.
         episodes: the number of episodes to draw for each fold.
         seed: the seed of the episodes.
-        episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`.
+        absent: the share of episodes whose query shows other classes, but not the episode's: they
+            tell how well present and absent are told apart. What is marked there counts as wrong.
+        instances: also count the copies in as many drawn scenes as `episodes`; for
+            things-unseen-hand.
+        episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`,
+            `absent`.
         write_episodes: a file to write the episodes to, as JSON lines; "{fold}" as in `source`.
         against: a model or results to compare with on the same episodes; see `source`.
         max_miou_drop: how far the mIoU may lie below that of `against`, in points; if it lies
@@ -79,14 +89,12 @@ def evaluate(
         OutputExists: a file to write exists and `force` is not given.
         DependencyError: a package that runs a model or reads the data is not installed.
     """
-    if max_miou_drop is not None and against is None:
-        raise InputError("a limit on the drop in mIoU needs a model to compare with",
-                         "give --against with --max-miou-drop")  # fmt: skip
-    if max_miou_drop is not None and not 0 <= max_miou_drop < math.inf:
-        raise InputError(f"the limit on the drop in mIoU is {max_miou_drop:g}",
-                         "give a finite number of points, 0 or more")  # fmt: skip
+    _check_limit(max_miou_drop, against)
     if fold == "all" and episode_list is not None:
         raise InputError("an episode list belongs to one fold", "give --fold NUMBER")
+    if instances and dataset != COUNTED_ON:
+        raise InputError(f"objects are counted in scenes of things, not on {dataset}",
+                         f"give --dataset {COUNTED_ON} with --instances")  # fmt: skip
     folds = _folds(dataset, fold)
     for target in (output, write_episodes):
         if target is not None:
@@ -98,7 +106,8 @@ def evaluate(
         opened = open_dataset(dataset, data, number)
         if episode_list is None:
             drawn_with: int | None = seed
-            listed = draw_list(opened, _at_most(opened, episodes, shots, warn), shots, seed)
+            count = _at_most(opened, episodes, shots, warn)
+            listed = draw_list(opened, count, shots, seed, absent)
             _warn_of_absent(opened, warn)
         else:
             header, listed = read_list(episode_list, opened)
@@ -113,9 +122,22 @@ def evaluate(
             others[number], _ = _run(against, number, load_against, opened, listed, progress)
     known_seed = seed if episode_list is None else None
     report = make_report(dataset, shots, known_seed, runs, others, max_miou_drop, baselines)
+    if instances:
+        report.document["instances"] = _count(source, load, episodes, seed, progress)
     if output is not None:
         write_results(output, report.document, runs, force, baselines)
     return report
+
+
+def _check_limit(max_miou_drop: float | None, against: str | Path | None) -> None:
+    if max_miou_drop is None:
+        return
+    if against is None:
+        raise InputError("a limit on the drop in mIoU needs a model to compare with",
+                         "give --against with --max-miou-drop")  # fmt: skip
+    if not 0 <= max_miou_drop < math.inf:
+        raise InputError(f"the limit on the drop in mIoU is {max_miou_drop:g}",
+                         "give a finite number of points, 0 or more")  # fmt: skip
 
 
 def _folds(dataset: DatasetName, fold: int | Literal["all"] | None) -> list[int | None]:
@@ -157,11 +179,27 @@ def _run(
         if fold not in runs:
             raise InputError(f"{path} has no results for fold {fold}")
         return runs[fold], {name: each[fold] for name, each in baselines.items() if fold in each}
-    methods = with_baselines(path.name, open_segmenter(path, load))
+    model, presence = open_segmenter(path, load), list[tuple[float, float]]()
+
+    def noting(shots: Shots, query: UInt8) -> Answer:
+        answer = model.answer(shots, query)
+        presence.append((answer.resemblance, answer.iou))
+        return answer
+
+    methods = with_baselines(path.name, Segmenter(noting))
     what = path.name if fold is None else f"{path.name}, fold {fold}"
     with progress(what, len(episodes)) as done:
         made = run_methods(methods, dataset, episodes, done)
-    return made[path.name], {name: made[name] for name in BASELINES}
+    run = replace(made[path.name], presence=tuple(presence))
+    return run, {name: made[name] for name in BASELINES}
+
+
+def _count(
+    source: str | Path, load: Load, scenes: int, seed: int, progress: Progress
+) -> dict[str, Any]:
+    with progress("counting", scenes) as done:
+        rows = measure_counting(open_segmenter(Path(source), load), scenes, seed, done)
+    return counting_document(rows, scenes)
 
 
 def _of_fold(path: str | Path, fold: int | None) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from uino_deploy.errors import InputError
 from uino_deploy.evaluation.episodes import Run
 from uino_deploy.evaluation.intervals import SAMPLED, Interval, bootstrap, bootstrap_difference
+from uino_deploy.evaluation.presence import area_under_roc, bootstrap_area
 from uino_deploy.evaluation.published import paper_table
 
 Runs = Mapping[int | None, Run]
@@ -65,6 +66,19 @@ class Report:
         parts = self.document.get("folds", [self.document])
         sentences = [sentence for part in parts for sentence in _sentences(part)]
         return [*sentences, *_beside_baselines(self.document)]
+
+    @property
+    def counting_table(self) -> Table | None:
+        """How well copies are counted and parted; None if it was not measured."""
+        if "instances" not in self.document:
+            return None
+        rows = self.document["instances"]["rows"]
+        columns = ["masks", "parted by", "count error", "count right", "AP50"]
+        return columns, [
+            [row["masks"], row["parted"], f"{row['count_error']:.2f}", f"{row['exact']:.0%}",
+             f"{100 * row['ap50']:.1f}"]
+            for row in rows
+        ]  # fmt: skip
 
     @property
     def class_table(self) -> Table | None:
@@ -145,10 +159,29 @@ def run_document(run: Run) -> dict[str, Any]:
             for label, iou in score.class_ious.items()
         },
         "episodes": len(run.labels),
-        "absent": {"episodes": len(run.absent), "left_empty": round(run.left_empty, 1)},
+        "absent": {
+            "episodes": len(run.absent),
+            "left_empty": round(run.left_empty, 1),
+            **_areas(run),
+        },
         "episodes_sha256": run.episodes_sha256,
         "images_sha256": run.images_sha256,
         "seconds": round(run.seconds, 2),
+    }
+
+
+def _areas(run: Run) -> dict[str, Any]:
+    """Return how well present and absent are told apart; nothing where all or none are absent."""
+    if not run.presence or not 0 < len(run.absent) < len(run.labels):
+        return {}
+    scores = np.array(run.presence)
+    lacking = np.zeros(len(scores), np.bool_)
+    lacking[list(run.absent)] = True
+    present, absent = scores[~lacking], scores[lacking]
+    return {
+        "presence_auc": round(area_under_roc(present[:, 0], absent[:, 0]), 4),
+        "presence_auc_interval": _rounded(bootstrap_area(present[:, 0], absent[:, 0])),
+        "predicted_iou_auc": round(area_under_roc(present[:, 1], absent[:, 1]), 4),
     }
 
 
@@ -233,6 +266,13 @@ def _sentences(part: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{fold}nothing is marked in {part['absent']['left_empty']:.1f} % of the "
             f"{part['absent']['episodes']} queries that do not show the class"
+        )
+    if "presence_auc" in part["absent"]:
+        low, high = part["absent"]["presence_auc_interval"]
+        sentences.append(
+            f"{fold}presence: area under the ROC curve {part['absent']['presence_auc']:.3f} "
+            f"[{low:.3f}, {high:.3f}]; by the predicted IoU alone "
+            f"{part['absent']['predicted_iou_auc']:.3f}"
         )
     if "against" in part:
         other = part["against"]

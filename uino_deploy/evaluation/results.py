@@ -31,6 +31,7 @@ class _Detail(msgspec.Struct):
     seconds: float
     images_sha256: str = ""
     absent: list[int] = []
+    presence: list[tuple[float, float]] = []
 
 
 class _Results(msgspec.Struct):
@@ -87,6 +88,7 @@ def _details(runs: Runs) -> list[_Detail]:
             run.seconds,
             run.images_sha256,
             list(run.absent),
+            list(run.presence),
         )
         for fold, run in runs.items()
     ]
@@ -132,6 +134,7 @@ def _checked(read: _Detail, path: Path) -> Run:
     inside = all(0 <= label < len(read.classes) for label in read.labels)
     possible = all(map(_possible, read.counts))
     inside &= all(0 <= number < len(read.labels) for number in read.absent)
+    inside &= len(read.presence) in (0, len(read.labels))
     if not inside or not possible or not 0 < len(read.labels) == len(read.counts):
         raise InputError(f"{path} is damaged", "run the evaluation again")
     counts = np.asarray(read.counts, dtype=np.int64).reshape(-1, 4)
@@ -144,6 +147,7 @@ def _checked(read: _Detail, path: Path) -> Run:
         read.seconds,
         read.images_sha256,
         tuple(read.absent),
+        tuple(read.presence),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uino_deploy.bundle.presence import resemblance
 from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask, upsample_logits
 from uino_deploy.runtime import Predictor
 
@@ -43,27 +44,53 @@ class Tokens:
     query: Float32
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of a query.
+
+    Attributes:
+        mask: uint8 [H, W] of 0 and 1.
+        logits: float32 [4h, 4w], before upsampling to the query's size.
+        iou: the predicted IoU.
+        tokens: what the encoder says.
+    """
+
+    mask: UInt8
+    logits: Float32
+    iou: float
+    tokens: Tokens
+
+    @property
+    def resemblance(self) -> float:
+        """How much more the marked area resembles the class than its background."""
+        shares, support = self.tokens.shares.ravel(), self.tokens.support
+        known = support.reshape(len(shares), -1)
+        prototypes = np.stack([each @ known / each.sum() for each in (shares, 1 - shares)])
+        return resemblance(self.logits, self.tokens.query, prototypes)
+
+
 @dataclass(frozen=True)
 class Segmenter:
     """A model as a method.
 
     Attributes:
-        answer: from shots and a query image to the query's mask [H, W] and the tokens it is from.
+        answer: from shots and a query image to all that the model says of the query.
     """
 
-    answer: Callable[[Shots, UInt8], tuple[UInt8, Tokens]]
+    answer: Callable[[Shots, UInt8], Answer]
 
     def __call__(self, shots: Shots, query: UInt8) -> UInt8:
         """Return the query's mask alone."""
-        return self.answer(shots, query)[0]
+        return self.answer(shots, query).mask
 
 
 def bundle_segmenter(predictor: Predictor) -> Segmenter:
     """Return a bundle as a segmenter; it enrolls the class again for each query."""
     config = predictor.bundle.config
 
-    def answer(shots: Shots, query: UInt8) -> tuple[UInt8, Tokens]:
-        support, encoded = predictor.enroll(list(shots), "episode"), predictor.encode(query)
+    def answer(shots: Shots, query: UInt8) -> Answer:
+        support = predictor.enroll(list(shots), "episode", calibrated=False)
+        encoded = predictor.encode(query)
         deep = support.deep
         if deep is None:  # a variant whose queries need only the class's prototypes
             deep = np.concatenate([predictor.encode(image).tokens for image, _ in shots])
@@ -71,7 +98,8 @@ def bundle_segmenter(predictor: Predictor) -> Segmenter:
             preprocess_mask(mask, config.image_size, config.encoder.patch) for _, mask in shots
         ]
         tokens = Tokens(_last_layer(deep), np.stack(shares), _last_layer(encoded.tokens)[0])
-        return predictor.predict(encoded, support).mask, tokens
+        result = predictor.predict(encoded, support)
+        return Answer(result.mask, result.logits, result.score, tokens)
 
     return Segmenter(answer)
 
@@ -82,12 +110,7 @@ def model_segmenter(model: UinoFSS) -> Segmenter:
     Args:
         model: in evaluation mode, on any device.
     """
-
-    def answer(shots: Shots, query: UInt8) -> tuple[UInt8, Tokens]:
-        logits, tokens = _forward(model, shots, query)
-        return (logits > 0).astype(np.uint8), tokens
-
-    return Segmenter(answer)
+    return Segmenter(lambda shots, query: _forward(model, shots, query))
 
 
 def _last_layer(deep: NDArray[Any]) -> Float32:
@@ -131,22 +154,22 @@ def query_logits(model: UinoFSS, shots: Shots, query: UInt8) -> Float32:
     Returns:
         float32 [H, W], at the query's own size.
     """
-    return _forward(model, shots, query)[0]
+    return upsample_logits(_forward(model, shots, query).logits, *query.shape[:2])
 
 
-def _forward(model: UinoFSS, shots: Shots, query: UInt8) -> tuple[Float32, Tokens]:
-    """Return the logits at the query's own size, and the encoder's tokens of the last layer."""
+def _forward(model: UinoFSS, shots: Shots, query: UInt8) -> Answer:
     import torch
 
     with torch.inference_mode():
         image, images, shares = _tensors(model, shots, query)
         support, (early, deep) = model.enroll(images, shares), model.encoder(image)
-        logits, _ = model.decode(early, deep, support)
+        logits, iou = model.decode(early, deep, support)
     ours, known, asked, marked = (
         tensor.float().cpu().numpy() for tensor in (logits[0, 0], support.deep[0], deep, shares[0])
     )
     tokens = Tokens(_last_layer(known), marked, _last_layer(asked)[0])
-    return upsample_logits(ours, *query.shape[:2]), tokens
+    mask = (upsample_logits(ours, *query.shape[:2]) > 0).astype(np.uint8)
+    return Answer(mask, ours, float(iou), tokens)
 
 
 def _tensors(model: UinoFSS, shots: Shots, query: UInt8) -> tuple[Tensor, Tensor, Tensor]:

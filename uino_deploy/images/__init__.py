@@ -20,6 +20,7 @@ from uino_deploy.images.preprocessing import (
     Float32,
     preprocess_image,
     preprocess_mask,
+    sigmoid,
     upsample_logits,
 )
 from uino_deploy.images.reading import (
@@ -46,5 +47,6 @@ __all__ = [
     "polygons_from_coco",
     "preprocess_image",
     "preprocess_mask",
+    "sigmoid",
     "upsample_logits",
 ]

@@ -220,6 +220,14 @@ def mask_of_runs(runs: list[int], height: int, width: int) -> UInt8:
     return np.ascontiguousarray(columns.T)
 
 
+def runs_of_mask(mask: UInt8) -> list[int]:
+    """Return the run lengths of a mask [H, W] column by column, background first."""
+    flat = np.concatenate([[0], mask.T.ravel() != 0])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    runs: list[int] = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    return runs
+
+
 def _decoded(data: bytes) -> CocoFile:
     try:
         return decode_json(data, CocoFile)

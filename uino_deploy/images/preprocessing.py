@@ -71,6 +71,12 @@ def upsample_logits(logits: Float32, height: int, width: int) -> Float32:
     return rows
 
 
+def sigmoid(logits: Float32) -> Float32:
+    """Return probabilities, 0 to 1; no logit overflows."""
+    probability: Float32 = np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * logits))
+    return probability
+
+
 def _neighbours(
     source: int, target: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float32]:

@@ -3,7 +3,7 @@
 from uino_deploy.bundle.support import Support
 from uino_deploy.runtime.batch import segment_folder
 from uino_deploy.runtime.predictor import Encoded, Predictor, Result, label_map
-from uino_deploy.runtime.shots import read_shots
+from uino_deploy.runtime.shots import read_negatives, read_shots
 
 __all__ = [
     "Encoded",
@@ -11,6 +11,7 @@ __all__ = [
     "Result",
     "Support",
     "label_map",
+    "read_negatives",
     "read_shots",
     "segment_folder",
 ]

@@ -15,14 +15,23 @@ import numpy as np
 from PIL import Image
 
 from uino_deploy.bundle import Manifest
+from uino_deploy.bundle.presence import MIN_SCORE
 from uino_deploy.bundle.support import Support
+from uino_deploy.dependencies import require
 from uino_deploy.errors import CheckFailed, InputError
 from uino_deploy.files import atomic_directory
 from uino_deploy.images import SUFFIXES, UInt8, check_image, class_colour, load_image, overlay
 from uino_deploy.images.opening import UNREAD
 from uino_deploy.inputs import find_file, nfc, notice, printable
 from uino_deploy.progress import Progress, silent
-from uino_deploy.runtime.predictor import Predictor, Result, check_threshold, label_map
+from uino_deploy.runtime.instances_file import InstancesFile
+from uino_deploy.runtime.predictor import (
+    Predictor,
+    Result,
+    check_min_score,
+    check_threshold,
+    label_map,
+)
 
 # The longest side that libjpeg writes.
 _JPEG_SIDE = 65500
@@ -31,6 +40,7 @@ _JPEG_SIDE = 65500
 _NAME_BYTES = 240
 
 RESULTS = "results.jsonl"
+INSTANCES = "instances.json"
 
 Record = dict[str, Any]
 
@@ -42,6 +52,8 @@ def segment_folder(
     folder: str | Path,
     *,
     threshold: float = 0.0,
+    min_score: float = MIN_SCORE,
+    instances: bool = False,
     draw: bool = True,
     force: bool = False,
     bits: int | None = None,
@@ -59,6 +71,9 @@ def segment_folder(
         supports: the classes, or the files that `enroll` wrote; each image is encoded once for all.
         folder: receives the files of `write_results`, and `results.jsonl`.
         threshold: logits above it are foreground.
+        min_score: least presence of a class that is taken to be present; the mask of an absent one
+            is empty. 0 keeps every mask.
+        instances: also part the masks into objects, and write `instances.json`, in COCO's format.
         draw: also draw the masks over the images.
         force: replace the folder if an earlier run wrote it.
         bits: real depth of grey images of more than 8 bits; None to find it.
@@ -72,17 +87,23 @@ def segment_folder(
 
     Raises:
         InputError: an input names no image, no image is readable (with `fail_fast`: one is not), a
-            support is unreadable or another model's, two supports share a name, or the threshold is
-            not finite.
+            support is unreadable or another model's, two supports share a name, or `threshold` or
+            `min_score` is not a number in its range.
+        DependencyError: `instances` without scikit-image.
         OutputExists: the folder exists, and `force` is not given or no earlier run wrote it.
         CheckFailed: the bundle computed numbers that are not finite, for all images (with
             `fail_fast`: for one).
     """
     check_threshold(threshold)
+    check_min_score(min_score)
+    if instances:
+        require("instances", "skimage")
     given = [images] if isinstance(images, (str, Path)) else images
     paths = find_images([str(each) for each in given])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:
         classes = load_supports(supports, predictor.bundle.manifest)
+        _tell_uncalibrated(classes)
+        objects = InstancesFile([each.name for each in classes]) if instances else None
         for path in paths if fail_fast else ():
             check_image(path)
         lines: list[Record] = []
@@ -93,7 +114,7 @@ def segment_folder(
                 try:
                     image = load_image(path, bits)
                     start = time.perf_counter()
-                    results = predictor.predict(image, classes, threshold)
+                    results = predictor.predict(image, classes, threshold, min_score)
                     record["seconds"] = round(time.perf_counter() - start, 4)
                 except (InputError, CheckFailed, MemoryError) as error:
                     if fail_fast:
@@ -101,15 +122,29 @@ def segment_folder(
                     failures.append(error)
                     record["error"] = str(error) or "out of memory"
                 else:
-                    record |= write_results(made, name, image, results, draw)
+                    record |= write_results(made, name, image, results, draw, instances)
+                    if objects is not None:
+                        objects.add(record["image"], results)
                 lines.append(record)
                 step()
         if len(failures) == len(lines):
             raise failures[0]
+        if objects is not None:
+            objects.write(made / INSTANCES)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         # A name that is no UTF-8 (legal on Linux) is written with JSON's own escapes.
         (made / RESULTS).write_text(text, encoding="utf-8", errors="backslashreplace")
     return lines
+
+
+def _tell_uncalibrated(supports: Sequence[Support]) -> None:
+    names = [support.name for support in supports if support.calibration is None]
+    if names:
+        notice(
+            "uncalibrated supports",
+            f"{', '.join(names)}: enrolled without a calibration, so nothing is said of whether an "
+            "image shows it: enroll it again",
+        )
 
 
 def median_seconds(records: Sequence[Record]) -> float:
@@ -192,7 +227,12 @@ def output_names(images: Sequence[Path]) -> list[str]:
 
 
 def write_results(
-    folder: Path, name: str, image: UInt8, results: Sequence[Result], draw: bool = True
+    folder: Path,
+    name: str,
+    image: UInt8,
+    results: Sequence[Result],
+    draw: bool = True,
+    instances: bool = False,
 ) -> Record:
     """Write one image's results.
 
@@ -203,6 +243,8 @@ def write_results(
         image: uint8 [H, W, 3].
         results: the image's, one or more.
         draw: write the overlay, unless the image is larger than JPEG allows.
+        instances: also write `instances/CLASS/NAME.png` (0, and 1 + the object's index; 16 bits for
+            more than 255 objects).
 
     Returns:
         What was written and found, for JSON; paths are relative to `folder`. `overlay_error` says
@@ -213,15 +255,18 @@ def write_results(
     for result in results:
         mask = Path("masks", result.name, f"{name}.png")
         _save(Image.fromarray(result.mask * np.uint8(255)), folder / mask)
-        record["classes"].append(
-            {
-                "name": result.name,
-                "score": round(result.score, 6),
-                "area": round(float(result.mask.mean()), 6),
-                "box": _box(result.mask),
-                "mask": mask.as_posix(),
-            }
-        )
+        entry: Record = {
+            "name": result.name,
+            "present": result.present,
+            "presence": None if result.presence is None else round(result.presence, 6),
+            "score": round(result.score, 6),
+            "area": round(float(result.mask.mean()), 6),
+            "box": _box(result.mask),
+            "mask": mask.as_posix(),
+        }
+        if instances:
+            entry |= _write_instances(folder, name, result)
+        record["classes"].append(entry)
     if len(results) > 1:
         record["labels"] = f"labels/{name}.png"
         _save(_palette_image(labels), folder / record["labels"])
@@ -231,6 +276,16 @@ def write_results(
         record["overlay"] = f"overlays/{name}.jpg"
         _save(Image.fromarray(draw_labels(image, labels)), folder / record["overlay"], quality=92)
     return record
+
+
+def _write_instances(folder: Path, name: str, result: Result) -> Record:
+    labels = Path("instances", result.name, f"{name}.png")
+    _save(Image.fromarray(result.instances.labels), folder / labels)
+    objects = [
+        {"box": list(each.box), "area": each.area, "score": round(each.score, 6)}
+        for each in result.instances.objects
+    ]
+    return {"instances": objects, "instance_labels": labels.as_posix()}
 
 
 def draw_labels(image: UInt8, labels: UInt8) -> UInt8:

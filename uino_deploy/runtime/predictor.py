@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Preprocess
+from uino_deploy.bundle.presence import MIN_SCORE, calibrate, resemblance
 from uino_deploy.bundle.support import Support, check_class_name, describe_model
 from uino_deploy.errors import BundleError, CheckFailed, InputError
 from uino_deploy.images import (
@@ -24,6 +26,8 @@ from uino_deploy.images import (
     preprocess_mask,
     upsample_logits,
 )
+from uino_deploy.images.instances import Instances, find_instances
+from uino_deploy.inputs import notice
 from uino_deploy.pipeline import CLASS, QUERY, Route
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.runtime.session import (
@@ -44,6 +48,8 @@ MaskSource = Array | str | Path
 _PER_IMAGE, _PER_CLASS = QUERY.split({"image"})
 # An enrolment's pieces that run for each shot, and those that run once for all shots.
 _PER_SHOT, _PER_SUPPORT = CLASS.split({"support_image"})
+# Shots that a calibration looks for: each takes an enrolment from all others.
+_CALIBRATED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ class Encoded:
     height: int
     width: int
 
-    @property
+    @cached_property
     def tokens(self) -> Array:
         """The encoder's tokens of every correlation layer, [1, L, N, D], in host memory."""
         return to_host(self.features["query_deep"])
@@ -79,12 +85,26 @@ class Result:
         score: predicted IoU, the decoder's prediction of the mask's IoU with the truth; it can
             fall outside 0 to 1.
         logits: float32 [4h, 4w], before upsampling to the image's size.
+        presence: how likely the image shows the class, 0 to 1; None if the class was enrolled
+            without a calibration.
+        present: whether it is taken to; if not, the mask is empty. None without a calibration.
     """
 
     name: str
     mask: UInt8
     score: float
     logits: Float32
+    presence: float | None = None
+    present: bool | None = None
+
+    @cached_property
+    def instances(self) -> Instances:
+        """The mask's objects, parted where they touch; computed when first asked for.
+
+        Raises:
+            DependencyError: scikit-image is not installed.
+        """
+        return find_instances(self.mask, self.logits, self.score)
 
 
 class Predictor:
@@ -135,13 +155,24 @@ class Predictor:
         made = open_backend(backend, BackendOptions(providers, threads, cuda_graphs))
         return cls(Bundle.open(path), made)
 
-    def enroll(self, shots: Sequence[tuple[ImageSource, MaskSource]], name: str) -> Support:
+    def enroll(
+        self,
+        shots: Sequence[tuple[ImageSource, MaskSource]],
+        name: str,
+        negatives: Sequence[ImageSource] = (),
+        calibrated: bool = True,
+    ) -> Support:
         """Encode the support images of one class, once.
+
+        The calibration, which tells present from absent, looks for each shot (the first eight) with
+        the class enrolled from the others; for a single shot, in its mirror image.
 
         Args:
             shots: images (uint8 RGB [H, W, 3], or files) and their masks ([H, W], non-zero is
                 foreground, or files) of the same size.
             name: the class's name.
+            negatives: images that do not show the class; they sharpen the calibration.
+            calibrated: whether to calibrate, which takes a query for each shot and each negative.
 
         Raises:
             InputError: there is no shot or more than the bundle allows, the name is not valid, or a
@@ -157,13 +188,29 @@ class Predictor:
         tokens = np.concatenate(
             [to_host(self._features(CLASS, each)["support_deep"]) for each in images]
         )
-        known = {"support_deep": tokens, "mask": np.stack(masks)}
-        made = run_to_host(CLASS, map(self._session, _PER_SUPPORT), known)
+        shares = np.stack(masks)
+        support = self._support(name, tokens, shares)
+        if not calibrated:
+            return support
+        found = self._resemblances_of_shots(support, images, tokens, shares)
+        others = [self._resemblance(self.encode(each), support) for each in negatives]
+        if others and np.median(others) >= np.median(found):
+            notice(
+                "negatives",
+                f"the negatives look as much like {name!r} as its shots do: what is said of its "
+                "presence will be a guess",
+            )
+        return replace(support, calibration=calibrate(found, others))
+
+    def _support(self, name: str, tokens: Array, shares: Float32) -> Support:
+        """Summarise shots by their tokens [K, L, N, D] and the class's share of patches [K, N]."""
+        known = {"support_deep": tokens, "mask": shares}
+        made: dict[str, Any] = run_to_host(CLASS, map(self._session, _PER_SUPPORT), known)
         _check_finite(made, f"class {name!r}")
         manifest = self.bundle.manifest
         return Support(
             name=name,
-            shots=len(shots),
+            shots=len(tokens),
             precision=self.bundle.piece("encoder").precision,
             model=describe_model(manifest),
             fingerprint=manifest.fingerprint,
@@ -171,6 +218,20 @@ class Predictor:
             deep=tokens if "support_deep" in self._taken(QUERY, _PER_CLASS) else None,
             **made,
         )
+
+    def _resemblances_of_shots(
+        self, support: Support, images: Sequence[Float32], tokens: Array, shares: Float32
+    ) -> list[float]:
+        """Find each shot by the others, or a single one in its mirror image."""
+        if len(images) == 1:
+            mirrored = np.ascontiguousarray(images[0][..., ::-1])
+            return [self._resemblance(self._encoded(mirrored), support)]
+        found = []
+        for number, image in enumerate(images[:_CALIBRATED]):
+            others = np.arange(len(images)) != number
+            known = self._support(support.name, tokens[others], shares[others])
+            found.append(self._resemblance(self._encoded(image), known))
+        return found
 
     def encode(self, image: ImageSource) -> Encoded:
         """Run the encoder and the adapter on a query image.
@@ -187,12 +248,20 @@ class Predictor:
 
     @overload
     def predict(
-        self, image: ImageSource | Encoded, support: Support, threshold: float = 0.0
+        self,
+        image: ImageSource | Encoded,
+        support: Support,
+        threshold: float = 0.0,
+        min_score: float = MIN_SCORE,
     ) -> Result: ...
 
     @overload
     def predict(
-        self, image: ImageSource | Encoded, support: Sequence[Support], threshold: float = 0.0
+        self,
+        image: ImageSource | Encoded,
+        support: Sequence[Support],
+        threshold: float = 0.0,
+        min_score: float = MIN_SCORE,
     ) -> list[Result]: ...
 
     def predict(
@@ -200,6 +269,7 @@ class Predictor:
         image: ImageSource | Encoded,
         support: Support | Sequence[Support],
         threshold: float = 0.0,
+        min_score: float = MIN_SCORE,
     ) -> Result | list[Result]:
         """Segment one or several classes in an image with one pass of the encoder.
 
@@ -207,16 +277,19 @@ class Predictor:
             image: uint8 RGB [H, W, 3], a file, or the result of `encode`.
             support: a class, or several.
             threshold: logits above it are foreground.
+            min_score: least presence of a class that is taken to be present, 0 to 1; the mask of
+                an absent class is empty. 0 keeps every mask.
 
         Returns:
             A result for a class; a list of results, in their order, for several.
 
         Raises:
-            InputError: the image is unreadable, a support was made by another model, or the
-                threshold is no number.
+            InputError: the image is unreadable, a support was made by another model, or
+                `threshold` or `min_score` is no number in its range.
             CheckFailed: the bundle computed numbers that are not finite.
         """
         check_threshold(threshold)
+        check_min_score(min_score)
         supports = [support] if isinstance(support, Support) else list(support)
         for one in supports:
             one.check(self.bundle.manifest)
@@ -229,11 +302,18 @@ class Predictor:
             query = self._encode(pixels)
         for one in supports:
             self._class(one)  # below, several threads may need them at once
-        results = self.backend.each(lambda one: self._segment(query, one, threshold), supports)
+        results = self.backend.each(
+            lambda one: self._segment(query, one, threshold, min_score), supports
+        )
         return results[0] if isinstance(support, Support) else results
 
     def _encode(self, pixels: UInt8) -> Encoded:
-        return Encoded(self._features(QUERY, self._preprocessed(pixels)), *pixels.shape[:2])
+        return self._encoded(self._preprocessed(pixels), *pixels.shape[:2])
+
+    def _encoded(self, image: Float32, height: int = 1, width: int = 1) -> Encoded:
+        """Encode a preprocessed image, [1, 3, S, S]."""
+        self._load(_PER_IMAGE)
+        return Encoded(self._features(QUERY, image), height, width)
 
     def _features(self, route: Route, image: Float32) -> dict[str, Value]:
         """Run the pieces of a route that need only the image; return the inputs of the others."""
@@ -247,13 +327,31 @@ class Predictor:
         edges = [edge for piece in pieces for edge in self.bundle.piece(piece).inputs]
         return {route.name(edge.name) for edge in edges}
 
-    def _segment(self, query: Encoded, support: Support, threshold: float) -> Result:
+    def _segment(
+        self, query: Encoded, support: Support, threshold: float, min_score: float
+    ) -> Result:
+        logits, iou = self._decoded(query, support)
+        presence = present = None
+        if support.calibration is not None:
+            alike = resemblance(logits, query.tokens[0, -1], support.prototypes)
+            presence = support.calibration.score(alike)
+            present = presence >= min_score
+        mask = upsample_logits(logits, query.height, query.width) > threshold
+        if present is False:
+            mask = np.zeros_like(mask)
+        return Result(support.name, mask.astype(np.uint8), iou, logits, presence, present)
+
+    def _decoded(self, query: Encoded, support: Support) -> tuple[Float32, float]:
+        """Return the logits [4h, 4w] and the predicted IoU."""
         known = {**query.features, **self._class(support)}
         made = run_to_host(QUERY, map(self._session, _PER_CLASS), known)
         _check_finite(made, f"class {support.name!r}")
-        logits: Float32 = made["logits"][0, 0]
-        mask = upsample_logits(logits, query.height, query.width) > threshold
-        return Result(support.name, mask.astype(np.uint8), float(made["iou"][0, 0]), logits)
+        return made["logits"][0, 0], float(made["iou"][0, 0])
+
+    def _resemblance(self, query: Encoded, support: Support) -> float:
+        self._load(_PER_CLASS)
+        logits, _ = self._decoded(query, support)
+        return resemblance(logits, query.tokens[0, -1], support.prototypes)
 
     def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[Float32, Float32]:
         """Return a preprocessed support image and its mask's fraction of each patch."""
@@ -327,6 +425,18 @@ def check_threshold(threshold: float) -> None:
     """
     if not math.isfinite(threshold):
         raise InputError(f"the threshold is {threshold}", "give a finite number; 0 is the default")
+
+
+def check_min_score(min_score: float) -> None:
+    """Refuse a least presence outside 0 to 1.
+
+    Raises:
+        InputError: it is outside, or no number.
+    """
+    if not 0 <= min_score <= 1:
+        raise InputError(
+            f"the least score is {min_score}", f"give 0 to 1; {MIN_SCORE:g} is the default"
+        )
 
 
 def label_map(results: Sequence[Result]) -> UInt8:

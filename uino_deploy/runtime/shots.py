@@ -8,6 +8,7 @@ from pathlib import Path
 from uino_deploy.errors import InputError
 from uino_deploy.images import UInt8, load_image, load_mask, polygons_from_coco
 from uino_deploy.inputs import find_file
+from uino_deploy.runtime.batch import find_images
 
 Shot = tuple[Path | UInt8, Path | UInt8]
 
@@ -46,6 +47,20 @@ def read_shots(
             mask = polygons_from_coco(coco, image, category)
         read.append((image if bits is None else load_image(image, bits), mask))
     return read
+
+
+def read_negatives(inputs: Sequence[str], bits: int | None = None) -> list[Path | UInt8]:
+    """Return the images that do not show a class, as `Predictor.enroll` takes them.
+
+    Args:
+        inputs: files, folders or globs, as in `find_images`.
+        bits: real depth of grey images of more than 8 bits; None to find it.
+
+    Raises:
+        InputError: an input matches no image.
+    """
+    images = find_images(inputs) if inputs else []
+    return [image if bits is None else load_image(image, bits) for image in images]
 
 
 def split_shot(shot: str) -> tuple[Path, Path]:
