@@ -186,12 +186,22 @@ def open_log(folder: Path | None) -> Iterator[Callable[[Sequence[object]], None]
 
 
 def last_losses(folder: Path, stages: int, share: float = 0.1) -> list[float]:
-    """Return the mean loss over the last tenth of each stage's steps, from a run's log."""
-    with (folder / LOG).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Return the mean loss over the last tenth of each stage's steps, from a run's log.
+
+    Raises:
+        InputError: the log is damaged, or has no step of a stage.
+    """
+    path = folder / LOG
+    with path.open(newline="") as file:
+        rows = _rows(path, file)[1:]
     means = []
     for stage in range(stages):
-        losses = [float(row["loss"]) for row in rows if int(row["stage"]) == stage]
+        try:
+            losses = [float(row[2]) for row in rows if row[0] == str(stage)]
+        except (ValueError, IndexError) as error:
+            raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
+        if not losses:
+            raise InputError(f"{path} has no step of stage {stage}", "start again with --force")
         last = losses[-max(1, round(share * len(losses))) :]
         means.append(sum(last) / len(last))
     return means
