@@ -44,7 +44,7 @@ def check_depth(value: object) -> None:
         DocumentError: it is nested too deeply.
     """
     level = [value]
-    for _ in range(MOST_DEPTH + 1):
+    for _ in range(MOST_DEPTH):
         level = [
             each
             for outer in level

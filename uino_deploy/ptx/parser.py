@@ -305,6 +305,8 @@ class _Body:
         width = _width(match[1], line, statement)
         for item in (part.strip() for part in match[2].split(",")):
             ranged = re.fullmatch(rf"({_IDENTIFIER})<(\d{{1,9}})>", item)
+            if ranged is None and not re.fullmatch(_IDENTIFIER, item):
+                raise UnsupportedPtx(f"{item} is not the name of a register", line, statement)
             if len(self.program.registers) + int(ranged[2] if ranged else 1) > MOST_REGISTERS:
                 raise UnsupportedPtx(f"more than {MOST_REGISTERS} registers", line, statement)
             names = [f"{ranged[1]}{i}" for i in range(int(ranged[2]))] if ranged else [item]
