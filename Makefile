@@ -17,13 +17,14 @@ PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean \
+.PHONY: help demo test fuzz check format test-contract test-lowest test-runtime wheel clean \
 	gpu-check gpu-wheelhouse
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          export, verify and try the bundled model: build/demo/report.html"
 	@echo "make test          all quick tests; at the end the slowest 20, in seconds of CPU time"
+	@echo "make fuzz          an hour of damaged inputs for every reader: MINUTES=10 SEED=1"
 	@echo "make check         linters and types"
 	@echo "make test-contract the TensorRT code against the Python bindings of five versions"
 	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
@@ -36,6 +37,15 @@ help:
 
 demo: $(VENV)/.demo
 	$(BIN)/uino-deploy demo -o build/demo --force
+
+# For example: make fuzz MINUTES=10 SEED=1. tests/fuzz/README.md says what must hold.
+MINUTES ?= 60
+SEED ?=
+INPUTS ?= 100000
+PARSERS ?=
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(PARSERS) --minutes $(MINUTES) \
+		--inputs $(INPUTS) $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.dev
 	$(PYTEST) -p tests.cpu_times tests

@@ -131,5 +131,5 @@ def test_a_damaged_matlab_file_is_refused(voc, tmp_path):
     shutil.copytree(voc, root)
     path = root / "SBD" / "dataset" / "cls" / "2008_sbd_07_0.mat"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match="is not one of SBD's GTcls files: .* over the end"):
+    with pytest.raises(InputError, match=r"is not one of SBD's GTcls files: .* over the end"):
         Pascal(root, 0, "train").shown_labels()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import hashlib
 import io
 import multiprocessing
@@ -27,9 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
-from uino_deploy.cli import _describe, main
-from uino_deploy.cli._console import one_line
+import click
+
+from uino_deploy.cli import COMMANDS, main
 
 BATCH = 2000
 """Inputs that one child reads; the next child starts from fresh memory."""
@@ -153,40 +156,59 @@ def command(*words: str) -> None:
     """Run the command line in this process; an error is raised, what it prints is checked.
 
     Raises:
-        Broken: a line that it prints holds what a terminal obeys.
+        Broken: it leaves with another exit code, or prints what a terminal obeys.
     """
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        try:
-            main([*words, "--debug"])
-        except SystemExit as leaving:
-            if leaving.code not in {0, *CODES}:
-                raise Broken(f"exit code {leaving.code}") from leaving
-    for line in out.getvalue().split("\n"):
+    code, out, err = _ran(*words, "--debug")
+    if code not in {0, *CODES}:
+        raise Broken(f"exit code {code}")
+    for line in (out + err).split("\n"):
         _check_printable(line)
 
 
 def fault(error: BaseException) -> str:
-    """Return what is wrong about the way in which an input was refused; empty if nothing is."""
+    """Return what is wrong about the way in which an input was refused; empty if nothing is.
+
+    The command line is made to report the error, as it would.
+    """
     if isinstance(error, Broken):
         return f"broken: {error}"
     if isinstance(error, MemoryError):
         return "runs out of memory"
-    message, code = _describe(error)
-    if message.startswith("unexpected "):
+    _refused[:] = [error]
+    with patch.dict(COMMANDS, {"refuse": f"{__name__}:refuse"}):
+        code, _, err = _ran("refuse")
+    line = err.removesuffix("\n")
+    if line.startswith("error: unexpected "):
         return f"unhandled {type(error).__name__}"
-    if isinstance(error, OSError) and code != 2:
-        return f"unhandled {type(error).__name__} (exit code {code})"
-    if code not in CODES:
-        return f"exit code {code} is in no table"
-    line = one_line(message)
-    if not line or len(line) > MOST_LETTERS:
-        return f"an error of {len(line)} letters"
+    if code not in CODES or (isinstance(error, OSError) and code != 2):
+        return f"{type(error).__name__} ends with exit code {code}"
+    if not line.removeprefix("error: ") or len(line) > MOST_LETTERS:
+        return f"an error of {len(line.removeprefix('error: '))} letters"
     try:
         _check_printable(line)
     except Broken as broken:
         return str(broken)
     return ""
+
+
+_refused: list[BaseException] = []
+
+
+@click.command()
+def refuse() -> None:
+    """Raise the error that is judged."""
+    raise _refused[0]
+
+
+def _ran(*words: str) -> tuple[object, str, str]:
+    """Run the command line in this process; return its exit code, and what it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(words)
+    except SystemExit as leaving:
+        return leaving.code, out.getvalue(), err.getvalue()
+    raise AssertionError("the command line returned")
 
 
 @contextlib.contextmanager
@@ -270,6 +292,7 @@ class _Bounds:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, in native code too
         # What a native library writes about an input lands here.
         self._written = tempfile.TemporaryFile()  # noqa: SIM115 - until the process ends
+        faulthandler.disable()
         sys.stderr.flush()
         os.dup2(self._written.fileno(), 2)
 
