@@ -37,9 +37,6 @@ from uino_deploy.cli import COMMANDS, main
 BATCH = 2000
 """Inputs that one child reads; the next child starts from fresh memory."""
 
-PATIENCE = 10
-"""Wall time after which a reader hangs, as a multiple of the CPU time that its inputs may take."""
-
 MOST_LETTERS = 8000
 """Of an error's line. Paths, of 4096 bytes at most, may stand in it."""
 
@@ -67,6 +64,7 @@ class Case:
         read: reads the folder as the product does, and checks what it got by assertions.
         megabytes: how much resident memory an input may take.
         seconds: how much CPU time an input may take.
+        patience: seconds on the clock after which the reader hangs.
     """
 
     valid: dict[str, bytes]
@@ -74,6 +72,7 @@ class Case:
     read: Callable[[Path], object]
     megabytes: int = 64
     seconds: float = 2.0
+    patience: float = 60.0
 
 
 Parser = Callable[[Path], Case]
@@ -299,7 +298,7 @@ class _Bounds:
     def read(self) -> tuple[str, str]:
         """Return what is wrong, if anything, and how the input was refused, if it was."""
         what = trace = ""
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE * self.case.seconds)
+        signal.setitimer(signal.ITIMER_REAL, self.case.patience)
         before, start = _peak(reset=True), time.process_time()
         self._reading = True
         try:
@@ -369,7 +368,7 @@ def _save(found: Path, name: str, damaged: dict[str, bytes], what: str, trace: o
 def _death(ended: int, case: Case) -> str:
     """Return how a child ended."""
     if ended == -signal.SIGALRM:
-        return f"hangs: it took more than {PATIENCE * case.seconds:g} s"
+        return f"hangs: it took more than {case.patience:g} s"
     if ended < 0:
         return f"crashes the process: {signal.Signals(-ended).name}"
     return f"ends the process with code {ended}"

@@ -97,10 +97,13 @@ def refuses_by(folder, act):
 
 
 def case_of(read):
-    # Short where the time is waited for, else long enough for a machine that is busy.
-    seconds = {hangs: 0.1, turns: 0.2}.get(read, 2.0)
     return lambda _made: Case(
-        {"f": b"valid"}, lambda random: {"f": random.randbytes(4)}, read, seconds=seconds
+        {"f": b"valid"},
+        lambda random: {"f": random.randbytes(4)},
+        read,
+        # Short where the time is used up, else long enough for a machine that is busy.
+        seconds=0.2 if read is turns else 2.0,
+        patience=1.0 if read is hangs else 60.0,
     )
 
 
