@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -184,9 +184,10 @@ def _silence_libtiff() -> None:
     except OSError:
         return
     for name in {line.split(maxsplit=5)[-1] for line in lines if "libtiff" in line}:
-        library = ctypes.CDLL(name)
-        library.TIFFSetErrorHandler(None)
-        library.TIFFSetWarningHandler(None)
+        with suppress(OSError, AttributeError):  # it was replaced on disk since
+            library = ctypes.CDLL(name)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def _pixel_limit() -> int:
