@@ -2,6 +2,8 @@
 
 import io
 import random
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_what_scipy_writes_is_read(compressed, dtype):
     ],
 )
 def test_what_is_no_plane_of_class_numbers_is_refused(value, words):
-    with pytest.raises(ValueError, match=words), np.errstate(invalid="ignore"):
+    with pytest.raises(ValueError, match=words):
         read_field(written(value), "GTcls", "Segmentation")
 
 
@@ -60,6 +62,29 @@ def test_a_variable_that_grows_is_refused(monkeypatch):
     monkeypatch.setattr(matlab, "MOST_BYTES", 300)
     with pytest.raises(ValueError, match="more than 300 bytes"):
         read_field(written(np.zeros((90, 90), np.uint8), True), "GTcls", "Segmentation")
+
+
+def test_elements_without_number_are_refused():
+    with pytest.raises(ValueError, match="more than 1000 elements"):
+        read_field(written(LABELS)[:128] + matrix_of(bytes(80_000)), "GTcls", "Segmentation")
+
+
+def matrix_of(body):
+    return struct.pack("<II", 14, len(body)) + body
+
+
+def test_variables_of_any_length_stand_before_it():
+    """A packed one is not filled up to eight bytes, all others are."""
+    others = {f"v{length}": np.ones((1, length), np.uint8) for length in range(1, 12)}
+    for compressed in (False, True):
+        data = written(LABELS, compressed, **others)
+        np.testing.assert_array_equal(read_field(data, "GTcls", "Segmentation"), LABELS)
+    plain, packed = written(LABELS), written(LABELS, compressed=True)
+    inner = zlib.compress(zlib.decompress(packed[136:]).replace(b"GTcls", b"other"))
+    first = packed[:128] + struct.pack("<II", 15, len(inner)) + inner
+    assert len(first) % 8
+    found = read_field(first + plain[128:], "GTcls", "Segmentation")
+    np.testing.assert_array_equal(found, LABELS)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -18,6 +18,9 @@ import numpy.typing as npt
 MOST_BYTES = 64 << 20
 """Bytes of the largest compressed variable that is read, uncompressed."""
 
+MOST_ELEMENTS = 1000
+"""Elements side by side, in the file or in a matrix; SBD's files have five."""
+
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _STRUCT = 2
@@ -77,20 +80,24 @@ def read_field(data: bytes, variable: str, field: str) -> npt.NDArray[np.uint8]:
 
 
 def _elements(data: memoryview, order: str) -> Iterator[_Element]:
-    at = 0
+    at = count = 0
     while at < len(data):
+        count += 1
+        if count > MOST_ELEMENTS:
+            raise ValueError(f"more than {MOST_ELEMENTS} elements lie side by side")
         if len(data) - at < 8:
             raise ValueError("an element is cut short")
         kind, size = struct.unpack_from(f"{order}II", data, at)
         start = at + 8
+        end = start + size + (0 if kind == _COMPRESSED else -size % 8)
         if kind >> 16:  # up to four bytes lie where the size usually does
-            kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
+            kind, size, start, end = kind & 0xFFFF, kind >> 16, at + 4, at + 8
             if size > 4:
                 raise ValueError("a small element of more than four bytes")
         if start + size > len(data):
             raise ValueError("an element reaches over the end")
         yield _Element(kind, data[start : start + size])
-        at = start + size + (0 if kind == _COMPRESSED else -(start + size) % 8)
+        at = end
 
 
 def _inflated(body: memoryview) -> memoryview:
@@ -136,7 +143,8 @@ def _numbers(matrix: _Matrix, order: str) -> npt.NDArray[np.uint8]:
     if len(values.body) != prod(shape) * kind.itemsize:
         raise ValueError(f"it has {len(values.body)} bytes for {shape[0]} x {shape[1]} values")
     numbers = np.frombuffer(values.body, kind).reshape(shape, order="F")
-    whole = numbers.astype(np.uint8, casting="unsafe")
+    with np.errstate(invalid="ignore"):  # what is no number differs from whatever it becomes
+        whole = numbers.astype(np.uint8, casting="unsafe")
     if not np.array_equal(whole, numbers):
         raise ValueError("its values are not whole numbers from 0 to 255")
     return np.ascontiguousarray(whole)
