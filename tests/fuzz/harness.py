@@ -44,6 +44,8 @@ MOST_RESERVED = 6 << 30
 """Bytes that a reader may reserve, so that it cannot take the machine down before it is judged."""
 
 CODES = {1, 2, 3, 4}
+# How a child ends that is told to stop, not by its reader.
+_STOPPED = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM}
 _CONTEXT = multiprocessing.get_context("fork")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # What Python tells of the outside world that a reader must leave alone.
@@ -123,7 +125,9 @@ def attack(name: str, parser: Parser, seed: int, inputs: int, seconds: float, fo
             numbers = _CONTEXT.RawArray("d", 4)  # read, accepted, most CPU seconds, most MB
             left = seconds - (time.monotonic() - start)
             words = (name, case, folder, seed, tally.inputs, count, left, numbers, found)
-            ended = _joined(_CONTEXT.Process(target=_batch, args=words))
+            ended = _joined(_CONTEXT.Process(target=_batch, args=words, daemon=True))
+            if ended in _STOPPED:
+                raise KeyboardInterrupt
             if ended:
                 damaged = _changed(case, folder)
                 _save(found, name, damaged, _death(ended, case), ended)
@@ -288,6 +292,7 @@ class _Bounds:
         sys.addaudithook(self._told)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_RESERVED, MOST_RESERVED))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, in native code too
         # What a native library writes about an input lands here.
         self._written = tempfile.TemporaryFile()  # noqa: SIM115 - until the process ends
@@ -306,6 +311,8 @@ class _Bounds:
                 self.case.read(self.folder)
         except BaseException as error:
             self._reading = False
+            if isinstance(error, SystemExit) and error.code in _STOPPED:
+                raise  # somebody stops the run
             what = fault(error)
             trace = "".join(traceback.format_exception(error)) if what else "refused"
         self._reading = False
