@@ -27,6 +27,7 @@ def main() -> None:
     """Run each backend in its own process; leave with 1 where a fault was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--predictions", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=60.0, help="at most, for a backend")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeatable")
     parser.add_argument("--bundle", type=Path, help="the demo's bundle; exported if not given")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON; replaced")
@@ -34,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = given.bundle or export(Path(folder, "demo.uino"))
         runs = {
-            name: run(bundle, name, given.predictions)
+            name: run(bundle, name, given.predictions, 60 * given.minutes)
             for name in given.backend or BACKENDS
             if is_importable(name) or print(f"SKIPPED {name}: it is not installed")
         }
@@ -62,11 +63,14 @@ def export(path: Path) -> Path:
     return path
 
 
-def run(bundle: Path, backend: str, predictions: int, leak: int = 0) -> dict[str, Any]:
+def run(
+    bundle: Path, backend: str, predictions: int, seconds: float = 600.0, plant: str = ""
+) -> dict[str, Any]:
     """Run one backend in a process of its own, on one thread; print what was measured."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     request = {
-        "bundle": str(bundle), "backend": backend, "predictions": predictions, "leak": leak,
+        "bundle": str(bundle), "backend": backend, "predictions": predictions, "seconds": seconds,
+        "plant": plant,
     }  # fmt: skip
     with Child("tests.soak.soak:soak", environment) as child:
         found: dict[str, Any] = child.ask(request)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,13 +36,21 @@ SAMPLES = 200
 BYTES_PER_1000 = 500_000
 STEP = 4 << 20
 
+# Faults that tests plant, one at each prediction; the value that is returned is kept.
+PLANTS: dict[str, Callable[[], Any]] = {
+    "": lambda: None,
+    "memory": lambda: os.urandom(100_000),
+    "handle": lambda: os.open(os.devnull, os.O_RDONLY),
+    "thread": lambda: threading.Timer(60, print).start(),
+}
 
-def soak(request: dict[str, Any], note: Callable[[Any], None]) -> dict[str, Any]:
+
+def soak(request: dict[str, Any], _note: Callable[[Any], None]) -> dict[str, Any]:
     """Predict `predictions` times with a bundle on a backend; the job of a child process.
 
     Args:
-        request: `bundle`, `backend`, `predictions`, and `leak`: bytes to keep at each prediction.
-        note: called with the number of predictions done.
+        request: `bundle`, `backend`, `predictions`, `seconds` (stop after these), and `plant`, a
+            key of `PLANTS`.
 
     Returns:
         What was measured, and `faults`: a sentence for each thing that is not as it must be.
@@ -49,8 +58,8 @@ def soak(request: dict[str, Any], note: Callable[[Any], None]) -> dict[str, Any]
     predictor = load(Path(request["bundle"]), request["backend"])
     turns = work(predictor)
     expected = [predictor.predict(*turn) for turn in turns]
-    count, leak = int(request["predictions"]), int(request.get("leak", 0))
-    kept: list[bytes] = []
+    count, plant = int(request["predictions"]), PLANTS[request["plant"]]
+    kept: list[Any] = [None] * count
     faults: list[str] = []
     warm = int(WARM_UP * count)
     every = max(1, (count - warm) // SAMPLES)
@@ -60,11 +69,13 @@ def soak(request: dict[str, Any], note: Callable[[Any], None]) -> dict[str, Any]
     for number in range(count):
         which = number % len(turns)
         wrong += not same(predictor.predict(*turns[which]), expected[which])
-        if leak:
-            kept.append(os.urandom(leak))
+        kept[number] = plant()
         if number >= warm and (number - warm) % every == 0:
             samples[(number - warm) // every] = (number, *used())
-            note(number)
+            if time.monotonic() - began > request["seconds"]:
+                count = number + 1
+                samples = samples[: (number - warm) // every + 1]
+                break
     seconds = time.monotonic() - began
     slope, error = trend(samples[:, 0], samples[:, 1])
     handles, threads = (sorted(set(samples[:, column].tolist())) for column in (2, 3))
