@@ -67,6 +67,10 @@ class Run:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
+        except BaseException:  # the campaign itself is stopped
+            self.survivors(0)
+            self._process.wait()
+            raise
 
     def send(self, number: int) -> None:
         """Send a signal: SIGINT and SIGHUP to the whole group, as a terminal does."""

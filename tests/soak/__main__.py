@@ -74,6 +74,9 @@ def run(
     }  # fmt: skip
     with Child("tests.soak.soak:soak", environment) as child:
         found: dict[str, Any] = child.ask(request)
+    if len(found) == 2:
+        print(f"{backend}: {found['faults'][0]}", flush=True)
+        return found
     print(
         f"{backend}: {found['bytes_per_1000']:,} +- {found['standard_error']:,} bytes per 1,000 "
         f"predictions, {found['resident_last'] / 1e6:.0f} MB, handles {found['handles']}, threads "

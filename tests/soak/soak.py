@@ -31,6 +31,7 @@ THREADS = 8
 # The share of the predictions that fills caches and pools first, and how often the rest is sampled.
 WARM_UP = 0.1
 SAMPLES = 200
+FEWEST = 20
 # Growth that is no leak: allocators keep pages in steps of megabytes, and 20,000
 # predictions may keep 10 MB in all.
 BYTES_PER_1000 = 500_000
@@ -72,11 +73,13 @@ def soak(request: dict[str, Any], _note: Callable[[Any], None]) -> dict[str, Any
         kept[number] = plant()
         if number >= warm and (number - warm) % every == 0:
             samples[(number - warm) // every] = (number, *used())
-            if time.monotonic() - began > request["seconds"]:
-                count = number + 1
-                samples = samples[: (number - warm) // every + 1]
-                break
+        if time.monotonic() - began > request["seconds"]:
+            count = number + 1
+            break
     seconds = time.monotonic() - began
+    samples = samples[: -(-(count - warm) // every)]
+    if len(samples) < FEWEST:
+        return {"predictions": count, "faults": [f"only {count} predictions in {seconds:.0f} s"]}
     slope, error = trend(samples[:, 0], samples[:, 1])
     handles, threads = (sorted(set(samples[:, column].tolist())) for column in (2, 3))
     if wrong:

@@ -37,6 +37,10 @@ def test_a_planted_leak_is_noticed(bundle, plant, fault):
     assert any(each.startswith(fault) for each in faults), faults
 
 
+def test_a_run_that_is_too_short_to_judge_is_a_fault(bundle):
+    assert run(bundle, "onnxruntime", 200, seconds=0)["faults"] == ["only 1 predictions in 0 s"]
+
+
 def test_every_plant_is_tested():
     assert set(PLANTS) == {"", "memory", "handle", "thread"}
 
