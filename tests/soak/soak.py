@@ -77,7 +77,7 @@ def soak(request: dict[str, Any], _note: Callable[[Any], None]) -> dict[str, Any
             count = number + 1
             break
     seconds = time.monotonic() - began
-    samples = samples[: -(-(count - warm) // every)]
+    samples = samples[: max(0, -(-(count - warm) // every))]
     if len(samples) < FEWEST:
         return {"predictions": count, "faults": [f"only {count} predictions in {seconds:.0f} s"]}
     slope, error = trend(samples[:, 0], samples[:, 1])

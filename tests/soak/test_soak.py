@@ -38,7 +38,8 @@ def test_a_planted_leak_is_noticed(bundle, plant, fault):
 
 
 def test_a_run_that_is_too_short_to_judge_is_a_fault(bundle):
-    assert run(bundle, "onnxruntime", 200, seconds=0)["faults"] == ["only 1 predictions in 0 s"]
+    (fault,) = run(bundle, "onnxruntime", 200, seconds=0)["faults"]
+    assert fault.startswith("only 1 predictions in ")
 
 
 def test_every_plant_is_tested():
