@@ -167,7 +167,7 @@ class OpenVinoBackend(HostBackend):
                     model = _read(graph, shapes)
                     made = self._core.compile_model(model, _DEVICE, self._options(piece))
                 compiled = Compiled(None, made)
-            except InputError:
+            except (InputError, DependencyError):
                 raise
             # OpenVINO's exceptions have no common base but Exception.
             except Exception as error:
