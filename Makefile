@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz check format test-contract test-lowest test-runtime wheel clean \
-	gpu-check gpu-wheelhouse
+	crash soak gpu-check gpu-wheelhouse
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,8 @@ help:
 	@echo "make test-contract the TensorRT code against the Python bindings of five versions"
 	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
 	@echo "make test-runtime  the runtime's tests where torch, onnx and triton are not installed"
+	@echo "make crash         kill and starve the commands at random; MINUTES=20 and SEED= can be set"
+	@echo "make soak          20,000 predictions (PREDICTIONS=) in one process for each CPU backend"
 	@echo "make gpu-check     prove and time the operators and the model on this machine's card"
 	@echo "make gpu-wheelhouse ARCH=sm_90   pack build/gpu for a card on a machine without a network"
 	@echo "make format        rewrite the sources in the project's format"
@@ -58,6 +60,13 @@ check: $(VENV)/.dev
 # Downloads some 60 MB the first time: never TensorRT's libraries.
 test-contract: $(VENV)/.dev
 	$(BIN)/python -m tests.contract.environments
+
+# tests/crash/README.md says what must hold, of both.
+crash: $(VENV)/.dev
+	$(BIN)/python -m tests.crash --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak --predictions $(or $(PREDICTIONS),20000) -o build/soak.json
 
 # tests/gpu/README.md says what they prove. A machine's own card, at most 8 minutes:
 gpu-check: $(VENV)/.dev
