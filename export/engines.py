@@ -425,7 +425,7 @@ def _remove(root: Path, infos: Sequence[PlanInfo]) -> None:
     names = [plan_path(info).removesuffix(".plan") for info in infos]
     files = [f"{name}{suffix}" for name in names for suffix in (".json", ".plan")]
     with locked(root):
-        bundle = Bundle.open(root, verify=False, replacing="plans")
+        bundle = Bundle.open(root, verify=False, replacing="plans", require_signature=False)
         kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
         bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})
         for name in files:
@@ -509,8 +509,9 @@ def _install(
     files.update({name: name for name in kernels})
     target, arch = f"{infos[0].backend}-{infos[0].arch}", infos[0].arch
     with locked(root):
-        # Another build may have added its plans since the bundle was opened.
-        bundle = Bundle.open(root, verify=False, replacing="plans")
+        # Another build may have added its plans since the bundle was opened, and its signature
+        # checked: whatever is written from here on has to be signed again.
+        bundle = Bundle.open(root, verify=False, replacing="plans", require_signature=False)
         gone = {info.piece for info in infos}
         kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
         bundle = bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})

@@ -113,8 +113,9 @@ def install(root: Path, arch: str, compiled: Sequence[Compiled]) -> Bundle:
         staged.mkdir()
         write(list(compiled), staged)
         files = [f"{place}/{path.name}" for path in sorted(staged.iterdir())]
-        # Another command may have changed the bundle since the caller opened it.
-        bundle = Bundle.open(root, verify=False)
+        # Another command may have changed the bundle since the caller opened it, and checked its
+        # signature: whatever is written from here on has to be signed again.
+        bundle = Bundle.open(root, verify=False, require_signature=False)
         others = {name: where for name, where in bundle.manifest.kernels.items() if name != arch}
         old = [name for name in bundle.manifest.files if name.startswith(f"{place}/")]
         bundle = bundle.add((), without=old, kernels=others)
