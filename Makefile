@@ -10,6 +10,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
+# Folders that the package finds through links, which an sdist cannot hold.
+LINKED := benchmarks export kernels
+
 BIN := $(VENV)/bin
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 # One thread for each worker: two workers with two threads each would fight over two cores. A file's
@@ -95,6 +98,7 @@ $(VENV)/bin/python:
 # The locked packages first: torch then finds all it needs but a CUDA build's own libraries.
 $(VENV)/.demo: pyproject.toml requirements/demo.lock | $(VENV)/bin/python
 	@echo "installing what the demo needs and $(TORCH) (the longest step, a few minutes at most)"
+	@for each in $(LINKED); do test -e uino_deploy/$$each || ln -s ../$$each uino_deploy/$$each; done
 	@$(call PIP,$(VENV)) --require-hashes --no-deps --requirement requirements/demo.lock
 	@$(call PIP,$(VENV)) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	@$(call PIP,$(VENV)) --no-deps --no-build-isolation --editable .
