@@ -137,12 +137,11 @@ def _closure(project: Distribution, extras: frozenset[str]) -> dict[str, Distrib
 def _licences(package: Distribution) -> list[Any]:
     """Return the licence: an SPDX expression, a name, or the names in the classifiers."""
     metadata = package.metadata
-    expression = metadata.get("License-Expression")
-    if expression:
+    for expression in metadata.get_all("License-Expression") or ():
         return [{"expression": expression}]
     marks = [each.split(" :: ") for each in metadata.get_all("Classifier") or ()]
     names = [mark[-1] for mark in marks if mark[0] == "License" and len(mark) > 2]
-    text = " ".join((metadata.get("License") or "").split())
+    text = " ".join(" ".join(metadata.get_all("License") or ()).split())
     if text and text != "UNKNOWN" and len(text) <= _LONGEST_NAME:
         names = [text]
     return [{"license": {"name": name}} for name in names]

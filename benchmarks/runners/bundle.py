@@ -39,8 +39,7 @@ class BundleRunner:
             threads=task.threads if "threads" in known else None,
         )
         self.backend = TimedBackend(open_backend(name, options))
-        required = False if task.own else None
-        bundle = Bundle.open(task.bundle or "", require_signature=required)
+        bundle = Bundle.open(task.bundle or "", require_signature=False if task.own else None)
         self.predictor = Predictor(bundle, self.backend)
 
     def about(self) -> dict[str, str]:

@@ -289,3 +289,9 @@ def test_fingerprints_depend_on_what_they_name():
     assert one != model_fingerprint(model, {"encoder": "b"})
     assert one != model_fingerprint(other, {"encoder": "a"})
     assert Preprocess(size=112).fingerprint != Preprocess(size=126).fingerprint
+
+
+def test_a_list_of_software_must_be_listed_itself(bundle):
+    assert Bundle.open(bundle).manifest.provenance.sbom is None, "as in bundles of earlier versions"
+    rewrite(bundle, lambda manifest: manifest["provenance"].update(sbom="sbom.cdx.json"))
+    refused(bundle, "names 'sbom.cdx.json' but does not list its hash")

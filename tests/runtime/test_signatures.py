@@ -16,7 +16,7 @@ from uino_deploy import cli
 from uino_deploy.bundle import MANIFEST, Bundle, manifest, write_manifest
 from uino_deploy.bundle import support as support_module
 from uino_deploy.bundle.sign import new_key_pair, sign_all
-from uino_deploy.bundle.signature import VARIABLE, signature_path
+from uino_deploy.bundle.signature import VARIABLE, check_signature, signature_path
 from uino_deploy.cli.sign import PASSPHRASE
 from uino_deploy.errors import BundleError, InputError, OutputExists, SignatureError
 from uino_deploy.runtime import Predictor, Support, segment_folder
@@ -344,6 +344,28 @@ def test_the_support_that_was_verified_is_the_one_that_is_used(signed, monkeypat
 
     monkeypatch.setattr(support_module, "check_signature", exchange)
     assert Support.load(path, require_signature=public).tensors.keys() == right.tensors.keys()
+
+
+def test_no_bit_of_a_signature_or_of_what_it_signs_can_change(signed):
+    bundle, _, public = signed
+    path = bundle / MANIFEST
+    data, place = path.read_bytes(), signature_path(path)
+    right = place.read_bytes()
+    check_signature(data, path, public)
+    for bit in range(8 * len(right)):
+        place.write_bytes(flipped(right, bit))
+        with pytest.raises(SignatureError):
+            check_signature(data, path, public)
+    place.write_bytes(right)
+    for bit in range(0, 8 * len(data), 97):
+        with pytest.raises(SignatureError):
+            check_signature(flipped(data, bit), path, public)
+
+
+def flipped(data, bit):
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 def test_every_file_of_a_signed_bundle_is_held_by_its_manifest(signed):
