@@ -13,6 +13,7 @@ import msgspec
 
 import uino_deploy
 from uino_deploy.bundle import Bundle, Piece
+from uino_deploy.bundle.checked import copy_kernels, kernels_folder
 from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.bundle.plans import (
     EngineBackend,
@@ -143,12 +144,12 @@ def build_engines(
     built = [name for name in names if f"{folder}/{name}.plan" in bundle.manifest.files]
     if built and not force:
         raise OutputExists(f"{bundle.root / folder} has {', '.join(built)}", "use --force")
-    own = bundle.root / "kernels" / arch
-    kernels = kernels or (own if own.is_dir() else None)
+    own = kernels_folder(arch)
+    has_kernels = kernels is not None or bool(bundle.within(own))
     as_plugins = plugins == "auto" and backend == "tensorrt"
     # Check all graphs first: the last must not fail after minutes of building the others.
     summaries = [check_graph(bundle, piece) for piece in chosen]
-    if as_plugins and kernels is None and any(summary.calls for summary in summaries):
+    if as_plugins and not has_kernels and any(summary.calls for summary in summaries):
         raise BuildError(
             f"plugins need kernels compiled for {arch}",
             f"uino-deploy kernels build --arch {arch} -o DIR, then give --kernels DIR; or build "
@@ -156,6 +157,7 @@ def build_engines(
         )
     infos: list[PlanInfo] = []
     with work_folder(bundle.root, "plans") as temporary:
+        used = kernels or (copy_kernels(bundle, arch, temporary / "own") if as_plugins else None)
         for piece, summary in zip(chosen, summaries, strict=True):
             progress(f"building {piece.name} for {arch}")
             job = Job(
@@ -168,13 +170,13 @@ def build_engines(
                 tf32=tf32,
                 timing_cache=None if timing_cache is None else str(timing_cache),
                 plugins=as_plugins and bool(summary.calls),
-                kernels=None if kernels is None else str(kernels),
+                kernels=None if used is None else str(used),
                 environment=environment,
             )
             info = _finish(bundle, piece, job, summary, run_job(job, progress), workarounds)
             _warn(info, infos, progress)
             infos.append(info)
-        own_kernels = _stage_kernels(kernels, own, temporary, infos)
+        own_kernels = _stage_kernels(kernels, bundle.root / own, temporary, infos)
         _install(bundle.root, temporary, infos, own_kernels)
     _prove(bundle, infos, progress)
     return infos

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.checked import kernels_folder
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import OutputExists
 from uino_deploy.files import atomic_directory
@@ -82,11 +83,6 @@ def build_into(
     return entries
 
 
-def folder_of(arch: str) -> str:
-    """Return the folder of an architecture's kernels in a bundle."""
-    return f"kernels/{arch}"
-
-
 def refuse_present(bundle: Bundle, archs: Sequence[str]) -> None:
     """Refuse a bundle that has kernels of one of these architectures.
 
@@ -107,7 +103,7 @@ def install(root: Path, arch: str, compiled: Sequence[Compiled]) -> Bundle:
     Raises:
         BundleError: the path is not a bundle, or the bundle does not open.
     """
-    place = folder_of(arch)
+    place = kernels_folder(arch)
     with work_folder(root, "kernels") as folder, locked(root):
         staged = folder / arch
         staged.mkdir()

@@ -216,6 +216,10 @@ class Bundle:
             raise BundleError(f"{self.root}: {relative!r} is not listed in its manifest")
         return self.root / relative
 
+    def within(self, folder: str) -> list[str]:
+        """Return the listed files in a folder of the bundle: what else lies there is not ours."""
+        return [name for name in self.manifest.files if name.startswith(f"{folder}/")]
+
     def read(self, relative: str) -> bytes:
         """Return a file's bytes, checked as they were read.
 
