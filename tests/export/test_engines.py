@@ -430,11 +430,11 @@ def with_kernels(bundle):
 
 
 def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
+    with_kernels(damaged)
     opened = Bundle.open(damaged)
     calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
     # The adapter has no operators, and is not asked.
     jobs = fake_run(monkeypatch, outcome(plugins=nodes_of(opened, "prompt"), route="aot"))
-    with_kernels(damaged)
     infos = build_engines(opened, "tensorrt", "sm_87", pieces=["adapter", "prompt"])
     assert [job.plugins for job in jobs] == [False, True]
     assert jobs[1].kernels.endswith("/own/kernels/sm_87"), "a checked copy"
