@@ -15,6 +15,7 @@ import msgspec
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import plans_of
+from uino_deploy.bundle.signature import note_unchecked
 from uino_deploy.bundle.support import FORMAT, Support
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
 from uino_deploy.dependencies import require
@@ -50,10 +51,12 @@ def inspect(target: str) -> Description:
         raise InputError(f"{path} is a device, pipe or socket", "give a file")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
+        note_unchecked(path, "an ONNX file")
         return describe_onnx(path)
     if suffix == ".safetensors":
         return describe_safetensors(path)
     if suffix in {".pth", ".pt"}:
+        note_unchecked(path, "a checkpoint")
         return describe_pth(path)
     raise InputError(
         f"{path}: unknown kind of file {suffix or 'without a suffix'!r}",
@@ -149,6 +152,7 @@ def describe_safetensors(path: Path) -> Description:
         ) from error
     if metadata.get("format") == FORMAT:
         return describe_support(path)
+    note_unchecked(path, "a checkpoint")
     require("export", "torch")
     return {
         **_describe_tensors(path, shapes),

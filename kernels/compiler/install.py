@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.checked import kernels_folder
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import OutputExists
 from uino_deploy.files import atomic_directory, refuse_read_only
@@ -84,11 +85,6 @@ def build_into(
     return entries
 
 
-def folder_of(arch: str) -> str:
-    """Return the folder of an architecture's kernels in a bundle."""
-    return f"kernels/{arch}"
-
-
 def refuse_present(bundle: Bundle, archs: Sequence[str]) -> None:
     """Refuse a bundle that has kernels of one of these architectures.
 
@@ -109,14 +105,15 @@ def install(root: Path, arch: str, compiled: Sequence[Compiled]) -> Bundle:
     Raises:
         BundleError: the path is not a bundle, or the bundle does not open.
     """
-    place = folder_of(arch)
+    place = kernels_folder(arch)
     with work_folder(root, "kernels") as folder, locked(root):
         staged = folder / arch
         staged.mkdir()
         write(list(compiled), staged)
         files = [f"{place}/{path.name}" for path in sorted(staged.iterdir())]
-        # Another command may have changed the bundle since the caller opened it.
-        bundle = Bundle.open(root, verify=False)
+        # Another command may have changed the bundle since the caller opened it, and checked its
+        # signature: whatever is written from here on has to be signed again.
+        bundle = Bundle.open(root, verify=False, require_signature=False)
         others = {name: where for name, where in bundle.manifest.kernels.items() if name != arch}
         old = [name for name in bundle.manifest.files if name.startswith(f"{place}/")]
         bundle = bundle.add((), without=old, kernels=others)

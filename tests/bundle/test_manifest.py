@@ -297,3 +297,9 @@ def test_a_section_that_is_nested_too_deeply_is_refused(bundle, section):
     rewrite(bundle, lambda manifest: manifest.setdefault(section, {}).update(deep=deep))
     with pytest.raises(BundleError, match="nested too deeply"):
         Bundle.open(bundle)
+
+
+def test_a_list_of_software_must_be_listed_itself(bundle):
+    assert Bundle.open(bundle).manifest.provenance.sbom is None, "as in bundles of earlier versions"
+    rewrite(bundle, lambda manifest: manifest["provenance"].update(sbom="sbom.cdx.json"))
+    refused(bundle, "names 'sbom.cdx.json' but does not list its hash")

@@ -54,6 +54,33 @@ def checked_copy(bundle: Bundle, piece: Piece) -> Iterator[Path]:
         yield folder / piece.model
 
 
+def kernels_folder(arch: str) -> str:
+    """Return the folder of an architecture's compiled kernels in a bundle."""
+    return f"kernels/{arch}"
+
+
+def copy_kernels(bundle: Bundle, arch: str, place: Path) -> Path | None:
+    """Copy a bundle's kernels for an architecture into a private folder, each file checked.
+
+    Args:
+        bundle: opened.
+        arch: such as "sm_87".
+        place: the new folder.
+
+    Returns:
+        The folder that holds them, somewhere in `place`; None if the bundle lists no kernels.
+
+    Raises:
+        BundleError: a file has changed since the bundle was opened.
+        InputError: the folder is full or cannot be written.
+    """
+    folder = kernels_folder(arch)
+    names = bundle.within(folder)
+    for name in names:
+        _copy(bundle, name, place / name)
+    return place / folder if names else None
+
+
 def _copy(bundle: Bundle, name: str, target: Path) -> None:
     """Copy a file and compare the hash of what was copied with the manifest's."""
     digest = hashlib.sha256()

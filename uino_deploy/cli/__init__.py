@@ -36,6 +36,8 @@ COMMANDS = {
     "train": "uino_deploy.cli.train:train",
     "ablate": "uino_deploy.cli.ablate:ablate",
     "inspect": "uino_deploy.cli.inspect:inspect",
+    "sign": "uino_deploy.cli.sign:sign",
+    "sbom": "uino_deploy.cli.sbom:sbom",
     "benchmark": "uino_deploy.cli.benchmark:benchmark",
     "compare": "uino_deploy.cli.compare:compare",
     "kernels": "uino_deploy.cli.kernels:kernels",

@@ -11,6 +11,7 @@ import click
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
+from uino_deploy.cli._signature import watching_signature
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
@@ -84,7 +85,8 @@ def enroll(
     refuse_existing(output_path, force)
     read = read_shots(shots, coco, category or name, label, bits)
     support = warned(load, output)(bundle).enroll(read, name)
-    support.save(output_path, force)
+    with watching_signature(output_path, output):
+        support.save(output_path, force)
     count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""
     output.text(f"{name}: {support.shots} shot{plural}, {size(count)}, {output_path}")

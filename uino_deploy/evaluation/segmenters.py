@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from uino_deploy.bundle.signature import note_unchecked
 from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask, upsample_logits
 from uino_deploy.runtime import Predictor
 
@@ -59,6 +60,7 @@ def open_segmenter(path: Path, load: Load = Predictor.load) -> Segment:
     """
     if path.is_dir():
         return bundle_segmenter(load(path))
+    note_unchecked(path, "a checkpoint")
     from uino_deploy.dependencies import require
 
     require("export", "torch")
