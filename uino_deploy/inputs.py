@@ -6,8 +6,8 @@ import os
 import stat
 import unicodedata
 import warnings
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from uino_deploy.errors import InputError
 
@@ -33,7 +33,7 @@ def notice(kind: str, message: str) -> None:
     warnings.warn(InputNotice(kind, message), stacklevel=2)
 
 
-def open_regular(path: str | Path, what: str, limit: int) -> BinaryIO:
+def open_regular(path: str | Path, what: str, limit: int) -> BufferedReader:
     """Open a file for reading, never waiting for one that is a pipe or a device.
 
     Args:

@@ -15,6 +15,7 @@ import msgspec
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import plans_of
+from uino_deploy.bundle.signature import note_unchecked
 from uino_deploy.bundle.support import FORMAT, Support
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
 from uino_deploy.dependencies import require
@@ -50,10 +51,12 @@ def inspect(target: str) -> Description:
         raise InputError(f"{path} is a device, pipe or socket", "give a file")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
+        note_unchecked(path, "an ONNX file")
         return describe_onnx(path)
     if suffix == ".safetensors":
         return describe_safetensors(path)
     if suffix in {".pth", ".pt"}:
+        note_unchecked(path, "a checkpoint")
         return describe_pth(path)
     raise InputError(
         f"{path}: unknown kind of file {suffix or 'without a suffix'!r}",
@@ -115,19 +118,18 @@ def describe_onnx(path: Path) -> Description:
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         for node in model.graph.node
     )
-    names = onnx.TensorProto.DataType.Name
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         count = 1
         for dimension in tensor.dims:
             count *= dimension
-        weights[names(tensor.data_type).lower()] += count
+        weights[_onnx_type(tensor.data_type)] += count
     return {
         "kind": "onnx",
         "path": str(path),
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "inputs": [_onnx_edge(value, names) for value in model.graph.input],
-        "outputs": [_onnx_edge(value, names) for value in model.graph.output],
+        "inputs": [_onnx_edge(value) for value in model.graph.input],
+        "outputs": [_onnx_edge(value) for value in model.graph.output],
         "operators": dict(operators.most_common()),
         "functions": [f"{each.domain}::{each.name}" for each in model.functions],
         "weights": dict(weights),
@@ -150,6 +152,7 @@ def describe_safetensors(path: Path) -> Description:
         ) from error
     if metadata.get("format") == FORMAT:
         return describe_support(path)
+    note_unchecked(path, "a checkpoint")
     require("export", "torch")
     return {
         **_describe_tensors(path, shapes),
@@ -275,7 +278,15 @@ def _describe_tensors(path: Path, shapes: Shapes) -> Description:
     }
 
 
-def _onnx_edge(value: Any, names: Any) -> Description:
+def _onnx_edge(value: Any) -> Description:
     tensor = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-    return {"name": value.name, "shape": shape, "dtype": names(tensor.elem_type).lower()}
+    return {"name": value.name, "shape": shape, "dtype": _onnx_type(tensor.elem_type)}
+
+
+def _onnx_type(number: int) -> str:
+    """Return an element type's name; a later version of ONNX may have others."""
+    from onnx import TensorProto
+
+    known = TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(number)).lower() if number in known else f"type {number}"

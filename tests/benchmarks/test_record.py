@@ -67,3 +67,14 @@ def test_a_backend_that_ran_nothing_is_a_failure_and_a_peer_is_not(record_of, en
             entry.status, entry.reason = "refused", "not here"
     entries[3].peer = True
     assert record_of(entries).failures == ["openvino fp32: not here"]
+
+
+@pytest.mark.parametrize("change", [{"rounds": []}, {"median": 0}, {"rounds": [0.1, -0.1]}])
+def test_times_that_no_clock_gives_are_refused(record, tmp_path, change):
+    path = tmp_path / "record.json"
+    save_record(path, record)
+    document = json.loads(path.read_text())
+    document["entries"][0]["cases"][0]["timing"].update(change)
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="a timing needs rounds"):
+        load_record(path)

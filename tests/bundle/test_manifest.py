@@ -289,3 +289,17 @@ def test_fingerprints_depend_on_what_they_name():
     assert one != model_fingerprint(model, {"encoder": "b"})
     assert one != model_fingerprint(other, {"encoder": "a"})
     assert Preprocess(size=112).fingerprint != Preprocess(size=126).fingerprint
+
+
+@pytest.mark.parametrize("section", ["model", "kernels", "plans"])
+def test_a_section_that_is_nested_too_deeply_is_refused(bundle, section):
+    deep = json.loads("[" * 300 + "]" * 300)
+    rewrite(bundle, lambda manifest: manifest.setdefault(section, {}).update(deep=deep))
+    with pytest.raises(BundleError, match="nested too deeply"):
+        Bundle.open(bundle)
+
+
+def test_a_list_of_software_must_be_listed_itself(bundle):
+    assert Bundle.open(bundle).manifest.provenance.sbom is None, "as in bundles of earlier versions"
+    rewrite(bundle, lambda manifest: manifest["provenance"].update(sbom="sbom.cdx.json"))
+    refused(bundle, "names 'sbom.cdx.json' but does not list its hash")

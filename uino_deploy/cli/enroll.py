@@ -11,6 +11,7 @@ import click
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
+from uino_deploy.cli._signature import watching_signature
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
@@ -95,7 +96,8 @@ def enroll(
     read = read_shots(shots, coco, category or name, label, bits)
     without = read_negatives(negatives, bits)
     support = warned(load, output)(bundle).enroll(read, name, without)
-    support.save(output_path, force)
+    with watching_signature(output_path, output):
+        support.save(output_path, force)
     count = output_path.stat().st_size
     plural = "s" if support.shots > 1 else ""
     apart = f", {len(without)} without it" if without else ""

@@ -9,12 +9,14 @@ import click
 
 from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import output_options
+from uino_deploy.cli._signature import signature_option
 
 Description = dict[str, Any]
 
 
 @click.command()
 @click.argument("target", metavar="FILE|PRESET")
+@signature_option
 @output_options
 def inspect(target: str, output: Output) -> None:
     """Describe a bundle, support, checkpoint, ONNX file or preset.

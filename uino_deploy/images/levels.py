@@ -19,6 +19,7 @@ _FEW = 64
 # Shares of pixels that equal three of their four neighbours: labels lie flat, soft edges do not.
 _FLAT, _STEEP = 0.5, 0.1
 _NEAR = 32 / 255
+_STRIP_PIXELS = 1 << 20
 _VOC_BORDER = 224 << 16 | 224 << 8 | 192
 _HINT = "give a mask of two levels, 0 and 255, or name the object's value with --label"
 
@@ -180,12 +181,13 @@ def _refuse_two(seen: str) -> Marked:
 
 
 def _levels(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the values in use and how many pixels have each, row by row: masks may be large."""
+    """Return the values in use and how many pixels have each, by strips: masks may be large."""
     if values.dtype.kind == "f":
         return np.unique(values, return_counts=True)
     counts = np.zeros(65536, np.int64)
-    for row in values:
-        counts += np.bincount(row, minlength=65536)
+    rows = max(1, _STRIP_PIXELS // values.shape[1])  # a mask may also be one pixel wide
+    for top in range(0, len(values), rows):
+        counts += np.bincount(values[top : top + rows].ravel(), minlength=65536)
     levels = np.flatnonzero(counts)
     return levels, counts[levels]
 

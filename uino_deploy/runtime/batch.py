@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from uino_deploy.bundle import Manifest
+from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.presence import MIN_SCORE
 from uino_deploy.bundle.support import Support
 from uino_deploy.dependencies import require
@@ -101,7 +101,7 @@ def segment_folder(
     given = [images] if isinstance(images, (str, Path)) else images
     paths = find_images([str(each) for each in given])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:
-        classes = load_supports(supports, predictor.bundle.manifest)
+        classes = load_supports(supports, predictor.bundle)
         _tell_uncalibrated(classes)
         objects = InstancesFile([each.name for each in classes]) if instances else None
         for path in paths if fail_fast else ():
@@ -153,17 +153,21 @@ def median_seconds(records: Sequence[Record]) -> float:
     return round(statistics.median(seconds), 4)
 
 
-def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) -> list[Support]:
+def load_supports(supports: Sequence[str | Path | Support], bundle: Bundle) -> list[Support]:
     """Read support files; check that this bundle made them and that their names differ.
 
     Raises:
+        SignatureError: a file lacks the signature that the bundle had to have.
         InputError: a file is unreadable or belongs to another model, or two share a name.
     """
     taken: dict[str, object] = {}
     loaded = []
     for source in supports:
-        support = source if isinstance(source, Support) else Support.load(Path(source))
-        support.check(manifest)
+        if isinstance(source, Support):
+            support = source
+        else:
+            support = Support.load(Path(source), bundle.require_signature)
+        support.check(bundle.manifest)
         where = "a class" if isinstance(source, Support) else source
         key = support.name.casefold()
         if key in taken:
