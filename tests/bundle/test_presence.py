@@ -21,8 +21,9 @@ def test_the_marked_area_is_compared_with_object_and_background():
     assert resemblance(logits(3, 3), TOKENS, PROTOTYPES) == pytest.approx(0, abs=1e-7)
 
 
-def test_nothing_marked_is_still_a_number():
-    assert np.isfinite(resemblance(logits(-200, -200), TOKENS, PROTOTYPES))
+def test_where_nothing_is_marked_the_likeliest_area_counts():
+    assert resemblance(logits(-300, -200), TOKENS, PROTOTYPES) == pytest.approx(-1)
+    assert resemblance(logits(-2000, -2100), TOKENS, PROTOTYPES) == pytest.approx(1)
     assert np.isfinite(resemblance(logits(-2, -2), 0 * TOKENS, PROTOTYPES))
 
 

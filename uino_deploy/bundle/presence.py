@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.images import Float32, sigmoid
+from uino_deploy.images import Float32
 
 MIN_SCORE = 0.5
 """A class counts as present from this score on, unless the caller says otherwise."""
@@ -71,7 +71,9 @@ def resemblance(logits: Float32, tokens: Float32, prototypes: Float32) -> float:
     """
     grid = math.isqrt(len(tokens))
     cells = logits.reshape(grid, logits.shape[0] // grid, grid, logits.shape[1] // grid)
-    share = sigmoid(cells).mean(axis=(1, 3)).ravel().astype(np.float64)
+    # Relative to the largest: where almost nothing is marked, probabilities would all round to 0.
+    logarithms = -np.logaddexp(0, -cells.astype(np.float64))
+    share = np.exp(logarithms - logarithms.max()).mean(axis=(1, 3)).ravel()
     marked = _unit(share @ tokens)
     foreground, background = _unit(prototypes.astype(np.float64))
     return float(marked @ foreground - marked @ background)
