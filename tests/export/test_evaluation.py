@@ -39,21 +39,26 @@ def test_a_bundle_gives_the_baselines_its_models_tokens(model, bundle):
     pytest.importorskip("matplotlib")
     dataset = Procedural("demo", "held-out")
     shots, query, _ = load_episode(dataset, dataset.episode(2, 0, 2))
-    _, reference = model_segmenter(model).answer(shots, query)
+    reference = model_segmenter(model).answer(shots, query)
     predictor = Predictor.load(bundle.root)
-    support = predictor.enroll(shots, "class")
+    support = predictor.enroll(shots, "class", calibrated=False)
     # As for a variant without hypercorrelation, whose classes hold no tokens.
     without = SimpleNamespace(
         bundle=predictor.bundle,
         encode=predictor.encode,
-        enroll=lambda shots, name: SimpleNamespace(deep=None),
+        enroll=lambda shots, name, calibrated: SimpleNamespace(deep=None),
         predict=lambda encoded, _: predictor.predict(encoded, support),
     )
     for opened in (predictor, without):
-        _, ours = bundle_segmenter(opened).answer(shots, query)
+        ours = bundle_segmenter(opened).answer(shots, query)
+        assert ours.resemblance == pytest.approx(reference.resemblance, abs=2e-3)
+        assert ours.iou == pytest.approx(reference.iou, abs=2e-3)
         for name in ("support", "shares", "query"):
             np.testing.assert_allclose(
-                getattr(ours, name), getattr(reference, name), atol=2e-3, err_msg=name
+                getattr(ours.tokens, name),
+                getattr(reference.tokens, name),
+                atol=2e-3,
+                err_msg=name,
             )
 
 
