@@ -79,6 +79,24 @@ def refuse_existing(path: str | Path, force: bool, marker: str | None = None) ->
         _check_folder(path, force, marker)
 
 
+def refuse_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output that is one of the inputs, or a folder that holds one, whatever is forced.
+
+    Args:
+        path: the output.
+        inputs: the files and folders that the work reads.
+
+    Raises:
+        OutputExists: replacing the output would take an input away.
+    """
+    target = os.path.realpath(path)
+    for each in inputs:
+        read = os.path.realpath(each)
+        if read == target or read.startswith(os.path.join(target, "")):
+            what = "is also an input" if read == target else f"holds the input {each}"
+            raise OutputExists(f"{path} {what}", "choose another output")
+
+
 @contextmanager
 def atomic_directory(
     path: str | Path, force: bool = False, marker: str | None = None

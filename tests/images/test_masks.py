@@ -214,9 +214,8 @@ def photographs():
 
 @pytest.mark.parametrize("side", [None, 256, 48])
 def test_a_photograph_is_no_mask_in_any_form(tmp_path, photographs, side):
-    for name, photograph in photographs.items():
-        if side:
-            photograph = photograph.resize((side, side))
+    for name, whole in photographs.items():
+        photograph = whole.resize((side, side)) if side else whole
         forms = {
             "png": photograph,
             "jpg": photograph,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,11 @@ def check_class_name(name: str) -> None:
 
 def _read(path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
     try:
+        if os.path.isdir(path):
+            raise InputError(
+                f"support {path} cannot be read: it is a folder",
+                "name a file in it that `uino-deploy enroll` wrote",
+            )
         open_regular(path, "support", MAX_BYTES).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="numpy") as file:
             strings = file.metadata() or {}

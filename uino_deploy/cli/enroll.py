@@ -74,14 +74,16 @@ def enroll(
       uino-deploy enroll demo.uino --shot a.jpg --shot b.jpg --coco annotations.json \\
           --name bottle -o bottle.safetensors
     """
-    from uino_deploy.files import refuse_existing
+    from uino_deploy.files import refuse_existing, refuse_input
     from uino_deploy.runtime import read_shots
+    from uino_deploy.runtime.shots import files_of
 
     if category is not None and coco is None:
         raise click.UsageError("--category needs --coco")
     if label is not None and coco is not None:
         raise click.UsageError("--label is for mask files, not for --coco")
     refuse_existing(output_path, force)
+    refuse_input(output_path, [bundle, *files_of(shots, coco)])
     read = read_shots(shots, coco, category or name, label, bits)
     support = warned(load, output)(bundle).enroll(read, name)
     support.save(output_path, force)
