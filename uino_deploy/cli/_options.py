@@ -82,6 +82,15 @@ def bits_option(command: Command) -> Command:
     )(command)
 
 
+def label_option(command: Command) -> Command:
+    """Add `--label`: the object in masks of labels. The command receives `label: int | None`."""
+    return click.option(
+        "--label",
+        type=click.IntRange(0, 65535),
+        help="The object's value in masks of labels.  [default: all but 0]",
+    )(command)
+
+
 def force_option(command: Command) -> Command:
     """Add `--force`: replace the output if it exists. The command receives `force: bool`."""
     return click.option("--force", is_flag=True, help="Replace existing output.")(command)

@@ -10,7 +10,7 @@ import click
 
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, size
-from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
+from uino_deploy.cli._options import FILE, bits_option, force_option, label_option, output_options
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
     help="Take the masks from this COCO annotation file.",
 )
 @click.option("--category", help="Category in the COCO file.  [default: the class's name]")
-@click.option(
-    "--label",
-    type=click.IntRange(0, 65535),
-    help="The object's value in masks of labels.  [default: all but 0]",
-)
+@label_option
 @bits_option
 @click.option("--name", required=True, help="Class name; output folders are named after it.")
 @click.option(

@@ -35,6 +35,8 @@ def evaluate(
     seed: int = EVALUATION_SEED,
     episode_list: Path | None = None,
     write_episodes: Path | None = None,
+    label: int | None = None,
+    bits: int | None = None,
     against: str | Path | None = None,
     max_miou_drop: float | None = None,
     output: Path | None = None,
@@ -60,6 +62,8 @@ def evaluate(
         seed: the seed of the episodes.
         episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`.
         write_episodes: a file to write the episodes to, as JSON lines; "{fold}" as in `source`.
+        label: the object's value in a folder's masks of labels; None for all but 0.
+        bits: real depth of a folder's grey images of more than 8 bits; None to find it.
         against: a model or results to compare with on the same episodes; see `source`.
         max_miou_drop: how far the mIoU may lie below that of `against`, in points; if it lies
             lower, the report has failures.
@@ -96,7 +100,7 @@ def evaluate(
     runs: dict[int | None, Run] = {}
     others: dict[int | None, Run] = {}
     for number in folds:
-        opened = open_dataset(dataset, data, number)
+        opened = open_dataset(dataset, data, number, label=label, bits=bits)
         if episode_list is None:
             drawn_with: int | None = seed
             listed = draw_list(opened, episodes, shots, seed)
