@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from uino_deploy.errors import InputError
+from uino_deploy.inputs import read_regular
 
 # The whole matrix as last counted; the README describes how.
+_MOST_BYTES = 256 << 20
 LEDGER = Path(__file__).with_name("ledger.json")
 
 
@@ -26,7 +28,9 @@ def load(file: Path) -> list[dict[str, Any]]:
         InputError: the file does not exist, or is not a ledger.
     """
     try:
-        records: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["kernels"]
+        records: list[dict[str, Any]] = json.loads(read_regular(file, "ledger", _MOST_BYTES))[
+            "kernels"
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} is not a ledger: {error}", "write one with kernels report --save"

@@ -351,3 +351,25 @@ def test_a_damaged_segmentation_beside_a_good_one_is_skipped_and_named(tmp_path,
     (tmp_path / "c.json").write_text(json.dumps(content))
     with pytest.warns(InputNotice, match=r"skipped 1 of 2 annotations of a mask: annotation 9 \[1"):
         assert polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle").sum() == 100
+
+
+def test_entries_that_stand_twice_count_once(tmp_path):
+    content = document()
+    for part in ("images", "categories", "annotations"):
+        content[part] += content[part]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle").sum() == 100
+
+
+def test_an_id_of_two_images_is_refused(tmp_path):
+    content = document()
+    content["images"].append({**content["images"][0], "file_name": "b.jpg"})
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"gives the id 1 to a\.jpg and to b\.jpg"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
+
+
+def test_the_categories_that_there_are_are_named(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(document()))
+    with pytest.raises(InputError, match="category 'Bottle' 0 times, not once; it has bottle, cup"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "Bottle")

@@ -640,3 +640,28 @@ def test_a_missing_bundle_is_blamed_before_a_missing_input(run, tmp_path):
     )
     assert code == 2
     one_line(stderr, "missing.uino does not exist")
+
+
+def test_classes_whose_names_differ_only_in_unicode_form(
+    run, fake_bundle, red_files, supports, tmp_path
+):
+    """macOS takes both forms for one folder."""
+    given = []
+    for number, name in enumerate(("Caf\u00e9", "Cafe\u0301")):
+        given += ["--support", tmp_path / f"{number}.safetensors"]
+        shot = ["--shot", ":".join(map(str, red_files)), "--name", name]
+        assert run("enroll", fake_bundle, *shot, "-o", given[-1])[0] == 0
+    code, _, err = predict(run, fake_bundle, tmp_path / "found", red_files[0], *given)
+    assert code == 2
+    one_line(err, "both hold a class named")
+
+
+def test_an_empty_path_is_not_the_working_folder(run, fake_bundle, supports, tmp_path):
+    code, _, err = predict(run, fake_bundle, tmp_path / "found", "", "--support", supports[0])
+    assert code == 2
+    one_line(err, "an input is empty")
+    code, _, err = run("inspect", "")
+    assert code == 2
+    code, _, err = predict(run, fake_bundle, "", "x.png", "--support", supports[0])
+    assert code == 2
+    one_line(err, "the path is empty")

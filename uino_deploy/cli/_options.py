@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,23 @@ import click
 
 from uino_deploy.cli._console import Output
 
-# A path that the library checks: its errors say more than click's would.
-FILE = click.Path(path_type=Path)
+
+class GivenPath(click.Path):
+    """A path that the library checks, but for an empty one, which would mean the working folder."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path, or fail as click does."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = GivenPath(path_type=Path)
 
 
 class FiniteRange(click.FloatRange):

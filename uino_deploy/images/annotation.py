@@ -50,6 +50,7 @@ def polygons_from_coco(path: str | Path, image: str | int | Path, category: str)
         [each for each in coco.categories if each.name == nfc(category)],
         f"category {category!r}",
         path,
+        [each.name for each in coco.categories],
     )
     height, width = _size(entry, image, path)
     wanted = [

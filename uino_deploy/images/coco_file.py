@@ -106,7 +106,24 @@ def read_coco(path: str | Path) -> CocoFile:
             each.image_id, each.category_id = same_id(each.image_id), same_id(each.category_id)
     except (ValueError, RecursionError, OverflowError, TypeError) as error:
         raise InputError(f"{path} is not a COCO annotation file: {error}") from error
+    _drop_copies(coco, path)
     return coco
+
+
+def _drop_copies(coco: CocoFile, path: str | Path) -> None:
+    """Keep one of entries that are equal, as merged files hold them; refuse an id of two images.
+
+    Raises:
+        InputError: two images share an id: whose the annotations are cannot be told.
+    """
+    images: dict[Id, CocoImage] = {}
+    for each in coco.images:
+        if images.setdefault(each.id, each) != each and each.id != "None":
+            first = images[each.id].file_name
+            raise InputError(f"{path} gives the id {each.id} to {first} and to {each.file_name}")
+    coco.images = [each for each in coco.images if images[each.id] is each or each.id == "None"]
+    kinds = {(each.id, each.name): each for each in coco.categories}
+    coco.categories = list(kinds.values())
 
 
 def find_image(coco: CocoFile, image: str | int | Path, path: str | Path) -> CocoImage:
@@ -122,17 +139,18 @@ def find_image(coco: CocoFile, image: str | int | Path, path: str | Path) -> Coc
         most = max(shared, default=0)
         found = [each for each, n in zip(coco.images, shared, strict=True) if 0 < n == most]
     name = image if isinstance(image, int) else printable(Path(image).name)
-    return only(found, f"image {name!r}", path)
+    return only(found, f"image {name!r}", path, [each.file_name for each in coco.images])
 
 
-def only(found: list[_T], what: str, path: str | Path) -> _T:
-    """Return the one thing that was found.
+def only(found: list[_T], what: str, path: str | Path, known: list[str]) -> _T:
+    """Return the one thing that was found; `known` are the names of all.
 
     Raises:
         InputError: it is not one.
     """
     if len(found) != 1:
-        raise InputError(f"{path} has {what} {len(found)} times, not once")
+        hint = f"it has {few(known, 5)}" if known and not found else ""
+        raise InputError(f"{path} has {what} {len(found)} times, not once", hint)
     return found[0]
 
 

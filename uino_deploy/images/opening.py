@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from uino_deploy.errors import InputError
-from uino_deploy.inputs import find_file, open_regular, printable
+from uino_deploy.inputs import find_file, notice, open_regular, printable
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -50,6 +50,8 @@ PIXELS_VARIABLE = "UINO_DEPLOY_MAX_PIXELS"
 MAX_BYTES = 2 << 30
 """Bytes of the largest picture file that is read."""
 
+# Formats of several pictures; an MPO's others are views or previews of the first.
+_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 _ORIENTATION = 0x0112
 _SIDEWAYS = range(5, 9)
 
@@ -102,12 +104,15 @@ def read_picture(path: str | Path, what: str = "image") -> tuple[Image.Image, He
     """
     with _opened(path, what) as image:
         header = _header(image)
+        several = header.format in _FRAMES and getattr(image, "is_animated", False)
         image.load()
         if header.format == "PNG":  # EXIF may follow the pixels
             header = replace(header, orientation=_orientation(image))
         if header.format == "TIFF":  # Pillow turns this format, and no other, while it decodes
             header = replace(header, height=image.height, width=image.width, orientation=1)
-        return image, header
+    if several:
+        notice("frames", f"{what} {printable(path)} holds several pictures: the first is taken")
+    return image, header
 
 
 def turned(pixels: UInt8, orientation: int) -> UInt8:

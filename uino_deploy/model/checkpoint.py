@@ -25,6 +25,7 @@ from uino_deploy.config import DecoderConfig, EncoderConfig, UinoConfig
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import CheckpointError, InputError
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import read_regular
 from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.layouts import SAM_ENCODER, UINO, Layout, Shapes, fitting_presets, recognise
 from uino_deploy.model.mask_decoder import MaskDecoder
@@ -34,6 +35,7 @@ from uino_deploy.model.wrappings import unwrap
 
 FORMAT = "uino-checkpoint"
 FORMAT_VERSION = "1"
+_MOST_INDEX = 64 << 20  # bytes of the index of a file in parts
 
 Tensors = dict[str, Tensor]
 Config = TypeVar("Config")
@@ -332,7 +334,7 @@ def _load_safetensors(path: str | Path) -> Tensors:
 def _read_shards(index: Path) -> Tensors:
     """Read the tensors of a Hugging Face index, which names the file of each."""
     try:
-        shards = decode_json(index.read_bytes(), _Index).weight_map
+        shards = decode_json(read_regular(index, "index", _MOST_INDEX), _Index).weight_map
     except DocumentError as error:
         raise CheckpointError(f"{index} is no index of safetensors files: {error}") from error
     tensors: Tensors = {}

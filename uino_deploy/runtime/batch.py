@@ -139,7 +139,7 @@ def load_supports(supports: Sequence[str | Path | Support], manifest: Manifest) 
         support = source if isinstance(source, Support) else Support.load(Path(source))
         support.check(manifest)
         where = "a class" if isinstance(source, Support) else source
-        key = support.name.casefold()
+        key = nfc(support.name).casefold()  # some file systems take such names for one folder's
         if key in taken:
             raise InputError(
                 f"{taken[key]} and {where} both hold a class named {support.name!r}",
@@ -162,6 +162,8 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     """
     images: dict[str, Path] = {}
     for given in inputs:
+        if not given:
+            raise InputError("an input is empty", "name a file, a folder or a glob")
         path = find_file(Path(given))
         if os.path.isdir(path):  # pathlib raises for a name that is too long
             paths = _pictures(path.iterdir(), given)
