@@ -135,9 +135,11 @@ def _turns(values: npt.NDArray[Any], top: float) -> float:
 def to_bytes(values: npt.NDArray[Any], top: float) -> UInt8:
     """Return values of 0 to `top` brought to 0 to 255."""
     if values.dtype == np.uint8 and top == 255:
-        return values
-    return np.floor(values.astype(np.float32) * np.float32(255 / top) + 0.5).astype(np.uint8)
+        return np.asarray(values, np.uint8)
+    scaled = np.floor(values.astype(np.float32) * np.float32(255 / top) + 0.5)
+    return np.asarray(scaled, np.uint8)
 
 
 def _difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.maximum(one, other) - np.minimum(one, other)
+    difference: npt.NDArray[Any] = np.maximum(one, other) - np.minimum(one, other)
+    return difference
