@@ -267,6 +267,16 @@ def test_a_lossy_unsure_region_is_refused(tmp_path):
         load_mask(saved(tmp_path / "m.jpg", trimap))
 
 
+@pytest.mark.parametrize("numbers", [(21, 40, 63), (21, 120, 210)])
+def test_labels_that_a_coder_blurred_are_refused(tmp_path, numbers):
+    """Cut at half, the darker ones would be lost."""
+    labels = np.zeros((200, 200), np.uint8)
+    labels[51:149, 51:149], labels[63:91, 63:91], labels[103:141, 63:141] = numbers
+    labels[46:50, 46:154] = 255
+    with pytest.raises(InputError, match="labels, or an unsure region, blurred by a coder"):
+        load_mask(saved(tmp_path / "m.jpg", labels))
+
+
 def test_shades_of_one_colour_are_a_mask(tmp_path, square):
     colours = square[:, :, None] * np.array([230, 40, 90], np.uint8)
     with pytest.warns(InputNotice, match="it is cut at"):

@@ -86,7 +86,9 @@ def decide_colours(colours: UInt8, label: int | None = None) -> Marked:
         raise InputError("it holds colours, not labels", "save it as grey values or a palette")
     strongest, weakest = colours.max(axis=2), colours.min(axis=2)
     codes = red.astype(np.uint32) << 16 | green.astype(np.uint32) << 8 | blue
-    levels = np.unique(codes)
+    seen = np.zeros(1 << 24, np.bool_)  # a sort of all pixels would take many times as long
+    seen[codes] = True
+    levels = np.flatnonzero(seen)
     if len(levels) == 2 and levels[0] == 0:
         return Marked((codes != 0).astype(np.uint8))
     border = codes == _VOC_BORDER

@@ -5,7 +5,8 @@ to 0 to 255 (dark: up to an eighth of the range; light: from seven eighths; grey
 
 - Two levels that a lossy coder blurred: nine tenths of the pixels lie near one of two values. They
   are parted halfway between.
-- Labels that it blurred, or an unsure region: the grey pixels lie near a few values, in flat areas.
+- Labels that it blurred, or an unsure region: what is not quite black or white lies near a few
+  values, in flat areas.
 - Soft edges and probabilities: at most half of the pixels are grey; of those that are not dark,
   three tenths or more lie above half, and no more than that near it. A smooth ramp may be grey
   throughout, if it reaches both ends.
@@ -49,7 +50,7 @@ def half(values: npt.NDArray[Any], histogram: npt.NDArray[Any], top: float, seen
         raise InputError(f"{seen}, and none reaches half of {top:g}", HINT)
     total, light = histogram.sum(), histogram[_LIGHT:].sum()
     grey, dark = histogram[_DARK + 1 : _LIGHT].sum(), histogram[: _DARK + 1].sum()
-    if grey and _flat_levels(values, histogram, top):
+    if _flat_levels(values, histogram, top):
         raise InputError(f"{seen}: labels, or an unsure region, blurred by a coder?", HINT)
     unsure = histogram[112:144].sum() / (grey + light)
     if unsure > 0.3:
@@ -109,19 +110,19 @@ def halfway(values: npt.NDArray[Any], histogram: npt.NDArray[Any], top: float) -
 
 
 def _flat_levels(values: npt.NDArray[Any], histogram: npt.NDArray[Any], top: float) -> bool:
-    """Return whether the grey pixels lie flat, near at most `_LABELS` values."""
+    """Return whether what is not quite black or white lies flat, near at most `_LABELS` values."""
     left = histogram.astype(np.float64)
-    left[: _DARK + 1] = left[_LIGHT:] = 0
-    grey, found = left.sum(), 0.0
+    left[: _NEAR + 1] = left[255 - _NEAR :] = 0
+    between, found = left.sum(), 0.0
     for _ in range(_LABELS):
         level = int(np.convolve(left, np.ones(2 * _NEAR + 1), "same").argmax())
         near = slice(max(0, level - _NEAR), level + _NEAR + 1)
         found += left[near].sum()
         left[near] = 0
-    if found < 0.75 * grey or grey < 0.01 * histogram.sum():
+    if found < 0.75 * between or between < 0.01 * histogram.sum():
         return False
     scaled = to_bytes(values, top)
-    return flat(scaled, (scaled > _DARK) & (scaled < _LIGHT), _NEAR) >= 0.5
+    return flat(scaled, (scaled > _NEAR) & (scaled < 255 - _NEAR), _NEAR) >= 0.5
 
 
 def _turns(values: npt.NDArray[Any], top: float) -> float:
