@@ -85,10 +85,10 @@ def segment_folder(
     if not any(os.path.lexists(find_file(path)) for path in paths):
         more = f", nor do {len(paths) - 1} others" if len(paths) > 1 else ""
         raise InputError(f"image {printable(paths[0])} does not exist{more}")
+    classes = load_supports(supports, predictor.bundle.manifest)
     files = [each for each in supports if not isinstance(each, Support)]
     refuse_input(folder, [predictor.bundle.root, *files, *paths])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:
-        classes = load_supports(supports, predictor.bundle.manifest)
         for path in paths if fail_fast else ():
             check_image(path)
         lines: list[Record] = []
