@@ -17,17 +17,20 @@ PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean \
-	gpu-check gpu-wheelhouse
+.PHONY: help demo test fuzz check format test-contract test-lowest test-runtime wheel clean \
+	crash soak gpu-check gpu-wheelhouse
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          export, verify and try the bundled model: build/demo/report.html"
 	@echo "make test          all quick tests; at the end the slowest 20, in seconds of CPU time"
+	@echo "make fuzz          an hour of damaged inputs for every reader: MINUTES=10 SEED=1"
 	@echo "make check         linters and types"
 	@echo "make test-contract the TensorRT code against the Python bindings of five versions"
 	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
 	@echo "make test-runtime  the runtime's tests where torch, onnx and triton are not installed"
+	@echo "make crash         kill and starve the commands at random; MINUTES=20 and SEED= can be set"
+	@echo "make soak          20,000 predictions (PREDICTIONS=) in one process for each CPU backend"
 	@echo "make gpu-check     prove and time the operators and the model on this machine's card"
 	@echo "make gpu-wheelhouse ARCH=sm_90   pack build/gpu for a card on a machine without a network"
 	@echo "make format        rewrite the sources in the project's format"
@@ -36,6 +39,15 @@ help:
 
 demo: $(VENV)/.demo
 	$(BIN)/uino-deploy demo -o build/demo --force
+
+# For example: make fuzz MINUTES=10 SEED=1. tests/fuzz/README.md says what must hold.
+MINUTES ?= 60
+SEED ?=
+INPUTS ?= 100000
+PARSERS ?=
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(PARSERS) --minutes $(MINUTES) \
+		--inputs $(INPUTS) $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.dev
 	$(PYTEST) -p tests.cpu_times tests
@@ -48,6 +60,13 @@ check: $(VENV)/.dev
 # Downloads some 60 MB the first time: never TensorRT's libraries.
 test-contract: $(VENV)/.dev
 	$(BIN)/python -m tests.contract.environments
+
+# tests/crash/README.md says what must hold, of both.
+crash: $(VENV)/.dev
+	$(BIN)/python -m tests.crash --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak --predictions $(or $(PREDICTIONS),20000) -o build/soak.json
 
 # tests/gpu/README.md says what they prove. A machine's own card, at most 8 minutes:
 gpu-check: $(VENV)/.dev

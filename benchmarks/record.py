@@ -88,6 +88,15 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     rounds: list[float]
 
+    def __post_init__(self) -> None:
+        """Refuse what no clock gives: a record may come from anywhere, and a verdict rests on it.
+
+        Raises:
+            ValueError: there is no round, or a median is not above zero.
+        """
+        if not self.rounds or min(self.median, *self.rounds) <= 0:
+            raise ValueError("a timing needs rounds, and medians above zero")
+
     @property
     def spread(self) -> tuple[float, float]:
         """The lowest and the highest median of a round."""

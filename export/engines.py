@@ -48,7 +48,7 @@ from uino_deploy.export.engine_check import Answer, Request
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress, ranging
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
-from uino_deploy.files import sha256
+from uino_deploy.files import refuse_read_only, sha256
 from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
 from uino_deploy.workspace import locked, work_folder
 
@@ -126,7 +126,8 @@ def build_engines(
         A description of each plan.
 
     Raises:
-        InputError: the architecture or a piece is unknown, or the backend lacks an option.
+        InputError: the architecture or a piece is unknown, the backend lacks an option, or the
+            bundle cannot be written to.
         DependencyError: the library, a driver or a GPU is missing.
         OutputExists: a plan exists and `force` is not given.
         BuildError: TensorRT would silently change a graph, the parser or builder failed, or its
@@ -137,6 +138,7 @@ def build_engines(
     names = list(dict.fromkeys(pieces)) or list(bundle.manifest.pieces)
     chosen = [bundle.piece(name) for name in names]
     _check_request(bundle, backend, arch, chosen, shapes or {}, timing_cache)
+    refuse_read_only(bundle.root)
     environment = environment_of(workarounds)
     _require(backend)
     folder = plan_folder(backend, arch)

@@ -161,6 +161,18 @@ def test_onnx_file(tmp_path):
     assert "[batch, 4]" in shown(str(path))
 
 
+def test_an_onnx_type_of_a_later_version_is_shown_by_its_number(tmp_path):
+    path = tmp_path / "later.onnx"
+    weight = onnx.numpy_helper.from_array(np.zeros(3, np.float32), "w")
+    edge = onnx.helper.make_tensor_value_info("x", 200, [3])
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [edge], [], [weight]))
+    model.graph.initializer[0].data_type = 128
+    path.write_bytes(model.SerializeToString())
+    found = inspect(str(path))
+    assert found["weights"] == {"type 128": 3}
+    assert found["inputs"] == [{"name": "x", "shape": [3], "dtype": "type 200"}]
+
+
 def test_support_file(tmp_path):
     path = tmp_path / "bottle.safetensors"
     support = Support(

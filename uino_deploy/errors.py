@@ -6,7 +6,7 @@ UinoDeployError            1  (never raised itself)
 │   ├── BundleError        2  a bundle is damaged, incompatible, or reaches outside its folder
 │   ├── CheckpointError    2  a checkpoint has another architecture, or is truncated or unreadable
 │   └── OutputExists       2  an output exists already and --force was not given
-├── DependencyError        3  a package, provider, driver or device is missing
+├── DependencyError        3  a package, provider, driver, device or room for files is missing
 ├── CudaError              3  a call of the CUDA runtime failed on a GPU that exists
 └── BuildError             4  an export, an engine or a kernel could not be built
 
@@ -57,7 +57,7 @@ class OutputExists(InputError):
 
 
 class DependencyError(UinoDeployError):
-    """A requested package, provider, driver or device is missing."""
+    """A requested package, provider, driver or device is missing, or room for temporary files."""
 
     exit_code = 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from uino_deploy.errors import Degraded, InputError, OutputExists
@@ -104,6 +106,16 @@ def refuse_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
             raise OutputExists(f"{path} {what}", "choose another output")
 
 
+def refuse_read_only(folder: Path) -> None:
+    """Refuse a folder that a command will add files to, such as a bundle, before the work.
+
+    Raises:
+        InputError: this user or the file system does not allow it.
+    """
+    if not _can_write(folder):
+        raise InputError(f"{folder} cannot be written to", "copy it to a folder that can be")
+
+
 @contextmanager
 def atomic_directory(
     path: str | Path, force: bool = False, marker: str | None = None
@@ -138,7 +150,8 @@ def atomic_directory(
             work = stack.enter_context(work_folder(parent, target.name, rescue))
         made = work / target.name
         made.mkdir()
-        yield made
+        with _system_errors(made):
+            yield made
         _check_folder(path, force, marker)
         _share([each for each in made.rglob("*") if each.is_file()], work)
         _flush(made)
@@ -170,7 +183,8 @@ def atomic_file(path: str | Path, force: bool = False, through: bool = True) -> 
             target.parent.mkdir(parents=True, exist_ok=True)
             work = stack.enter_context(work_folder(target.parent, target.name))
         made = work / target.name
-        yield made
+        with _system_errors(made):
+            yield made
         _check_file(path, force, through)
         _share([made], work)
         _flush(made)
@@ -271,6 +285,19 @@ def _writable(path: str | Path) -> Iterator[None]:
         if error.errno not in _NOT_HERE:
             raise
         raise InputError(f"output {path}: {error.strerror}", "choose another output") from error
+
+
+@contextmanager
+def _system_errors(made: Path) -> Iterator[None]:
+    """Raise safetensors' errors of the system, such as a full disk, as Python's are."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number), str(made)) from error
 
 
 def _share(files: Iterable[Path], work: Path) -> None:

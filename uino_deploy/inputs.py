@@ -7,8 +7,8 @@ import stat
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from uino_deploy.errors import InputError
 
@@ -40,7 +40,7 @@ def few(texts: Sequence[str], most: int = 3) -> str:
     return ", ".join(texts[:most]) + more
 
 
-def open_regular(path: str | Path, what: str, limit: int) -> BinaryIO:
+def open_regular(path: str | Path, what: str, limit: int) -> BufferedReader:
     """Open a file for reading, never waiting for one that is a pipe or a device.
 
     Args:

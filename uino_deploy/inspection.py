@@ -116,19 +116,18 @@ def describe_onnx(path: Path) -> Description:
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         for node in model.graph.node
     )
-    names = onnx.TensorProto.DataType.Name
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         count = 1
         for dimension in tensor.dims:
             count *= dimension
-        weights[names(tensor.data_type).lower()] += count
+        weights[_onnx_type(tensor.data_type)] += count
     return {
         "kind": "onnx",
         "path": str(path),
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "inputs": [_onnx_edge(value, names) for value in model.graph.input],
-        "outputs": [_onnx_edge(value, names) for value in model.graph.output],
+        "inputs": [_onnx_edge(value) for value in model.graph.input],
+        "outputs": [_onnx_edge(value) for value in model.graph.output],
         "operators": dict(operators.most_common()),
         "functions": [f"{each.domain}::{each.name}" for each in model.functions],
         "weights": dict(weights),
@@ -295,7 +294,15 @@ def _describe_tensors(
     }
 
 
-def _onnx_edge(value: Any, names: Any) -> Description:
+def _onnx_edge(value: Any) -> Description:
     tensor = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-    return {"name": value.name, "shape": shape, "dtype": names(tensor.elem_type).lower()}
+    return {"name": value.name, "shape": shape, "dtype": _onnx_type(tensor.elem_type)}
+
+
+def _onnx_type(number: int) -> str:
+    """Return an element type's name; a later version of ONNX may have others."""
+    from onnx import TensorProto
+
+    known = TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(number)).lower() if number in known else f"type {number}"

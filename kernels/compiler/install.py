@@ -10,7 +10,7 @@ from pathlib import Path
 from uino_deploy.bundle import Bundle
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import OutputExists
-from uino_deploy.files import atomic_directory
+from uino_deploy.files import atomic_directory, refuse_read_only
 from uino_deploy.kernels.compiler.build import Compiled, compile_models, write
 from uino_deploy.kernels.compiler.targets import Target
 from uino_deploy.workspace import locked, work_folder
@@ -67,10 +67,12 @@ def build_into(
 
     Raises:
         BundleError: no bundle, or a damaged one.
+        InputError: it cannot be written to.
         OutputExists: it has kernels for a target and `force` is not given.
         BuildError: a kernel cannot be compiled.
     """
     bundle = Bundle.open(root)
+    refuse_read_only(root)
     if not force:
         refuse_present(bundle, [target.arch for target in targets])
     entries = []

@@ -154,7 +154,7 @@ class Library:
 
 
 def _kernel(folder: Path, name: str) -> Kernel:
-    if Path(name).name != name:
+    if Path(name).name != name or "\0" in name:
         raise BuildError(f"{folder / 'kernels.json'} names {name!r}, which is not a file beside it")
     record = _decode(folder / f"{name}.json", Record)
     for operator in OPERATORS.values():

@@ -77,3 +77,14 @@ def test_a_device_and_a_pipe_are_refused_at_once(tmp_path):
     for path, kind in ((Path("/dev/zero"), "a device"), (tmp_path / "pipe", "a named pipe")):
         with pytest.raises(InputError, match=f"cannot be read: it is {kind}"):
             load_record(path)
+
+
+@pytest.mark.parametrize("change", [{"rounds": []}, {"median": 0}, {"rounds": [0.1, -0.1]}])
+def test_times_that_no_clock_gives_are_refused(record, tmp_path, change):
+    path = tmp_path / "record.json"
+    save_record(path, record)
+    document = json.loads(path.read_text())
+    document["entries"][0]["cases"][0]["timing"].update(change)
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="a timing needs rounds"):
+        load_record(path)

@@ -307,3 +307,11 @@ def test_fingerprints_depend_on_what_they_name():
     assert one != model_fingerprint(model, {"encoder": "b"})
     assert one != model_fingerprint(other, {"encoder": "a"})
     assert Preprocess(size=112).fingerprint != Preprocess(size=126).fingerprint
+
+
+@pytest.mark.parametrize("section", ["model", "kernels", "plans"])
+def test_a_section_that_is_nested_too_deeply_is_refused(bundle, section):
+    deep = json.loads("[" * 300 + "]" * 300)
+    rewrite(bundle, lambda manifest: manifest.setdefault(section, {}).update(deep=deep))
+    with pytest.raises(BundleError, match="nested too deeply"):
+        Bundle.open(bundle)

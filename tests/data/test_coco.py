@@ -139,3 +139,12 @@ def test_what_enroll_reads_evaluate_reads_too(tmp_path):
     path.write_bytes(json.dumps(document).encode("utf-8-sig"))
     dataset = Coco(root, 0)
     np.testing.assert_array_equal(dataset.mask(dataset.images(0)[0], 0), expected)
+
+
+def test_two_categories_of_one_id_are_refused(tmp_path):
+    path = make_coco(tmp_path) / "annotations/instances_val2014.json"
+    document = json.loads(path.read_text())
+    document["categories"][1]["id"] = str(document["categories"][0]["id"])
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="two categories of one id"):
+        Coco(tmp_path, 1)

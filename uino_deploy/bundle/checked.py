@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from uino_deploy.bundle.external_weights import weights_of
 from uino_deploy.bundle.manifest import Bundle, Piece
-from uino_deploy.errors import InputError
+from uino_deploy.errors import DependencyError
 from uino_deploy.workspace import work_folder
 
 _CHUNK = 1 << 20
@@ -42,7 +42,7 @@ def checked_copy(bundle: Bundle, piece: Piece) -> Iterator[Path]:
 
     Raises:
         BundleError: see `piece_files`; or a file has changed since the bundle was opened.
-        InputError: the folder for temporary files is full or cannot be written.
+        DependencyError: the folder for temporary files is full or cannot be written.
     """
     with ExitStack() as stack:
         try:
@@ -71,9 +71,9 @@ def _copy(bundle: Bundle, name: str, target: Path) -> None:
         raise bundle.changed(name)
 
 
-def _no_room(error: OSError) -> InputError:
+def _no_room(error: OSError) -> DependencyError:
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return InputError(
+    return DependencyError(
         f"a piece's weights cannot be copied to {tempfile.gettempdir()}: {error.strerror}",
         f"set TMPDIR to a folder with {'more room' if full else 'room'}",
     )

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from uino_deploy.config import UinoConfig
-from uino_deploy.documents import DocumentError, decode_json
+from uino_deploy.documents import DocumentError, check_depth, decode_json
 from uino_deploy.errors import BundleError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.images import IMAGENET_MEAN, IMAGENET_STD
@@ -324,7 +324,9 @@ def _read_manifest(root: Path) -> Manifest:
                 f"{path} has schema version {schema}; this program reads {SCHEMA}",
                 "export the bundle again, or use the uino-deploy that made it",
             )
-        return decode_json(data, Manifest)
+        manifest = decode_json(data, Manifest)
+        check_depth([manifest.model, manifest.kernels, manifest.plans])
+        return manifest
     except DocumentError as error:
         raise BundleError(
             f"{path} is not a manifest: {error}", "export the bundle again"

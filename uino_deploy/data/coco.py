@@ -70,6 +70,8 @@ class Coco(Dataset):
         categories = sorted(
             self._instances.categories, key=lambda category: (str(type(category.id)), category.id)
         )
+        if len({category.id for category in categories}) < len(categories):
+            raise InputError(f"{self._root / self._path} has two categories of one id")
         chosen = [
             category
             for position, category in enumerate(categories)

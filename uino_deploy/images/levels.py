@@ -22,6 +22,7 @@ _FLAT, _FLATTER, _STEEP = 0.5, 0.8, 0.1
 _NEAR = 32 / 255
 # How far a pixel may lie from shades of one colour, and the share of those that lie further.
 _HUE, _FEW_PIXELS = 48, 0.1
+_STRIP_PIXELS = 1 << 20
 _VOC_BORDER = 224 << 16 | 224 << 8 | 192
 
 
@@ -112,9 +113,10 @@ def _one_hue(colours: UInt8, strongest: UInt8, weakest: UInt8) -> Marked:
     lit = strongest >= max(_NEAR * 255, int(strongest.max()) // 2)
     hue = colours[lit].mean(axis=0) if lit.any() else np.full(3, 255.0)
     others = 0
-    for row, level in zip(colours, strongest, strict=True):
-        shade = level[:, None] * (hue / hue.max())
-        others += int((np.abs(row - shade).max(axis=1) > _HUE).sum())
+    rows = max(1, _STRIP_PIXELS // max(1, strongest.shape[1]))
+    for top in range(0, len(strongest), rows):
+        shade = strongest[top : top + rows, :, None] * (hue / hue.max())
+        others += int((np.abs(colours[top : top + rows] - shade).max(axis=2) > _HUE).sum())
     if others > _FEW_PIXELS * strongest.size:
         coloured = np.count_nonzero(strongest - weakest > _NEAR * 255) / strongest.size
         raise InputError(
@@ -210,12 +212,13 @@ def _refuse_two(seen: str) -> Marked:
 
 
 def _levels(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the values in use and how many pixels have each, row by row: masks may be large."""
+    """Return the values in use and how many pixels have each, by strips: masks may be large."""
     if values.dtype.kind == "f":
         return np.unique(values, return_counts=True)
     counts = np.zeros(65536, np.int64)
-    for row in values:
-        counts += np.bincount(row, minlength=65536)
+    rows = max(1, _STRIP_PIXELS // values.shape[1])  # a mask may also be one pixel wide
+    for top in range(0, len(values), rows):
+        counts += np.bincount(values[top : top + rows].ravel(), minlength=65536)
     levels = np.flatnonzero(counts)
     return levels, counts[levels]
 

@@ -339,7 +339,7 @@ def _read_shards(index: Path) -> Tensors:
         raise CheckpointError(f"{index} is no index of safetensors files: {error}") from error
     tensors: Tensors = {}
     for shard in sorted(set(shards.values())):
-        if Path(shard).name != shard:
+        if not shard or Path(shard).name != shard:
             raise CheckpointError(f"{index} names {shard!r}, which is no file beside it")
         path = index.with_name(shard)
         if not path.is_file():
