@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from uino_deploy.bundle import Bundle
 from uino_deploy.data.dataset import Dataset, ListedEpisode
-from uino_deploy.data.episode_list import draw_list, read_list, write_list
+from uino_deploy.data.episode_list import draw_list, fingerprint, read_list, write_list
 from uino_deploy.data.open import DatasetName, open_dataset
 from uino_deploy.errors import InputError
 from uino_deploy.evaluation.episodes import EVALUATION_SEED, Run, run_episodes
 from uino_deploy.evaluation.published import FOLDS
-from uino_deploy.evaluation.report import Report, make_report
+from uino_deploy.evaluation.report import Report, check_episodes, make_report
 from uino_deploy.evaluation.results import read_runs, write_results
 from uino_deploy.evaluation.segmenters import Load, open_segmenter
-from uino_deploy.files import refuse_existing
+from uino_deploy.files import refuse_existing, refuse_input
 from uino_deploy.progress import Progress, silent
 from uino_deploy.runtime import Predictor
 
@@ -33,6 +35,8 @@ def evaluate(
     seed: int = EVALUATION_SEED,
     episode_list: Path | None = None,
     write_episodes: Path | None = None,
+    label: int | None = None,
+    bits: int | None = None,
     against: str | Path | None = None,
     max_miou_drop: float | None = None,
     output: Path | None = None,
@@ -58,6 +62,8 @@ def evaluate(
         seed: the seed of the episodes.
         episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`.
         write_episodes: a file to write the episodes to, as JSON lines; "{fold}" as in `source`.
+        label: the object's value in a folder's masks of labels; None for all but 0.
+        bits: real depth of a folder's grey images of more than 8 bits; None to find it.
         against: a model or results to compare with on the same episodes; see `source`.
         max_miou_drop: how far the mIoU may lie below that of `against`, in points; if it lies
             lower, the report has failures.
@@ -86,13 +92,15 @@ def evaluate(
     if fold == "all" and episode_list is not None:
         raise InputError("an episode list belongs to one fold", "give --fold NUMBER")
     folds = _folds(dataset, fold)
-    for target in (output, write_episodes):
-        if target is not None:
-            refuse_existing(target, force)
+    sources = [source] if against is None else [source, against]
+    _check_outputs(folds, output, write_episodes, [*sources, episode_list], force)
+    for number in folds:
+        for each in sources:
+            _check_source(_of_fold(each, number), number)
     runs: dict[int | None, Run] = {}
     others: dict[int | None, Run] = {}
     for number in folds:
-        opened = open_dataset(dataset, data, number)
+        opened = open_dataset(dataset, data, number, label=label, bits=bits)
         if episode_list is None:
             drawn_with: int | None = seed
             listed = draw_list(opened, episodes, shots, seed)
@@ -103,9 +111,12 @@ def evaluate(
         if write_episodes is not None:
             path = _of_fold(write_episodes, number)
             write_list(path, opened, number, shots, drawn_with, listed, force)
-        runs[number] = _run(source, number, load, opened, listed, progress)
-        if against is not None:
-            others[number] = _run(against, number, load_against, opened, listed, progress)
+        # Both are opened before either runs: the second may be damaged, or lack its backend.
+        first = _open(source, number, load, opened, listed)
+        second = None if against is None else _open(against, number, load_against, opened, listed)
+        runs[number] = first(progress)
+        if second is not None:
+            others[number] = second(progress)
     known_seed = seed if episode_list is None else None
     report = make_report(dataset, shots, known_seed, runs, others, max_miou_drop)
     if output is not None:
@@ -128,25 +139,66 @@ def _warn_of_absent(dataset: Dataset, warn: Callable[[str], None]) -> None:
         warn(f"no image of {names}: left out")
 
 
-def _run(
+def _check_outputs(
+    folds: Sequence[int | None],
+    output: Path | None,
+    episodes: Path | None,
+    inputs: Sequence[str | Path | None],
+    force: bool,
+) -> None:
+    """Refuse files to write that exist, are inputs, or are one another, before the work."""
+    targets = [output] if output is not None else []
+    if episodes is not None:
+        targets += [_of_fold(episodes, number) for number in folds]
+    if len({os.path.abspath(each) for each in targets}) < len(targets):
+        raise InputError("two outputs are the same file", 'write "{fold}" in the episodes\' path')
+    read = [_of_fold(each, number) for each in inputs if each is not None for number in folds]
+    for target in targets:
+        refuse_existing(target, force)
+        refuse_input(target, read)
+
+
+def _check_source(path: Path, fold: int | None) -> None:
+    """Refuse a model or results that cannot be read, before the first episode of any fold.
+
+    A checkpoint is looked for; that it is whole is seen when it is opened.
+    """
+    if path.suffix == ".json":
+        _run_of(path, fold)
+    elif path.is_dir():
+        Bundle.open(path, verify=False)
+    elif not path.exists():
+        raise InputError(f"{path} does not exist", "give a checkpoint, a bundle or a results file")
+
+
+def _run_of(path: Path, fold: int | None) -> Run:
+    runs = read_runs(path)
+    if fold not in runs:
+        raise InputError(f"{path} has no results for fold {fold}")
+    return runs[fold]
+
+
+def _open(
     source: str | Path,
     fold: int | None,
     load: Load,
     dataset: Dataset,
     episodes: list[ListedEpisode],
-    progress: Progress,
-) -> Run:
-    """Run a checkpoint or a bundle on the episodes, or read the run from a results file."""
+) -> Callable[[Progress], Run]:
+    """Open a checkpoint or a bundle, or read results; return what gives its run."""
     path = _of_fold(source, fold)
     if path.suffix == ".json":
-        runs = read_runs(path)
-        if fold not in runs:
-            raise InputError(f"{path} has no results for fold {fold}")
-        return runs[fold]
+        run = _run_of(path, fold)
+        check_episodes(run, fingerprint(dataset, episodes))
+        return lambda _progress: run
     segment = open_segmenter(path, load)
-    what = path.name if fold is None else f"{path.name}, fold {fold}"
-    with progress(what, len(episodes)) as done:
-        return run_episodes(path.name, segment, dataset, episodes, done)
+
+    def run_all(progress: Progress) -> Run:
+        what = path.name if fold is None else f"{path.name}, fold {fold}"
+        with progress(what, len(episodes)) as done:
+            return run_episodes(path.name, segment, dataset, episodes, done)
+
+    return run_all
 
 
 def _of_fold(path: str | Path, fold: int | None) -> Path:
