@@ -1,7 +1,7 @@
 # The project's verbs. `make demo` and `make test` do all the set-up they need, on any machine with
 # Python 3.11, gcc and make.
 #
-# torch comes from pip's own index. Where that offers the CUDA build (gigabytes) and the CPU build
+# All but torch comes from requirements/*.lock, with hashes. torch comes from pip's own index. Where that offers the CUDA build (gigabytes) and the CPU build
 # is wanted, name the index of PyTorch's CPU wheels: make demo TORCH_INDEX=URL
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
@@ -10,6 +10,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
+# Folders that the package finds through links, which an sdist cannot hold.
+LINKED := benchmarks export kernels
+
 BIN := $(VENV)/bin
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 # One thread for each worker: two workers with two threads each would fight over two cores. A file's
@@ -17,25 +20,38 @@ PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-contract test-lowest test-runtime wheel clean \
-	gpu-check gpu-wheelhouse
+.PHONY: help demo test fuzz check format test-contract test-lowest test-runtime wheel sdist lock \
+	clean crash soak gpu-check gpu-wheelhouse
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          export, verify and try the bundled model: build/demo/report.html"
 	@echo "make test          all quick tests; at the end the slowest 20, in seconds of CPU time"
+	@echo "make fuzz          an hour of damaged inputs for every reader: MINUTES=10 SEED=1"
 	@echo "make check         linters and types"
 	@echo "make test-contract the TensorRT code against the Python bindings of five versions"
 	@echo "make test-lowest   the runtime's tests with the lowest supported versions"
 	@echo "make test-runtime  the runtime's tests where torch, onnx and triton are not installed"
+	@echo "make crash         kill and starve the commands at random; MINUTES=20 and SEED= can be set"
+	@echo "make soak          20,000 predictions (PREDICTIONS=) in one process for each CPU backend"
 	@echo "make gpu-check     prove and time the operators and the model on this machine's card"
 	@echo "make gpu-wheelhouse ARCH=sm_90   pack build/gpu for a card on a machine without a network"
 	@echo "make format        rewrite the sources in the project's format"
-	@echo "make wheel         build dist/*.whl"
+	@echo "make wheel         build dist/*.whl; make sdist builds dist/*.tar.gz"
+	@echo "make lock          renew requirements/*.lock and docs/licences.md"
 	@echo "make clean         remove the environments and everything built"
 
 demo: $(VENV)/.demo
 	$(BIN)/uino-deploy demo -o build/demo --force
+
+# For example: make fuzz MINUTES=10 SEED=1. tests/fuzz/README.md says what must hold.
+MINUTES ?= 60
+SEED ?=
+INPUTS ?= 100000
+PARSERS ?=
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(PARSERS) --minutes $(MINUTES) \
+		--inputs $(INPUTS) $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.dev
 	$(PYTEST) -p tests.cpu_times tests
@@ -48,6 +64,13 @@ check: $(VENV)/.dev
 # Downloads some 60 MB the first time: never TensorRT's libraries.
 test-contract: $(VENV)/.dev
 	$(BIN)/python -m tests.contract.environments
+
+# tests/crash/README.md says what must hold, of both.
+crash: $(VENV)/.dev
+	$(BIN)/python -m tests.crash --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak --predictions $(or $(PREDICTIONS),20000) -o build/soak.json
 
 # tests/gpu/README.md says what they prove. A machine's own card, at most 8 minutes:
 gpu-check: $(VENV)/.dev
@@ -64,22 +87,45 @@ format: $(VENV)/.dev
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
 
+sdist: $(VENV)/.dev
+	$(BIN)/python -m build --sdist
+
+# One lock for all supported versions of Python; test.lock holds what demo.lock lacks. Licences are
+# those of the installed packages, so the new lock is installed before they are written.
+COMPILE := $(VENV)-lock/bin/uv --quiet --config-file requirements/torch.toml pip compile \
+	pyproject.toml --extra cpu --extra export --extra train --universal --python-version 3.10 \
+	--generate-hashes --no-annotate --custom-compile-command "make lock" --no-emit-package torch
+
+lock: | $(VENV)-lock/bin/uv
+	$(COMPILE) --upgrade -o requirements/demo.lock
+	$(COMPILE) --extra dev --constraint requirements/demo.lock -o requirements/test.lock \
+		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements/demo.lock)
+	$(MAKE) $(VENV)/.dev
+	$(BIN)/python -m tests.test_locks
+
+$(VENV)-lock/bin/uv:
+	@$(PYTHON) -m venv $(VENV)-lock
+	@$(call PIP,$(VENV)-lock) uv
+
 clean:
-	rm -rf $(VENV) $(VENV)-runtime $(VENV)-lowest build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-runtime $(VENV)-lowest $(VENV)-lock build dist *.egg-info
 
 $(VENV)/bin/python:
 	@echo "making the environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	@echo "installing $(TORCH) and what the demo needs (the longest step, a few minutes at most)"
+# The locked packages first: torch then finds all it needs but a CUDA build's own libraries.
+$(VENV)/.demo: pyproject.toml requirements/demo.lock | $(VENV)/bin/python
+	@echo "installing what the demo needs and $(TORCH) (the longest step, a few minutes at most)"
+	@for each in $(LINKED); do test -e uino_deploy/$$each || ln -s ../$$each uino_deploy/$$each; done
+	@$(call PIP,$(VENV)) --require-hashes --no-deps --requirement requirements/demo.lock
 	@$(call PIP,$(VENV)) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(call PIP,$(VENV)) --editable ".[cpu,export,train]"
+	@$(call PIP,$(VENV)) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
+$(VENV)/.dev: $(VENV)/.demo requirements/test.lock
 	@echo "installing what the tests need"
-	@$(call PIP,$(VENV)) --editable ".[cpu,export,train,dev]"
+	@$(call PIP,$(VENV)) --require-hashes --no-deps --requirement requirements/test.lock
 	@touch $@
 
 # The runtime where nothing but its own dependencies and onnxruntime is installed.

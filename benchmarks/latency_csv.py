@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from uino_deploy.benchmarks.record import CaseResult, Entry, Record, Timing
 from uino_deploy.benchmarks.runners.table import PEERS
 from uino_deploy.benchmarks.tables import BASELINE, DISTURBED
 from uino_deploy.errors import InputError
-from uino_deploy.files import atomic_file
+from uino_deploy.files import atomic_file, refuse_existing
 
 FILE = "latency.csv"
 
@@ -96,17 +97,50 @@ def append_rows(folder: Path, record: Record) -> Path:
     return path
 
 
+def check_table(folder: Path) -> None:
+    """Refuse a folder whose `latency.csv` could not take rows, before they are measured.
+
+    Raises:
+        InputError: the file cannot be written there, or exists and has other columns.
+    """
+    refuse_existing(folder / FILE, force=True)
+    if (folder / FILE).exists():
+        read_rows(folder / FILE)
+
+
 def read_rows(path: Path) -> list[Row]:
     """Read the rows that `append_rows` wrote.
 
     Raises:
-        InputError: the file has other columns.
+        InputError: the file is damaged, or has other columns.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise InputError(f"{path} has other columns than this version writes")
-        return list(reader)
+    again = "take it from git again"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise InputError(f"{path} has other columns than this version writes")
+            rows = list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}", again) from error
+    for number, row in enumerate(rows, 1):
+        if not _whole(row):
+            raise InputError(f"{path} is damaged: row {number} is none that is written", again)
+    return rows
+
+
+def _whole(row: Row) -> bool:
+    """Return whether a row has every column, and numbers where it must."""
+    if row.keys() != set(COLUMNS) or None in row.values():
+        return False
+    counts = [row[name] for name in _SHAPE]
+    if any(counts) and not all(map(_COUNT.fullmatch, counts)):
+        return False
+    if not all(
+        not row[name] or _NUMBER.fullmatch(row[name]) for name in ("median_ms", "others_cpu")
+    ):
+        return False
+    return row["median_ms"] == "" or float(row["median_ms"]) > 0
 
 
 def _key(row: Mapping[str, str]) -> tuple[str, ...]:
@@ -178,6 +212,8 @@ def _case(result: CaseResult | None) -> Row:
 
 
 _SHAPE = ("classes", "shots", "batch")
+_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?(e[-+][0-9]{1,2})?")
+_COUNT = re.compile(r"[1-9][0-9]{0,5}")
 
 
 def _median(timing: Timing | None) -> str:

@@ -13,9 +13,11 @@ import msgspec
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import read_regular
 
 SCHEMA = "1.0"
 METHOD = "1"
+MAX_BYTES = 256 << 20  # of a record
 
 # Percentile -> the fewest samples that define it: one sample must lie beyond it.
 PERCENTILES = {90: 10, 95: 20, 99: 100}
@@ -85,6 +87,15 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     minimum: float
     samples: int
     rounds: list[float]
+
+    def __post_init__(self) -> None:
+        """Refuse what no clock gives: a record may come from anywhere, and a verdict rests on it.
+
+        Raises:
+            ValueError: there is no round, or a median is not above zero.
+        """
+        if not self.rounds or min(self.median, *self.rounds) <= 0:
+            raise ValueError("a timing needs rounds, and medians above zero")
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -333,7 +344,7 @@ def load_record(path: Path) -> Record:
         InputError: the file is missing, is not a record, or has another major schema.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, "record", MAX_BYTES)
     except OSError as error:
         raise InputError(f"record {path} cannot be read: {error.strerror}") from error
     try:

@@ -100,6 +100,7 @@ def task_of(
         work=str(folder),
         scratch=str(scratch),
         bundle=None if bundle is None else str(bundle.root.resolve()),
+        own=bundle is not None and bundle.require_signature is False,
         model=str(checkpoint_path(folder, size)),
     )
 

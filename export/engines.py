@@ -13,6 +13,7 @@ import msgspec
 
 import uino_deploy
 from uino_deploy.bundle import Bundle, Piece
+from uino_deploy.bundle.checked import copy_kernels, kernels_folder
 from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.bundle.plans import (
     EngineBackend,
@@ -48,7 +49,7 @@ from uino_deploy.export.engine_check import Answer, Request
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress, ranging
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
-from uino_deploy.files import sha256
+from uino_deploy.files import refuse_read_only, sha256
 from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
 from uino_deploy.workspace import locked, work_folder
 
@@ -126,7 +127,8 @@ def build_engines(
         A description of each plan.
 
     Raises:
-        InputError: the architecture or a piece is unknown, or the backend lacks an option.
+        InputError: the architecture or a piece is unknown, the backend lacks an option, or the
+            bundle cannot be written to.
         DependencyError: the library, a driver or a GPU is missing.
         OutputExists: a plan exists and `force` is not given.
         BuildError: TensorRT would silently change a graph, the parser or builder failed, or its
@@ -137,18 +139,19 @@ def build_engines(
     names = list(dict.fromkeys(pieces)) or list(bundle.manifest.pieces)
     chosen = [bundle.piece(name) for name in names]
     _check_request(bundle, backend, arch, chosen, shapes or {}, timing_cache)
+    refuse_read_only(bundle.root)
     environment = environment_of(workarounds)
     _require(backend)
     folder = plan_folder(backend, arch)
     built = [name for name in names if f"{folder}/{name}.plan" in bundle.manifest.files]
     if built and not force:
         raise OutputExists(f"{bundle.root / folder} has {', '.join(built)}", "use --force")
-    own = bundle.root / "kernels" / arch
-    kernels = kernels or (own if own.is_dir() else None)
+    own = kernels_folder(arch)
+    has_kernels = kernels is not None or bool(bundle.within(own))
     as_plugins = plugins == "auto" and backend == "tensorrt"
     # Check all graphs first: the last must not fail after minutes of building the others.
     summaries = [check_graph(bundle, piece) for piece in chosen]
-    if as_plugins and kernels is None and any(summary.calls for summary in summaries):
+    if as_plugins and not has_kernels and any(summary.calls for summary in summaries):
         raise BuildError(
             f"plugins need kernels compiled for {arch}",
             f"uino-deploy kernels build --arch {arch} -o DIR, then give --kernels DIR; or build "
@@ -156,6 +159,7 @@ def build_engines(
         )
     infos: list[PlanInfo] = []
     with work_folder(bundle.root, "plans") as temporary:
+        used = kernels or (copy_kernels(bundle, arch, temporary / "own") if as_plugins else None)
         for piece, summary in zip(chosen, summaries, strict=True):
             progress(f"building {piece.name} for {arch}")
             job = Job(
@@ -168,13 +172,13 @@ def build_engines(
                 tf32=tf32,
                 timing_cache=None if timing_cache is None else str(timing_cache),
                 plugins=as_plugins and bool(summary.calls),
-                kernels=None if kernels is None else str(kernels),
+                kernels=None if used is None else str(used),
                 environment=environment,
             )
             info = _finish(bundle, piece, job, summary, run_job(job, progress), workarounds)
             _warn(info, infos, progress)
             infos.append(info)
-        own_kernels = _stage_kernels(kernels, own, temporary, infos)
+        own_kernels = _stage_kernels(kernels, bundle.root / own, temporary, infos)
         _install(bundle.root, temporary, infos, own_kernels)
     _prove(bundle, infos, progress)
     return infos
@@ -425,7 +429,7 @@ def _remove(root: Path, infos: Sequence[PlanInfo]) -> None:
     names = [plan_path(info).removesuffix(".plan") for info in infos]
     files = [f"{name}{suffix}" for name in names for suffix in (".json", ".plan")]
     with locked(root):
-        bundle = Bundle.open(root, verify=False, replacing="plans")
+        bundle = Bundle.open(root, verify=False, replacing="plans", require_signature=False)
         kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
         bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})
         for name in files:
@@ -509,8 +513,9 @@ def _install(
     files.update({name: name for name in kernels})
     target, arch = f"{infos[0].backend}-{infos[0].arch}", infos[0].arch
     with locked(root):
-        # Another build may have added its plans since the bundle was opened.
-        bundle = Bundle.open(root, verify=False, replacing="plans")
+        # Another build may have added its plans since the bundle was opened, and its signature
+        # checked: whatever is written from here on has to be signed again.
+        bundle = Bundle.open(root, verify=False, replacing="plans", require_signature=False)
         gone = {info.piece for info in infos}
         kept = {k: v for k, v in bundle.manifest.plans.get(target, {}).items() if k not in gone}
         bundle = bundle.add((), without=files, plans={**bundle.manifest.plans, target: kept})

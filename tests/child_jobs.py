@@ -1,5 +1,6 @@
 """Jobs for the tests of `uino_deploy.child`: normal ones, and every kind of failure."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,10 @@ def count(request, note):
         note({"number": number})
     SEEN.append(request)
     return SEEN
+
+
+def fail(request, _note):
+    raise OSError(getattr(errno, request), os.strerror(getattr(errno, request)), "k.ptx")
 
 
 def abort(_request, _note):

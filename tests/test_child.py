@@ -1,5 +1,6 @@
 """A job in a child process: answers, notes, crashes, noise, time limits, a killed parent."""
 
+import errno
 import math
 import os
 import signal
@@ -51,6 +52,7 @@ def test_notes_come_before_the_answer_and_the_process_goes_on():
         ("leave", 0, "ended without an answer", "no message"),
         ("kill_itself", None, f"died of signal {signal.SIGRTMIN + 3}", "no message"),
         ("count", "no number", "died with status 1", "TypeError"),
+        ("fail", "ENOENT", "died with status 1", "No such file or directory: 'k.ptx'"),
         ("no_such_job", None, "died with status 1", "no_such_job"),
     ],
 )
@@ -60,6 +62,12 @@ def test_an_end_without_an_answer_is_told_with_the_last_words(name, request_, ho
     assert (failed.value.how, failed.value.timed_out) == (how, False)
     assert words in failed.value.words
     assert str(failed.value) == f"{how}: {failed.value.words}"
+
+
+def test_a_full_disk_is_the_parents_error():
+    with Child(job("fail")) as child, pytest.raises(OSError, match="No space left") as full:
+        child.ask("ENOSPC")
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, "k.ptx")
 
 
 def test_what_libraries_print_is_no_part_of_the_protocol():

@@ -293,6 +293,14 @@ def test_errors_are_one_line_with_their_exit_code(monkeypatch, capsys, error, co
     assert "Traceback" not in shown.err
 
 
+def test_a_line_that_quotes_a_whole_file_is_shortened(monkeypatch, capsys):
+    assert run_main(monkeypatch, raising(InputError("x" * 10**6, "take another file"))) == 2
+    line = capsys.readouterr().err
+    assert len(line) < 7000
+    assert line.startswith("error: xxx")
+    assert line.endswith("xxx; take another file\n")
+
+
 def test_the_hint_is_part_of_the_line(monkeypatch, capsys):
     run_main(monkeypatch, raising(InputError("no such image: a.png", "check the path")))
     assert capsys.readouterr().err == "error: no such image: a.png; check the path\n"

@@ -32,6 +32,7 @@ LEAVES = {
     "page",
     "pipeline",
     "progress",
+    "sbom",
     "tolerances",
     "workspace",
 }

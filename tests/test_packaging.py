@@ -1,8 +1,11 @@
 """The three real folders, the links, setuptools' list and the wheel describe one package."""
 
 import importlib.util
+import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -79,27 +82,38 @@ def test_importing_a_folder_under_its_own_name_is_refused(name):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_wheel_holds_the_tree_and_nothing_else(tmp_path):
+# Links, which the Makefile makes again where an sdist was unpacked.
+NOT_IN_THE_SDIST = {f"uino_deploy/{name}" for name in MAPPED}
+# What setuptools writes into an sdist.
+WRITTEN = re.compile(r"PKG-INFO|setup\.cfg|uino_deploy\.egg-info/.*")
+
+
+def test_the_sdist_holds_the_checkout_and_its_wheel_the_package(tmp_path):
     pytest.importorskip("setuptools")
     # A copy of the tracked files: the build leaves its folders beside the sources.
     source = tmp_path / "source"
-    tracked = subprocess.run(
+    listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    if tracked.returncode:
+    if listed.returncode:
         pytest.skip("not a git checkout")
-    for name in filter(None, tracked.stdout.split("\0")):
+    tracked = {name for name in listed.stdout.split("\0") if name and os.path.lexists(ROOT / name)}
+    for name in tracked:
         path, copy = ROOT / name, source / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
             copy.symlink_to(path.readlink())
-        elif path.exists():
+        else:
             copy.write_bytes(path.read_bytes())
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source],
+    subprocess.run(  # the wheel is built from the sdist
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, source],
         check=True,
         capture_output=True,
     )
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        files = [each.name.partition("/")[2] for each in archive if each.isfile()]
+    assert {name for name in files if not WRITTEN.fullmatch(name)} == tracked - NOT_IN_THE_SDIST
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if n.startswith("uino_deploy/")}
@@ -113,7 +127,7 @@ def test_lowest_versions_are_the_bounds_of_the_project():
     bounds = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
     lowest = (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lowest if line and not line.startswith("#")]
-    assert pins == [bound.replace(">=", "==") for bound in bounds]
+    assert pins == [bound.replace(">=", "==", 1) for bound in bounds]
 
 
 def test_extras_are_the_documented_ones():
@@ -126,6 +140,7 @@ def test_extras_are_the_documented_ones():
         "mamba",
         "openvino",
         "pages",
+        "signing",
         "tensorrt",
         "tensorrt-rtx",
         "train",

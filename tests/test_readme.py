@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += [*sorted(ROOT.glob("kernels/**/README.md")), *sorted(ROOT.glob("docs/*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "uino_deploy" / "training" / "README.md"]
-PAGES += [ROOT / "tests" / "gpu" / "README.md"]
+PAGES += [ROOT / "tests" / folder / "README.md" for folder in ("crash", "gpu")]
 # Their console blocks run after the README's, on what its commands left.
 CONTINUED = [ROOT / "docs" / "inspection.md"]
 # Deployment and tutorial have their own tests.

@@ -79,11 +79,13 @@ def no_locks(_handle, _operation):
 
 def test_without_locks_work_goes_on_and_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.warns(Degraded, match="cannot be locked") as said, locked(tmp_path) as held:
-        assert held
-    assert len(said) == 1
-    with locked(tmp_path, wait=False) as held:
-        assert not held
+    for wait in (True, False):
+        with (
+            pytest.warns(Degraded, match="cannot be locked") as said,
+            locked(tmp_path, wait) as held,
+        ):
+            assert held
+        assert len(said) == 1
     with work_folder(tmp_path, "out") as first, work_folder(tmp_path, "out"):
         assert first.is_dir()  # nobody can tell whose it is
     assert not os.listdir(tmp_path)

@@ -10,6 +10,7 @@ that ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -32,6 +33,8 @@ _Lines = queue.SimpleQueue[bytes]
 # Lines of stderr to report when a process ends, and seconds that one may take to end by itself.
 _LAST_WORDS = 2
 _PATIENCE = 10.0
+# What a job fails with where the disk is full: the machine's fault, not the job's.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class ChildFailed(Exception):
@@ -92,6 +95,7 @@ class Child:
 
         Raises:
             ChildFailed: the child ended without an answer, or was killed at the time limit.
+            OSError: the job found no room on a disk.
         """
         end = None if seconds is None else time.monotonic() + seconds
         # A child that died before reading is reported below, with its last words.
@@ -109,6 +113,8 @@ class Child:
             reply = json.loads(line)
             if "answer" in reply:
                 return reply["answer"]
+            if "full" in reply:
+                raise OSError(*reply["full"])
             note(reply["note"])
 
     def close(self) -> None:
@@ -198,9 +204,14 @@ def main() -> None:
     module, _, name = sys.argv[1].partition(":")
     job: Job = getattr(import_module(module), name)
     while line := asked.get():
-        answer = job(json.loads(line), lambda note: _write(replies, {"note": note}))
+        try:
+            reply = {"answer": job(json.loads(line), lambda note: _write(replies, {"note": note}))}
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            reply = {"full": (error.errno, error.strerror, error.filename)}
         working.clear()
-        _write(replies, {"answer": answer})
+        _write(replies, reply)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ UinoDeployError            1  (never raised itself)
 ├── InputError             2  an argument, image, mask, support, checkpoint or bundle is wrong
 │   ├── BundleError        2  a bundle is damaged, incompatible, or reaches outside its folder
 │   ├── CheckpointError    2  a checkpoint has another architecture, or is truncated or unreadable
+│   ├── SignatureError     2  a required signature is missing, or another's
 │   └── OutputExists       2  an output exists already and --force was not given
-├── DependencyError        3  a package, provider, driver or device is missing
+├── DependencyError        3  a package, provider, driver, device or room for files is missing
 ├── CudaError              3  a call of the CUDA runtime failed on a GPU that exists
 └── BuildError             4  an export, an engine or a kernel could not be built
 
@@ -52,12 +53,16 @@ class CheckpointError(InputError):
     """A checkpoint is unreadable or has another architecture."""
 
 
+class SignatureError(InputError):
+    """A required signature is missing, or is not of these bytes by the required key."""
+
+
 class OutputExists(InputError):
     """An output exists already."""
 
 
 class DependencyError(UinoDeployError):
-    """A requested package, provider, driver or device is missing."""
+    """A requested package, provider, driver or device is missing, or room for temporary files."""
 
     exit_code = 3
 

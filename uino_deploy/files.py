@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from uino_deploy.errors import Degraded, InputError, OutputExists
@@ -79,6 +82,40 @@ def refuse_existing(path: str | Path, force: bool, marker: str | None = None) ->
         _check_folder(path, force, marker)
 
 
+def refuse_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output that is an input, holds one, or lies inside one, whatever is forced.
+
+    Args:
+        path: the output.
+        inputs: the files that the work reads, and folders of which it reads all, as bundles.
+
+    Raises:
+        OutputExists: replacing the output would take an input away.
+    """
+    target = os.path.realpath(path)
+    for each in inputs:
+        read = os.path.realpath(each)
+        what = ""
+        if read == target:
+            what = "is also an input"
+        elif read.startswith(os.path.join(target, "")):
+            what = f"holds the input {each}"
+        elif target.startswith(os.path.join(read, "")):
+            what = f"lies inside the input {each}"
+        if what:
+            raise OutputExists(f"{path} {what}", "choose another output")
+
+
+def refuse_read_only(folder: Path) -> None:
+    """Refuse a folder that a command will add files to, such as a bundle, before the work.
+
+    Raises:
+        InputError: this user or the file system does not allow it.
+    """
+    if not _can_write(folder):
+        raise InputError(f"{folder} cannot be written to", "copy it to a folder that can be")
+
+
 @contextmanager
 def atomic_directory(
     path: str | Path, force: bool = False, marker: str | None = None
@@ -113,7 +150,8 @@ def atomic_directory(
             work = stack.enter_context(work_folder(parent, target.name, rescue))
         made = work / target.name
         made.mkdir()
-        yield made
+        with _system_errors(made):
+            yield made
         _check_folder(path, force, marker)
         _share([each for each in made.rglob("*") if each.is_file()], work)
         _flush(made)
@@ -145,7 +183,8 @@ def atomic_file(path: str | Path, force: bool = False, through: bool = True) -> 
             target.parent.mkdir(parents=True, exist_ok=True)
             work = stack.enter_context(work_folder(target.parent, target.name))
         made = work / target.name
-        yield made
+        with _system_errors(made):
+            yield made
         _check_file(path, force, through)
         _share([made], work)
         _flush(made)
@@ -219,6 +258,8 @@ def _check_parent(path: str | Path, target: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not _can_write(parent):
             raise PermissionError(errno.EACCES, f"{parent} cannot be written to")
+        # Not every file system that lets a user write lets files be made, such as /proc.
+        tempfile.TemporaryFile(dir=parent).close()
 
 
 def _stays(target: Path) -> bool:
@@ -244,6 +285,19 @@ def _writable(path: str | Path) -> Iterator[None]:
         if error.errno not in _NOT_HERE:
             raise
         raise InputError(f"output {path}: {error.strerror}", "choose another output") from error
+
+
+@contextmanager
+def _system_errors(made: Path) -> Iterator[None]:
+    """Raise safetensors' errors of the system, such as a full disk, as Python's are."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number), str(made)) from error
 
 
 def _share(files: Iterable[Path], work: Path) -> None:

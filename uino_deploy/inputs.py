@@ -6,8 +6,9 @@ import os
 import stat
 import unicodedata
 import warnings
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from uino_deploy.errors import InputError
 
@@ -33,7 +34,13 @@ def notice(kind: str, message: str) -> None:
     warnings.warn(InputNotice(kind, message), stacklevel=2)
 
 
-def open_regular(path: str | Path, what: str, limit: int) -> BinaryIO:
+def few(texts: Sequence[str], most: int = 3) -> str:
+    """Return the first texts of a list on one line, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def open_regular(path: str | Path, what: str, limit: int) -> BufferedReader:
     """Open a file for reading, never waiting for one that is a pipe or a device.
 
     Args:

@@ -6,6 +6,7 @@ format allows it, only headers are read: a checkpoint of gigabytes is described 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import plans_of
+from uino_deploy.bundle.signature import note_unchecked
 from uino_deploy.bundle.support import FORMAT, Support
 from uino_deploy.config import PRESETS, VARIANTS, UinoConfig
 from uino_deploy.dependencies import require
@@ -50,10 +52,12 @@ def inspect(target: str) -> Description:
         raise InputError(f"{path} is a device, pipe or socket", "give a file")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
+        note_unchecked(path, "an ONNX file")
         return describe_onnx(path)
     if suffix == ".safetensors":
         return describe_safetensors(path)
     if suffix in {".pth", ".pt"}:
+        note_unchecked(path, "a checkpoint")
         return describe_pth(path)
     raise InputError(
         f"{path}: unknown kind of file {suffix or 'without a suffix'!r}",
@@ -115,19 +119,18 @@ def describe_onnx(path: Path) -> Description:
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         for node in model.graph.node
     )
-    names = onnx.TensorProto.DataType.Name
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         count = 1
         for dimension in tensor.dims:
             count *= dimension
-        weights[names(tensor.data_type).lower()] += count
+        weights[_onnx_type(tensor.data_type)] += count
     return {
         "kind": "onnx",
         "path": str(path),
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "inputs": [_onnx_edge(value, names) for value in model.graph.input],
-        "outputs": [_onnx_edge(value, names) for value in model.graph.output],
+        "inputs": [_onnx_edge(value) for value in model.graph.input],
+        "outputs": [_onnx_edge(value) for value in model.graph.output],
         "operators": dict(operators.most_common()),
         "functions": [f"{each.domain}::{each.name}" for each in model.functions],
         "weights": dict(weights),
@@ -143,17 +146,25 @@ def describe_safetensors(path: Path) -> Description:
             metadata = dict(file.metadata() or {})
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = Counter(part.get_dtype() for part in slices.values())
+            types = {name: part.get_dtype() for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a complete safetensors file: {error}", "download or write it again"
         ) from error
     if metadata.get("format") == FORMAT:
         return describe_support(path)
+    note_unchecked(path, "a checkpoint")
     require("export", "torch")
+    import torch
+
+    complex_or_real = {True: torch.complex64, False: torch.float32}
+    values = {
+        name: torch.empty(shape, dtype=complex_or_real[types[name][0] == "C"], device="meta")
+        for name, shape in shapes.items()
+    }
     return {
-        **_describe_tensors(path, shapes),
-        "dtypes": dict(dtypes),
+        **_describe_tensors(path, values, metadata),
+        "dtypes": dict(Counter(types.values())),
         "metadata": _decoded(path, metadata),
     }
 
@@ -190,22 +201,12 @@ def describe_pth(path: Path) -> Description:
             f"{path} cannot be read as tensors only",
             "give a state dictionary; files that pickle anything but tensors are never loaded",
         ) from error
-    from uino_deploy.model.wrappings import unwrap
-
-    values, wrapping = unwrap(loaded if isinstance(loaded, dict) else {})
-    tensors = {
-        str(name): value for name, value in values.items() if isinstance(value, torch.Tensor)
-    }
-    if not tensors:
+    described = _describe_tensors(path, loaded if isinstance(loaded, dict) else {}, {})
+    if not described["tensors"]:
         raise CheckpointError(
             f"{path} does not contain a dictionary of tensors", "give a state dictionary"
         )
-    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in tensors.values())
-    described = _describe_tensors(path, shapes)
-    if wrapping:
-        described["layout"] += f" ({wrapping})"
-    return {**described, "dtypes": dict(dtypes), "metadata": {}}
+    return described
 
 
 def describe_layout(shapes: Shapes) -> str:
@@ -257,24 +258,55 @@ def _decoded(path: Path, metadata: dict[str, str]) -> Description:
     return decoded
 
 
-def _describe_tensors(path: Path, shapes: Shapes) -> Description:
+def _describe_tensors(
+    path: Path, loaded: Mapping[str, Any], metadata: Mapping[str, str]
+) -> Description:
+    """Describe tensors, with what is around them taken off; their numbers are not read.
+
+    Args:
+        path: the file.
+        loaded: what it holds, by name.
+        metadata: a safetensors file's metadata.
+    """
+    import torch
+
+    from uino_deploy.model.checkpoint import FORMAT as OWN
+    from uino_deploy.model.checkpoint import read_checkpoint_metadata, why_refused
+    from uino_deploy.model.wrappings import unwrap
+
+    values, wrapping = unwrap(loaded)
+    tensors = {str(n): value for n, value in values.items() if isinstance(value, torch.Tensor)}
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    try:
+        config = read_checkpoint_metadata(path).config if metadata.get("format") == OWN else None
+        refused = why_refused(str(path), values, shapes, config)
+    except CheckpointError as error:
+        refused = error.what
     parts: Counter[str] = Counter()
     for name, shape in shapes.items():
-        count = 1
-        for dimension in shape:
-            count *= dimension
-        parts[name.split(".")[0]] += count
+        parts[name.split(".")[0]] += math.prod(shape)
     return {
         "kind": "checkpoint",
         "path": str(path),
         "bytes": path.stat().st_size,
-        "layout": describe_layout(shapes),
+        "layout": describe_layout(shapes) + (f" ({wrapping})" if wrapping else ""),
+        "refused": refused,
         "tensors": len(shapes),
         "parameters": dict(parts),
+        "dtypes": dict(Counter(str(v.dtype).removeprefix("torch.") for v in tensors.values())),
+        "metadata": {},
     }
 
 
-def _onnx_edge(value: Any, names: Any) -> Description:
+def _onnx_edge(value: Any) -> Description:
     tensor = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-    return {"name": value.name, "shape": shape, "dtype": names(tensor.elem_type).lower()}
+    return {"name": value.name, "shape": shape, "dtype": _onnx_type(tensor.elem_type)}
+
+
+def _onnx_type(number: int) -> str:
+    """Return an element type's name; a later version of ONNX may have others."""
+    from onnx import TensorProto
+
+    known = TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(number)).lower() if number in known else f"type {number}"

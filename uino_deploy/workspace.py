@@ -63,8 +63,8 @@ def work_folder_stem(name: str) -> str:
 def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold a folder's lock while the block runs; yield whether it is held.
 
-    Without locks (Windows, some network file systems) concurrent changes go undetected: who waits
-    goes on, who does not is told that the lock is not free.
+    Without locks (Windows, some network file systems) concurrent changes go undetected: the block
+    runs as if the lock were held, and a warning says so.
 
     Args:
         folder: the folder to change under the lock, such as a bundle.
@@ -77,13 +77,12 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        held = wait
-        if wait:
-            warnings.warn(
-                f"{folder} cannot be locked ({error.strerror}): let no other command change it now",
-                Degraded,
-                stacklevel=3,
-            )
+        held = True
+        warnings.warn(
+            f"{folder} cannot be locked ({error.strerror}): let no other command change it now",
+            Degraded,
+            stacklevel=3,
+        )
     try:
         yield held
     finally:

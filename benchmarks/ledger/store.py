@@ -5,12 +5,73 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
+from uino_deploy.inputs import read_regular
+
+_MOST_BYTES = 1 << 28
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+_Real = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 
 # The whole matrix as last counted; the README describes how.
 LEDGER = Path(__file__).with_name("ledger.json")
+
+
+class _Shape(msgspec.Struct):
+    height: _Count
+    width: _Count
+    channels: _Count
+    sequences: _Count | None = None
+    layers: _Count | None = None
+    n_query: _Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.sequences is None and None in (self.layers, self.n_query):
+            raise ValueError("a shape is of neither operator")
+
+
+class _Record(msgspec.Struct):
+    """What tables and pages read of a record; the rest is kept as it is."""
+
+    presets: list[str]
+    op: str
+    config: str
+    arch: str
+    dtype: str
+    shape: _Shape
+    cuda: str
+    registers: _Count
+    spill_bytes: _Count
+    local_bytes: _Count
+    shared_bytes: _Count
+    occupancy: _Real
+    programs: _Count
+    serial_steps: _Count
+    requested_bytes: _Count | None
+    written_bytes: _Count | None
+    compulsory_bytes: Annotated[int, msgspec.Meta(gt=0, le=1 << 60)]
+    unfused_bytes: _Count
+    counted_on: str | None
+    relative_l2: _Real | None
+    floor_us: dict[str, _Real]
+    mamba_ssm_requested_bytes: _Count | None = None
+    mamba_ssm_written_bytes: _Count | None = None
+
+    def __post_init__(self) -> None:
+        for asked, written in (
+            (self.requested_bytes, self.written_bytes),
+            (self.mamba_ssm_requested_bytes, self.mamba_ssm_written_bytes),
+        ):
+            if asked is not None and written is None:
+                raise ValueError("bytes are asked for, and how many are written is missing")
+
+
+class _Ledger(msgspec.Struct):
+    kernels: list[_Record]
 
 
 def text_of(records: Iterable[dict[str, Any]]) -> str:
@@ -26,8 +87,10 @@ def load(file: Path) -> list[dict[str, Any]]:
         InputError: the file does not exist, or is not a ledger.
     """
     try:
-        records: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["kernels"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = read_regular(file, "ledger", _MOST_BYTES)
+        decode_json(data, _Ledger)
+        records: list[dict[str, Any]] = decode_json(data, dict[str, Any])["kernels"]
+    except (OSError, DocumentError) as error:
         raise InputError(
             f"{file} is not a ledger: {error}", "write one with kernels report --save"
         ) from error

@@ -25,6 +25,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         work: folder of `work.prepare`.
         scratch: a folder for this task only.
         bundle: the bundle's folder, for backends.
+        own: this benchmark exported the bundle, which therefore has no signature.
         model: a uino-deploy checkpoint, for peers.
     """
 
@@ -35,6 +36,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     work: str
     scratch: str
     bundle: str | None = None
+    own: bool = False
     model: str | None = None
 
 

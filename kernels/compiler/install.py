@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.checked import kernels_folder
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import OutputExists
-from uino_deploy.files import atomic_directory
+from uino_deploy.files import atomic_directory, refuse_read_only
 from uino_deploy.kernels.compiler.build import Compiled, compile_models, write
 from uino_deploy.kernels.compiler.targets import Target
 from uino_deploy.workspace import locked, work_folder
@@ -67,10 +68,12 @@ def build_into(
 
     Raises:
         BundleError: no bundle, or a damaged one.
+        InputError: it cannot be written to.
         OutputExists: it has kernels for a target and `force` is not given.
         BuildError: a kernel cannot be compiled.
     """
     bundle = Bundle.open(root)
+    refuse_read_only(root)
     if not force:
         refuse_present(bundle, [target.arch for target in targets])
     entries = []
@@ -80,11 +83,6 @@ def build_into(
         install(root, target.arch, compiled)
         entries += compiled
     return entries
-
-
-def folder_of(arch: str) -> str:
-    """Return the folder of an architecture's kernels in a bundle."""
-    return f"kernels/{arch}"
 
 
 def refuse_present(bundle: Bundle, archs: Sequence[str]) -> None:
@@ -107,14 +105,15 @@ def install(root: Path, arch: str, compiled: Sequence[Compiled]) -> Bundle:
     Raises:
         BundleError: the path is not a bundle, or the bundle does not open.
     """
-    place = folder_of(arch)
+    place = kernels_folder(arch)
     with work_folder(root, "kernels") as folder, locked(root):
         staged = folder / arch
         staged.mkdir()
         write(list(compiled), staged)
         files = [f"{place}/{path.name}" for path in sorted(staged.iterdir())]
-        # Another command may have changed the bundle since the caller opened it.
-        bundle = Bundle.open(root, verify=False)
+        # Another command may have changed the bundle since the caller opened it, and checked its
+        # signature: whatever is written from here on has to be signed again.
+        bundle = Bundle.open(root, verify=False, require_signature=False)
         others = {name: where for name, where in bundle.manifest.kernels.items() if name != arch}
         old = [name for name in bundle.manifest.files if name.startswith(f"{place}/")]
         bundle = bundle.add((), without=old, kernels=others)

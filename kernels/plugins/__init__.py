@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,12 @@ OLDEST: dict[Route, tuple[int, int]] = {"aot": (10, 9), "ipluginv3": (10, 3)}
 _taken: Route | None = None
 
 
-def register_plugins(architecture: str, kernels: Path | None, route: Route | None = None) -> Route:
+def register_plugins(
+    architecture: str,
+    kernels: Path | None,
+    route: Route | None = None,
+    read: Callable[[Path], bytes] | None = None,
+) -> Route:
     """Register Correlation4d and SelectiveScan2d of domain `uino` with TensorRT.
 
     Call this before parsing an ONNX file for an engine with plugins, and before deserializing an
@@ -40,6 +46,7 @@ def register_plugins(architecture: str, kernels: Path | None, route: Route | Non
         kernels: folder written by `uino-deploy kernels build` with kernels for the architecture;
             None if there is none, which raises.
         route: the kind of plugin; chosen by the TensorRT version if None.
+        read: see `Library.open`.
 
     Returns:
         The route taken.
@@ -62,7 +69,7 @@ def register_plugins(architecture: str, kernels: Path | None, route: Route | Non
         )
     from uino_deploy.kernels.plugins.library import Library
 
-    library = Library.open(kernels, architecture)
+    library = Library.open(kernels, architecture, read)
     if chosen == "ipluginv3":
         from uino_deploy.kernels.plugins.driver import check_driver
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import msgspec
 
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import BuildError
+from uino_deploy.inputs import read_regular
 from uino_deploy.kernels.correlation import plugin as correlation
 from uino_deploy.kernels.plugins.operator import Attributes, Operator, Parameter, Shapes
 from uino_deploy.kernels.selective_scan import plugin as selective_scan
+
+Read = Callable[[Path], bytes]
 
 OPERATORS = {o.name: o for o in (correlation.OPERATOR, selective_scan.OPERATOR)}
 
@@ -88,6 +92,7 @@ class Launch:
         return self.kernel.record.block[0]
 
 
+_MOST_BYTES = 256 << 20  # of a kernel's file
 _REBUILD = "run `uino-deploy kernels build` again"
 
 
@@ -100,15 +105,21 @@ class Library:
         self._kernels = {(k.record.op, k.record.config, k.record.dtype): k for k in kernels}
 
     @classmethod
-    def open(cls, folder: Path, architecture: str) -> Library:
+    def open(cls, folder: Path, architecture: str, read: Read | None = None) -> Library:
         """Read a folder written by `uino-deploy kernels build`.
+
+        Args:
+            folder: the folder.
+            architecture: such as "sm_87".
+            read: returns the checked bytes of a JSON file in it, which holds the hashes of the
+                code; None to take the folder as it is.
 
         Raises:
             BuildError: it is not a kernels folder, has nothing for the architecture, or its kernels
                 take other arguments than this version's plugins pass.
         """
-        names = _decode(folder / "kernels.json", _Index).kernels
-        kernels = [_kernel(folder, name) for name in names]
+        names = _decode(folder / "kernels.json", _Index, read or _content).kernels
+        kernels = [_kernel(folder, name, read or _content) for name in names]
         wanted = [kernel for kernel in kernels if kernel.record.arch == architecture]
         if not wanted:
             have = ", ".join(sorted({k.record.arch for k in kernels})) or "nothing"
@@ -151,10 +162,10 @@ class Library:
         return Launch(kernel, grid, scalars)
 
 
-def _kernel(folder: Path, name: str) -> Kernel:
-    if Path(name).name != name:
+def _kernel(folder: Path, name: str, read: Read) -> Kernel:
+    if Path(name).name != name or "\0" in name:
         raise BuildError(f"{folder / 'kernels.json'} names {name!r}, which is not a file beside it")
-    record = _decode(folder / f"{name}.json", Record)
+    record = _decode(folder / f"{name}.json", Record, read)
     for operator in OPERATORS.values():
         if operator.kernel == record.op and operator.parameters(record.dtype) != record.parameters:
             raise BuildError(
@@ -167,15 +178,15 @@ def _kernel(folder: Path, name: str) -> Kernel:
 T = Any
 
 
-def _decode(path: Path, kind: type[T]) -> T:
+def _decode(path: Path, kind: type[T], read: Read) -> T:
     try:
-        return decode_json(_content(path), kind)
+        return decode_json(read(path), kind)
     except DocumentError as error:
         raise BuildError(f"{path} is not what `kernels build` writes: {error}", _REBUILD) from error
 
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, "kernel", _MOST_BYTES)
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}", _REBUILD) from error

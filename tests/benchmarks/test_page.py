@@ -132,6 +132,30 @@ def test_a_foreign_csv_is_refused(record, tmp_path):
         append_rows(tmp_path, record)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"passed", b"\xff"),
+        (b"passed", b"passed,"),
+        (b"tiny,full,112,", b""),
+        (b",1,1,1,", b",1,1,x,"),
+        (b",1,1,1,", b",1,01,1,"),
+        (b",1,1,1,", b",1,,1,"),
+        (b",100,", b",nan,"),
+        (b",100,", b",0,"),
+        (b",100,", b",1e999,"),
+        (b"Test CPU", b"a" * 200_000),
+    ],
+)
+def test_a_damaged_csv_is_refused(record, tmp_path, old, new):
+    path = append_rows(tmp_path, record)
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(InputError, match="is damaged"):
+        read_rows(path)
+
+
 def test_tables_show_the_latest_of_each_entry(record, record_of, entry_of, tmp_path):
     append_rows(tmp_path, record)
     later = record_of([entry_of(scale=3.0)])

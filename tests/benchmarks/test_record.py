@@ -1,6 +1,8 @@
 """The record's JSON: it round-trips, and other files are refused."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,22 @@ def test_a_backend_that_ran_nothing_is_a_failure_and_a_peer_is_not(record_of, en
             entry.status, entry.reason = "refused", "not here"
     entries[3].peer = True
     assert record_of(entries).failures == ["openvino fp32: not here"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no endless device")
+def test_a_device_and_a_pipe_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((Path("/dev/zero"), "a device"), (tmp_path / "pipe", "a named pipe")):
+        with pytest.raises(InputError, match=f"cannot be read: it is {kind}"):
+            load_record(path)
+
+
+@pytest.mark.parametrize("change", [{"rounds": []}, {"median": 0}, {"rounds": [0.1, -0.1]}])
+def test_times_that_no_clock_gives_are_refused(record, tmp_path, change):
+    path = tmp_path / "record.json"
+    save_record(path, record)
+    document = json.loads(path.read_text())
+    document["entries"][0]["cases"][0]["timing"].update(change)
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="a timing needs rounds"):
+        load_record(path)

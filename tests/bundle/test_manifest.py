@@ -219,6 +219,24 @@ def test_a_manifest_that_is_wrong_inside(bundle, change, words):
     refused(bundle, MANIFEST, words)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m, n: m.update(opset=n), "$.opset"),
+        (lambda m, n: m["preprocess"].update(size=n), "$.preprocess.size"),
+        (lambda m, n: m["preprocess"].update(std=[0.2, n, 0.2]), "$.preprocess.std"),
+        (lambda m, n: m.update(limits={"shots": n}), "$.limits"),
+        (lambda m, n: m["pieces"]["encoder"]["inputs"][0].update(shape=["batch", n]), "shape"),
+        (lambda m, n: m["model"].update(image_size=n), "image"),
+        (lambda m, n: m["model"]["encoder"].update(depth=n), "depth"),
+    ],
+)
+@pytest.mark.parametrize("number", [-1, 0, 10**12, 1e300, "NaN"])
+def test_a_number_that_no_bundle_can_have(bundle, change, words, number):
+    rewrite(bundle, lambda manifest: change(manifest, float(number) if number == "NaN" else number))
+    refused(bundle, MANIFEST, "" if number == "NaN" else words)
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b'{"schema": 1}', b"null"])
 def test_a_manifest_that_is_none(bundle, text):
     (bundle / MANIFEST).write_bytes(text)
@@ -289,3 +307,17 @@ def test_fingerprints_depend_on_what_they_name():
     assert one != model_fingerprint(model, {"encoder": "b"})
     assert one != model_fingerprint(other, {"encoder": "a"})
     assert Preprocess(size=112).fingerprint != Preprocess(size=126).fingerprint
+
+
+@pytest.mark.parametrize("section", ["model", "kernels", "plans"])
+def test_a_section_that_is_nested_too_deeply_is_refused(bundle, section):
+    deep = json.loads("[" * 300 + "]" * 300)
+    rewrite(bundle, lambda manifest: manifest.setdefault(section, {}).update(deep=deep))
+    with pytest.raises(BundleError, match="nested too deeply"):
+        Bundle.open(bundle)
+
+
+def test_a_list_of_software_must_be_listed_itself(bundle):
+    assert Bundle.open(bundle).manifest.provenance.sbom is None, "as in bundles of earlier versions"
+    rewrite(bundle, lambda manifest: manifest["provenance"].update(sbom="sbom.cdx.json"))
+    refused(bundle, "names 'sbom.cdx.json' but does not list its hash")

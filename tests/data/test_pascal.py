@@ -115,3 +115,21 @@ def test_masks_in_colour_and_damaged_ones_are_refused(tmp_path):
     mat.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="GTcls"):
         Pascal(root, 0, "train").mask("JPEGImages/2008_sbd_06_0.jpg", 0)
+
+
+@pytest.mark.parametrize("which", ["VOC2012/ImageSets/Segmentation/train", "SBD/dataset/train"])
+def test_a_list_that_is_no_text_is_refused(voc, tmp_path, which):
+    root = tmp_path / "copy"
+    shutil.copytree(voc, root)
+    (root / f"{which}.txt").write_bytes(b"2008_train_01_0\n\xff\xfe\n")
+    with pytest.raises(InputError, match="is not a list of images"):
+        Pascal(root, 0, "train")
+
+
+def test_a_damaged_matlab_file_is_refused(voc, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(voc, root)
+    path = root / "SBD" / "dataset" / "cls" / "2008_sbd_07_0.mat"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"is not one of SBD's GTcls files: .* over the end"):
+        Pascal(root, 0, "train").shown_labels()

@@ -422,15 +422,22 @@ def nodes_of(bundle, piece):
     return [call.name for call in read_graph(bundle.path(bundle.piece(piece).model)).calls]
 
 
+def with_kernels(bundle):
+    """Put kernels into a bundle: one file stands for them all."""
+    (bundle / "kernels/sm_87").mkdir(parents=True)
+    (bundle / "kernels/sm_87/kernels.json").write_text("{}")
+    Bundle.open(bundle).add(["kernels/sm_87/kernels.json"])
+
+
 def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
+    with_kernels(damaged)
     opened = Bundle.open(damaged)
     calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
     # The adapter has no operators, and is not asked.
     jobs = fake_run(monkeypatch, outcome(plugins=nodes_of(opened, "prompt"), route="aot"))
-    (damaged / "kernels/sm_87").mkdir(parents=True)
     infos = build_engines(opened, "tensorrt", "sm_87", pieces=["adapter", "prompt"])
     assert [job.plugins for job in jobs] == [False, True]
-    assert jobs[1].kernels == str(damaged / "kernels/sm_87")
+    assert jobs[1].kernels.endswith("/own/kernels/sm_87"), "a checked copy"
     assert [info.route for info in infos] == ["none", "aot"]
     assert infos[1].operators == calls
     assert infos[1].plugins == {"Correlation4d": 1, "SelectiveScan2d": 4}
@@ -456,6 +463,8 @@ def test_kernels_that_an_engine_needs_come_with_it(damaged, monkeypatch, tmp_pat
 
 def test_plugins_without_kernels_fail_before_anything_is_built(damaged, monkeypatch):
     jobs = fake_run(monkeypatch, outcome(route="aot"))
+    (damaged / "kernels/sm_87").mkdir(parents=True)
+    (damaged / "kernels/sm_87/kernels.json").write_text("put there by somebody else")
     with pytest.raises(BuildError, match=r"kernels compiled for sm_87; .* or .*--plugins none"):
         build_engines(Bundle.open(damaged), "tensorrt", "sm_87")
     assert jobs == []
@@ -471,7 +480,7 @@ def test_a_jetson_is_told_where_tensorrt_comes_from(bundle, monkeypatch, tmp_pat
 
 
 def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
-    (damaged / "kernels/sm_87").mkdir(parents=True)
+    with_kernels(damaged)
     taken = nodes_of(Bundle.open(damaged), "prompt")
     fake_run(monkeypatch, outcome(route="aot", plugins=taken[1:]))
     with pytest.raises(CheckFailed, match=r"4 plugin layers for 5 calls \(0 of 1 calls of Corr"):
@@ -487,7 +496,7 @@ def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
 def test_a_failed_check_is_a_verdict(damaged, monkeypatch, capsys):
     from uino_deploy.cli import main
 
-    (damaged / "kernels/sm_87").mkdir(parents=True)
+    with_kernels(damaged)
     fake_run(monkeypatch, outcome(route="aot"))
     command = ["build", str(damaged), "--backend", "tensorrt", "--arch", "sm_87"]
     with pytest.raises(SystemExit) as left:

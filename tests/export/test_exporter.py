@@ -1,6 +1,7 @@
 """A bundle is written whole, or not at all."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,16 @@ def test_the_bundle_says_what_went_in(bundle, model):
     listed = set(opened.manifest.files) | {"manifest.json"}
     files = {p.relative_to(bundle.root).as_posix() for p in bundle.root.rglob("*") if p.is_file()}
     assert listed == {name for name in files if not name.startswith(".cache/")}
+
+
+def test_the_bundle_lists_the_software_that_made_it(bundle):
+    bill = json.loads(bundle.read(bundle.manifest.provenance.sbom))
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == "uino-deploy"
+    found = {each["name"]: each["version"] for each in bill["components"]}
+    for name in ("torch", "onnx", "numpy"):
+        assert found[name] == bundle.manifest.provenance.versions[name]
+    assert {"pytest", "ruff"}.isdisjoint(found), "what exports, not what tests"
 
 
 def test_the_reference_covers_every_piece(bundle):

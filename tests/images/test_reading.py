@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -348,3 +349,44 @@ def test_16_bit_colours_in_the_low_bits_are_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     with pytest.raises(InputError, match="16 bits a colour, and none above a quarter"):
         load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_of_several_pictures_the_first_is_taken_and_that_is_said(tmp_path, suffix):
+    first, second = (Image.new("RGB", (9, 9), colour) for colour in ("white", "black"))
+    path = tmp_path / f"two.{suffix}"
+    first.save(path, save_all=True, append_images=[second])
+    with pytest.warns(InputNotice, match=rf"two\.{suffix} holds several pictures: the first"):
+        assert load_image(path).min() > 200
+
+
+# --- damage that was found by `make fuzz`
+
+
+def test_a_size_beyond_the_file_takes_no_memory(tmp_path):
+    start = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
+    (tmp_path / "a.jp2").write_bytes(start + struct.pack(">I4sQ", 1, b"jp2h", 1 << 62) + bytes(40))
+    with pytest.raises(InputError, match="cannot be read"):
+        load_image(tmp_path / "a.jp2")
+
+
+def test_a_palette_that_is_missing_is_refused(tmp_path, picture):
+    Image.fromarray(picture).quantize(8).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(b"PLTE") - 4
+    (length,) = struct.unpack_from(">I", data, at)
+    (tmp_path / "a.png").write_bytes(data[:at] + data[at + length + 12 :])
+    for read in (load_image, load_mask):
+        with pytest.raises(InputError, match=r"cannot be read: .*palette"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere libtiff goes on writing")
+def test_libtiff_writes_nothing_beside_the_error(tmp_path, picture, capfd):
+    Image.fromarray(picture).save(tmp_path / "a.tif", compression="tiff_lzw")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[8:20] = b"\xff" * 12
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_image(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""

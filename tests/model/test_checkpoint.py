@@ -438,6 +438,8 @@ def test_a_file_in_parts(tmp_path):
     assert holds(model, {n: t for n, t in weights.items() if n != "mask_token"})
     index.write_text(json.dumps({"weight_map": {**listed, "cls_token": "../a.safetensors"}}))
     assert "no file beside it" in refusal(index)
+    index.write_text(json.dumps({"weight_map": {**listed, "cls_token": ""}}))
+    assert "names '', which is no file beside it" in refusal(index)
     index.write_text(json.dumps({"weight_map": {**listed, "cls_token": "c.safetensors"}}))
     assert "c.safetensors, which does not exist" in refusal(index)
     index.write_text(json.dumps({"weight_map": {**listed, "more": "a.safetensors"}}))

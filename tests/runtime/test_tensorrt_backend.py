@@ -360,9 +360,22 @@ def test_python_plugins_are_registered_before_their_plan_is_loaded(
     seen = []
     monkeypatch.setattr(plugins, "register_plugins", lambda *given: seen.append(given))
     bundle = with_plans(fake_bundle, tmp_path, route="ipluginv3")
-    (bundle.root / "kernels" / ARCH).mkdir(parents=True)
+    folder = bundle.root / "kernels" / ARCH
+    folder.mkdir(parents=True)
+    (folder / "kernels.json").write_text("{}")
     TensorRtBackend().load(bundle, "prompt")
-    assert seen == [(ARCH, bundle.root / "kernels" / ARCH, "ipluginv3")]
+    assert seen[0][:3] == (ARCH, None, "ipluginv3"), "nobody listed them: they are not the bundle's"
+    listed = bundle.add([f"kernels/{ARCH}/kernels.json"])
+    TensorRtBackend().load(listed, "prompt")
+    assert seen[1][:3] == (ARCH, folder, "ipluginv3")
+    read = seen[1][3]
+    assert read(folder / "kernels.json") == b"{}"
+    (folder / "another.json").write_text("{}")
+    with pytest.raises(BundleError, match="not listed"):
+        read(folder / "another.json")
+    (folder / "kernels.json").write_text("[]")
+    with pytest.raises(BundleError, match="was changed"):
+        read(folder / "kernels.json")
 
 
 def test_without_tensorrt_the_extra_is_named(monkeypatch, cudart):

@@ -9,7 +9,14 @@ from torch import nn
 from uino_deploy.errors import CheckFailed, InputError, OutputExists
 from uino_deploy.training.loop import Task, TrainingLoop
 from uino_deploy.training.processes import ALONE, Processes
-from uino_deploy.training.run_folder import LOG, STATE, last_losses, prepare_folder
+from uino_deploy.training.run_folder import (
+    LOG,
+    MODEL,
+    SETTINGS,
+    STATE,
+    last_losses,
+    prepared_folder,
+)
 from uino_deploy.training.schedule import Schedule
 
 SCHEDULES = [Schedule(steps, learning_rate=0.05, warmup=2) for steps in (7, 6)]
@@ -139,22 +146,49 @@ def test_damaged_states_are_refused(whole, tmp_path):
         TrainingLoop(Regression(), SCHEDULES, tmp_path, ALONE).run()
 
 
+def prepare(folder, settings, resume=False, force=False):
+    with prepared_folder(folder, settings, resume, force, ALONE):
+        pass
+
+
 def test_a_folder_belongs_to_one_run(tmp_path):
     folder = tmp_path / "run"
     settings = {"lr": 0.1, "sizes": (1, 2)}
-    prepare_folder(folder, settings, False, False, ALONE)
+    prepare(folder, settings)
     with pytest.raises(OutputExists, match="--resume"):
-        prepare_folder(folder, settings, False, False, ALONE)
-    prepare_folder(folder, settings, True, False, ALONE)
+        prepare(folder, settings)
+    prepare(folder, settings, resume=True)
     with pytest.raises(InputError, match=r"started with lr 0\.1, not 0\.2"):
-        prepare_folder(folder, {**settings, "lr": 0.2}, True, False, ALONE)
-    (folder / STATE).write_bytes(b"old")
-    prepare_folder(folder, {**settings, "lr": 0.2}, False, True, ALONE)
-    assert not (folder / STATE).exists()
+        prepare(folder, {**settings, "lr": 0.2}, resume=True)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes(b"x")
     with pytest.raises(OutputExists, match="not the folder of a training run"):
-        prepare_folder(tmp_path / "photos", settings, False, True, ALONE)
+        prepare(tmp_path / "photos", settings, force=True)
+
+
+def test_a_new_run_keeps_neither_the_state_nor_the_model_of_the_old(tmp_path):
+    prepare(tmp_path, {"lr": 0.1})
+    for name in (STATE, MODEL):
+        (tmp_path / name).write_bytes(b"old")
+    prepare(tmp_path, {"lr": 0.2}, force=True)
+    assert [each.name for each in tmp_path.iterdir()] == [SETTINGS]
+
+
+def test_a_run_that_was_killed_before_it_began_is_none(tmp_path):
+    (tmp_path / f".{SETTINGS}.tmp-0123456789abcdef").mkdir()
+    prepare(tmp_path, {"lr": 0.1})
+    assert (tmp_path / SETTINGS).exists()
+
+
+def test_two_runs_never_share_a_folder(tmp_path):
+    settings = {"lr": 0.1}
+    with prepared_folder(tmp_path, settings, False, False, ALONE):
+        (tmp_path / STATE).write_bytes(b"the first's")
+        for force in (False, True):
+            with pytest.raises(InputError, match="another command is training in"):
+                prepare(tmp_path, settings, resume=not force, force=force)
+        assert (tmp_path / STATE).read_bytes() == b"the first's"
+    prepare(tmp_path, settings, resume=True)
 
 
 def test_a_batch_must_divide_among_the_processes():

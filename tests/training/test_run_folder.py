@@ -18,6 +18,7 @@ from uino_deploy.training.run_folder import (  # noqa: E402
     State,
     _check_settings,
     cut_log,
+    last_losses,
     load_state,
     save_state,
 )
@@ -62,3 +63,18 @@ def test_a_pipe_for_a_state_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / STATE)
     with pytest.raises(InputError, match="it is a named pipe"):
         load_state(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("0,1,{.5,0.1", "is damaged"),
+        ("0,1", "is damaged"),
+        ("", "is damaged"),
+        ("1,1,0.5,0.1", "no step of stage 0"),
+    ],
+)
+def test_a_log_without_the_losses_is_refused(tmp_path, rows, words):
+    (tmp_path / LOG).write_text(f"stage,step,loss,learning_rate\n{rows}\n")
+    with pytest.raises(InputError, match=words):
+        last_losses(tmp_path, 1)

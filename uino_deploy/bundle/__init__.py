@@ -1,4 +1,4 @@
-"""A bundle and its files: manifest, plans, supports, reference values, weights."""
+"""A bundle and its files: manifest, plans, supports, reference values, weights, signatures."""
 
 from uino_deploy.bundle.manifest import (
     MANIFEST,

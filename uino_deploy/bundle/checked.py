@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from uino_deploy.bundle.external_weights import weights_of
 from uino_deploy.bundle.manifest import Bundle, Piece
-from uino_deploy.errors import InputError
+from uino_deploy.errors import DependencyError
 from uino_deploy.workspace import work_folder
 
 _CHUNK = 1 << 20
@@ -42,7 +42,7 @@ def checked_copy(bundle: Bundle, piece: Piece) -> Iterator[Path]:
 
     Raises:
         BundleError: see `piece_files`; or a file has changed since the bundle was opened.
-        InputError: the folder for temporary files is full or cannot be written.
+        DependencyError: the folder for temporary files is full or cannot be written.
     """
     with ExitStack() as stack:
         try:
@@ -52,6 +52,33 @@ def checked_copy(bundle: Bundle, piece: Piece) -> Iterator[Path]:
         for name in piece_files(bundle, piece):
             _copy(bundle, name, folder / name)
         yield folder / piece.model
+
+
+def kernels_folder(arch: str) -> str:
+    """Return the folder of an architecture's compiled kernels in a bundle."""
+    return f"kernels/{arch}"
+
+
+def copy_kernels(bundle: Bundle, arch: str, place: Path) -> Path | None:
+    """Copy a bundle's kernels for an architecture into a private folder, each file checked.
+
+    Args:
+        bundle: opened.
+        arch: such as "sm_87".
+        place: the new folder.
+
+    Returns:
+        The folder that holds them, somewhere in `place`; None if the bundle lists no kernels.
+
+    Raises:
+        BundleError: a file has changed since the bundle was opened.
+        InputError: the folder is full or cannot be written.
+    """
+    folder = kernels_folder(arch)
+    names = bundle.within(folder)
+    for name in names:
+        _copy(bundle, name, place / name)
+    return place / folder if names else None
 
 
 def _copy(bundle: Bundle, name: str, target: Path) -> None:
@@ -71,9 +98,9 @@ def _copy(bundle: Bundle, name: str, target: Path) -> None:
         raise bundle.changed(name)
 
 
-def _no_room(error: OSError) -> InputError:
+def _no_room(error: OSError) -> DependencyError:
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return InputError(
+    return DependencyError(
         f"a piece's weights cannot be copied to {tempfile.gettempdir()}: {error.strerror}",
         f"set TMPDIR to a folder with {'more room' if full else 'room'}",
     )

@@ -4,6 +4,9 @@ No file of a bundle is read before it is checked: `Bundle.open` refuses a manife
 major schema, a path that leaves the folder, and a file that is missing or changed; `Bundle.path`
 returns only files that passed.
 
+Who made the manifest is another matter, which `uino_deploy.bundle.signature` decides where a
+signature is required: the manifest is read once, and the bytes that were checked are those parsed.
+
 Nothing reaches outside the folder: a manifest names plain paths inside it, and what is written into
 a bundle stays inside it. A file may still be a link to a regular file elsewhere, as in the caches
 of Hugging Face and DVC: who downloaded the bundle made that link, not the manifest, and the file is
@@ -12,6 +15,7 @@ read only if its bytes have the manifest's hash, so where they lie makes no diff
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shlex
@@ -19,12 +23,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from uino_deploy.bundle.signature import Required, check_signature, signature_path
 from uino_deploy.config import UinoConfig
-from uino_deploy.documents import DocumentError, decode_json
+from uino_deploy.documents import DocumentError, check_depth, decode_json
 from uino_deploy.errors import BundleError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.images import IMAGENET_MEAN, IMAGENET_STD
@@ -37,6 +42,13 @@ MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 16 << 20
 MOST_BUNDLE_BYTES = 64 << 30
 
+# Numbers that a manifest may hold; what no bundle can have is refused as it is read.
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
+_Some = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+_Opset = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+_Level = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
+_Scale = Annotated[float, msgspec.Meta(gt=0, le=1000)]
+
 DType = Literal["float32", "float16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -45,7 +57,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     """One input or output of a piece; a dimension that is a name ("batch", "shots") is dynamic."""
 
     name: str
-    shape: list[int | str]
+    shape: list[_Count | str]
     dtype: DType
 
 
@@ -58,9 +70,9 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
         images: how many calibration images set the scales.
     """
 
-    layers: int
+    layers: _Some
     left_out: list[str]
-    images: int
+    images: _Some
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,9 +89,9 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
     """How an image becomes the encoder's input; `uino_deploy.images` is the one implementation."""
 
-    size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    size: _Count
+    mean: tuple[_Level, _Level, _Level] = IMAGENET_MEAN
+    std: tuple[_Scale, _Scale, _Scale] = IMAGENET_STD
     image_filter: str = "bicubic"
     mask_filter: str = "box"
 
@@ -99,7 +111,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """The origin of a bundle; `untrained` names the parts that hold seeded random weights."""
+    """The origin of a bundle.
+
+    `untrained` names the parts that hold seeded random weights; `sbom` is the file in the bundle
+    that lists the software that made it, in CycloneDX, which earlier versions did not write.
+    """
 
     created_by: str
     versions: dict[str, str]
@@ -107,6 +123,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     untrained: list[str] = msgspec.field(default_factory=list)
     seed: int | None = None
     command: list[str] | None = None
+    sbom: str | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,11 +143,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model: dict[str, Any]
     fingerprint: str
     preprocess: Preprocess
-    opset: int
+    opset: _Opset
     pieces: dict[str, Piece]
     reference: str
     provenance: Provenance
-    limits: dict[str, int] = msgspec.field(default_factory=dict)
+    limits: dict[str, _Count] = msgspec.field(default_factory=dict)
     licences: list[str] = msgspec.field(default_factory=list)
     kernels: dict[str, Any] = msgspec.field(default_factory=dict)
     plans: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -144,14 +161,24 @@ class _SchemaOnly(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder, its manifest and its model's configuration."""
+    """An opened bundle: its folder, its manifest and its model's configuration.
+
+    `require_signature` is how it was opened; the supports that it is used with are read alike.
+    """
 
     root: Path
     manifest: Manifest
     config: UinoConfig
+    require_signature: Required = None
 
     @classmethod
-    def open(cls, path: str | Path, verify: bool = True, replacing: str | None = None) -> Bundle:
+    def open(
+        cls,
+        path: str | Path,
+        verify: bool = True,
+        replacing: str | None = None,
+        require_signature: Required = None,
+    ) -> Bundle:
         """Open a bundle and check everything in it.
 
         Args:
@@ -161,13 +188,16 @@ class Bundle:
                 folder are still hashed.
             replacing: a folder of the bundle to skip because it is about to be rebuilt: a damaged
                 plan must not block the build that repairs it.
+            require_signature: the public key's file whose signature the manifest must have; None
+                for what the environment says, False for a bundle that this process has made.
 
         Raises:
+            SignatureError: a required signature is missing or wrong.
             BundleError: the path is not a bundle, its major schema is another, a path leaves the
                 folder, or a file is missing or differs from the manifest.
         """
         root = Path(path)
-        manifest = _read_manifest(root)
+        _, manifest = read_manifest(root, require_signature)
         try:
             config = UinoConfig.from_dict(manifest.model)
         except InputError as error:
@@ -181,7 +211,7 @@ class Bundle:
         }
         with ThreadPoolExecutor() as pool:  # hashing releases the GIL
             list(pool.map(lambda n: _check_file(root, n, checked[n], verify), checked))
-        return cls(root, manifest, config)
+        return cls(root, manifest, config, require_signature)
 
     def path(self, relative: str) -> Path:
         """Return the path of a file in the bundle.
@@ -192,6 +222,10 @@ class Bundle:
         if relative not in self.manifest.files:
             raise BundleError(f"{self.root}: {relative!r} is not listed in its manifest")
         return self.root / relative
+
+    def within(self, folder: str) -> list[str]:
+        """Return the listed files in a folder of the bundle: what else lies there is not ours."""
+        return [name for name in self.manifest.files if name.startswith(f"{folder}/")]
 
     def read(self, relative: str) -> bytes:
         """Return a file's bytes, checked as they were read.
@@ -253,7 +287,7 @@ class Bundle:
         listed = dict(sorted({**kept, **entries}.items()))
         manifest = msgspec.structs.replace(self.manifest, **sections, files=listed)
         _save(self.root, manifest)
-        return Bundle(self.root, manifest, self.config)
+        return dataclasses.replace(self, manifest=manifest)
 
 
 def write_manifest(directory: str | Path, manifest: Manifest) -> Manifest:
@@ -271,7 +305,7 @@ def write_manifest(directory: str | Path, manifest: Manifest) -> Manifest:
     names = [
         path.relative_to(root).as_posix()
         for path in root.rglob("*")
-        if not path.is_dir() and path.name != MANIFEST
+        if not path.is_dir() and path.name not in {MANIFEST, signature_path(MANIFEST).name}
     ]
     visible = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
     files = {name: _entry(root, name) for name in sorted(visible)}
@@ -299,7 +333,13 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
 
 
-def _read_manifest(root: Path) -> Manifest:
+def read_manifest(root: Path, required: Required = False) -> tuple[bytes, Manifest]:
+    """Read a manifest once: check its signature if one is required, then parse the same bytes.
+
+    Raises:
+        SignatureError: a required signature is missing or wrong.
+        BundleError: there is no manifest, or it cannot be read.
+    """
     path = root / MANIFEST
     if not path.is_file():
         what = "is not a bundle" if root.exists() else "does not exist"
@@ -310,6 +350,7 @@ def _read_manifest(root: Path) -> Manifest:
             "raise uino_deploy.bundle.manifest.MOST_MANIFEST_BYTES if it is right",
         )
     data = path.read_bytes()
+    check_signature(data, path, required)
     try:
         schema = decode_json(data, _SchemaOnly).schema
         if schema.partition(".")[0] != SCHEMA.partition(".")[0]:
@@ -317,7 +358,9 @@ def _read_manifest(root: Path) -> Manifest:
                 f"{path} has schema version {schema}; this program reads {SCHEMA}",
                 "export the bundle again, or use the uino-deploy that made it",
             )
-        return decode_json(data, Manifest)
+        manifest = decode_json(data, Manifest)
+        check_depth([manifest.model, manifest.kernels, manifest.plans])
+        return data, manifest
     except DocumentError as error:
         raise BundleError(
             f"{path} is not a manifest: {error}", "export the bundle again"
@@ -341,6 +384,8 @@ def _check_sections(root: Path, manifest: Manifest) -> None:
     named = [manifest.reference, *(piece.model for piece in manifest.pieces.values())]
     if manifest.report is not None:
         named.append(manifest.report)
+    if manifest.provenance.sbom is not None:
+        named.append(manifest.provenance.sbom)
     for name in named:
         _inside(root, name)
         if name not in manifest.files:

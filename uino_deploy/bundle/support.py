@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
 
 from uino_deploy.bundle.manifest import Manifest, Precision
+from uino_deploy.bundle.signature import Required, check_signature
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file, safetensors_bytes
-from uino_deploy.inputs import open_regular
+from uino_deploy.inputs import read_regular
 from uino_deploy.pipeline import CLASS, with_class_axis
 
 Array = npt.NDArray[Any]
@@ -34,6 +37,12 @@ _MAX_NAME, _MAX_BYTES = 100, 255
 _DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{port}{n}" for port in ("com", "lpt") for n in range(10)
 }
+
+
+class _Header(msgspec.Struct):
+    """The beginning of a safetensors file, without its tensors."""
+
+    metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
 
 
 class _Metadata(msgspec.Struct, kw_only=True):
@@ -123,33 +132,22 @@ class Support:
             temporary.write_bytes(safetensors_bytes(self.tensors, strings))
 
     @classmethod
-    def load(cls, path: str | Path) -> Support:
+    def load(cls, path: str | Path, require_signature: Required = None) -> Support:
         """Read what `save` wrote.
 
+        Args:
+            path: the file.
+            require_signature: the public key's file whose signature it must have; None for what
+                the environment says, False for a support that this process has made.
+
         Raises:
+            SignatureError: a required signature is missing or wrong.
             InputError: the file is missing, is not a support file, has another major format
                 version, its contents changed since it was saved, or no enrolment gives them.
         """
-        metadata, tensors = _read(path)
-        damaged = InputError(f"support {path} is damaged", "enroll the class again")
-        if not {"prototypes"} <= tensors.keys() <= _RANKS.keys():
-            raise damaged
-        if any(array.ndim != _RANKS[name] for name, array in tensors.items()):
-            raise damaged
-        if _digest(tensors) != metadata.digest:
-            raise damaged
-        wrong = _impossible(metadata.shots, tensors)
-        if wrong:
-            raise InputError(f"support {path}: {wrong}", "enroll the class again")
-        return cls(
-            name=metadata.name,
-            shots=metadata.shots,
-            precision=metadata.precision,
-            model=metadata.model,
-            fingerprint=metadata.fingerprint,
-            preprocess=metadata.preprocess,
-            **tensors,
-        )
+        data = read_support(path)
+        check_signature(data, path, require_signature)
+        return parse_support(data, path)
 
     def check(self, manifest: Manifest) -> None:
         """Refuse a support that another model or another preprocessing made.
@@ -205,20 +203,68 @@ def check_class_name(name: str) -> None:
         )
 
 
-def _read(path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
+def read_support(path: str | Path) -> bytes:
+    """Return a support file's bytes.
+
+    Raises:
+        InputError: the file is missing, too large, or no file.
+    """
     try:
-        open_regular(path, "support", MAX_BYTES).close()  # safetensors would wait for a pipe
-        with safe_open(path, framework="numpy") as file:
-            strings = file.metadata() or {}
-            _check_format(path, strings)
-            metadata = msgspec.convert(strings, _Metadata, strict=False)
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if os.path.isdir(path):
+            raise InputError(
+                f"support {path} cannot be read: it is a folder",
+                "name a file in it that `uino-deploy enroll` wrote",
+            )
+        return read_regular(path, "support", MAX_BYTES)
     except FileNotFoundError as error:
         raise InputError(f"support {path} does not exist") from error
-    except (OSError, SafetensorError, msgspec.ValidationError) as error:
-        raise InputError(
-            f"support {path} cannot be read: {error}", "make one with `uino-deploy enroll`"
-        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def parse_support(data: bytes, path: str | Path) -> Support:
+    """Return the class that a support file's bytes hold; `path` is for messages.
+
+    Raises:
+        InputError: see `Support.load`.
+    """
+    metadata, tensors = _parse(data, path)
+    damaged = InputError(f"support {path} is damaged", "enroll the class again")
+    if not {"prototypes"} <= tensors.keys() <= _RANKS.keys():
+        raise damaged
+    if any(array.ndim != _RANKS[name] for name, array in tensors.items()):
+        raise damaged
+    if _digest(tensors) != metadata.digest:
+        raise damaged
+    wrong = _impossible(metadata.shots, tensors)
+    if wrong:
+        raise InputError(f"support {path}: {wrong}", "enroll the class again")
+    return Support(
+        name=metadata.name,
+        shots=metadata.shots,
+        precision=metadata.precision,
+        model=metadata.model,
+        fingerprint=metadata.fingerprint,
+        preprocess=metadata.preprocess,
+        **tensors,
+    )
+
+
+def _parse(data: bytes, path: str | Path) -> tuple[_Metadata, dict[str, Array]]:
+    try:
+        tensors = load_tensors(data)
+        length = int.from_bytes(data[:8], "little")
+        strings = msgspec.json.decode(data[8 : 8 + length], type=_Header).metadata
+        _check_format(path, strings)
+        return msgspec.convert(strings, _Metadata, strict=False), tensors
+    except (SafetensorError, KeyError, msgspec.MsgspecError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> InputError:
+    return InputError(
+        f"support {path} cannot be read: {error}", "make one with `uino-deploy enroll`"
+    )
 
 
 def _impossible(shots: int, tensors: Mapping[str, Array]) -> str:

@@ -17,7 +17,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from uino_deploy.cli._console import note, notices, open_streams, paint, shown
+from uino_deploy.cli._console import note, notices, one_line, open_streams, paint
 from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import Settings, debug_option
 from uino_deploy.errors import Degraded, UinoDeployError
@@ -36,6 +36,8 @@ COMMANDS = {
     "train": "uino_deploy.cli.train:train",
     "ablate": "uino_deploy.cli.ablate:ablate",
     "inspect": "uino_deploy.cli.inspect:inspect",
+    "sign": "uino_deploy.cli.sign:sign",
+    "sbom": "uino_deploy.cli.sbom:sbom",
     "benchmark": "uino_deploy.cli.benchmark:benchmark",
     "compare": "uino_deploy.cli.compare:compare",
     "kernels": "uino_deploy.cli.kernels:kernels",
@@ -206,7 +208,7 @@ def _report_usage(error: click.UsageError) -> int:
 def _say(message: str) -> None:
     """Write an error on exactly one line."""
     with suppress(OSError):  # nobody reads it: the exit code remains
-        click.echo(f"{paint('error:', 'red')} {shown(' '.join(message.split()))}", err=True)
+        click.echo(f"{paint('error:', 'red')} {one_line(message)}", err=True)
 
 
 def _describe(error: BaseException) -> tuple[str, int]:

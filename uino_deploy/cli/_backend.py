@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uino_deploy.cli._options import FILE
+from uino_deploy.cli._signature import signature_option
 
 if TYPE_CHECKING:
     from uino_deploy.cli._console import Output
@@ -20,7 +21,7 @@ NAMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch")
 
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--backend` and the backends' own options.
+    """Add `--backend`, the backends' own options and `--require-signature`.
 
     The command receives `load`, a function from a bundle's path to a `Predictor`.
     """
@@ -47,6 +48,7 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=FILE,
         help="The exported checkpoint, for --backend torch.",
     )
+    @signature_option
     @functools.wraps(command)
     def wrapped(
         *args: Any,

@@ -34,6 +34,8 @@ PLAIN_PROGRESS_SECONDS = 15.0
 NOTICES_OF_A_KIND = 3
 
 _INDENT = "    "
+# Letters of an error's line; a path may have 4096.
+_LONGEST_LINE = 6000
 # A cell of a column of numbers; "-" stands for a number that does not exist.
 # Characters that a terminal obeys or that cannot be written; a line break is dealt with by itself.
 _CONTROL = re.compile(
@@ -145,6 +147,14 @@ def notices() -> Iterator[None]:
 def shown(text: str) -> str:
     """Return text for a terminal: what a name may hold to move its cursor is written out."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(message: str) -> str:
+    """Return a message as one line for a terminal; what it quotes of an input may be megabytes."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE - 500]} ... {line[-400:]}"
+    return shown(line)
 
 
 def note(message: str) -> None:

@@ -9,6 +9,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
+from uino_deploy.cli._signature import signature_option
 
 if TYPE_CHECKING:
     from uino_deploy.benchmarks.record import Record
@@ -56,6 +57,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--profile", is_flag=True, help="Also profile each layer and write traces.")
 @click.option("--append", type=FILE, help="Also append rows to latency.csv in this folder.")
 @click.option("-o", "--output", "folder", type=FILE, help="Folder for the record, page and traces.")
+@signature_option
 @force_option
 @output_options
 def benchmark(

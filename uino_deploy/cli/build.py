@@ -9,6 +9,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._signature import signature_option, watching_signature
 
 if TYPE_CHECKING:
     from uino_deploy.bundle import Bundle
@@ -56,6 +57,7 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
     "--dry-run", is_flag=True, help="Check the graphs and print the plans; build nothing."
 )
 @click.option("--verbose", "-v", is_flag=True, help="Also print layers and trtexec lines.")
+@signature_option
 @force_option
 @output_options
 def build(
@@ -95,7 +97,7 @@ def build(
       uino-deploy build model.uino --backend tensorrt --arch sm_87 --shapes batch:1:1:4
       uino-deploy build model.uino --backend tensorrt --arch sm_87 --kernels build/kernels
     """
-    from uino_deploy.bundle import Bundle
+    from uino_deploy.bundle import MANIFEST, Bundle
     from uino_deploy.bundle.plans import plan_folder
     from uino_deploy.errors import CheckFailed
     from uino_deploy.export.engines import build_engines, parse_shapes, plan_engines
@@ -117,26 +119,28 @@ def build(
         _show_planned(opened, planned, output)
         return
     try:
-        infos = build_engines(
-            opened,
-            backend,
-            arch,
-            pieces=pieces,
-            shapes=sizes,
-            workspace=scratch,
-            tf32=tf32,
-            timing_cache=timing_cache,
-            plugins=plugins,
-            kernels=kernels,
-            workarounds=workarounds,
-            force=force,
-            progress=output.log,
-        )
+        with watching_signature(bundle / MANIFEST, output):
+            infos = build_engines(
+                opened,
+                backend,
+                arch,
+                pieces=pieces,
+                shapes=sizes,
+                workspace=scratch,
+                tf32=tf32,
+                timing_cache=timing_cache,
+                plugins=plugins,
+                kernels=kernels,
+                workarounds=workarounds,
+                force=force,
+                progress=output.log,
+            )
     except CheckFailed as error:
         output.document({"bundle": str(bundle), "passed": False, "reason": str(error)})
         output.verdict([str(error)])
         raise
-    _show(Bundle.open(bundle, verify=False, replacing="plans"), infos, verbose, output)
+    made = Bundle.open(bundle, verify=False, replacing="plans", require_signature=False)
+    _show(made, infos, verbose, output)
 
 
 def _bytes(text: str) -> int:

@@ -9,6 +9,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import DATASETS, FILE, force_option, output_options
+from uino_deploy.cli._signature import signature_option
 from uino_deploy.cli._training import Start, start_options
 from uino_deploy.errors import InputError
 
@@ -102,6 +103,7 @@ def similarity(
               help="Also draw the checkpoint without MHCM and without CE.")  # fmt: skip
 @click.option("-o", "--output", "path", type=FILE, required=True, callback=_png,
               help="The picture to write (.png).")  # fmt: skip
+@signature_option
 @force_option
 @output_options
 def grid(

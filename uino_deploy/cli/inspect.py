@@ -9,12 +9,14 @@ import click
 
 from uino_deploy.cli._console import Output, size
 from uino_deploy.cli._options import output_options
+from uino_deploy.cli._signature import signature_option
 
 Description = dict[str, Any]
 
 
 @click.command()
 @click.argument("target", metavar="FILE|PRESET")
+@signature_option
 @output_options
 def inspect(target: str, output: Output) -> None:
     """Describe a bundle, support, checkpoint, ONNX file or preset.
@@ -114,6 +116,9 @@ def _show_checkpoint(found: Description, output: Output) -> None:
     )
     output.text()
     output.table(["part", "parameters"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
+    if found["refused"]:
+        output.text()
+        output.warn(f"export takes no weights from it: {found['refused']}")
     if found["metadata"]:
         output.text()
     for key, value in found["metadata"].items():

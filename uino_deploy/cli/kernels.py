@@ -9,6 +9,7 @@ import click
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._group import SuggestingGroup
 from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._signature import signature_option, watching_signature
 
 CUDA = click.option(
     "--cuda",
@@ -35,6 +36,7 @@ def kernels() -> None:
 @click.option(
     "--bundle", "bundle", type=FILE, help="Bundle whose model to build for; the kernels go into it."
 )
+@signature_option
 @force_option
 @output_options
 def build(
@@ -54,6 +56,7 @@ def build(
       uino-deploy kernels build --arch sm_110 --cuda 13.0 --preset vitb14 -o build/thor
       uino-deploy kernels build --arch sm_87 --bundle model.uino
     """
+    from uino_deploy.bundle import MANIFEST
     from uino_deploy.errors import InputError
     from uino_deploy.kernels.compiler.install import build_folder, build_into
     from uino_deploy.kernels.compiler.targets import target
@@ -67,7 +70,8 @@ def build(
         assert folder is not None
         compiled = build_folder(folder, targets, presets, force=force, progress=output.log)
     else:
-        compiled = build_into(bundle, targets, force=force, progress=output.log)
+        with watching_signature(bundle / MANIFEST, output):
+            compiled = build_into(bundle, targets, force=force, progress=output.log)
     output.table(
         ["kernel", "registers", "spilled", "shared", "plugin"],
         [

@@ -9,6 +9,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
+from uino_deploy.cli._signature import signature_option
 
 if TYPE_CHECKING:
     from uino_deploy.selftest import Report
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", "report_path", type=FILE, help="Also write the JSON document to this file."
 )
+@signature_option
 @force_option
 @output_options
 def selftest(

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from uino_deploy.data.dataset import Dataset, Split, check_fold, find_root
-from uino_deploy.dependencies import require
+from uino_deploy.data.matlab import MOST_BYTES, read_field
 from uino_deploy.errors import InputError
 from uino_deploy.images import IGNORED, UInt8, load_image
 from uino_deploy.images.opening import read_picture
+from uino_deploy.inputs import read_regular
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle",
@@ -70,12 +71,19 @@ class Pascal(Dataset):
         """Return the keys of the images with a pixel of a class."""
         return self._showing[label]
 
+    def holds(self, key: str, label: int) -> bool:
+        """Return whether an image's file is there: looking for its classes would read all masks."""
+        return self._path(key).is_file()
+
     def image(self, key: str) -> UInt8:
         """Return an image, uint8 RGB [H, W, 3]."""
+        return load_image(self._path(key))
+
+    def _path(self, key: str) -> Path:
         path = self._voc / key
         if not path.is_file() and self._sbd is not None:
             path = self._sbd / "img" / path.name
-        return load_image(path)
+        return path
 
     def mask(self, key: str, label: int) -> UInt8:
         """Return a class's mask, uint8 [H, W]: 0, 1, or 255 on VOC's void border."""
@@ -97,16 +105,15 @@ class Pascal(Dataset):
         path = self._voc / "ImageSets" / "Segmentation" / f"{which}.txt"
         if not path.is_file():
             raise InputError(f"{path} does not exist", f"expected: {TREE}")
-        return path.read_text(encoding="utf-8").split()
+        return _read_names(path)
 
     def _training_names(self) -> list[str]:
         augmented = self._voc / "SegmentationClassAug"
         if augmented.is_dir():
             extra = {path.stem for path in augmented.glob("*.png")}
         elif self._sbd is not None:
-            require("train", "scipy")
             lists = (self._sbd / f"{which}.txt" for which in ("train", "val"))
-            extra = {name for path in lists for name in path.read_text(encoding="utf-8").split()}
+            extra = {name for path in lists for name in _read_names(path)}
         else:
             raise InputError(f"SBD does not exist beside {self._voc}", f"expected: {TREE}")
         return sorted((extra | set(self._listed("train"))) - set(self._listed("val")))
@@ -144,11 +151,15 @@ def _read_indices(path: Path) -> UInt8:
 
 
 def _read_sbd(path: Path) -> UInt8:
-    from scipy.io import loadmat  # type: ignore[import-untyped] # it ships no types
-
     try:
-        labels = loadmat(path)["GTcls"]["Segmentation"][0, 0]
-    # A damaged file can raise anything.
-    except Exception as error:
+        return read_field(read_regular(path, "mask", MOST_BYTES), "GTcls", "Segmentation")
+    except ValueError as error:
         raise InputError(f"{path} is not one of SBD's GTcls files: {error}") from error
-    return np.asarray(labels, dtype=np.uint8)
+
+
+def _read_names(path: Path) -> list[str]:
+    """Read a list of images, one name a line."""
+    try:
+        return read_regular(path, "list", MOST_BYTES).decode().split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a list of images: {error}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uino_deploy.bundle.signature import note_unchecked
 from uino_deploy.images import Float32, UInt8, preprocess_image, preprocess_mask, upsample_logits
 from uino_deploy.runtime import Predictor
 
@@ -109,6 +110,7 @@ def open_segmenter(path: Path, load: Load = Predictor.load) -> Segmenter:
     """
     if path.is_dir():
         return bundle_segmenter(load(path))
+    note_unchecked(path, "a checkpoint")
     from uino_deploy.dependencies import require
 
     require("export", "torch")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from uino_deploy.errors import InputError
-from uino_deploy.inputs import find_file, open_regular, printable
+from uino_deploy.inputs import find_file, notice, open_regular, printable
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -50,6 +52,8 @@ PIXELS_VARIABLE = "UINO_DEPLOY_MAX_PIXELS"
 MAX_BYTES = 2 << 30
 """Bytes of the largest picture file that is read."""
 
+# Formats of several pictures; an MPO's others are views or previews of the first.
+_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 _ORIENTATION = 0x0112
 _SIDEWAYS = range(5, 9)
 
@@ -102,12 +106,17 @@ def read_picture(path: str | Path, what: str = "image") -> tuple[Image.Image, He
     """
     with _opened(path, what) as image:
         header = _header(image)
+        several = header.format in _FRAMES and getattr(image, "is_animated", False)
         image.load()
+        if image.mode in {"P", "PA"} and image.palette is None:
+            raise ValueError("it has no palette")
         if header.format == "PNG":  # EXIF may follow the pixels
             header = replace(header, orientation=_orientation(image))
         if header.format == "TIFF":  # Pillow turns this format, and no other, while it decodes
             header = replace(header, height=image.height, width=image.width, orientation=1)
-        return image, header
+    if several:
+        notice("frames", f"{what} {printable(path)} holds several pictures: the first is taken")
+    return image, header
 
 
 def turned(pixels: UInt8, orientation: int) -> UInt8:
@@ -119,6 +128,16 @@ def turned(pixels: UInt8, orientation: int) -> UInt8:
     return np.require(pixels[::rows, ::columns], requirements=["C", "W"])
 
 
+class _Clamped(io.BufferedReader):
+    """A file that is asked for no more bytes than it has: sizes in damaged ones may be any."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most `size` bytes; memory is taken for those alone that there are."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
 @contextmanager
 def _opened(path: str | Path, what: str) -> Iterator[Image.Image]:
     named = f"{what} {printable(path)}"
@@ -128,7 +147,7 @@ def _opened(path: str | Path, what: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             limit = _pixel_limit()
             with (
-                open_regular(find_file(Path(path)), what, MAX_BYTES) as file,
+                _Clamped(open_regular(find_file(Path(path)), what, MAX_BYTES).detach()) as file,
                 Image.open(file, formats=_readable()) as image,
             ):
                 if image.width * image.height > limit:
@@ -156,7 +175,24 @@ def _opened(path: str | Path, what: str) -> Iterator[Image.Image]:
 def _readable() -> tuple[str, ...]:
     """Return the known formats that this Pillow reads."""
     Image.init()
+    _silence_libtiff()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _silence_libtiff() -> None:
+    """Let libtiff tell of a damaged file by its result alone: it writes lines of its own to stderr.
+
+    Where a process cannot list its libraries (all but Linux), it goes on writing them.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for name in {line.split(maxsplit=5)[-1] for line in lines if "libtiff" in line}:
+        with suppress(OSError, AttributeError):  # it was replaced on disk since
+            library = ctypes.CDLL(name)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def _pixel_limit() -> int:

@@ -114,8 +114,15 @@ _IDENTIFIER = r"[A-Za-z_$%][\w$]*"
 _LABEL = re.compile(rf"({_IDENTIFIER})\s*:(?!:)")
 _ENTRY = re.compile(rf"\.entry\s+({_IDENTIFIER})\s*\(")
 _SHARED = re.compile(
-    rf"\.shared\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+({_IDENTIFIER})\s*(?:\[(\d*)\])?\s*;"
+    rf"\.shared\s+(?:\.align\s+([1-9]\d{{0,5}})\s+)?\.(\w+)\s+({_IDENTIFIER})\s*"
+    r"(?:\[(\d{0,9})\])?\s*;"
 )
+MOST_REGISTERS = 1 << 17
+"""Registers of the largest program that is read; Triton's have some ten thousand."""
+
+MOST_SHARED = 1 << 20
+"""Bytes of static shared memory; no GPU has more in a block."""
+
 _LINE_DIRECTIVE = re.compile(r"\.(?:loc|file|pragma)\b")
 
 
@@ -133,6 +140,13 @@ def width_of(kind: str) -> int:
     return int(match[1]) // 8 * (2 if match[2] else 1)
 
 
+def _width(kind: str, line: int, statement: str) -> int:
+    try:
+        return width_of(kind)
+    except KeyError as error:
+        raise UnsupportedPtx(f"type {kind} is not known", line, statement) from error
+
+
 def parse(text: str) -> Program:
     """Parse the PTX of a module with exactly one entry.
 
@@ -146,8 +160,10 @@ def parse(text: str) -> Program:
         raise UnsupportedPtx(f"{len(entries)} entries, expected one", 1)
     if match := re.search(r"\.func\b", text):
         raise UnsupportedPtx("device functions are not supported", _line(text, match.start()))
-    parameters_end = text.index(")", entries[0].end())
-    body = text.index("{", parameters_end)
+    parameters_end = text.find(")", entries[0].end())
+    body = text.find("{", parameters_end)
+    if min(parameters_end, body) < 0:
+        raise UnsupportedPtx("the entry has no parameters or no body", _line(text, len(text)))
     program = Program(
         name=entries[0][1],
         target=_directive(text, r"\.target\s+(\w+)"),
@@ -167,7 +183,7 @@ def parse(text: str) -> Program:
 
 def _strip_comments(text: str) -> str:
     """Blank out comments, keeping every line where it was."""
-    text = re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.DOTALL)
+    text = re.sub(r"/\*.*?(?:\*/|\Z)", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.DOTALL)
     return re.sub(r"//[^\n]*", "", text)
 
 
@@ -187,18 +203,18 @@ def _parameters(text: str, line: int) -> list[Parameter]:
     for item in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(
             rf"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(?:\.ptr\s+)?(?:\.(?:global|shared)\s+)?"
-            rf"(?:\.align\s+\d+\s+)?({_IDENTIFIER})(?:\[(\d+)\])?",
+            rf"(?:\.align\s+\d+\s+)?({_IDENTIFIER})(?:\[(\d{{1,9}})\])?",
             item,
         )
         if match is None:
             raise UnsupportedPtx("an unsupported parameter", line, item)
-        size = int(match[3]) if match[3] else width_of(match[1])
+        size = int(match[3]) if match[3] else _width(match[1], line, item)
         parameters.append(Parameter(match[2], size, match[3] is not None))
     return parameters
 
 
 def _threads(text: str) -> int | None:
-    match = re.search(r"\.reqntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", text)
+    match = re.search(r"\.reqntid\s+(\d{1,9})(?:\s*,\s*(\d{1,9}))?(?:\s*,\s*(\d{1,9}))?", text)
     if match is None:
         return None
     return int(match[1]) * int(match[2] or 1) * int(match[3] or 1)
@@ -213,7 +229,10 @@ def _declare_shared(program: Program, text: str) -> None:
             continue
         program.static_shared = -(-program.static_shared // align) * align
         program.shared[name] = program.static_shared
-        program.static_shared += width_of(kind) * int(count or 1)
+        line = _line(text, match.start())
+        program.static_shared += _width(kind, line, match[0]) * int(count or 1)
+        if program.static_shared > MOST_SHARED:
+            raise UnsupportedPtx("more shared memory than any GPU has", line, match[0])
     if program.dynamic_shared is not None:
         program.static_shared = -(-program.static_shared // 16) * 16
         program.shared[program.dynamic_shared] = program.static_shared
@@ -283,9 +302,13 @@ class _Body:
         match = re.fullmatch(r"\.reg\s+\.(\w+)\s+(.+)", statement)
         if match is None:
             raise UnsupportedPtx("an unsupported register declaration", line, statement)
-        width = width_of(match[1])
+        width = _width(match[1], line, statement)
         for item in (part.strip() for part in match[2].split(",")):
-            ranged = re.fullmatch(rf"({_IDENTIFIER})<(\d+)>", item)
+            ranged = re.fullmatch(rf"({_IDENTIFIER})<(\d{{1,9}})>", item)
+            if ranged is None and not re.fullmatch(_IDENTIFIER, item):
+                raise UnsupportedPtx(f"{item} is not the name of a register", line, statement)
+            if len(self.program.registers) + int(ranged[2] if ranged else 1) > MOST_REGISTERS:
+                raise UnsupportedPtx(f"more than {MOST_REGISTERS} registers", line, statement)
             names = [f"{ranged[1]}{i}" for i in range(int(ranged[2]))] if ranged else [item]
             for name in names:
                 suffix = f"@{self.scope_count}" if len(self.scopes) > 1 else ""
@@ -351,7 +374,10 @@ class _Body:
                 raise UnsupportedPtx(f"address {item} is not supported", line, statement)
             return Address(None, value.bits)
         base = self._find(match[1]) or Symbol(match[1])
-        return Address(base, int(match[2], 0) if match[2] else 0)
+        offset = _immediate(match[2] or "0")
+        if offset is None:
+            raise UnsupportedPtx(f"address {item} is not supported", line, statement)
+        return Address(base, offset.bits)
 
 
 def _split(arguments: str) -> list[str]:
@@ -369,10 +395,10 @@ def _split(arguments: str) -> list[str]:
 
 def _immediate(item: str) -> Immediate | None:
     """Read a literal: integers, `0f`/`0d` bit patterns, decimal floats; None for anything else."""
-    if re.fullmatch(r"0[fFdD][0-9a-fA-F]+", item):
+    if re.fullmatch(r"0[fFdD][0-9a-fA-F]{1,16}", item):
         return Immediate(int(item[2:], 16))
-    if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", item):
+    if re.fullmatch(r"-?(0[xX][0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,19})U?", item):
         return Immediate(int(item.rstrip("U"), 0))
-    if re.fullmatch(r"-?\d+\.\d*", item):
+    if re.fullmatch(r"-?[0-9]+\.[0-9]*", item):
         return Immediate(0, float(item))
     return None

@@ -89,7 +89,12 @@ class OpenVinoBackend(HostBackend):
         self._threads = threads
         self._cache = cache
         self._profile = profile
-        self._thread = threading.local()
+        self._thread = thread = threading.local()
+        free = iter(range(self.lanes))
+        # Its threads stay: new ones at every call would each be made known to OpenVINO.
+        self._pool = ThreadPoolExecutor(
+            self.lanes, initializer=lambda: setattr(thread, "lane", next(free))
+        )
         self._openvino = _import_openvino()
         self._core, owner = _core(self._openvino)
         refuse_fork(owner)
@@ -133,13 +138,7 @@ class OpenVinoBackend(HostBackend):
         """
         if min(self.lanes, len(items)) < 2:
             return super().each(work, items)
-        free = iter(range(self.lanes))
-
-        def enter() -> None:
-            self._thread.lane = next(free)
-
-        with ThreadPoolExecutor(self.lanes, initializer=enter) as pool:
-            return list(pool.map(work, items))
+        return list(self._pool.map(work, items))
 
     @property
     def lanes(self) -> int:
@@ -168,7 +167,7 @@ class OpenVinoBackend(HostBackend):
                     model = _read(graph, shapes)
                     made = self._core.compile_model(model, _DEVICE, self._options(piece))
                 compiled = Compiled(None, made)
-            except InputError:
+            except (InputError, DependencyError):
                 raise
             # OpenVINO's exceptions have no common base but Exception.
             except Exception as error:

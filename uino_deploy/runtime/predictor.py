@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Preprocess
+from uino_deploy.bundle.signature import Required
 from uino_deploy.bundle.support import Support, check_class_name, describe_model
 from uino_deploy.errors import BundleError, CheckFailed, InputError
 from uino_deploy.images import (
@@ -116,6 +117,7 @@ class Predictor:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         cuda_graphs: bool = False,
+        require_signature: Required = None,
     ) -> Predictor:
         """Open and check a bundle.
 
@@ -126,14 +128,19 @@ class Predictor:
                 openvino, tensorrt-rtx; each may have options, `NAME:key=value,...`.
             threads: CPU threads; the backend's choice if None.
             cuda_graphs: record each piece's launches once and replay them (TensorRT backends).
+            require_signature: a public key's file: the bundle, and the supports that
+                `segment_folder` reads for it, must be signed by that key. None for the key that
+                `UINO_DEPLOY_REQUIRE_SIGNATURE` names, if it is set; False for a bundle that this
+                process has made.
 
         Raises:
+            SignatureError: a required signature is missing or wrong.
             BundleError: the bundle is damaged, or the folder is not a bundle.
             InputError: the backend or provider is unknown, or the backend lacks an option.
             DependencyError: the backend or the provider is not installed.
         """
         made = open_backend(backend, BackendOptions(providers, threads, cuda_graphs))
-        return cls(Bundle.open(path), made)
+        return cls(Bundle.open(path, require_signature=require_signature), made)
 
     def enroll(self, shots: Sequence[tuple[ImageSource, MaskSource]], name: str) -> Support:
         """Encode the support images of one class, once.

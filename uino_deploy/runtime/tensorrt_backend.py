@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from uino_deploy.bundle import Bundle, Edge, Piece
+from uino_deploy.bundle.checked import kernels_folder
 from uino_deploy.bundle.plans import EngineBackend, Profile, load_plan, rebuild_command
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, CheckFailed, CudaError, DependencyError, InputError
@@ -325,8 +326,12 @@ def _import_tensorrt(name: EngineBackend) -> Any:
 def _register_plugins(bundle: Bundle, architecture: str) -> None:
     from uino_deploy.kernels.plugins import register_plugins
 
-    folder = bundle.root / "kernels" / architecture
-    register_plugins(architecture, folder if folder.is_dir() else None, "ipluginv3")
+    def read(path: Path) -> bytes:
+        return bundle.read(path.relative_to(bundle.root).as_posix())
+
+    folder = kernels_folder(architecture)
+    place = bundle.root / folder if bundle.within(folder) else None
+    register_plugins(architecture, place, "ipluginv3", read)
 
 
 def _check_edges(trt: Any, path: Path, piece: Piece, engine: Any, again: str) -> None:

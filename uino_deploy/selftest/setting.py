@@ -8,6 +8,7 @@ import msgspec
 
 from uino_deploy import assets
 from uino_deploy.bundle import Bundle
+from uino_deploy.bundle.checked import copy_kernels, kernels_folder
 from uino_deploy.bundle.manifest import Precision
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.dependencies import is_importable
@@ -59,7 +60,7 @@ class Setting(msgspec.Struct, kw_only=True):
         path = self.exported(label)
         if not path.is_dir():
             raise CannotCheck("no bundle: give one with --bundle, or install torch and onnx")
-        return Bundle.open(path, verify=False)
+        return Bundle.open(path, verify=False, require_signature=False)
 
     def exported(self, label: str) -> Path:
         """Return the path of the bundled checkpoint's bundle, once exported."""
@@ -86,9 +87,10 @@ class Setting(msgspec.Struct, kw_only=True):
         if self.kernels is not None:
             return Path(self.kernels)
         if self.bundle is not None:
-            own = Path(self.bundle, "kernels", architecture)
-            if own.is_dir():
-                return own
+            own = Path(self.scratch, "own-kernels")
+            copied = own / kernels_folder(architecture)
+            if copied.is_dir() or copy_kernels(Bundle.open(self.bundle), architecture, own):
+                return copied
         made = self.compiled(architecture)
         if made.is_dir():
             return made

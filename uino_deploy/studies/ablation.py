@@ -159,39 +159,41 @@ def run_row(
     from uino_deploy.training.episodic import EpisodicTraining
     from uino_deploy.training.loop import TrainingLoop
     from uino_deploy.training.processes import ALONE
-    from uino_deploy.training.run_folder import prepare_folder
+    from uino_deploy.training.run_folder import prepared_folder
     from uino_deploy.training.schedule import Schedule
 
     own = folder / f"{key}-{seed}"
     settings: dict[str, Any] = {
         "row": key, "seed": seed, "checkpoint": sha256(checkpoint), **vars(budget),
     }  # fmt: skip
-    prepare_folder(own, settings, resume=True, force=False, processes=ALONE)
-    if (own / RESULTS).exists():
-        return read_runs(own / RESULTS)[None]
-    row = ROWS[key]
-    model = new_model(load_checkpoint(checkpoint), row, seed)
-    if row.encoder_width is not None:
-        state = _trained_encoder(own / ENCODER, model.config, seed, budget.encoder_steps, observe)
-        model.encoder.load_state_dict(state)
-    # A character's mirror image is a different character.
-    task = EpisodicTraining(
-        model,
-        row.learning,
-        open_dataset("demo", split="train"),
-        1,
-        budget.batch,
-        seed,
-        ALONE,
-        mirror=False,
-    )
-    schedule = Schedule(budget.steps, budget.learning_rate, warmup=100)
-    TrainingLoop(task, [schedule], own, ALONE, save_every=100).run(observe)
-    held_out = open_dataset("demo")
-    episodes = draw_list(held_out, budget.episodes, 1, EVALUATION_SEED)
-    run = run_episodes(row.name, model_segmenter(model.eval()), held_out, episodes, done)
-    write_results(own / RESULTS, run_document(run), {None: run}, force=True)
-    return run
+    with prepared_folder(own, settings, resume=True, force=False, processes=ALONE):
+        if (own / RESULTS).exists():
+            return read_runs(own / RESULTS)[None]
+        row = ROWS[key]
+        model = new_model(load_checkpoint(checkpoint), row, seed)
+        if row.encoder_width is not None:
+            state = _trained_encoder(
+                own / ENCODER, model.config, seed, budget.encoder_steps, observe
+            )
+            model.encoder.load_state_dict(state)
+        # A character's mirror image is a different character.
+        task = EpisodicTraining(
+            model,
+            row.learning,
+            open_dataset("demo", split="train"),
+            1,
+            budget.batch,
+            seed,
+            ALONE,
+            mirror=False,
+        )
+        schedule = Schedule(budget.steps, budget.learning_rate, warmup=100)
+        TrainingLoop(task, [schedule], own, ALONE, save_every=100).run(observe)
+        held_out = open_dataset("demo")
+        episodes = draw_list(held_out, budget.episodes, 1, EVALUATION_SEED)
+        run = run_episodes(row.name, model_segmenter(model.eval()), held_out, episodes, done)
+        write_results(own / RESULTS, run_document(run), {None: run}, force=True)
+        return run
 
 
 def _trained_encoder(

@@ -11,6 +11,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +32,7 @@ from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.loop import Task
 from uino_deploy.training.processes import Processes, join_processes
 from uino_deploy.training.reporting import LOGGING, Reporter, Silence
-from uino_deploy.training.run_folder import last_losses, prepare_folder
+from uino_deploy.training.run_folder import last_losses, prepared_folder
 from uino_deploy.training.runs import initial_settings, train_parts
 from uino_deploy.training.schedule import DISTILLATION, RunOptions
 from uino_deploy.training.teacher import Teacher
@@ -133,7 +134,8 @@ def distill(
     """
     paths = list_images(images, max_images)
     sizes = stage_sizes(assembly.model.config)
-    with join_processes() as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(join_processes())
         if not processes.first:
             reporter = Silence()
         teacher = Teacher(sam_checkpoint, cache or folder / "embeddings", processes.device)
@@ -145,7 +147,7 @@ def distill(
             "teacher": teacher.fingerprint,
             "images": names_digest(paths, images),
         }
-        prepare_folder(folder, settings, resume, force, processes)
+        stack.enter_context(prepared_folder(folder, settings, resume, force, processes))
         _fill_cache(teacher, paths, processes, reporter)
         task = Distillation(
             assembly.model, teacher, paths, sizes, options.batch, options.seed, processes

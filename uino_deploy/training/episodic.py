@@ -6,6 +6,7 @@ Source: UINO-FSS (arXiv 2504.15669): episodes of the base classes, BCE and Dice 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from uino_deploy.training.loop import Task
 from uino_deploy.training.losses import mask_loss
 from uino_deploy.training.processes import Processes, join_processes
 from uino_deploy.training.reporting import LOGGING, Reporter, Silence
-from uino_deploy.training.run_folder import last_losses, prepare_folder
+from uino_deploy.training.run_folder import last_losses, prepared_folder
 from uino_deploy.training.runs import initial_settings, train_parts
 from uino_deploy.training.schedule import EPISODIC, RunOptions
 
@@ -118,10 +119,11 @@ def train(
     }
     counts = parameter_counts(model)
     parameters = sum(counts[part] for part in learning)
-    with join_processes() as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(join_processes())
         if not processes.first:
             reporter = Silence()
-        prepare_folder(folder, settings, resume, force, processes)
+        stack.enter_context(prepared_folder(folder, settings, resume, force, processes))
         reporter.log(
             f"{model.config.variant}: {parameters:,} parameters ({parameters / 1e6:.2f} M) learn "
             f"from {len(opened.classes)} of the data set's classes: {', '.join(learning)}"

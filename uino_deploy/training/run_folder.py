@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -16,23 +16,27 @@ from torch import Tensor
 
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError, OutputExists
-from uino_deploy.files import atomic_file
-from uino_deploy.inputs import open_regular
+from uino_deploy.files import atomic_file, refuse_existing
+from uino_deploy.inputs import open_regular, read_regular
 from uino_deploy.training.processes import Processes
+from uino_deploy.workspace import locked, work_folder_stem
 
 STATE, SETTINGS, LOG = "state.safetensors", "run.json", "log.csv"
+MODEL = "model.safetensors"
 FORMAT = "uino-training-state"
 VERSION = "1"
 # Of the largest state that is read: far beyond any of this program.
 _MAX_BYTES = 64 << 30
+_MOST_SETTINGS = 16 << 20
 _DIGITS = 19  # a step's, at most
 _COLUMNS = ["stage", "step", "loss", "learning_rate"]
 
 
-def prepare_folder(
+@contextmanager
+def prepared_folder(
     folder: Path, settings: Mapping[str, Any], resume: bool, force: bool, processes: Processes
-) -> None:
-    """Make a run's folder, or check that it belongs to the same run.
+) -> Iterator[None]:
+    """Make a run's folder, or check that it belongs to the same run; hold it for the block.
 
     Args:
         folder: the run's folder.
@@ -43,10 +47,15 @@ def prepare_folder(
 
     Raises:
         OutputExists: the folder is not empty, and neither `resume` nor `force` is given.
-        InputError: the folder's run has other settings; the first difference is named.
+        InputError: the folder's run has other settings (the first difference is named), another
+            command is working on it, or it cannot be written to.
     """
     path = folder / SETTINGS
-    occupied = folder.exists() and any(folder.iterdir())
+    refuse_existing(path, force=True)
+    # A run that was killed before it had written its settings has begun nothing.
+    unborn = work_folder_stem(SETTINGS)
+    names = [each.name for each in folder.iterdir()] if folder.exists() else []
+    occupied = any(not name.startswith(unborn) for name in names)
     if occupied and not resume and not force:
         raise OutputExists(
             f"{folder} exists", "continue with --resume, or start again with --force"
@@ -56,18 +65,26 @@ def prepare_folder(
     if occupied and resume and not force:
         _check_settings(path, settings)
     processes.wait()
-    if processes.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        if force:
-            (folder / STATE).unlink(missing_ok=True)
-        with atomic_file(path, force=True) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    processes.wait()
+    with ExitStack() as stack:
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not stack.enter_context(locked(folder, wait=False)):
+                raise InputError(
+                    f"another command is training in {folder}",
+                    "wait for its end, or choose another output",
+                )
+            if force:  # neither belongs to the new settings
+                for name in (STATE, MODEL):
+                    (folder / name).unlink(missing_ok=True)
+            with atomic_file(path, force=True) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        processes.wait()
+        yield
 
 
 def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     try:
-        before = decode_json(path.read_bytes(), dict[str, Any])
+        before = decode_json(read_regular(path, "settings", _MOST_SETTINGS), dict[str, Any])
     except DocumentError as error:
         raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
     now = json.loads(json.dumps(settings))
@@ -186,12 +203,22 @@ def open_log(folder: Path | None) -> Iterator[Callable[[Sequence[object]], None]
 
 
 def last_losses(folder: Path, stages: int, share: float = 0.1) -> list[float]:
-    """Return the mean loss over the last tenth of each stage's steps, from a run's log."""
-    with (folder / LOG).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Return the mean loss over the last tenth of each stage's steps, from a run's log.
+
+    Raises:
+        InputError: the log is damaged, or has no step of a stage.
+    """
+    path = folder / LOG
+    with path.open(newline="") as file:
+        rows = _rows(path, file)[1:]
     means = []
     for stage in range(stages):
-        losses = [float(row["loss"]) for row in rows if int(row["stage"]) == stage]
+        try:
+            losses = [float(row[2]) for row in rows if row[0] == str(stage)]
+        except (ValueError, IndexError) as error:
+            raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
+        if not losses:
+            raise InputError(f"{path} has no step of stage {stage}", "start again with --force")
         last = losses[-max(1, round(share * len(losses))) :]
         means.append(sum(last) / len(last))
     return means

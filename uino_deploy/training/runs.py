@@ -18,13 +18,12 @@ from uino_deploy.training.loop import Task, TrainingLoop
 from uino_deploy.training.processes import Processes
 from uino_deploy.training.provenance import describe
 from uino_deploy.training.reporting import Reporter, narrator
+from uino_deploy.training.run_folder import MODEL
 from uino_deploy.training.schedule import RunOptions
-
-MODEL = "model.safetensors"
 
 
 def initial_settings(assembly: Assembly) -> dict[str, Any]:
-    """Return settings that identify the model a run starts from, for `prepare_folder`."""
+    """Return settings that identify the model a run starts from, for `prepared_folder`."""
     return {
         "model": assembly.model.config.to_dict(),
         "sources": {source.role: source.sha256 for source in assembly.sources},

@@ -266,3 +266,34 @@ def test_mamba_ssms_count_is_the_published_ratio():
     assert asked / least == pytest.approx(2.9, abs=0.05)
     assert 32 * sectors / least == pytest.approx(3.4, abs=0.05)
     assert mamba_ssm(ScanShape(1, 5, 5, 8, 4, 2), "float32")["mamba_ssm_requested_bytes"] is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda r: r.pop("occupancy"),
+        lambda r: r.pop("unfused_bytes"),
+        lambda r: r.update(presets=1),
+        lambda r: r.update(shape=7),
+        lambda r: r["shape"].pop("height"),
+        lambda r: (r["shape"].pop("layers", 0), r["shape"].pop("sequences", 0)),
+        lambda r: r.update(written_bytes=None),
+        lambda r: r.update(compulsory_bytes=0),
+        lambda r: r.update(compulsory_bytes="1"),
+        lambda r: r.update(registers=-1),
+        lambda r: r.update(flops=json.loads("[" * 200 + "]" * 200)),
+        lambda r: r.update(unfused_bytes=10**400),
+    ],
+)
+def test_a_record_that_no_table_can_hold_is_refused(damage, tmp_path, monkeypatch, capsys):
+    document = json.loads(LEDGER.read_text())
+    document["kernels"] = document["kernels"][:1]
+    path = tmp_path / "l.json"
+    path.write_text(json.dumps(document))
+    assert len(load(path)) == 1
+    damage(document["kernels"][0])
+    path.write_text(json.dumps(document))
+    assert run(monkeypatch, "--load", path) == 2
+    error = capsys.readouterr().err
+    assert f"{path} is not a ledger" in error
+    assert error.count("\n") == 1

@@ -82,6 +82,7 @@ def test_a_changed_byte(folder, suffix, read):
         ("{", "is not what `kernels build` writes"),
         ('{"kernels": [1]}', "is not what `kernels build` writes"),
         ('{"kernels": ["../secret"]}', "which is not a file beside it"),
+        ('{"kernels": ["a\\u0000b"]}', "which is not a file beside it"),
     ],
 )
 def test_a_damaged_index(folder, text, words):
