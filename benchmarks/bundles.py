@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uino_deploy.benchmarks.harness import Log, run_benchmark
-from uino_deploy.benchmarks.latency_csv import append_rows
+from uino_deploy.benchmarks.latency_csv import append_rows, check_table
 from uino_deploy.benchmarks.models import in_precisions, saver
 from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
 from uino_deploy.benchmarks.plan import Plan
 from uino_deploy.benchmarks.record import MAIN, Case, Record
+from uino_deploy.benchmarks.work import find_photographs
 from uino_deploy.bundle import Bundle
 from uino_deploy.dependencies import is_importable, require
 from uino_deploy.errors import InputError
@@ -89,6 +90,9 @@ def benchmark_bundles(
     if output is not None:
         require("pages", "jinja2", "matplotlib")
         refuse_existing(output, force, RECORD)
+    if append is not None:
+        check_table(append)
+    find_photographs(images)
     opened = [Bundle.open(path) for path in bundles]
     known = (origin or Origin()).or_bundled(opened[0])
     cases = [MAIN, *(Case(classes=n) for n in classes), *(Case(shots=n) for n in shots)]

@@ -18,7 +18,7 @@ from uino_deploy.benchmarks.record import CaseResult, Entry, Record, Timing
 from uino_deploy.benchmarks.runners.table import PEERS
 from uino_deploy.benchmarks.tables import BASELINE, DISTURBED
 from uino_deploy.errors import InputError
-from uino_deploy.files import atomic_file
+from uino_deploy.files import atomic_file, refuse_existing
 
 FILE = "latency.csv"
 
@@ -95,6 +95,17 @@ def append_rows(folder: Path, record: Record) -> Path:
     with atomic_file(path, force=True) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return path
+
+
+def check_table(folder: Path) -> None:
+    """Refuse a folder whose `latency.csv` could not take rows, before they are measured.
+
+    Raises:
+        InputError: the file cannot be written there, or exists and has other columns.
+    """
+    refuse_existing(folder / FILE, force=True)
+    if (folder / FILE).exists():
+        read_rows(folder / FILE)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -13,9 +13,11 @@ import msgspec
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import read_regular
 
 SCHEMA = "1.0"
 METHOD = "1"
+MAX_BYTES = 256 << 20  # of a record
 
 # Percentile -> the fewest samples that define it: one sample must lie beyond it.
 PERCENTILES = {90: 10, 95: 20, 99: 100}
@@ -342,7 +344,7 @@ def load_record(path: Path) -> Record:
         InputError: the file is missing, is not a record, or has another major schema.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, "record", MAX_BYTES)
     except OSError as error:
         raise InputError(f"record {path} cannot be read: {error.strerror}") from error
     try:

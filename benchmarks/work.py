@@ -88,7 +88,7 @@ def prepare(folder: Path, images: Path | None, cases: Sequence[Case], episodes: 
         InputError: the folder contains no image, or an unreadable one.
         DependencyError: no photograph is available.
     """
-    photographs = _photographs(images)
+    photographs = find_photographs(images)
     names, hashes = [], []
     for number, path in enumerate(photographs):
         name = f"{number}{path.suffix.lower()}"
@@ -106,7 +106,13 @@ def read(folder: Path) -> Work:
     return msgspec.json.decode((folder / FILE).read_bytes(), type=Work)
 
 
-def _photographs(images: Path | None) -> list[Path]:
+def find_photographs(images: Path | None) -> list[Path]:
+    """Return the photographs of a folder, or without one those of installed packages.
+
+    Raises:
+        InputError: the folder contains no image.
+        DependencyError: no photograph is available.
+    """
     if images is not None:
         from uino_deploy.runtime.batch import find_images
 

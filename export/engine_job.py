@@ -20,10 +20,12 @@ from uino_deploy.child import Note
 from uino_deploy.errors import BuildError, DependencyError, InputError, UinoDeployError
 from uino_deploy.export.graph_reader import without_functions
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import read_regular
 from uino_deploy.runtime.cuda_memory import check, import_cudart
 
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Backend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_MOST_TIMINGS = 1 << 30  # bytes of a timing cache
 _FLOATS = ("FLOAT", "HALF", "BF16")
 _MATRIX_LAYERS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
 
@@ -294,7 +296,9 @@ def _use_timings(config: Any, path: Path) -> None:
     Raises:
         InputError: the file belongs to another TensorRT version or GPU.
     """
-    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+    cache = config.create_timing_cache(
+        read_regular(path, "timing cache", _MOST_TIMINGS) if path.exists() else b""
+    )
     if cache is None or not config.set_timing_cache(cache, False):
         raise InputError(
             f"--timing-cache {path} belongs to another TensorRT version or GPU",

@@ -19,6 +19,7 @@ from uino_deploy.files import (
     atomic_directory,
     atomic_file,
     refuse_existing,
+    refuse_input,
     safetensors_bytes,
     sha256,
 )
@@ -394,3 +395,23 @@ def test_the_working_folder_is_filled_and_stays(tmp_path, monkeypatch):
             (made / text).mkdir()
         assert Path("done").read_text() == text  # as the user's shell sees it
     assert names(tmp_path) == ["done", "two"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no folder that takes no files")
+def test_a_folder_in_which_no_file_can_be_made_is_refused_before_the_work():
+    with pytest.raises(InputError, match="output /proc/x"):
+        refuse_existing("/proc/x", force=True)
+
+
+def test_an_output_may_not_take_an_input_away(tmp_path):
+    bundle = tmp_path / "b.uino"
+    bundle.mkdir()
+    (tmp_path / "link").symlink_to(bundle)
+    for output, words in [
+        (bundle, "is also an input"),
+        (tmp_path, "holds the input"),
+        (tmp_path / "link" / "manifest.json", "lies inside the input"),
+    ]:
+        with pytest.raises(OutputExists, match=words):
+            refuse_input(output, [bundle])
+    refuse_input(tmp_path / "b.uino2", [bundle])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from uino_deploy.model import UinoFSS, save_checkpoint  # noqa: E402 - needs torch
+from uino_deploy.model.checkpoint import load_dinov2  # noqa: E402
+from uino_deploy.model.encoder import DinoVisionTransformer  # noqa: E402
 
 
 def shown(*arguments: str) -> str:
@@ -221,3 +224,40 @@ def test_a_pipe_is_refused_at_once(tmp_path, suffix):
     os.mkfifo(tmp_path / f"pipe{suffix}")
     with pytest.raises(InputError, match="is a device, pipe or socket"):
         inspect(str(tmp_path / f"pipe{suffix}"))
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        ({"epoch": 3}, "holds a int under 'epoch', not a tensor"),
+        ({"x": torch.ones(2).to_sparse()}, "tensor x is sparse"),
+        ({"x": torch.ones(2, dtype=torch.complex64)}, "tensor x is sparse, quantised or complex"),
+        ({}, "does not fit the model: .* missing"),
+    ],
+)
+def test_a_pth_that_export_refuses_says_so(tmp_path, beside, words):
+    path = tmp_path / "c.pth"
+    torch.save({**{n: torch.zeros(s) for n, s in dinov2_shapes("vits14").items()}, **beside}, path)
+    found = inspect(str(path))
+    assert re.search(words, found["refused"])
+    with pytest.raises(CheckpointError, match=words):
+        load_dinov2(path)
+    done = CliRunner().invoke(cli, ["inspect", str(path)])
+    assert re.search(f"warning: export takes no weights from it: .*{words}", done.stderr)
+
+
+def test_what_export_takes_is_not_refused(tmp_path):
+    model = UinoFSS(UinoConfig.from_preset("tiny"))
+    save_checkpoint(model, tmp_path / "own.safetensors", {})
+    assert inspect(str(tmp_path / "own.safetensors"))["refused"] == ""
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    assert "no configuration" in inspect(str(tmp_path / "own.pth"))["refused"]
+    with torch.device("meta"):
+        encoder = DinoVisionTransformer(PRESETS["vits14"].encoder).state_dict()
+    torch.save({"model": encoder}, tmp_path / "dinov2.pth")
+    assert inspect(str(tmp_path / "dinov2.pth"))["refused"] == ""
+
+
+def test_an_unknown_layout_is_refused_with_its_names(tmp_path):
+    save_file({"fc.weight": np.zeros((2, 2), np.float32)}, tmp_path / "c.safetensors")
+    assert "its tensors are fc.weight" in inspect(str(tmp_path / "c.safetensors"))["refused"]

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -79,6 +80,30 @@ def refuse_existing(path: str | Path, force: bool, marker: str | None = None) ->
         _check_file(path, force)
     else:
         _check_folder(path, force, marker)
+
+
+def refuse_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output that is an input, holds one, or lies inside one, whatever is forced.
+
+    Args:
+        path: the output.
+        inputs: the files that the work reads, and folders of which it reads all, as bundles.
+
+    Raises:
+        OutputExists: replacing the output would take an input away.
+    """
+    target = os.path.realpath(path)
+    for each in inputs:
+        read = os.path.realpath(each)
+        what = ""
+        if read == target:
+            what = "is also an input"
+        elif read.startswith(os.path.join(target, "")):
+            what = f"holds the input {each}"
+        elif target.startswith(os.path.join(read, "")):
+            what = f"lies inside the input {each}"
+        if what:
+            raise OutputExists(f"{path} {what}", "choose another output")
 
 
 def refuse_read_only(folder: Path) -> None:
@@ -233,6 +258,8 @@ def _check_parent(path: str | Path, target: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not _can_write(parent):
             raise PermissionError(errno.EACCES, f"{parent} cannot be written to")
+        # Not every file system that lets a user write lets files be made, such as /proc.
+        tempfile.TemporaryFile(dir=parent).close()
 
 
 def _stays(target: Path) -> bool:

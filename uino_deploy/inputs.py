@@ -6,6 +6,7 @@ import os
 import stat
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 
@@ -31,6 +32,12 @@ class InputNotice(UserWarning):
 def notice(kind: str, message: str) -> None:
     """Tell the user what was assumed about an input, as an `InputNotice`."""
     warnings.warn(InputNotice(kind, message), stacklevel=2)
+
+
+def few(texts: Sequence[str], most: int = 3) -> str:
+    """Return the first texts of a list on one line, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def open_regular(path: str | Path, what: str, limit: int) -> BufferedReader:

@@ -6,6 +6,7 @@ format allows it, only headers are read: a checkpoint of gigabytes is described 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,7 +146,7 @@ def describe_safetensors(path: Path) -> Description:
             metadata = dict(file.metadata() or {})
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = Counter(part.get_dtype() for part in slices.values())
+            types = {name: part.get_dtype() for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a complete safetensors file: {error}", "download or write it again"
@@ -154,9 +155,16 @@ def describe_safetensors(path: Path) -> Description:
         return describe_support(path)
     note_unchecked(path, "a checkpoint")
     require("export", "torch")
+    import torch
+
+    complex_or_real = {True: torch.complex64, False: torch.float32}
+    values = {
+        name: torch.empty(shape, dtype=complex_or_real[types[name][0] == "C"], device="meta")
+        for name, shape in shapes.items()
+    }
     return {
-        **_describe_tensors(path, shapes),
-        "dtypes": dict(dtypes),
+        **_describe_tensors(path, values, metadata),
+        "dtypes": dict(Counter(types.values())),
         "metadata": _decoded(path, metadata),
     }
 
@@ -194,22 +202,12 @@ def describe_pth(path: Path) -> Description:
             f"{path} cannot be read as tensors only",
             "give a state dictionary; files that pickle anything but tensors are never loaded",
         ) from error
-    from uino_deploy.model.wrappings import unwrap
-
-    values, wrapping = unwrap(loaded if isinstance(loaded, dict) else {})
-    tensors = {
-        str(name): value for name, value in values.items() if isinstance(value, torch.Tensor)
-    }
-    if not tensors:
+    described = _describe_tensors(path, loaded if isinstance(loaded, dict) else {}, {})
+    if not described["tensors"]:
         raise CheckpointError(
             f"{path} does not contain a dictionary of tensors", "give a state dictionary"
         )
-    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in tensors.values())
-    described = _describe_tensors(path, shapes)
-    if wrapping:
-        described["layout"] += f" ({wrapping})"
-    return {**described, "dtypes": dict(dtypes), "metadata": {}}
+    return described
 
 
 def describe_layout(shapes: Shapes) -> str:
@@ -261,20 +259,43 @@ def _decoded(path: Path, metadata: dict[str, str]) -> Description:
     return decoded
 
 
-def _describe_tensors(path: Path, shapes: Shapes) -> Description:
+def _describe_tensors(
+    path: Path, loaded: Mapping[str, Any], metadata: Mapping[str, str]
+) -> Description:
+    """Describe tensors, with what is around them taken off; their numbers are not read.
+
+    Args:
+        path: the file.
+        loaded: what it holds, by name.
+        metadata: a safetensors file's metadata.
+    """
+    import torch
+
+    from uino_deploy.model.checkpoint import FORMAT as OWN
+    from uino_deploy.model.checkpoint import read_checkpoint_metadata, why_refused
+    from uino_deploy.model.wrappings import unwrap
+
+    values, wrapping = unwrap(loaded)
+    tensors = {str(n): value for n, value in values.items() if isinstance(value, torch.Tensor)}
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    try:
+        config = read_checkpoint_metadata(path).config if metadata.get("format") == OWN else None
+        refused = why_refused(str(path), values, shapes, config)
+    except CheckpointError as error:
+        refused = error.what
     parts: Counter[str] = Counter()
     for name, shape in shapes.items():
-        count = 1
-        for dimension in shape:
-            count *= dimension
-        parts[name.split(".")[0]] += count
+        parts[name.split(".")[0]] += math.prod(shape)
     return {
         "kind": "checkpoint",
         "path": str(path),
         "bytes": path.stat().st_size,
-        "layout": describe_layout(shapes),
+        "layout": describe_layout(shapes) + (f" ({wrapping})" if wrapping else ""),
+        "refused": refused,
         "tensors": len(shapes),
         "parameters": dict(parts),
+        "dtypes": dict(Counter(str(v.dtype).removeprefix("torch.") for v in tensors.values())),
+        "metadata": {},
     }
 
 

@@ -16,6 +16,7 @@ from uino_deploy.child import Child, ChildFailed
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.documents import decode_json
 from uino_deploy.errors import BuildError, InputError
+from uino_deploy.inputs import read_regular
 from uino_deploy.kernels.compiler.targets import Target
 from uino_deploy.workspace import work_folder
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # it imports Triton
 
 # The limit of a launch without an opt-in attribute; whether TensorRT's plugins opt in is unknown.
 PLUGIN_SHARED_BYTES = 49152
+_MOST_BYTES = 256 << 20  # of a kernel's file
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def read(folder: Path) -> list[Compiled]:
         InputError: the folder holds no kernels, or a file in it was changed.
     """
     try:
-        names = decode_json((folder / "kernels.json").read_bytes(), dict[str, list[str]])["kernels"]
+        names = decode_json(_content(folder / "kernels.json"), dict[str, list[str]])["kernels"]
         kernels = [_read_one(folder, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -161,9 +163,13 @@ def read(folder: Path) -> list[Compiled]:
     return kernels
 
 
+def _content(path: Path) -> bytes:
+    return read_regular(path, "kernel", _MOST_BYTES)
+
+
 def _read_one(folder: Path, name: str) -> Compiled:
-    record = decode_json((folder / f"{name}.json").read_bytes(), dict[str, Any])
-    ptx, cubin = (folder / f"{name}.ptx").read_bytes(), (folder / f"{name}.cubin").read_bytes()
+    record = decode_json(_content(folder / f"{name}.json"), dict[str, Any])
+    ptx, cubin = _content(folder / f"{name}.ptx"), _content(folder / f"{name}.cubin")
     for kind, data in (("ptx", ptx), ("cubin", cubin)):
         if hashlib.sha256(data).hexdigest() != record[f"{kind}_sha256"]:
             raise ValueError(f"{name}.{kind} is not the file that its JSON describes")

@@ -12,6 +12,7 @@ import msgspec
 
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import BuildError
+from uino_deploy.inputs import read_regular
 from uino_deploy.kernels.correlation import plugin as correlation
 from uino_deploy.kernels.plugins.operator import Attributes, Operator, Parameter, Shapes
 from uino_deploy.kernels.selective_scan import plugin as selective_scan
@@ -91,6 +92,7 @@ class Launch:
         return self.kernel.record.block[0]
 
 
+_MOST_BYTES = 256 << 20  # of a kernel's file
 _REBUILD = "run `uino-deploy kernels build` again"
 
 
@@ -185,6 +187,6 @@ def _decode(path: Path, kind: type[T], read: Read) -> T:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, "kernel", _MOST_BYTES)
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}", _REBUILD) from error

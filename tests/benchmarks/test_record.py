@@ -1,6 +1,8 @@
 """The record's JSON: it round-trips, and other files are refused."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +69,14 @@ def test_a_backend_that_ran_nothing_is_a_failure_and_a_peer_is_not(record_of, en
             entry.status, entry.reason = "refused", "not here"
     entries[3].peer = True
     assert record_of(entries).failures == ["openvino fp32: not here"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no endless device")
+def test_a_device_and_a_pipe_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((Path("/dev/zero"), "a device"), (tmp_path / "pipe", "a named pipe")):
+        with pytest.raises(InputError, match=f"cannot be read: it is {kind}"):
+            load_record(path)
 
 
 @pytest.mark.parametrize("change", [{"rounds": []}, {"median": 0}, {"rounds": [0.1, -0.1]}])

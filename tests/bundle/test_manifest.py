@@ -219,6 +219,24 @@ def test_a_manifest_that_is_wrong_inside(bundle, change, words):
     refused(bundle, MANIFEST, words)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m, n: m.update(opset=n), "$.opset"),
+        (lambda m, n: m["preprocess"].update(size=n), "$.preprocess.size"),
+        (lambda m, n: m["preprocess"].update(std=[0.2, n, 0.2]), "$.preprocess.std"),
+        (lambda m, n: m.update(limits={"shots": n}), "$.limits"),
+        (lambda m, n: m["pieces"]["encoder"]["inputs"][0].update(shape=["batch", n]), "shape"),
+        (lambda m, n: m["model"].update(image_size=n), "image"),
+        (lambda m, n: m["model"]["encoder"].update(depth=n), "depth"),
+    ],
+)
+@pytest.mark.parametrize("number", [-1, 0, 10**12, 1e300, "NaN"])
+def test_a_number_that_no_bundle_can_have(bundle, change, words, number):
+    rewrite(bundle, lambda manifest: change(manifest, float(number) if number == "NaN" else number))
+    refused(bundle, MANIFEST, "" if number == "NaN" else words)
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b'{"schema": 1}', b"null"])
 def test_a_manifest_that_is_none(bundle, text):
     (bundle / MANIFEST).write_bytes(text)

@@ -8,6 +8,7 @@ import pytest
 from tests.data.miniatures import make_coco
 from uino_deploy.data.coco import Coco
 from uino_deploy.errors import DependencyError, InputError
+from uino_deploy.inputs import InputNotice
 
 pycoco = pytest.importorskip("pycocotools.coco")
 
@@ -74,7 +75,8 @@ def test_a_damaged_segmentation_is_refused(tmp_path, segmentation):
     document["annotations"][0]["segmentation"] = segmentation
     path.write_text(json.dumps(document))
     dataset = Coco(root, 0)
-    with pytest.raises(InputError, match="neither polygons nor run lengths"):
+    words = r"image COCO_val2014_\d+\.jpg(: annotation \d+ \[0\] has | is not marked: )"
+    with pytest.raises(InputError, match=words):
         dataset.mask(dataset.images(0)[0], 0)
 
 
@@ -88,14 +90,20 @@ def test_an_annotation_without_polygons_marks_nothing(tmp_path):
     assert not dataset.mask(dataset.images(0)[0], 0).any()
 
 
+def test_an_annotation_of_no_image_is_skipped_and_named(tmp_path):
+    root = make_coco(tmp_path, classes=4, per_class=2)
+    path = root / "annotations/instances_val2014.json"
+    document = json.loads(path.read_text())
+    expected = Coco(root, 0).images(0)
+    document["annotations"].append(document["annotations"][0] | {"image_id": 99999, "id": 5})
+    path.write_text(json.dumps(document))
+    with pytest.warns(InputNotice, match=r"skipped 1 annotations of.*5 \[\d+\] of image 99999"):
+        assert Coco(root, 0).images(0) == expected
+
+
 def test_a_file_that_is_not_cocos_is_refused(tmp_path):
     root = make_coco(tmp_path, classes=4, per_class=1)
     path = root / "annotations/instances_val2014.json"
-    document = json.loads(path.read_text())
-    document["annotations"][0]["image_id"] = 99999
-    path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match="image 99999, which it does not list"):
-        Coco(root, 0).images(0)
     path.write_text("[]")
     with pytest.raises(InputError, match="not a COCO annotation file"):
         Coco(root, 0)

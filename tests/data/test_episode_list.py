@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -208,3 +209,31 @@ def test_absent_targets_survive_the_file_and_leave_the_other_episodes_as_they_ar
     for each in sometimes:
         shown = dataset._drawn(each.query).query.labels
         assert (each.label in shown) != each.absent
+
+
+def test_an_image_that_the_data_lacks_is_named_with_its_line(tmp_path):
+    for dataset in (Folder(make_folder(tmp_path / "mug", 4)), Pascal(make_voc(tmp_path), 2)):
+        path = tmp_path / f"{dataset.name}.jsonl"
+        write_list(path, dataset, None, 1, 0, draw_list(dataset, 3, 1, 0))
+        assert len(read_list(path, dataset)[1]) == 3
+        lines = path.read_text().splitlines()
+        lines[2] = re.sub(r'"query":"[^"]*"', '"query":"images/gone.jpg"', lines[2])
+        path.write_text("\n".join(lines))
+        with pytest.raises(InputError, match=r"line 3: the data set has no image images/gone\.jpg"):
+            read_list(path, dataset)
+
+
+def test_scenes_of_any_seed_and_of_the_right_class_are_held():
+    dataset = Procedural("digits", "digits")
+    listed = dataset.episode(seed=5, index=7, shots=1)
+    assert dataset.holds(listed.query, listed.label)
+    assert not dataset.holds(listed.query, (listed.label + 1) % 10)
+    assert not dataset.holds("5/7", listed.label)
+
+
+def test_a_comment_is_named_with_its_line(tmp_path):
+    dataset = Folder(make_folder(tmp_path / "mug", 4))
+    write_list(tmp_path / "l.jsonl", dataset, None, 1, 0, draw_list(dataset, 2, 1, 0))
+    (tmp_path / "l.jsonl").write_text((tmp_path / "l.jsonl").read_text() + "\n# the end\n")
+    with pytest.raises(InputError, match=r"l\.jsonl, line 5, is not an episode list's"):
+        read_list(tmp_path / "l.jsonl", dataset)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.data.miniatures import make_folder, write_jpeg
 from uino_deploy.data.folder import Folder
+from uino_deploy.data.open import open_dataset
 from uino_deploy.errors import InputError
 from uino_deploy.inputs import InputNotice
 
@@ -97,3 +98,17 @@ def test_partners_in_two_unicode_forms_and_files_that_are_skipped(tmp_path):
     key = next(key for key in dataset.images(0) if "Caf" in key)
     assert dataset.mask(key, 0).any()
     assert dataset.image(key).shape == (40, 60, 3)
+
+
+def test_a_label_and_bits_are_taken_as_in_enroll(tmp_path):
+    root = make_folder(tmp_path / "mug", 3)
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:25, 10:20], labels[5:25, 30:40] = 3, 7
+    Image.fromarray(labels).save(root / "masks/001.png")
+    (root / "images/001.jpg").unlink()
+    Image.fromarray(np.full((40, 60), 1023, np.uint16)).save(root / "images/001.png")
+    dataset = open_dataset("folder", root, label=7, bits=12)
+    np.testing.assert_array_equal(dataset.mask("images/001.png", 0), labels == 7)
+    assert dataset.image("images/001.png").max() == round(1023 * 255 / 4095)
+    with pytest.raises(InputError, match="data set demo states its labels and bits"):
+        open_dataset("demo", label=7)

@@ -14,6 +14,7 @@ from uino_deploy.evaluation.baselines import (
     BASELINES,
     COLOURS,
     EVERYTHING,
+    MODEL,
     PROTOTYPES,
     baseline_masks,
     with_baselines,
@@ -78,11 +79,11 @@ def test_the_encoder_runs_once_for_the_model_and_the_prototypes(model):
     dataset, passes = ThingDataset("things"), []
     handle = model.encoder.register_forward_hook(lambda *_: passes.append(1))
     shots, query, _ = load_episode(dataset, dataset.episode(0, 0, 1))
-    masks = with_baselines("tiny", model_segmenter(model))(shots, query)
+    masks = with_baselines(model_segmenter(model))(shots, query)
     handle.remove()
     assert len(passes) == 2
-    assert list(masks) == ["tiny", *BASELINES]
-    np.testing.assert_array_equal(masks["tiny"], model_segmenter(model)(shots, query))
+    assert list(masks) == [MODEL, *BASELINES]
+    np.testing.assert_array_equal(masks[MODEL], model_segmenter(model)(shots, query))
 
 
 def test_the_tokens_are_the_last_layers_of_the_encoder(model):

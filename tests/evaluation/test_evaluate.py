@@ -2,7 +2,10 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -12,6 +15,7 @@ from uino_deploy.cli import cli, main
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.evaluation import evaluate
+from uino_deploy.evaluation.segmenters import open_segmenter as real
 from uino_deploy.model import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
 
@@ -164,3 +168,72 @@ def test_a_number_that_no_comparison_can_fail_is_refused(words, number, capsys):
         main([*words, number])
     assert left.value.code == 2
     assert f"{number} is not a finite number" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def wrong(place, tmp_path_factory):
+    """Return a folder of what no model can be compared with."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "mug").mkdir()
+    (folder / "damaged.json").write_text("{")
+    (folder / "damaged.safetensors").write_bytes(b"x" * 99)
+    on_mugs(place, "fold1.safetensors", output=folder / "other.json", seed=9)
+    results = json.loads((folder / "other.json").read_text())
+    results["runs"][0]["fold"] = 1
+    (folder / "of-fold-1.json").write_text(json.dumps(results))
+    return folder
+
+
+class Unused:
+    """A model that must not run: what is wrong with the arguments is seen before it."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def segment(self, _shots, query):
+        self.asked += 1
+        return np.zeros(query.shape[:2], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("against", "words"),
+    [
+        ("nothing.safetensors", "nothing.safetensors does not exist"),
+        ("damaged.json", "is not a results file"),
+        ("damaged.safetensors", "not a uino-deploy checkpoint"),
+        ("mug", "is not a bundle"),
+        ("of-fold-1.json", "has no results for fold None"),
+        ("other.json", "was not run on the same episodes"),
+    ],
+)
+def test_what_to_compare_with_is_checked_before_the_work(
+    place, wrong, tmp_path, monkeypatch, against, words
+):
+    unused = Unused()
+    monkeypatch.setattr(
+        "uino_deploy.evaluation.evaluator.open_segmenter",
+        lambda path, load: unused.segment if path.name == "fold0.safetensors" else real(path, load),
+    )
+    with pytest.raises(InputError, match=words):
+        on_mugs(place, "fold0.safetensors", against=wrong / against, output=tmp_path / "r.json")
+    assert unused.asked == 0
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_later_folds_model_is_looked_for_before_the_first_fold(place):
+    for fold in (0, 1, 3):
+        (place / f"gone{fold}.safetensors").touch()
+    with pytest.raises(InputError, match=r"gone2\.safetensors does not exist"):
+        evaluate(place / "gone{fold}.safetensors", "pascal", data=place / "voc", fold="all")
+
+
+def test_an_output_is_no_input_and_no_other_output(place, wrong, tmp_path):
+    mine = Path(shutil.copy(wrong / "other.json", tmp_path / "mine.json"))
+    before = mine.read_bytes()
+    with pytest.raises(OutputExists, match=r"mine\.json is also an input"):
+        on_mugs(place, "fold0.safetensors", against=mine, output=mine, force=True)
+    assert mine.read_bytes() == before
+    two = tmp_path / "two.json"
+    with pytest.raises(InputError, match="two outputs are the same file"):
+        on_mugs(place, "fold0.safetensors", write_episodes=two, output=two)
+    assert not two.exists()

@@ -137,6 +137,7 @@ def as_text(content):
         neighbour(category_id=None, segmentation="?"),
         neighbour(category_id=3, segmentation=[[0, 0, 9, 0, 9, 9]], iscrowd=True),
         on_first("annotations", iscrowd=False),
+        on_first("categories", supercategory=None),
         on_first("annotations", iscrowd=None),
         on_first("annotations", id="seven", image_id="1", area=float("nan")),
         on_first("annotations", segmentation=SQUARE[0]),
@@ -233,7 +234,7 @@ def test_polygons_of_the_stored_pixels_are_turned_with_the_image(tmp_path):
         (100_000 * [[0, 0, 30, 0, 30, 20]], "longer than 4000000 pixels"),
         ({"size": [20, 30], "counts": ";"}, "run-lengths of 11 pixels, the image has 600"),
         ({"size": [20, 30], "counts": [700, -100]}, "below zero"),
-        ({"size": [20, 30], "counts": [2**70]}, "annotation 7 has"),
+        ({"size": [20, 30], "counts": [2**70]}, r"annotation 7 \[0\] has"),
         ({"size": [20, 30], "counts": [599.0, 1]}, "no integers"),
         ({"size": [20, 30], "counts": "\u00ff"}, "wrong character"),
         ({"size": [20, 30], "counts": "P" * 99}, "wrong character"),
@@ -322,3 +323,53 @@ def test_a_polygon_is_drawn_only_where_it_lies(tmp_path):
         expected = np.zeros((20, 30), np.uint8)
         expected[2:6, max(0, x) : max(0, x + 4)] = 1
         np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("part", ["images", "categories", "annotations"])
+@pytest.mark.parametrize("nan", [False, True])
+def test_entries_that_are_no_objects_are_skipped_and_named(tmp_path, part, nan):
+    content = document()
+    content[part] = [None, content[part][0], "cup", 17]
+    if nan:  # JSON does not know it: another way through the reader
+        content["annotations"][-1 if part != "annotations" else 1]["area"] = float("nan")
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    seen = rf"""c.json: skipped 3 of 4 {part} .*\[0\] is null, \[2\] is "cup", \[3\] is 17"""
+    with pytest.warns(InputNotice, match=seen):
+        assert polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle").sum() == 100
+
+
+def test_entries_of_which_none_is_an_object_are_no_coco_file(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({**document(), "annotations": [None, "x"]}))
+    with pytest.raises(InputError, match=r"not a COCO.*none of its annotations is an object"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
+
+
+@pytest.mark.parametrize("bad", [7, "polygon", [[1, 1, 9, 1, 9, None]], {"size": [1, 1]}])
+def test_a_damaged_segmentation_beside_a_good_one_is_skipped_and_named(tmp_path, bad):
+    content = document()
+    content["annotations"].append({"id": 9, "image_id": 1, "category_id": 3, "segmentation": bad})
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.warns(InputNotice, match=r"skipped 1 of 2 annotations of a mask: annotation 9 \[1"):
+        assert polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle").sum() == 100
+
+
+def test_entries_that_stand_twice_count_once(tmp_path):
+    content = document()
+    for part in ("images", "categories", "annotations"):
+        content[part] += content[part]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle").sum() == 100
+
+
+def test_an_id_of_two_images_is_refused(tmp_path):
+    content = document()
+    content["images"].append({**content["images"][0], "file_name": "b.jpg"})
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"gives the id 1 to a\.jpg and to b\.jpg"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "bottle")
+
+
+def test_the_categories_that_there_are_are_named(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(document()))
+    with pytest.raises(InputError, match="category 'Bottle' 0 times, not once; it has bottle, cup"):
+        polygons_from_coco(tmp_path / "c.json", "a.jpg", "Bottle")

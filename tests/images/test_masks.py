@@ -206,6 +206,98 @@ def test_a_cut_outs_opacity_decides(tmp_path, square):
     assert (mask != square).mean() < 0.02
 
 
+@pytest.fixture(scope="module")
+def photographs():
+    """Return scikit-learn's two photographs by name."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    return {n: Image.fromarray(datasets.load_sample_image(f"{n}.jpg")) for n in ("china", "flower")}
+
+
+@pytest.mark.parametrize("side", [None, 256, 48])
+def test_a_photograph_is_no_mask_in_any_form(tmp_path, photographs, side):
+    for name, whole in photographs.items():
+        photograph = whole.resize((side, side)) if side else whole
+        forms = {
+            "png": photograph,
+            "jpg": photograph,
+            "webp": photograph,
+            "gif": photograph.quantize(256),
+            "bmp": photograph.convert("L"),
+            "tif": Image.fromarray(np.asarray(photograph.convert("L"), np.float32) / 255),
+        }
+        for form, image in forms.items():
+            path = saved(tmp_path / f"{name}.{form}", image)
+            with pytest.raises(InputError, match=f"mask .*{name}.*(picture|labels)"):
+                load_mask(path)
+
+
+def test_a_photographs_message_says_what_was_seen(tmp_path, photographs):
+    path = saved(tmp_path / "m.png", photographs["china"])
+    with pytest.raises(InputError, match=r"shades of several colours \(\d+% of its pixels"):
+        load_mask(path)
+    saved(path, photographs["china"].convert("L"))
+    with pytest.raises(InputError, match=r"256 levels.*6\d% of its pixels are neither dark nor li"):
+        load_mask(path)
+
+
+@pytest.mark.parametrize("levels", [(0, 128), (0, 60), (16, 235)])
+@pytest.mark.parametrize("form", ["jpg", "webp"])
+def test_two_blurred_levels_are_parted_between_them(tmp_path, levels, form):
+    """Taken for labels, the darker of 16 and 235 would be object; cut at 128, half of 128 is."""
+    yy, xx = np.mgrid[:256, :256]
+    mask = ((yy - 120) ** 2 + (xx - 130) ** 2 < 70**2).astype(np.uint8)
+    grey = np.where(mask, *map(np.uint8, reversed(levels))).astype(np.uint8)
+    path = saved(tmp_path / f"m.{form}", Image.fromarray(grey).convert("RGB"), quality=80)
+    with pytest.warns(InputNotice, match="it is cut at"):
+        found = load_mask(path)
+    assert (found & mask).sum() / (found | mask).sum() > 0.97
+
+
+def test_an_object_around_half_of_the_range_is_refused(tmp_path):
+    """Half of it would be lost at half of the range."""
+    values = np.zeros((48, 48), np.uint8)
+    values[::2, 10:30] = np.random.default_rng(0).integers(100, 150, (24, 20))
+    with pytest.raises(InputError, match="of what is not dark lies near half"):
+        load_mask(saved(tmp_path / "m.png", values))
+
+
+def test_a_lossy_unsure_region_is_refused(tmp_path):
+    trimap = np.zeros((160, 160), np.uint8)
+    trimap[29:131, 29:131], trimap[53:107, 53:107] = 128, 255
+    with pytest.raises(InputError, match="an unsure region, blurred by a coder"):
+        load_mask(saved(tmp_path / "m.jpg", trimap))
+
+
+@pytest.mark.parametrize("numbers", [(21, 40, 63), (21, 120, 210)])
+def test_labels_that_a_coder_blurred_are_refused(tmp_path, numbers):
+    """Cut at half, the darker ones would be lost."""
+    labels = np.zeros((200, 200), np.uint8)
+    labels[51:149, 51:149], labels[63:91, 63:91], labels[103:141, 63:141] = numbers
+    labels[46:50, 46:154] = 255
+    with pytest.raises(InputError, match="labels, or an unsure region, blurred by a coder"):
+        load_mask(saved(tmp_path / "m.jpg", labels))
+
+
+def test_shades_of_one_colour_are_a_mask(tmp_path, square):
+    colours = square[:, :, None] * np.array([230, 40, 90], np.uint8)
+    with pytest.warns(InputNotice, match="it is cut at"):
+        mask = load_mask(saved(tmp_path / "m.jpg", colours, quality=90, subsampling=0))
+    assert (mask != square).mean() < 0.01
+
+
+def test_probabilities_of_a_sharp_model_and_a_gentle_peak(tmp_path):
+    yy, xx = np.mgrid[:96, :96] / 96
+    distance = np.hypot(yy - 0.5, xx - 0.4)
+    for probability in (
+        1 / (1 + np.exp(40 * (distance - 0.25))),
+        np.exp(-((distance / 0.25) ** 2)),
+    ):
+        path = saved(tmp_path / "m.png", (probability * 255).astype(np.uint8))
+        with pytest.warns(InputNotice, match="cut at half"):
+            mask = load_mask(path)
+        assert ((probability > 0.5) != mask).mean() < 0.01
+
+
 def test_a_narrow_mask_takes_no_longer_than_a_square_one(tmp_path):
     """Each row was once counted into 65,536 levels: hours for a file of 200 kilobytes."""
     plane = np.zeros((2_000_000, 1), np.uint8)

@@ -351,6 +351,15 @@ def test_16_bit_colours_in_the_low_bits_are_refused(tmp_path):
         load_image(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_of_several_pictures_the_first_is_taken_and_that_is_said(tmp_path, suffix):
+    first, second = (Image.new("RGB", (9, 9), colour) for colour in ("white", "black"))
+    path = tmp_path / f"two.{suffix}"
+    first.save(path, save_all=True, append_images=[second])
+    with pytest.warns(InputNotice, match=rf"two\.{suffix} holds several pictures: the first"):
+        assert load_image(path).min() > 200
+
+
 # --- damage that was found by `make fuzz`
 
 

@@ -346,6 +346,56 @@ def test_one_unreadable_image_is_a_line_and_the_others_are_kept(
     assert (output / lines[1]["classes"][0]["mask"]).is_file()
 
 
+def test_images_of_which_none_is_good_are_lines_each(
+    run, fake_bundle, supports, red_files, tmp_path
+):
+    bad = [tmp_path / "one.png", tmp_path / "two.png"]
+    for path in bad:
+        path.write_bytes(b"no picture")
+    output = tmp_path / "found"
+    code, out, err = predict(run, fake_bundle, output, *bad, "--support", supports[0])
+    assert (code, out) == (2, "")
+    assert "one.png cannot be read" in err
+    assert "two.png cannot be read" in err
+    assert "2 of 2 images failed" in err
+    lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == [str(path) for path in bad]
+    assert all("cannot be read" in line["error"] for line in lines)
+    code, out, err = predict(run, fake_bundle, output, bad[0], "--support", supports[0], "--force")
+    assert (code, out) == (2, "")
+    one_line(err, "one.png cannot be read")
+    assert (output / "results.jsonl").read_text().count("\n") == 1
+
+
+def test_an_output_that_holds_an_input_is_refused_whatever_is_forced(
+    run, fake_bundle, supports, red_files, tmp_path
+):
+    output = tmp_path / "found"
+    assert predict(run, fake_bundle, output, red_files[0], "--support", supports[0])[0] == 0
+    mask = next((output / "masks").rglob("*.png"))
+    support = shutil.copy(supports[0], output / "mine.safetensors")
+    for image, given in ((mask, supports[0]), (red_files[0], support)):
+        code, _, err = predict(run, fake_bundle, output, image, "--support", given, "--force")
+        assert code == 2
+        one_line(err, "holds the input", "choose another output")
+    assert mask.is_file()
+    image, its_mask = red_files
+    before = its_mask.read_bytes()
+    code, _, err = run("enroll", fake_bundle, "--shot", f"{image}:{its_mask}", "--name", "red",
+                       "-o", its_mask, "--force")  # fmt: skip
+    assert code == 2
+    one_line(err, "is also an input")
+    assert its_mask.read_bytes() == before
+
+
+def test_a_folder_given_as_a_support_is_named(run, fake_bundle, supports, red_files, tmp_path):
+    code, _, err = predict(
+        run, fake_bundle, tmp_path / "found", red_files[0], "--support", supports[0].parent
+    )
+    assert code == 2
+    one_line(err, "cannot be read: it is a folder", "name a file in it")
+
+
 def test_an_image_whose_name_is_not_utf_8_is_segmented(
     run, fake_bundle, supports, red_files, tmp_path
 ):
@@ -680,3 +730,28 @@ def test_predict_writes_objects_that_cocos_tools_read(
         assert entry["area"] == each["area"] == (labels == number).sum()
         assert coco.loadCats(entry["category_id"])[0]["name"] == "red"
     assert labels.any(axis=0)[80] == 0
+
+
+def test_classes_whose_names_differ_only_in_unicode_form(
+    run, fake_bundle, red_files, supports, tmp_path
+):
+    """macOS takes both forms for one folder."""
+    given = []
+    for number, name in enumerate(("Caf\u00e9", "Cafe\u0301")):
+        given += ["--support", tmp_path / f"{number}.safetensors"]
+        shot = ["--shot", ":".join(map(str, red_files)), "--name", name]
+        assert run("enroll", fake_bundle, *shot, "-o", given[-1])[0] == 0
+    code, _, err = predict(run, fake_bundle, tmp_path / "found", red_files[0], *given)
+    assert code == 2
+    one_line(err, "both hold a class named")
+
+
+def test_an_empty_path_is_not_the_working_folder(run, fake_bundle, supports, tmp_path):
+    code, _, err = predict(run, fake_bundle, tmp_path / "found", "", "--support", supports[0])
+    assert code == 2
+    one_line(err, "an input is empty")
+    code, _, err = run("inspect", "")
+    assert code == 2
+    code, _, err = predict(run, fake_bundle, "", "x.png", "--support", supports[0])
+    assert code == 2
+    one_line(err, "the path is empty")

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -42,6 +42,13 @@ MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 16 << 20
 MOST_BUNDLE_BYTES = 64 << 30
 
+# Numbers that a manifest may hold; what no bundle can have is refused as it is read.
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
+_Some = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+_Opset = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+_Level = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
+_Scale = Annotated[float, msgspec.Meta(gt=0, le=1000)]
+
 DType = Literal["float32", "float16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -50,7 +57,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     """One input or output of a piece; a dimension that is a name ("batch", "shots") is dynamic."""
 
     name: str
-    shape: list[int | str]
+    shape: list[_Count | str]
     dtype: DType
 
 
@@ -63,9 +70,9 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
         images: how many calibration images set the scales.
     """
 
-    layers: int
+    layers: _Some
     left_out: list[str]
-    images: int
+    images: _Some
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,9 +89,9 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
     """How an image becomes the encoder's input; `uino_deploy.images` is the one implementation."""
 
-    size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    size: _Count
+    mean: tuple[_Level, _Level, _Level] = IMAGENET_MEAN
+    std: tuple[_Scale, _Scale, _Scale] = IMAGENET_STD
     image_filter: str = "bicubic"
     mask_filter: str = "box"
 
@@ -136,11 +143,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model: dict[str, Any]
     fingerprint: str
     preprocess: Preprocess
-    opset: int
+    opset: _Opset
     pieces: dict[str, Piece]
     reference: str
     provenance: Provenance
-    limits: dict[str, int] = msgspec.field(default_factory=dict)
+    limits: dict[str, _Count] = msgspec.field(default_factory=dict)
     licences: list[str] = msgspec.field(default_factory=list)
     kernels: dict[str, Any] = msgspec.field(default_factory=dict)
     plans: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,6 +226,11 @@ def read_support(path: str | Path) -> bytes:
         InputError: the file is missing, too large, or no file.
     """
     try:
+        if os.path.isdir(path):
+            raise InputError(
+                f"support {path} cannot be read: it is a folder",
+                "name a file in it that `uino-deploy enroll` wrote",
+            )
         return read_regular(path, "support", MAX_BYTES)
     except FileNotFoundError as error:
         raise InputError(f"support {path} does not exist") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,23 @@ import click
 
 from uino_deploy.cli._console import Output
 
-# A path that the library checks: its errors say more than click's would.
-FILE = click.Path(path_type=Path)
+
+class GivenPath(click.Path):
+    """A path that the library checks, but for an empty one, which would mean the working folder."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path, or fail as click does."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = GivenPath(path_type=Path)
 
 
 class FiniteRange(click.FloatRange):
@@ -80,6 +96,15 @@ def bits_option(command: Command) -> Command:
         "--bits",
         type=click.IntRange(1, 32),
         help="Real depth of grey images of more than 8 bits.  [default: found]",
+    )(command)
+
+
+def label_option(command: Command) -> Command:
+    """Add `--label`: the object in masks of labels. The command receives `label: int | None`."""
+    return click.option(
+        "--label",
+        type=click.IntRange(0, 65535),
+        help="The object's value in masks of labels.  [default: all but 0]",
     )(command)
 
 

@@ -10,7 +10,7 @@ import click
 
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, size
-from uino_deploy.cli._options import FILE, bits_option, force_option, output_options
+from uino_deploy.cli._options import FILE, bits_option, force_option, label_option, output_options
 from uino_deploy.cli._signature import watching_signature
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ if TYPE_CHECKING:
     help="Take the masks from this COCO annotation file.",
 )
 @click.option("--category", help="Category in the COCO file.  [default: the class's name]")
-@click.option(
-    "--label",
-    type=click.IntRange(0, 65535),
-    help="The object's value in masks of labels.  [default: all but 0]",
-)
+@label_option
 @click.option(
     "--negative",
     "negatives",
@@ -85,14 +81,16 @@ def enroll(
       uino-deploy enroll demo.uino --shot a.jpg --shot b.jpg --coco annotations.json \\
           --name bottle -o bottle.safetensors
     """
-    from uino_deploy.files import refuse_existing
+    from uino_deploy.files import refuse_existing, refuse_input
     from uino_deploy.runtime import read_negatives, read_shots
+    from uino_deploy.runtime.shots import files_of
 
     if category is not None and coco is None:
         raise click.UsageError("--category needs --coco")
     if label is not None and coco is not None:
         raise click.UsageError("--label is for mask files, not for --coco")
     refuse_existing(output_path, force)
+    refuse_input(output_path, [bundle, *files_of(shots, coco)])
     read = read_shots(shots, coco, category or name, label, bits)
     without = read_negatives(negatives, bits)
     support = warned(load, output)(bundle).enroll(read, name, without)

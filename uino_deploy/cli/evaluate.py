@@ -9,7 +9,15 @@ import click
 
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import DATASETS, FILE, FiniteRange, force_option, output_options
+from uino_deploy.cli._options import (
+    DATASETS,
+    FILE,
+    FiniteRange,
+    bits_option,
+    force_option,
+    label_option,
+    output_options,
+)
 
 if TYPE_CHECKING:
     from uino_deploy.data.open import DatasetName
@@ -41,6 +49,8 @@ _ALL: Literal["all"] = "all"
 @click.option("--episode-list", type=FILE,
               help="Read the episodes from this file instead of drawing them.")  # fmt: skip
 @click.option("--write-episodes", type=FILE, help="Write the episodes to this file as JSON lines.")
+@label_option
+@bits_option
 @click.option("--against", metavar="OTHER",
               help="Compare with this checkpoint, bundle or results file.")  # fmt: skip
 @click.option("--against-backend", default="onnxruntime", show_default=True,
@@ -63,6 +73,8 @@ def evaluate(
     instances: bool,
     episode_list: Path | None,
     write_episodes: Path | None,
+    label: int | None,
+    bits: int | None,
     against: str | None,
     against_backend: str,
     max_miou_drop: float | None,
@@ -103,6 +115,8 @@ def evaluate(
         instances=instances,
         episode_list=episode_list,
         write_episodes=write_episodes,
+        label=label,
+        bits=bits,
         against=against,
         max_miou_drop=max_miou_drop,
         output=path,

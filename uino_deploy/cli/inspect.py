@@ -116,6 +116,9 @@ def _show_checkpoint(found: Description, output: Output) -> None:
     )
     output.text()
     output.table(["part", "parameters"], [[n, f"{c:,}"] for n, c in found["parameters"].items()])
+    if found["refused"]:
+        output.text()
+        output.warn(f"export takes no weights from it: {found['refused']}")
     if found["metadata"]:
         output.text()
     for key, value in found["metadata"].items():

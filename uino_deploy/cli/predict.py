@@ -11,6 +11,7 @@ import click
 from uino_deploy.cli._backend import backend_options, warned
 from uino_deploy.cli._console import Output, fail
 from uino_deploy.cli._options import FILE, FiniteRange, bits_option, force_option, output_options
+from uino_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from uino_deploy.runtime import Predictor
@@ -84,9 +85,9 @@ def predict(
     """Segment enrolled classes in images: files, folders or globs.
 
     Writes masks/CLASS/NAME.png (0 and 255, at the image's own size), overlays/NAME.jpg, for several
-    classes labels/NAME.png, and one JSON line per image to results.jsonl. An image that
-    fails is a line with its error, and the exit code is 1; if all fail, nothing is written. A
-    score is the IoU that the model predicts for its mask; it can fall outside 0 to 1.
+    classes labels/NAME.png, and one JSON line per image to results.jsonl. An image that fails is a
+    line with its error, and the exit code is 1, or 2 if all fail. A score is the IoU that the model
+    predicts for its mask; it can fall outside 0 to 1.
 
     Presence, 0 to 1, says how likely the image shows the class at all: one below --min-score is
     absent, and its mask is empty. --instances parts touching objects; instances/CLASS/NAME.png
@@ -131,19 +132,28 @@ def predict(
             "images": records,
         }
     )
+    _conclude(output, output_path, records)
+
+
+def _conclude(output: Output, output_path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Name the images that failed; leave with 1 if some did, with 2 if all did."""
     failed = [record["error"] for record in records if "error" in record]
+    if len(failed) == len(records) == 1:
+        raise InputError(failed[0])
     for error in failed[:SHOWN_ERRORS]:
         output.warn(error)
     if failed:
         of = f"{len(failed)} of {len(records)} images"
         output.warn(f"{of} failed: {output_path / 'results.jsonl'} has their errors")
-        fail(1)
+        fail(2 if len(failed) == len(records) else 1)
 
 
 def _show(
-    output: Output, output_path: Path, records: Sequence[dict[str, Any]], seconds: float
+    output: Output, output_path: Path, records: Sequence[dict[str, Any]], seconds: float | None
 ) -> None:
-    """Print a table if it is short, and one line."""
+    """Print a table if it is short, and one line; nothing if no image was segmented."""
+    if seconds is None:
+        return
     entries = [
         (record["image"], entry) for record in records for entry in record.get("classes", ())
     ]

@@ -26,11 +26,12 @@ from uino_deploy.images.coco_file import (
     check_area,
     mask_of_runs,
     read_coco,
-    read_segmentation,
+    read_segmentations,
     size_of,
 )
 from uino_deploy.images.opening import read_header
 from uino_deploy.images.reading import turn_with
+from uino_deploy.inputs import few, notice
 
 FOLDS = 4
 
@@ -95,11 +96,11 @@ class Coco(Dataset):
         header = read_header(self._root / key)
         size = size_of(entry, [header.shape, (header.height, header.width)], self._path)
         mask = np.zeros(size, np.uint8)
-        raws = self._segmentations.get((entry.id, self._categories[label]), ())
-        shapes = [_read(raw, size, entry, self._path) for raw in raws]
+        raws = self._segmentations.get((entry.id, self._categories[label]), {})
+        shapes = read_segmentations(raws, *size, f"{self._path}: image {entry.file_name}")
         unusable = [each.unusable for each in shapes if each.unusable]
         if unusable and len(unusable) == len(shapes):
-            raise _damaged(self._path, entry, unusable[0])
+            raise InputError(f"{self._path}: image {entry.file_name} is not marked: {unusable[0]}")
         try:
             check_area(shapes, *size)
         except ValueError as error:
@@ -113,14 +114,23 @@ class Coco(Dataset):
         return {f"{self._part}/{each.file_name}": each for each in self._instances.images}
 
     @cached_property
-    def _segmentations(self) -> dict[tuple[Id, Id], list[msgspec.Raw]]:
-        """Every image's and category's segmentations, undecoded."""
+    def _segmentations(self) -> dict[tuple[Id, Id], dict[str, msgspec.Raw]]:
+        """Every image's and category's segmentations, undecoded, by their annotation's name."""
         wanted = set(self._categories)
-        segmentations: dict[tuple[Id, Id], list[msgspec.Raw]] = {}
-        for each in self._instances.annotations:
-            if each.category_id in wanted:
-                key = each.image_id, each.category_id
-                segmentations.setdefault(key, []).append(each.segmentation)
+        segmentations: dict[tuple[Id, Id], dict[str, msgspec.Raw]] = {}
+        listed = {entry.id for entry in self._instances.images}
+        strays: list[str] = []
+        for row, each in enumerate(self._instances.annotations):
+            if each.category_id not in wanted:
+                continue
+            if each.image_id not in listed:
+                strays.append(f"{each.id} [{row}] of image {each.image_id}")
+                continue
+            key = each.image_id, each.category_id
+            segmentations.setdefault(key, {})[f"annotation {each.id} [{row}]"] = each.segmentation
+        if strays:
+            told = f"{self._path}: skipped {len(strays)} annotations of images it does not list: "
+            notice("skipped annotations", told + few(strays))
         return segmentations
 
     @cached_property
@@ -128,28 +138,12 @@ class Coco(Dataset):
         keys = {entry.id: key for key, entry in self._by_key.items()}
         showing: dict[Id, list[str]] = {category: [] for category in self._categories}
         for image, category in self._segmentations:
-            if image not in keys:
-                raise InputError(f"{self._path} annotates image {image}, which it does not list")
             showing[category].append(keys[image])
         return [sorted(names) for names in showing.values()]
 
 
 def _order(category: CocoCategory) -> tuple[bool, Id]:
     return isinstance(category.id, str), category.id
-
-
-def _read(raw: msgspec.Raw, size: tuple[int, int], image: CocoImage, path: Path) -> Segmentation:
-    try:
-        return read_segmentation(raw, *size)
-    except ValueError as error:
-        raise _damaged(path, image, str(error)) from error
-
-
-def _damaged(path: Path, image: CocoImage, why: str) -> InputError:
-    return InputError(
-        f"{path}: a segmentation of image {image.file_name} is neither polygons nor run "
-        f"lengths of its size: {why}"
-    )
 
 
 def _drawn(shape: Segmentation, size: tuple[int, int]) -> UInt8:

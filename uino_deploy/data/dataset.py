@@ -78,6 +78,10 @@ class Dataset(ABC):
             return image, np.zeros(image.shape[:2], np.uint8)
         return image, self.mask(episode.query, episode.label)
 
+    def holds(self, key: str, label: int) -> bool:
+        """Return whether an image is there and may show a class, without reading its pixels."""
+        return key in self.images(label)
+
     def shown_labels(self) -> list[int]:
         """Return the labels of the classes that have images: all, except in parts of a data set."""
         return [label for label in range(len(self.classes)) if self.images(label)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -26,6 +27,8 @@ from uino_deploy.inputs import json_text, read_regular
 
 FORMAT = "uino-episodes"
 VERSION = 1
+
+T = TypeVar("T")
 
 _ABSENT = 3  # the stream of random numbers that chooses episodes without the target
 
@@ -106,21 +109,20 @@ def read_list(path: Path, dataset: Dataset) -> tuple[Header, list[ListedEpisode]
 
     Raises:
         InputError: the file is unreadable, has another format, is for another data set, lists no
-            episode, names a class that the split does not have, or has an episode with another
-            number of shots.
+            episode, names a class or an image that the split does not have, or has an episode with
+            another number of shots.
     """
     lines = _lines(path)
-    try:
-        header = decode_json(lines[0], Header)
-        episodes = [decode_json(line, _Line) for line in lines[1:]]
-    except DocumentError as error:
-        raise InputError(f"{path} is not an episode list: {error}") from error
+    header = _decoded(path, *lines[0], Header)
     if (header.format, header.version) != (FORMAT, VERSION):
         raise InputError(f"{path} has format {header.format!r} {header.version}, not {VERSION}")
     if header.dataset != dataset.name:
         raise InputError(f"{path} is for data set {header.dataset!r}, not {dataset.name!r}")
     labels = {name: label for label, name in enumerate(dataset.classes)}
-    for number, each in enumerate(episodes, 2):
+    episodes = []
+    for number, line in lines[1:]:
+        each = _decoded(path, number, line, _Line)
+        episodes.append(each)
         if each.class_ not in labels:
             raise InputError(
                 f"{path}, line {number}: the data set has no class {each.class_!r}",
@@ -130,10 +132,21 @@ def read_list(path: Path, dataset: Dataset) -> tuple[Header, list[ListedEpisode]
             raise InputError(
                 f"{path}, line {number}: the number of support images is not {header.shots}"
             )
+        gone = [k for k in _shown(each) if not dataset.holds(k, labels[each.class_])]
+        if gone:
+            raise InputError(
+                f"{path}, line {number}: the data set has no image {gone[0]} of {each.class_!r}",
+                "is the list for another version of the data?",
+            )
     return header, [
         ListedEpisode(labels[each.class_], tuple(each.support), each.query, each.absent)
         for each in episodes
     ]
+
+
+def _shown(line: _Line) -> list[str]:
+    """Return the images that should show the class."""
+    return line.support if line.absent else [*line.support, line.query]
 
 
 def fingerprint(dataset: Dataset, episodes: Sequence[ListedEpisode]) -> str:
@@ -162,10 +175,18 @@ def _encode(
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _decoded(path: Path, number: int, line: bytes, kind: type[T]) -> T:
+    try:
+        return decode_json(line, kind)
+    except DocumentError as error:
+        raise InputError(f"{path}, line {number}, is not an episode list's: {error}") from error
+
+
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    """Return the lines that are not blank, with their numbers from 1."""
     try:
         data = json_text(read_regular(path, "episodes", MAX_BYTES))
-        lines = [line for line in data.splitlines() if line.strip()]
+        lines = [each for each in enumerate(data.splitlines(), 1) if each[1].strip()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not an episode list: {error}") from error
     except OSError as error:

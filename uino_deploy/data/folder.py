@@ -9,7 +9,7 @@ from pathlib import Path
 from uino_deploy.data.dataset import Dataset, Split, check_fold, find_root
 from uino_deploy.errors import InputError
 from uino_deploy.images import SUFFIXES, UInt8, load_image, load_marked
-from uino_deploy.inputs import nfc, notice, printable
+from uino_deploy.inputs import few, nfc, notice, printable
 
 FOLDS = 5
 
@@ -29,6 +29,8 @@ class Folder(Dataset):
         root: the folder.
         fold: 0 to 4, or None for all images.
         split: "test" has a fold's images, "train" the others.
+        label: the object's value in masks of labels; None for all but 0.
+        bits: real depth of grey images of more than 8 bits; None to find it.
 
     Raises:
         InputError: the layout is wrong, an image or a mask has no partner, or a class has
@@ -37,10 +39,17 @@ class Folder(Dataset):
 
     name = "folder"
 
-    def __init__(self, root: Path, fold: int | None = None, split: Split = "test") -> None:
+    def __init__(
+        self,
+        root: Path,
+        fold: int | None = None,
+        split: Split = "test",
+        label: int | None = None,
+        bits: int | None = None,
+    ) -> None:
         if fold is not None:
             check_fold(fold, FOLDS, "a folder")
-        self._root = root
+        self._root, self._label, self._bits = root, label, bits
         homes = _homes(root)
         self.classes = tuple(home.resolve().name for home in homes)
         self._masks: dict[str, Path] = {}
@@ -76,13 +85,13 @@ class Folder(Dataset):
 
     def image(self, key: str) -> UInt8:
         """Return an image, uint8 RGB [H, W, 3]."""
-        return load_image(self._root / key)
+        return load_image(self._root / key, self._bits)
 
     def mask(self, key: str, label: int) -> UInt8:
         """Return an image's mask, uint8 [H, W]: 0, 1, or 255 on a border that is ignored."""
         if key not in self._keys[label]:
             raise InputError(f"{self._root} has no image {key} of {self.classes[label]!r}")
-        return load_marked(self._masks[key], self._root / key)
+        return load_marked(self._masks[key], self._root / key, self._label)
 
 
 def _homes(root: Path) -> list[Path]:
@@ -124,5 +133,5 @@ def _by_stem(folder: Path) -> dict[str, Path]:
             raise InputError(f"{folder} has {other} and {path.name}", "keep one")
         by_stem[stem] = path
     if skipped:
-        notice("skipped files", f"{folder}: not images, skipped: {', '.join(skipped[:5])}")
+        notice("skipped files", f"{folder}: not images, skipped: {few(skipped, 5)}")
     return by_stem

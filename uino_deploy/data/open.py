@@ -32,7 +32,13 @@ DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
 
 
 def open_dataset(
-    name: DatasetName, root: Path | None = None, fold: int | None = None, split: Split = "test"
+    name: DatasetName,
+    root: Path | None = None,
+    fold: int | None = None,
+    split: Split = "test",
+    *,
+    label: int | None = None,
+    bits: int | None = None,
 ) -> Dataset:
     """Open one split of a data set.
 
@@ -41,11 +47,16 @@ def open_dataset(
         root: the data set's folder; those that come with the package have none.
         fold: 0 to 3 for PASCAL-5i and COCO-20i; 0 to 4 or None for a folder; else None.
         split: "test" for the held-out classes (of a folder, images), "train" for the others.
+        label: the object's value in a folder's masks of labels.
+        bits: real depth of a folder's grey images of more than 8 bits.
 
     Raises:
-        InputError: a folder or a fold is missing or superfluous, or the layout is wrong.
+        InputError: a folder, a fold, a label or bits are missing or superfluous, or the layout is
+            wrong.
         DependencyError: the package that reads or draws the data is not installed.
     """
+    if name != "folder" and (label is not None or bits is not None):
+        raise InputError(f"data set {name} states its labels and bits", "leave out --label, --bits")
     if name not in {"pascal", "coco", "fss1000", "folder"}:
         if root is not None:
             raise InputError(f"data set {name} comes with the package", "leave out --data")
@@ -58,7 +69,7 @@ def open_dataset(
     if name == "coco":
         return Coco(root, fold, split)
     if name == "folder":
-        return Folder(root, fold, split)
+        return Folder(root, fold, split, label, bits)
     _without_fold(name, fold)
     return Fss1000(root, split)
 

@@ -71,12 +71,19 @@ class Pascal(Dataset):
         """Return the keys of the images with a pixel of a class."""
         return self._showing[label]
 
+    def holds(self, key: str, label: int) -> bool:
+        """Return whether an image's file is there: looking for its classes would read all masks."""
+        return self._path(key).is_file()
+
     def image(self, key: str) -> UInt8:
         """Return an image, uint8 RGB [H, W, 3]."""
+        return load_image(self._path(key))
+
+    def _path(self, key: str) -> Path:
         path = self._voc / key
         if not path.is_file() and self._sbd is not None:
             path = self._sbd / "img" / path.name
-        return load_image(path)
+        return path
 
     def mask(self, key: str, label: int) -> UInt8:
         """Return a class's mask, uint8 [H, W]: 0, 1, or 255 on VOC's void border."""

@@ -59,6 +59,14 @@ class Procedural(Dataset):
             raise InputError(f"scene {key} shows {self.classes[drawn.label]!r}, another class")
         return drawn.query.mask
 
+    def holds(self, key: str, label: int) -> bool:
+        """Return whether a key is that of a scene of the class; any seed can be drawn."""
+        numbers = _KEY.fullmatch(key)
+        if numbers is None:
+            return False
+        seed, index, _ = map(int, numbers.groups())
+        return label_in_turn(len(self.classes), seed, index) == label
+
     def shown_labels(self) -> list[int]:
         """Return all labels: every class can be drawn."""
         return list(range(len(self.classes)))

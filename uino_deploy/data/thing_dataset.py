@@ -77,6 +77,11 @@ class ThingDataset(Dataset):
             raise InputError(f"scene {key} asks for {episode.name!r}, another class")
         return scene.mask
 
+    def holds(self, key: str, label: int) -> bool:
+        """Return whether a key is that of a scene of the class; any seed can be drawn."""
+        numbers = _numbers(key)
+        return numbers is not None and self._label(*numbers[:2]) == label
+
     def shown_labels(self) -> list[int]:
         """Return all labels: every class can be drawn."""
         return list(range(len(self.classes)))
@@ -84,9 +89,10 @@ class ThingDataset(Dataset):
     def episode(self, seed: int, index: int, shots: int) -> ListedEpisode:
         """Return the keys of an episode's scenes."""
         keys = [f"{seed}/{index}/{shots}/{number}" for number in range(shots + 1)]
-        return ListedEpisode(
-            label_in_turn(len(self.classes), seed, index), tuple(keys[:-1]), keys[-1]
-        )
+        return ListedEpisode(self._label(seed, index), tuple(keys[:-1]), keys[-1])
+
+    def _label(self, seed: int, index: int) -> int:
+        return label_in_turn(len(self.classes), seed, index)
 
     def absent(self, episode: ListedEpisode, seed: int, index: int) -> ListedEpisode:
         """Return an episode whose query is drawn without the target."""
@@ -94,17 +100,26 @@ class ThingDataset(Dataset):
         return replace(episode, query=f"{seed}/{index}/{shots}/{shots + 1}", absent=True)
 
     def _scene(self, key: str) -> tuple[ThingEpisode, ThingScene]:
-        numbers = _KEY.fullmatch(key)
-        seed, index, shots, number = map(int, numbers.groups()) if numbers else (0, 0, 0, 1)
-        if number > shots + 1:
+        numbers = _numbers(key)
+        if numbers is None:
             raise InputError(
                 f"{key!r} is not a scene of {self.name}",
                 "a scene is SEED/INDEX/SHOTS/NUMBER, its number at most SHOTS + 1",
             )
-        concept = self._concepts[label_in_turn(len(self.classes), seed, index)]
+        seed, index, shots, number = numbers
+        concept = self._concepts[self._label(seed, index)]
         row = replace(self._row, absent=1.0) if number == shots + 1 else self._row
         episode = _drawn(row, self._split, concept, seed, index, shots)
         return episode, (*episode.support, episode.query)[min(number, shots)]
+
+
+def _numbers(key: str) -> tuple[int, int, int, int] | None:
+    """Return a key's seed, index, shots and number; None if it is no key."""
+    found = _KEY.fullmatch(key)
+    if found is None:
+        return None
+    seed, index, shots, number = map(int, found.groups())
+    return None if number > shots + 1 else (seed, index, shots, number)
 
 
 @lru_cache(maxsize=4)  # an episode's images and masks are read one after the other

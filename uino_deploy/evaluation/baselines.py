@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 from uino_deploy.evaluation.segmenters import Segmenter, Shots, Tokens
 from uino_deploy.images import Float32, UInt8, upsample_logits
 
+MODEL = "model"
 EVERYTHING = "mark everything"
 COLOURS = "colour histogram"
 PROTOTYPES = "prototypes"
@@ -49,15 +50,15 @@ def baseline_masks(shots: Shots, query: UInt8, tokens: Tokens) -> dict[str, UInt
     }
 
 
-def with_baselines(name: str, segmenter: Segmenter) -> Callable[[Shots, UInt8], dict[str, UInt8]]:
-    """Return a model and the baselines as methods for `episodes.run_methods`; the model is first.
+def with_baselines(segmenter: Segmenter) -> Callable[[Shots, UInt8], dict[str, UInt8]]:
+    """Return a model, as `MODEL`, and the baselines as methods for `episodes.run_methods`.
 
     The encoder runs once for all.
     """
 
     def methods(shots: Shots, query: UInt8) -> dict[str, UInt8]:
         answer = segmenter.answer(shots, query)
-        return {name: answer.mask, **baseline_masks(shots, query, answer.tokens)}
+        return {MODEL: answer.mask, **baseline_masks(shots, query, answer.tokens)}
 
     return methods
 

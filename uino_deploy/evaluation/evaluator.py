@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from uino_deploy.bundle import Bundle
 from uino_deploy.data.dataset import Dataset, ListedEpisode
-from uino_deploy.data.episode_list import draw_list, read_list, write_list
+from uino_deploy.data.episode_list import draw_list, fingerprint, read_list, write_list
 from uino_deploy.data.open import DatasetName, open_dataset
 from uino_deploy.errors import InputError
-from uino_deploy.evaluation.baselines import BASELINES, with_baselines
+from uino_deploy.evaluation.baselines import MODEL, with_baselines
 from uino_deploy.evaluation.counting import COUNTED_ON, counting_document, measure_counting
 from uino_deploy.evaluation.episodes import EVALUATION_SEED, Run, run_methods
 from uino_deploy.evaluation.published import FOLDS
-from uino_deploy.evaluation.report import Report, make_report
+from uino_deploy.evaluation.report import Report, check_episodes, make_report
 from uino_deploy.evaluation.results import read_baselines, read_runs, write_results
 from uino_deploy.evaluation.segmenters import Answer, Load, Segmenter, Shots, open_segmenter
-from uino_deploy.files import refuse_existing
+from uino_deploy.files import refuse_existing, refuse_input
 from uino_deploy.images import UInt8
 from uino_deploy.progress import Progress, silent
 from uino_deploy.runtime import Predictor
@@ -39,6 +41,8 @@ def evaluate(
     instances: bool = False,
     episode_list: Path | None = None,
     write_episodes: Path | None = None,
+    label: int | None = None,
+    bits: int | None = None,
     against: str | Path | None = None,
     max_miou_drop: float | None = None,
     output: Path | None = None,
@@ -70,6 +74,8 @@ def evaluate(
         episode_list: a file to read the episodes from, in place of `shots`, `episodes`, `seed`,
             `absent`.
         write_episodes: a file to write the episodes to, as JSON lines; "{fold}" as in `source`.
+        label: the object's value in a folder's masks of labels; None for all but 0.
+        bits: real depth of a folder's grey images of more than 8 bits; None to find it.
         against: a model or results to compare with on the same episodes; see `source`.
         max_miou_drop: how far the mIoU may lie below that of `against`, in points; if it lies
             lower, the report has failures.
@@ -96,14 +102,16 @@ def evaluate(
         raise InputError(f"objects are counted in scenes of things, not on {dataset}",
                          f"give --dataset {COUNTED_ON} with --instances")  # fmt: skip
     folds = _folds(dataset, fold)
-    for target in (output, write_episodes):
-        if target is not None:
-            refuse_existing(target, force)
+    sources = [source] if against is None else [source, against]
+    _check_outputs(folds, output, write_episodes, [*sources, episode_list], force)
+    for number in folds:
+        for each in sources:
+            _check_source(_of_fold(each, number), number)
     runs: dict[int | None, Run] = {}
     others: dict[int | None, Run] = {}
     baselines: dict[str, dict[int | None, Run]] = {}
     for number in folds:
-        opened = open_dataset(dataset, data, number)
+        opened = open_dataset(dataset, data, number, label=label, bits=bits)
         if episode_list is None:
             drawn_with: int | None = seed
             count = _at_most(opened, episodes, shots, warn)
@@ -115,11 +123,14 @@ def evaluate(
         if write_episodes is not None:
             path = _of_fold(write_episodes, number)
             write_list(path, opened, number, shots, drawn_with, listed, force)
-        runs[number], simple = _run(source, number, load, opened, listed, progress)
+        # Both are opened before either runs: the second may be damaged, or lack its backend.
+        first = _open(source, number, load, opened, listed)
+        second = None if against is None else _open(against, number, load_against, opened, listed)
+        runs[number], simple = first(progress)
         for name, run in simple.items():
             baselines.setdefault(name, {})[number] = run
-        if against is not None:
-            others[number], _ = _run(against, number, load_against, opened, listed, progress)
+        if second is not None:
+            others[number], _ = second(progress)
     known_seed = seed if episode_list is None else None
     report = make_report(dataset, shots, known_seed, runs, others, max_miou_drop, baselines)
     if instances:
@@ -164,21 +175,59 @@ def _warn_of_absent(dataset: Dataset, warn: Callable[[str], None]) -> None:
         warn(f"no image of {names}: left out")
 
 
-def _run(
+def _check_outputs(
+    folds: Sequence[int | None],
+    output: Path | None,
+    episodes: Path | None,
+    inputs: Sequence[str | Path | None],
+    force: bool,
+) -> None:
+    """Refuse files to write that exist, are inputs, or are one another, before the work."""
+    targets = [output] if output is not None else []
+    if episodes is not None:
+        targets += [_of_fold(episodes, number) for number in folds]
+    if len({os.path.abspath(each) for each in targets}) < len(targets):
+        raise InputError("two outputs are the same file", 'write "{fold}" in the episodes\' path')
+    read = [_of_fold(each, number) for each in inputs if each is not None for number in folds]
+    for target in targets:
+        refuse_existing(target, force)
+        refuse_input(target, read)
+
+
+def _check_source(path: Path, fold: int | None) -> None:
+    """Refuse a model or results that cannot be read, before the first episode of any fold.
+
+    A checkpoint is looked for; that it is whole is seen when it is opened.
+    """
+    if path.suffix == ".json":
+        _run_of(path, fold)
+    elif path.is_dir():
+        Bundle.open(path, verify=False)
+    elif not path.exists():
+        raise InputError(f"{path} does not exist", "give a checkpoint, a bundle or a results file")
+
+
+def _run_of(path: Path, fold: int | None) -> Run:
+    runs = read_runs(path)
+    if fold not in runs:
+        raise InputError(f"{path} has no results for fold {fold}")
+    return runs[fold]
+
+
+def _open(
     source: str | Path,
     fold: int | None,
     load: Load,
     dataset: Dataset,
     episodes: list[ListedEpisode],
-    progress: Progress,
-) -> tuple[Run, dict[str, Run]]:
-    """Run a checkpoint or a bundle and the baselines, or read their runs from a results file."""
+) -> Callable[[Progress], tuple[Run, dict[str, Run]]]:
+    """Open a checkpoint or a bundle, or read results; return what gives its run and baselines."""
     path = _of_fold(source, fold)
     if path.suffix == ".json":
-        runs, baselines = read_runs(path), read_baselines(path)
-        if fold not in runs:
-            raise InputError(f"{path} has no results for fold {fold}")
-        return runs[fold], {name: each[fold] for name, each in baselines.items() if fold in each}
+        run = _run_of(path, fold)
+        check_episodes(run, fingerprint(dataset, episodes))
+        simple = {name: runs[fold] for name, runs in read_baselines(path).items() if fold in runs}
+        return lambda _progress: (run, simple)
     model, presence = open_segmenter(path, load), list[tuple[float, float]]()
 
     def noting(shots: Shots, query: UInt8) -> Answer:
@@ -186,12 +235,16 @@ def _run(
         presence.append((answer.resemblance, answer.iou))
         return answer
 
-    methods = with_baselines(path.name, Segmenter(noting))
-    what = path.name if fold is None else f"{path.name}, fold {fold}"
-    with progress(what, len(episodes)) as done:
-        made = run_methods(methods, dataset, episodes, done)
-    run = replace(made[path.name], presence=tuple(presence))
-    return run, {name: made[name] for name in BASELINES}
+    methods = with_baselines(Segmenter(noting))
+
+    def run_all(progress: Progress) -> tuple[Run, dict[str, Run]]:
+        what = path.name if fold is None else f"{path.name}, fold {fold}"
+        with progress(what, len(episodes)) as done:
+            made = run_methods(methods, dataset, episodes, done)
+        run = replace(made.pop(MODEL), name=path.name, presence=tuple(presence))
+        return run, made
+
+    return run_all
 
 
 def _count(

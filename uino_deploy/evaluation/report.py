@@ -120,7 +120,7 @@ def make_report(
     simple = baselines or {}
     parts = []
     for fold, run in runs.items():
-        beside = {name: compare(run, each[fold]) for name, each in simple.items()}
+        beside = {name: compare(run, each[fold]) for name, each in simple.items() if fold in each}
         part = {"fold": fold, **run_document(run), "baselines": beside}
         if fold in others:
             part["against"] = compare(run, others[fold])
@@ -185,17 +185,26 @@ def _areas(run: Run) -> dict[str, Any]:
     }
 
 
+def check_episodes(run: Run, episodes_sha256: str) -> None:
+    """Refuse the results of a run on other episodes.
+
+    Raises:
+        InputError: they are of other episodes.
+    """
+    if run.episodes_sha256 != episodes_sha256:
+        raise InputError(
+            f"{run.name} was not run on the same episodes",
+            "give both the same --episode-list, or the same data set, seed, shots and count",
+        )
+
+
 def compare(run: Run, against: Run) -> dict[str, Any]:
     """Return the difference of two runs' figures (`run` - `against`) as plain values.
 
     Raises:
         InputError: the runs are on different episodes, or on different pictures.
     """
-    if run.episodes_sha256 != against.episodes_sha256:
-        raise InputError(
-            f"{against.name} was not run on the same episodes as {run.name}",
-            "give both the same --episode-list, or the same data set, seed, shots and count",
-        )
+    check_episodes(against, run.episodes_sha256)
     if not against.images_sha256 and run.images_sha256:
         raise InputError(
             f"the results of {against.name} do not say which pictures they are of",
@@ -238,6 +247,7 @@ def _means(parts: list[dict[str, Any]]) -> dict[str, Any]:
     whole["baselines"] = {
         name: _mean_comparison([part["baselines"][name] for part in parts])
         for name in parts[0]["baselines"]
+        if all(name in part["baselines"] for part in parts)
     }
     return whole
 

@@ -14,8 +14,10 @@ from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.evaluation.episodes import Run
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import read_regular
 
 SCHEMA = "1.0"
+_MOST_BYTES = 1 << 30  # of a results file
 _MOST_PIXELS = 1 << 40  # of one image
 
 
@@ -120,7 +122,7 @@ def read_baselines(path: Path) -> dict[str, dict[int | None, Run]]:
 
 def _read(path: Path) -> _Results:
     try:
-        read = decode_json(path.read_bytes(), _Results)
+        read = decode_json(read_regular(path, "results", _MOST_BYTES), _Results)
     except OSError as error:
         raise InputError(f"results {path} cannot be read: {error.strerror}") from error
     except DocumentError as error:

@@ -9,16 +9,14 @@ import numpy as np
 
 from uino_deploy.errors import InputError
 from uino_deploy.images.coco_file import (
-    CocoAnnotation,
     CocoImage,
-    Segmentation,
     check_area,
     find_image,
     is_crowd,
     mask_of_runs,
     only,
     read_coco,
-    read_segmentation,
+    read_segmentations,
     size_of,
 )
 from uino_deploy.images.opening import MAX_PIXELS, UInt8, read_header
@@ -52,14 +50,16 @@ def polygons_from_coco(path: str | Path, image: str | int | Path, category: str)
         [each for each in coco.categories if each.name == nfc(category)],
         f"category {category!r}",
         path,
+        [each.name for each in coco.categories],
     )
     height, width = _size(entry, image, path)
     wanted = [
-        each
-        for each in coco.annotations
+        (row, each)
+        for row, each in enumerate(coco.annotations)
         if (each.image_id, each.category_id) == (entry.id, kind.id) and not is_crowd(each)
     ]
-    shapes = [_read(path, each, height, width) for each in wanted]
+    raws = {f"annotation {each.id} [{row}]": each.segmentation for row, each in wanted}
+    shapes = read_segmentations(raws, height, width, str(path))
     if not any(each.polygons or each.runs for each in shapes):
         why = next((f": {each.unusable}" for each in shapes if each.unusable), "")
         name = entry.file_name
@@ -86,16 +86,6 @@ def _size(entry: CocoImage, image: str | int | Path, path: str | Path) -> tuple[
     if entry.height * entry.width > MAX_PIXELS:
         raise InputError(f"{path}: image {entry.file_name!r} has more than {MAX_PIXELS} pixels")
     return entry.height, entry.width
-
-
-def _read(path: str | Path, annotation: CocoAnnotation, height: int, width: int) -> Segmentation:
-    try:
-        return read_segmentation(annotation.segmentation, height, width)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: annotation {annotation.id} has {error}",
-            "a polygon is x, y, x, y, x, y, ... in pixels",
-        ) from error
 
 
 def _rasterise(polygon: list[float], mask: UInt8) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ import numpy as np
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError
 from uino_deploy.images.opening import UInt8
-from uino_deploy.inputs import json_text, nfc, printable, read_regular
+from uino_deploy.inputs import few, json_text, nfc, notice, printable, read_regular
 
 MAX_BYTES = 2 << 30
 """Bytes of the largest annotation file that is read."""
@@ -94,7 +96,7 @@ def read_coco(path: str | Path) -> CocoFile:
     except OSError as error:
         raise InputError(f"annotations {path} cannot be read: {error.strerror}") from error
     try:
-        coco = _decoded(json_text(data))
+        coco = _decoded(json_text(data), path)
         for image in coco.images:
             image.id, image.file_name = same_id(image.id), _text(image.file_name).replace("\\", "/")
             image.height, image.width = _side(image.height), _side(image.width)
@@ -104,7 +106,24 @@ def read_coco(path: str | Path) -> CocoFile:
             each.image_id, each.category_id = same_id(each.image_id), same_id(each.category_id)
     except (ValueError, RecursionError, OverflowError, TypeError) as error:
         raise InputError(f"{path} is not a COCO annotation file: {error}") from error
+    _drop_copies(coco, path)
     return coco
+
+
+def _drop_copies(coco: CocoFile, path: str | Path) -> None:
+    """Keep one of entries that are equal, as merged files hold them; refuse an id of two images.
+
+    Raises:
+        InputError: two images share an id: whose the annotations are cannot be told.
+    """
+    images: dict[Id, CocoImage] = {}
+    for each in coco.images:
+        if images.setdefault(each.id, each) != each and each.id != "None":
+            first = images[each.id].file_name
+            raise InputError(f"{path} gives the id {each.id} to {first} and to {each.file_name}")
+    coco.images = [each for each in coco.images if images[each.id] is each or each.id == "None"]
+    kinds = {(each.id, each.name): each for each in coco.categories}
+    coco.categories = list(kinds.values())
 
 
 def find_image(coco: CocoFile, image: str | int | Path, path: str | Path) -> CocoImage:
@@ -120,17 +139,18 @@ def find_image(coco: CocoFile, image: str | int | Path, path: str | Path) -> Coc
         most = max(shared, default=0)
         found = [each for each, n in zip(coco.images, shared, strict=True) if 0 < n == most]
     name = image if isinstance(image, int) else printable(Path(image).name)
-    return only(found, f"image {name!r}", path)
+    return only(found, f"image {name!r}", path, [each.file_name for each in coco.images])
 
 
-def only(found: list[_T], what: str, path: str | Path) -> _T:
-    """Return the one thing that was found.
+def only(found: list[_T], what: str, path: str | Path, known: list[str]) -> _T:
+    """Return the one thing that was found; `known` are the names of all.
 
     Raises:
         InputError: it is not one.
     """
     if len(found) != 1:
-        raise InputError(f"{path} has {what} {len(found)} times, not once")
+        hint = f"it has {few(known, 5)}" if known and not found else ""
+        raise InputError(f"{path} has {what} {len(found)} times, not once", hint)
     return found[0]
 
 
@@ -198,6 +218,34 @@ def read_segmentation(raw: msgspec.Raw, height: int, width: int) -> Segmentation
     return Segmentation(polygons, unusable="" if polygons else short)
 
 
+def read_segmentations(
+    raws: Mapping[str, msgspec.Raw], height: int, width: int, where: str
+) -> list[Segmentation]:
+    """Read what marks one category in one image; damaged ones are left out and named in a notice.
+
+    Args:
+        raws: by the name of their annotation.
+        height: the image's.
+        width: the image's.
+        where: the file, for messages.
+
+    Raises:
+        InputError: all that mark anything are damaged.
+    """
+    read, damaged = [], []
+    for name, raw in raws.items():
+        try:
+            read.append(read_segmentation(raw, height, width))
+        except ValueError as error:
+            damaged.append(f"{name} has {error}")
+    if damaged and not any(each.polygons or each.runs for each in read):
+        raise InputError(f"{where}: {damaged[0]}", "a polygon is x, y, x, y, x, y, ... in pixels")
+    if damaged:
+        told = f"{where}: skipped {len(damaged)} of {len(raws)} annotations of a mask: "
+        notice("skipped annotations", told + few(damaged))
+    return read
+
+
 def check_area(shapes: list[Segmentation], height: int, width: int) -> None:
     """Refuse segmentations of an image that would take minutes to draw.
 
@@ -228,14 +276,45 @@ def runs_of_mask(mask: UInt8) -> list[int]:
     return runs
 
 
-def _decoded(data: bytes) -> CocoFile:
-    try:
+class _Loose(msgspec.Struct):
+    """An annotation file whose entries are not decoded yet: one may be damaged."""
+
+    images: list[msgspec.Raw]
+    categories: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+
+
+def _decoded(data: bytes, path: str | Path) -> CocoFile:
+    """Decode a file; entries that are no objects are left out and named in a notice."""
+    with suppress(DocumentError):
         return decode_json(data, CocoFile)
+    try:
+        loose = decode_json(data, _Loose)
     except DocumentError as error:
         if isinstance(error.__cause__, msgspec.ValidationError):
             raise
-    # Python writes NaN, which JSON does not know; written again, it becomes null.
-    return decode_json(msgspec.json.encode(json.loads(data)), CocoFile)
+        # Python writes NaN, which JSON does not know; written again, it becomes null.
+        loose = decode_json(msgspec.json.encode(json.loads(data)), _Loose)
+    return CocoFile(
+        _objects(loose.images, CocoImage, "images", path),
+        _objects(loose.categories, CocoCategory, "categories", path),
+        _objects(loose.annotations, CocoAnnotation, "annotations", path),
+    )
+
+
+def _objects(raws: list[msgspec.Raw], kind: type[_T], what: str, path: str | Path) -> list[_T]:
+    objects, skipped = [], []
+    for number, raw in enumerate(raws):
+        try:
+            objects.append(decode_json(raw, kind))
+        except DocumentError:
+            skipped.append(f"[{number}] is {bytes(raw)[:20].decode(errors='replace')}")
+    if skipped and not objects:
+        raise ValueError(f"none of its {what} is an object")
+    if skipped:
+        told = f"{path}: skipped {len(skipped)} of {len(raws)} {what} that are no objects: "
+        notice("skipped annotations", told + few(skipped))
+    return objects
 
 
 def _side(value: Any) -> int | None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from uino_deploy.errors import InputError
 from uino_deploy.images.opening import UInt8
+from uino_deploy.images.soft import FEW_LABELS, HINT, flat, half, halfway, to_bytes
 
 IGNORED = 255
 """Mask value of the pixels that count neither for nor against a prediction."""
@@ -17,11 +18,12 @@ IGNORED = 255
 # Labels are few; a coder's ringing, soft edges and probabilities have more values than this.
 _FEW = 64
 # Shares of pixels that equal three of their four neighbours: labels lie flat, soft edges do not.
-_FLAT, _STEEP = 0.5, 0.1
+_FLAT, _FLATTER, _STEEP = 0.5, 0.8, 0.1
 _NEAR = 32 / 255
+# How far a pixel may lie from shades of one colour, and the share of those that lie further.
+_HUE, _FEW_PIXELS = 48, 0.1
 _STRIP_PIXELS = 1 << 20
 _VOC_BORDER = 224 << 16 | 224 << 8 | 192
-_HINT = "give a mask of two levels, 0 and 255, or name the object's value with --label"
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ def decide(values: npt.NDArray[Any], label: int | None = None) -> Marked:
         InputError: no pixel has the label, or the values allow more than one reading.
     """
     if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 255):
-        raise InputError(f"it holds numbers from {values.min():g} to {values.max():g}", _HINT)
+        raise InputError(f"it holds numbers from {values.min():g} to {values.max():g}", HINT)
     if values.dtype.kind in "iu" and not (values.min() >= 0 and values.max() <= 65535):
-        raise InputError(f"it holds values from {values.min()} to {values.max()}", _HINT)
+        raise InputError(f"it holds values from {values.min()} to {values.max()}", HINT)
     levels, counts = _levels(values)
     if label is not None:
         return _labelled(values, levels, label)
@@ -85,15 +87,18 @@ def decide_colours(colours: UInt8, label: int | None = None) -> Marked:
         raise InputError("it holds colours, not labels", "save it as grey values or a palette")
     strongest, weakest = colours.max(axis=2), colours.min(axis=2)
     codes = red.astype(np.uint32) << 16 | green.astype(np.uint32) << 8 | blue
-    levels = np.unique(codes)
+    seen = np.zeros(1 << 24, np.bool_)  # a sort of all pixels would take many times as long
+    seen[codes] = True
+    levels = np.flatnonzero(seen)
     if len(levels) == 2 and levels[0] == 0:
         return Marked((codes != 0).astype(np.uint8))
     border = codes == _VOC_BORDER
     body = (codes != 0) & ~border
-    # A lossy coder leaves greys that are not quite grey, and blacks that are not quite black.
-    nearly = int((strongest - weakest).max()) <= _NEAR * 255
-    nearly |= bool(((strongest > 0) & (strongest <= _NEAR * 255)).any())
-    if nearly or len(levels) > _FEW or (levels[0] == 0 and _flat(codes, body) < _FLAT):
+    # A lossy coder leaves blacks that are not quite black.
+    nearly = bool(((strongest > 0) & (strongest <= _NEAR * 255)).any())
+    if nearly or len(levels) > _FEW or (levels[0] == 0 and flat(codes, body) < _FLAT):
+        return _one_hue(colours, strongest, weakest)
+    if int((strongest - weakest).max()) <= _NEAR * 255:
         return decide(strongest)
     if levels[0] != 0:
         _refuse_two(f"{len(levels)} colours, none is black")
@@ -101,6 +106,25 @@ def decide_colours(colours: UInt8, label: int | None = None) -> Marked:
     mask = body.astype(np.uint8)
     mask[border] = IGNORED
     return _union(mask, f"{others} colours", others)
+
+
+def _one_hue(colours: UInt8, strongest: UInt8, weakest: UInt8) -> Marked:
+    """Decide a mask of shades of one colour, which may be white, as of grey values."""
+    lit = strongest >= max(_NEAR * 255, int(strongest.max()) // 2)
+    hue = colours[lit].mean(axis=0) if lit.any() else np.full(3, 255.0)
+    others = 0
+    rows = max(1, _STRIP_PIXELS // max(1, strongest.shape[1]))
+    for top in range(0, len(strongest), rows):
+        shade = strongest[top : top + rows, :, None] * (hue / hue.max())
+        others += int((np.abs(colours[top : top + rows] - shade).max(axis=2) > _HUE).sum())
+    if others > _FEW_PIXELS * strongest.size:
+        coloured = np.count_nonzero(strongest - weakest > _NEAR * 255) / strongest.size
+        raise InputError(
+            f"it holds shades of several colours ({coloured:.0%} of its pixels are no greys): a "
+            "picture, or labels that a coder blurred",
+            HINT,
+        )
+    return decide(strongest)
 
 
 def decide_indices(indices: UInt8, label: int | None = None) -> Marked:
@@ -117,6 +141,8 @@ def decide_indices(indices: UInt8, label: int | None = None) -> Marked:
     if label is not None:
         return _labelled(indices, levels, label)
     body = [int(each) for each in levels if each not in (0, IGNORED)]
+    if len(levels) > FEW_LABELS and flat(indices, indices != 0) < _FLATTER:
+        raise InputError(f"it holds {len(levels)} colours that lie nowhere flat: a picture", HINT)
     mask = (indices != 0).astype(np.uint8)
     mask[indices == IGNORED] = IGNORED
     return _union(mask, f"labels {_listed(body)}", len(body))
@@ -132,30 +158,35 @@ def _two(values: npt.NDArray[Any], levels: npt.NDArray[Any], top: float) -> Mark
 def _several(
     values: npt.NDArray[Any], levels: npt.NDArray[Any], counts: npt.NDArray[Any], top: float
 ) -> Marked:
-    inner = levels[(levels != 0) & (levels != top)].astype(np.float64)
-    flat = _flat(values, (values != 0) & (values != top))
     seen = f"it holds {len(levels)} levels, {_listed(levels, counts)}"
+    histogram = np.bincount(to_bytes(levels, top), weights=counts, minlength=256)
+    middle = halfway(values, histogram, top)
+    if middle is not None:
+        # The object of 0 and 255 is cut at half, as any other soft mask.
+        return _cut(values, top, seen, top / 2 if abs(middle / top - 0.5) < _NEAR else middle)
+    inner = levels[(levels != 0) & (levels != top)].astype(np.float64)
+    share = flat(values, (values != 0) & (values != top))
     whole = levels[-1] != top
-    if values.dtype.kind == "f" or len(levels) > _FEW or flat < _STEEP:
-        return _soft(values, levels, top, seen)
-    if inner.max() <= top / 3 or whole:
-        if flat < _FLAT:
-            raise InputError(f"{seen}: labels, or soft edges?", _HINT)
+    many = len(levels) > FEW_LABELS
+    if values.dtype.kind == "f" or len(levels) > _FEW or share < _STEEP:
+        return _cut(values, top, seen, half(values, histogram, top, seen))
+    if share >= (_FLATTER if many else _FLAT) and (inner.max() <= top / 3 or whole):
         mask = (values != 0).astype(np.uint8)
         if not whole:
             mask[values == top] = IGNORED
         return _union(mask, f"labels {_listed(inner)}", len(inner))
-    if flat < _FLAT or (np.minimum(inner, top - inner) <= _NEAR * top).all():
-        return _soft(values, levels, top, seen)
-    raise InputError(f"{seen}: an unsure region, labels, or soft edges?", _HINT)
+    if many or (inner.max() > top / 3 and share < _FLAT) or _at_the_ends(inner, top):
+        return _cut(values, top, seen, half(values, histogram, top, seen))
+    raise InputError(f"{seen}: an unsure region, labels, or soft edges?", HINT)
 
 
-def _soft(values: npt.NDArray[Any], levels: npt.NDArray[Any], top: float, seen: str) -> Marked:
-    if levels[-1] < top / 2:
-        raise InputError(f"{seen}, and none reaches half of {top:g}", _HINT)
-    return Marked(
-        (values >= top / 2).astype(np.uint8), f"{seen}: it is cut at half of {top:g}", "soft"
-    )
+def _at_the_ends(inner: npt.NDArray[Any], top: float) -> bool:
+    return bool((np.minimum(inner, top - inner) <= _NEAR * top).all() and inner.max() > top / 3)
+
+
+def _cut(values: npt.NDArray[Any], top: float, seen: str, at: float) -> Marked:
+    where = f"half of {top:g}" if at == top / 2 else f"{at:.3g}, between two levels"
+    return Marked((values >= at).astype(np.uint8), f"{seen}: it is cut at {where}", "soft")
 
 
 def _labelled(values: npt.NDArray[Any], levels: npt.NDArray[Any], label: int) -> Marked:
@@ -177,7 +208,7 @@ def _union(mask: UInt8, what: str, count: int) -> Marked:
 
 
 def _refuse_two(seen: str) -> Marked:
-    raise InputError(f"it holds {seen}: which is the object?", _HINT)
+    raise InputError(f"it holds {seen}: which is the object?", HINT)
 
 
 def _levels(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -196,20 +227,6 @@ def _top(dtype: np.dtype[Any], largest: float) -> float:
     if dtype.kind == "f" and largest <= 1:
         return 1.0
     return 255.0 if largest <= 255 else 65535.0
-
-
-def _flat(values: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> float:
-    """Return the share of some pixels that equal three of their four neighbours or more."""
-    total = np.count_nonzero(where)
-    if not total:
-        return 1.0
-    equal = np.zeros(values.shape, np.uint8)
-    down, across = values[1:] == values[:-1], values[:, 1:] == values[:, :-1]
-    equal[1:] += down
-    equal[:-1] += down
-    equal[:, 1:] += across
-    equal[:, :-1] += across
-    return float(np.count_nonzero((equal >= 3) & where) / total)
 
 
 def _listed(levels: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> str:

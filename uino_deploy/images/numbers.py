@@ -81,7 +81,7 @@ def _range(
     if values.dtype.kind == "f" or smallest < 0 or largest > 65535:
         raise InputError(
             f"it holds {values.dtype} values, whose range is unknown",
-            "save it with 8 or 16 bits, or give --bits",
+            "save it with 8 or 16 bits" + (", or give --bits" if values.dtype.kind != "f" else ""),
         )
     stated = _significant_bits(path) if image.format == "PNG" else None
     if stated is not None and largest < 2**stated:

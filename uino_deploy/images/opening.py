@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from uino_deploy.errors import InputError
-from uino_deploy.inputs import find_file, open_regular, printable
+from uino_deploy.inputs import find_file, notice, open_regular, printable
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -52,6 +52,8 @@ PIXELS_VARIABLE = "UINO_DEPLOY_MAX_PIXELS"
 MAX_BYTES = 2 << 30
 """Bytes of the largest picture file that is read."""
 
+# Formats of several pictures; an MPO's others are views or previews of the first.
+_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 _ORIENTATION = 0x0112
 _SIDEWAYS = range(5, 9)
 
@@ -104,6 +106,7 @@ def read_picture(path: str | Path, what: str = "image") -> tuple[Image.Image, He
     """
     with _opened(path, what) as image:
         header = _header(image)
+        several = header.format in _FRAMES and getattr(image, "is_animated", False)
         image.load()
         if image.mode in {"P", "PA"} and image.palette is None:
             raise ValueError("it has no palette")
@@ -111,7 +114,9 @@ def read_picture(path: str | Path, what: str = "image") -> tuple[Image.Image, He
             header = replace(header, orientation=_orientation(image))
         if header.format == "TIFF":  # Pillow turns this format, and no other, while it decodes
             header = replace(header, height=image.height, width=image.width, orientation=1)
-        return image, header
+    if several:
+        notice("frames", f"{what} {printable(path)} holds several pictures: the first is taken")
+    return image, header
 
 
 def turned(pixels: UInt8, orientation: int) -> UInt8:

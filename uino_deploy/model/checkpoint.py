@@ -25,6 +25,7 @@ from uino_deploy.config import DecoderConfig, EncoderConfig, UinoConfig
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import CheckpointError, InputError
 from uino_deploy.files import atomic_file
+from uino_deploy.inputs import read_regular
 from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.layouts import SAM_ENCODER, UINO, Layout, Shapes, fitting_presets, recognise
 from uino_deploy.model.mask_decoder import MaskDecoder
@@ -34,6 +35,7 @@ from uino_deploy.model.wrappings import unwrap
 
 FORMAT = "uino-checkpoint"
 FORMAT_VERSION = "1"
+_MOST_INDEX = 64 << 20  # bytes of the index of a file in parts
 
 Tensors = dict[str, Tensor]
 Config = TypeVar("Config")
@@ -72,15 +74,20 @@ def load_dinov2(path: str | Path, config: EncoderConfig | None = None) -> DinoVi
     layout = _expect("dinov2", name, tensors)
     presets = fitting_presets(layout, _shapes(tensors))
     if config is None:
-        if not presets:
-            raise CheckpointError(
-                f"{name} matches no preset's encoder in width, depth and registers",
-                "take DINOv2's ViT-S, B or L, or pass an EncoderConfig",
-            )
-        config = next(iter(presets.values()))
+        config = _preset_of(name, layout, _shapes(tensors))
     hint = f"its sizes are those of preset {' or '.join(presets)}" if presets else ""
     encoder = _filled(DinoVisionTransformer, config, tensors, layout, name, hint)
     return encoder.eval().requires_grad_(False)
+
+
+def _preset_of(path: str, layout: Layout, shapes: Shapes) -> EncoderConfig:
+    presets = fitting_presets(layout, shapes)
+    if not presets:
+        raise CheckpointError(
+            f"{path} matches no preset's encoder in width, depth and registers",
+            "take DINOv2's ViT-S, B or L, or pass an EncoderConfig",
+        )
+    return next(iter(presets.values()))
 
 
 def load_sam_decoder(path: str | Path, config: DecoderConfig | None = None) -> MaskDecoder:
@@ -266,19 +273,55 @@ def _read(path: str | Path) -> _File:
     else:
         loaded = _read_pickle(path)
     tensors, wrapping = unwrap(loaded)
-    for name, value in tensors.items():
+    _check_plain(str(path), tensors)
+    empty = next((name for name, value in tensors.items() if value.is_meta), None)
+    if empty is not None:
+        raise CheckpointError(f"{path}: tensor {empty} is without values", "save it again")
+    return _File(tensors, f"{path} ({wrapping})" if wrapping else str(path))
+
+
+def _check_plain(path: str, values: Mapping[str, Any]) -> None:
+    """Refuse what is no tensor, and tensors that no model is filled with."""
+    for name, value in values.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path} holds a {type(value).__name__} under {name!r}, not a tensor",
                 "save only the model's state_dict()",
             )
-        plain = value.layout is torch.strided and not value.is_quantized and not value.is_meta
-        if not plain or value.is_complex():
+        if value.layout is not torch.strided or value.is_quantized or value.is_complex():
             raise CheckpointError(
-                f"{path}: tensor {name} is sparse, quantised, complex or without values",
+                f"{path}: tensor {name} is sparse, quantised or complex",
                 "save plain tensors of real numbers",
             )
-    return _File(tensors, f"{path} ({wrapping})" if wrapping else str(path))
+
+
+def why_refused(
+    path: str, values: Mapping[str, Any], shapes: Shapes, config: UinoConfig | None = None
+) -> str:
+    """Return why `export` takes no weights from a file; empty if nothing shows before it is read.
+
+    Args:
+        path: the file, for the message.
+        values: what it holds by name, once unwrapped; empty where only `shapes` are known.
+        shapes: tensor name -> shape.
+        config: the model that our own checkpoints describe.
+    """
+    try:
+        _check_plain(path, values)
+        layout = _recognise(path, shapes)
+        if layout.holds == "uino":
+            if config is None:
+                return "no configuration lies beside its tensors: uino-deploy did not write it"
+            _check_fits(UinoFSS, config, layout, shapes, path)
+        elif layout.holds == "sam":
+            _check_fits(MaskDecoder, DecoderConfig(), layout, shapes, path)
+        else:
+            _check_fits(
+                DinoVisionTransformer, _preset_of(path, layout, shapes), layout, shapes, path
+            )
+    except CheckpointError as error:
+        return error.what
+    return ""
 
 
 def _load_safetensors(path: str | Path) -> Tensors:
@@ -291,7 +334,7 @@ def _load_safetensors(path: str | Path) -> Tensors:
 def _read_shards(index: Path) -> Tensors:
     """Read the tensors of a Hugging Face index, which names the file of each."""
     try:
-        shards = decode_json(index.read_bytes(), _Index).weight_map
+        shards = decode_json(read_regular(index, "index", _MOST_INDEX), _Index).weight_map
     except DocumentError as error:
         raise CheckpointError(f"{index} is no index of safetensors files: {error}") from error
     tensors: Tensors = {}
@@ -341,10 +384,10 @@ def _refused(path: str | Path, error: Exception) -> CheckpointError:
     )
 
 
-def _recognise(path: str, tensors: Tensors) -> Layout:
-    layout = recognise(_shapes(tensors))
+def _recognise(path: str, shapes: Shapes) -> Layout:
+    layout = recognise(shapes)
     if layout is None:
-        first = ", ".join(map(str, list(tensors)[:3])) or "none at all"
+        first = ", ".join(map(str, list(shapes)[:3])) or "none at all"
         raise CheckpointError(
             f"{path} has an unknown layout; its tensors are {first}",
             "take DINOv2's, Segment Anything's or uino-deploy's own checkpoints",
@@ -353,7 +396,7 @@ def _recognise(path: str, tensors: Tensors) -> Layout:
 
 
 def _expect(part: str, path: str, tensors: Tensors) -> Layout:
-    layout = _recognise(path, tensors)
+    layout = _recognise(path, _shapes(tensors))
     if layout.holds != part:
         wanted = {"dinov2": "DINOv2", "sam": "Segment Anything"}[part]
         raise CheckpointError(f"{path} is a {layout.title} checkpoint, not {wanted}'s")

@@ -19,10 +19,10 @@ from uino_deploy.bundle.presence import MIN_SCORE
 from uino_deploy.bundle.support import Support
 from uino_deploy.dependencies import require
 from uino_deploy.errors import CheckFailed, InputError
-from uino_deploy.files import atomic_directory
+from uino_deploy.files import atomic_directory, refuse_input
 from uino_deploy.images import SUFFIXES, UInt8, check_image, class_colour, load_image, overlay
 from uino_deploy.images.opening import UNREAD
-from uino_deploy.inputs import find_file, nfc, notice, printable
+from uino_deploy.inputs import few, find_file, nfc, notice, printable
 from uino_deploy.progress import Progress, silent
 from uino_deploy.runtime.instances_file import InstancesFile
 from uino_deploy.runtime.predictor import (
@@ -63,7 +63,7 @@ def segment_folder(
     """Segment enrolled classes in images, and write the results into a new folder.
 
     The folder appears when all is done. An image that fails is a record with its error, and the
-    others are kept; if all fail, or after any other error, nothing of the folder remains.
+    others are kept; after any other error, nothing of the folder remains.
 
     Args:
         predictor: the bundle, loaded.
@@ -86,11 +86,12 @@ def segment_folder(
         `Predictor.predict`) and what `write_results` returns; or `image` and `error`.
 
     Raises:
-        InputError: an input names no image, no image is readable (with `fail_fast`: one is not), a
-            support is unreadable or another model's, two supports share a name, or `threshold` or
+        InputError: an input names no image, no image exists (with `fail_fast`: one is unreadable),
+            a support is unreadable or another model's, two supports share a name, or `threshold` or
             `min_score` is not a number in its range.
         DependencyError: `instances` without scikit-image.
-        OutputExists: the folder exists, and `force` is not given or no earlier run wrote it.
+        OutputExists: the folder exists, and `force` is not given or no earlier run wrote it; or it
+            holds an input.
         CheckFailed: the bundle computed numbers that are not finite, for all images (with
             `fail_fast`: for one).
     """
@@ -100,8 +101,13 @@ def segment_folder(
         require("instances", "skimage")
     given = [images] if isinstance(images, (str, Path)) else images
     paths = find_images([str(each) for each in given])
+    if not any(os.path.lexists(find_file(path)) for path in paths):
+        more = f", nor do {len(paths) - 1} others" if len(paths) > 1 else ""
+        raise InputError(f"image {printable(paths[0])} does not exist{more}")
+    classes = load_supports(supports, predictor.bundle)
+    files = [each for each in supports if not isinstance(each, Support)]
+    refuse_input(folder, [predictor.bundle.root, *files, *paths])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:
-        classes = load_supports(supports, predictor.bundle)
         _tell_uncalibrated(classes)
         objects = InstancesFile([each.name for each in classes]) if instances else None
         for path in paths if fail_fast else ():
@@ -127,8 +133,8 @@ def segment_folder(
                         objects.add(record["image"], results)
                 lines.append(record)
                 step()
-        if len(failures) == len(lines):
-            raise failures[0]
+        if len(failures) == len(lines) and isinstance(failures[0], CheckFailed):
+            raise failures[0]  # the bundle's fault, not the images'
         if objects is not None:
             objects.write(made / INSTANCES)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -147,10 +153,13 @@ def _tell_uncalibrated(supports: Sequence[Support]) -> None:
         )
 
 
-def median_seconds(records: Sequence[Record]) -> float:
-    """Return the median time of `Predictor.predict`; the first call also loads the pieces."""
+def median_seconds(records: Sequence[Record]) -> float | None:
+    """Return the median time of `Predictor.predict`; the first call also loads the pieces.
+
+    None if no image was segmented.
+    """
     seconds: list[float] = [record["seconds"] for record in records if "seconds" in record]
-    return round(statistics.median(seconds), 4)
+    return round(statistics.median(seconds), 4) if seconds else None
 
 
 def load_supports(supports: Sequence[str | Path | Support], bundle: Bundle) -> list[Support]:
@@ -169,7 +178,7 @@ def load_supports(supports: Sequence[str | Path | Support], bundle: Bundle) -> l
             support = Support.load(Path(source), bundle.require_signature)
         support.check(bundle.manifest)
         where = "a class" if isinstance(source, Support) else source
-        key = support.name.casefold()
+        key = nfc(support.name).casefold()  # some file systems take such names for one folder's
         if key in taken:
             raise InputError(
                 f"{taken[key]} and {where} both hold a class named {support.name!r}",
@@ -192,6 +201,8 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     """
     images: dict[str, Path] = {}
     for given in inputs:
+        if not given:
+            raise InputError("an input is empty", "name a file, a folder or a glob")
         path = find_file(Path(given))
         if os.path.isdir(path):  # pathlib raises for a name that is too long
             paths = _pictures(path.iterdir(), given)
@@ -317,8 +328,7 @@ def _pictures(paths: Iterable[Path], given: str) -> list[Path]:
             skipped.append(f"{printable(path.name)} (no image's suffix)")
     if skipped:
         skipped.sort(key=lambda text: text.endswith("suffix)"))
-        more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        notice("skipped files", f"{printable(given)}: skipped {', '.join(skipped[:5])}{more}")
+        notice("skipped files", f"{printable(given)}: skipped {few(skipped, 5)}")
     return found
 
 

@@ -63,6 +63,13 @@ def read_negatives(inputs: Sequence[str], bits: int | None = None) -> list[Path 
     return [image if bits is None else load_image(image, bits) for image in images]
 
 
+def files_of(shots: Sequence[str], coco: Path | None = None) -> list[Path]:
+    """Return the files that `read_shots` reads with the same arguments; errors as there."""
+    if coco is not None:
+        return [coco, *map(Path, shots)]
+    return [path for shot in shots for path in split_shot(shot)]
+
+
 def split_shot(shot: str) -> tuple[Path, Path]:
     """Split `IMAGE:MASK` at the last colon that leaves two files: paths may contain colons.
 

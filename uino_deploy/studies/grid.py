@@ -16,7 +16,7 @@ from uino_deploy.errors import InputError
 from uino_deploy.evaluation.episodes import EVALUATION_SEED, load_episode
 from uino_deploy.evaluation.metrics import foreground_iou
 from uino_deploy.evaluation.segmenters import Segment, model_segmenter, open_segmenter
-from uino_deploy.files import refuse_existing
+from uino_deploy.files import refuse_existing, refuse_input
 from uino_deploy.images import UInt8, overlay
 from uino_deploy.studies.rows import with_prompt
 from uino_deploy.studies.tiles import montage, write_picture
@@ -62,11 +62,16 @@ def draw_grid(
         OutputExists: the picture exists and `force` is not given.
     """
     refuse_existing(output, force)
+    refuse_input(output, sources)
     if ablate and (len(sources) != 1 or sources[0].is_dir()):
         raise InputError("--ablate needs a single checkpoint")
     opened = open_dataset(dataset, data, fold)
     episodes = draw_list(opened, count, shots, seed)
-    segmenters = {source.name: open_segmenter(source) for source in sources}
+    names = [source.name for source in sources]
+    labels = names if len(set(names)) == len(names) else [str(source) for source in sources]
+    segmenters = {
+        label: open_segmenter(source) for label, source in zip(labels, sources, strict=True)
+    }
     if ablate:
         from uino_deploy.model.checkpoint import load_checkpoint
 

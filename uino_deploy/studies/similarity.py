@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uino_deploy.errors import InputError
-from uino_deploy.files import refuse_existing
+from uino_deploy.files import refuse_existing, refuse_input
 from uino_deploy.images import Float32, UInt8, load_image, preprocess_image
 from uino_deploy.progress import Progress, silent
 from uino_deploy.studies.tiles import heat, mark, montage, write_picture
@@ -105,6 +105,7 @@ def draw_similarity(
     from uino_deploy.model.checkpoint import load_sam_image_encoder
 
     refuse_existing(output, force)
+    refuse_input(output, images)
     if not all(0 <= share < 1 for share in point):
         place = ",".join(f"{share:g}" for share in point)
         raise InputError(

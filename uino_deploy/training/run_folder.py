@@ -17,7 +17,7 @@ from torch import Tensor
 from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.files import atomic_file, refuse_existing
-from uino_deploy.inputs import open_regular
+from uino_deploy.inputs import open_regular, read_regular
 from uino_deploy.training.processes import Processes
 from uino_deploy.workspace import locked, work_folder_stem
 
@@ -27,6 +27,7 @@ FORMAT = "uino-training-state"
 VERSION = "1"
 # Of the largest state that is read: far beyond any of this program.
 _MAX_BYTES = 64 << 30
+_MOST_SETTINGS = 16 << 20
 _DIGITS = 19  # a step's, at most
 _COLUMNS = ["stage", "step", "loss", "learning_rate"]
 
@@ -83,7 +84,7 @@ def prepared_folder(
 
 def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     try:
-        before = decode_json(path.read_bytes(), dict[str, Any])
+        before = decode_json(read_regular(path, "settings", _MOST_SETTINGS), dict[str, Any])
     except DocumentError as error:
         raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
     now = json.loads(json.dumps(settings))
