@@ -18,9 +18,9 @@ from uino_deploy.model.prompt_generator import PromptGenerator
 LEAST = 1e-2
 TRAINED_TINY = Path(__file__).parents[2] / "uino_deploy/assets/tiny.safetensors"
 # 9 x 9 tokens: pooled 3 x 3, then 2 x 2 and 1 x 1 support cells.
-SIZE = {"tiny": None}
+SIZE = {"tiny": None, "small": None}
 SMALL = 14 * 9
-QUICK = ("tiny", "vits14")
+QUICK = ("tiny", "small", "vits14")
 
 
 def zeroed(output):

@@ -85,11 +85,16 @@ def test_the_public_function_writes_a_checkpoint_and_says_what_it_reached(tmp_pa
         train_recipe(RECIPE, path)
 
 
-@pytest.mark.parametrize("objective", ["classification", "episodic"])
+@pytest.mark.parametrize("objective", ["classification", "compact", "episodic"])
 def test_a_few_steps_on_one_batch_lower_its_loss(objective):
     task = FromScratch(RECIPE, 0).train()
     batch = draw_batch(task.batches.pools, task.model.config, 0, 0, episodes=2)
-    loss = task.classification_loss if objective == "classification" else task.episodic_loss
+    losses = {
+        "classification": task.classification_loss,
+        "compact": lambda batch: task.episodic_loss(batch, correlate=False),
+        "episodic": task.episodic_loss,
+    }
+    loss = losses[objective]
     schedule = Schedule(100, learning_rate=1e-3, muon_rate=0.02)
     optimiser = Optimiser(dict(task.trained.named_parameters()), schedule)
     before = loss(batch).item()
@@ -132,3 +137,12 @@ def test_a_shortened_recipe_never_grows():
     demo = RECIPES["demo"]
     assert demo.shortened(10**9) == demo
     assert {stage.steps for stage in demo.shortened(7).stages} == {7}
+
+
+def test_the_recipe_of_things_trains_all_stages(tmp_path):
+    recipe = replace(RECIPES["things"].shortened(1), episodes=2)
+    seen = []
+    model = train_from_scratch(recipe, 0, tmp_path, observe=seen.append)
+    assert [progress.stage for progress in seen] == [0, 1, 2]
+    assert model.config.preset == "small"
+    assert model.config.grid == 12

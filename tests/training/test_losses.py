@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from uino_deploy.training.batches import NO_GLYPH, Batch
-from uino_deploy.training.losses import GlyphClassifier, SimilarityReadout, mask_loss
+from uino_deploy.training.batches import NO_CLASS, Batch
+from uino_deploy.training.losses import Classifier, SimilarityReadout, mask_loss
 
 
 def test_an_undecided_mask_costs_what_the_formula_says():
@@ -48,18 +48,18 @@ def test_where_the_target_is_absent_an_empty_mask_of_iou_zero_is_right():
     assert both.item() == pytest.approx((2 * math.log(2) + alone) / 2)
 
 
-def test_the_classifier_reads_pooled_glyphs_tokens_and_the_ground():
-    classifier = GlyphClassifier(width=3, classes=2)
+def test_the_classifier_reads_pooled_things_tokens_and_the_ground():
+    classifier = Classifier(width=3, classes=2)
     with torch.no_grad():
-        classifier.linear.weight.copy_(20 * torch.eye(3))
-        classifier.linear.bias.zero_()
+        classifier.weight.copy_(7 * torch.eye(3))  # its length does not matter
+        classifier.scale.fill_(20)
     shares = torch.zeros(2, 2, 4)
     shares[:, 0, 0] = 1
     shares[0, 1, 1] = 0.5
     batch = Batch(
         images=torch.empty(0),
         shares=shares,
-        labels=torch.tensor([[0, 1], [1, NO_GLYPH]]),
+        labels=torch.tensor([[0, 1], [1, NO_CLASS]]),
         truth=torch.empty(0),
     )
     right = torch.eye(3)[torch.tensor([[0, 1, 2, 2], [1, 2, 2, 2]])]

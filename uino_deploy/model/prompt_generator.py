@@ -96,6 +96,12 @@ class PromptGenerator(nn.Module):
         similarity = cosine[..., 0] - cosine[..., 1] if self.contrastive else cosine[..., 0]
         return similarity.to(deep.dtype)
 
+    def similarity_prompt(self, similarity: Tensor) -> Tensor:
+        """Map PCS's map [B, N] to its dense prompt [B, E, h, w]."""
+        grid = round(similarity.shape[1] ** 0.5)
+        prompt: Tensor = self.similarity(to_plane(similarity[..., None], grid, grid))
+        return prompt
+
     def forward(
         self, deep: Tensor, support_deep: Tensor | None, weight: Tensor | None, prototypes: Tensor
     ) -> Tensor:
@@ -110,9 +116,7 @@ class PromptGenerator(nn.Module):
         Returns:
             [B, E, h, w].
         """
-        grid = round(deep.shape[2] ** 0.5)
-        similarity = self.similarity_map(deep, prototypes)
-        dense: Tensor = self.similarity(to_plane(similarity[..., None], grid, grid))
+        dense = self.similarity_prompt(self.similarity_map(deep, prototypes))
         if self.hypercorrelation is None:
             return dense
         if support_deep is None or weight is None:

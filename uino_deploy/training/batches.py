@@ -16,11 +16,15 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.data.episodes import draw_episode
 from uino_deploy.data.pools import Pool, load_pool, roughened
 from uino_deploy.data.scenes import PLAIN, Deformation
-from uino_deploy.images import preprocess_image
+from uino_deploy.data.thing_episodes import ThingScene, sample_episode
+from uino_deploy.data.things import Things
+from uino_deploy.images import UInt8, preprocess_image
 from uino_deploy.training.recipe import Recipe
 
-NO_GLYPH = -1
-"""Label of padding: the scene has fewer glyphs than the batch's fullest one."""
+NO_CLASS = -1
+"""Label of padding: the scene has fewer things than the batch's fullest one."""
+
+_Row = tuple[NDArray[np.int64], NDArray[np.bool_]]  # class numbers, and masks [G, S, S]
 
 
 class Batch(NamedTuple):
@@ -28,9 +32,9 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [2B, 3, S, S], normalised.
-        shares: [2B, G, N], the fraction of each patch that each glyph covers; the episode's target
-            is glyph 0.
-        labels: [2B, G], class numbers; `NO_GLYPH` for padding.
+        shares: [2B, G, N], the fraction of each patch that each thing covers; the episode's target
+            is thing 0. Where a query does not show it, its shares are zero.
+        labels: [2B, G], class numbers; `NO_CLASS` for padding and for absent targets.
         truth: [B, S, S], the targets' masks in the queries, 0 or 1.
     """
 
@@ -45,7 +49,7 @@ class Batches(Dataset[Batch]):
 
     Args:
         config: the model's sizes.
-        recipe: the pools, the episodes in a batch, and the stages.
+        recipe: what to draw, the episodes in a batch, and the stages.
         seed: selects the sequence of episodes.
     """
 
@@ -61,20 +65,24 @@ class Batches(Dataset[Batch]):
         drawn_from = self._recipe.drawn_from.items()
         return tuple(roughened(load_pool(name), share) for name, share in drawn_from)
 
+    @cached_property
+    def classes(self) -> int:
+        """The number of classes to train on."""
+        if not self.pools:
+            return len(Things.load().concepts("base"))
+        return sum(len(pool.labels) for pool in self.pools)
+
     def __len__(self) -> int:
         """Return the number of batches, one for each step of all stages."""
         return len(self._deformations)
 
     def __getitem__(self, number: int) -> Batch:
         """Draw the batch of a step, counted from 0 through all stages."""
-        return draw_batch(
-            self.pools,
-            self._config,
-            self._seed,
-            number,
-            self._recipe.episodes,
-            self._deformations[number],
-        )
+        count = self._recipe.episodes
+        if not self.pools:
+            return draw_things(self._config, self._seed, number, count, self._recipe.absent)
+        deformation = self._deformations[number]
+        return draw_batch(self.pools, self._config, self._seed, number, count, deformation)
 
     def drawn_ahead(self, first: int) -> Iterator[Batch]:
         """Yield the batches from a number on, drawn by another process to save a third of a step.
@@ -115,7 +123,7 @@ def draw_batch(
         episodes: episodes in the batch, B.
         deformation: how each glyph is deformed.
     """
-    size, patch = config.image_size, config.encoder.patch
+    size = config.image_size
     first = step * episodes
     drawn = []
     for number in range(first, first + episodes):
@@ -124,17 +132,61 @@ def draw_batch(
     scenes = [episode.support[0] for episode in drawn] + [episode.query for episode in drawn]
     starts = np.cumsum([0] + [len(pool.labels) for pool in pools])
     offsets = [starts[number % len(pools)] for number in range(first, first + episodes)] * 2
-    glyphs = max(len(scene.labels) for scene in scenes)
-    shares = np.zeros((len(scenes), glyphs, config.tokens), dtype=np.float32)
-    labels = np.full((len(scenes), glyphs), NO_GLYPH)
-    for row, each in enumerate(scenes):
-        labels[row, : len(each.labels)] = offsets[row] + np.array(each.labels)
-        shares[row, : len(each.labels)] = patch_shares(each.scene.masks, patch)
+    rows = [
+        (offset + np.array(scene.labels), scene.scene.masks)
+        for offset, scene in zip(offsets, scenes, strict=True)
+    ]
+    images = [scene.image for scene in scenes]
+    return _batch(config, images, rows, [episode.query.mask for episode in drawn])
+
+
+def draw_things(
+    config: UinoConfig, seed: int, step: int, episodes: int, absent: float = 0.0
+) -> Batch:
+    """Draw a training step's episodes of things; the same arguments give the same batch.
+
+    Args:
+        config: the model's sizes.
+        seed: selects the sequence of episodes.
+        step: the batch's number in that sequence.
+        episodes: episodes in the batch, B.
+        absent: the share of episodes whose query does not show the target.
+    """
+    rng = np.random.default_rng([seed, step])
+    drawn = [sample_episode(rng, absent=absent, size=config.image_size) for _ in range(episodes)]
+    scenes = [episode.support[0] for episode in drawn] + [episode.query for episode in drawn]
+    rows = [_things(scene) for scene in scenes]
+    images = [scene.image for scene in scenes]
+    return _batch(config, images, rows, [episode.query.mask for episode in drawn])
+
+
+def _things(scene: ThingScene) -> _Row:
+    """Return class numbers and masks of a scene, the target first: empty if it is absent."""
+    labels = np.searchsorted(Things.load().concepts("base"), scene.concepts)
+    if scene.target in scene.concepts:
+        return labels, scene.masks
+    nothing = np.zeros_like(scene.masks[:1])
+    return np.concatenate([[NO_CLASS], labels]), np.concatenate([nothing, scene.masks])
+
+
+def _batch(
+    config: UinoConfig,
+    images: Sequence[UInt8],
+    rows: Sequence[_Row],
+    truths: Sequence[UInt8],
+) -> Batch:
+    things = max(len(labels) for labels, _ in rows)
+    shares = np.zeros((len(rows), things, config.tokens), dtype=np.float32)
+    labels = np.full((len(rows), things), NO_CLASS)
+    for row, (own, masks) in enumerate(rows):
+        labels[row, : len(own)] = own
+        shares[row, : len(own)] = patch_shares(masks, config.encoder.patch)
+    prepared = [preprocess_image(image, config.image_size) for image in images]
     return Batch(
-        images=torch.from_numpy(np.stack([preprocess_image(s.image, size) for s in scenes])),
+        images=torch.from_numpy(np.stack(prepared)),
         shares=torch.from_numpy(shares),
         labels=torch.from_numpy(labels),
-        truth=torch.from_numpy(np.stack([episode.query.mask for episode in drawn])).float(),
+        truth=torch.from_numpy(np.stack(truths)).float(),
     )
 
 

@@ -21,7 +21,7 @@ from uino_deploy.training.allocator import keep_freed_memory
 from uino_deploy.training.batches import Batch, Batches
 from uino_deploy.training.gate import measure, shortfalls
 from uino_deploy.training.loop import Task, TrainingLoop
-from uino_deploy.training.losses import GlyphClassifier, SimilarityReadout, mask_loss
+from uino_deploy.training.losses import Classifier, SimilarityReadout, mask_loss
 from uino_deploy.training.processes import ALONE
 from uino_deploy.training.provenance import describe
 from uino_deploy.training.recipe import Recipe
@@ -147,11 +147,10 @@ class FromScratch(Task):
     def __init__(self, recipe: Recipe, seed: int, config: UinoConfig | None = None) -> None:
         config = config or UinoConfig.from_preset(recipe.preset, recipe.variant)
         batches = Batches(config, recipe, seed)
-        classes = sum(len(pool.labels) for pool in batches.pools)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = UinoFSS(config)
-            classifier = GlyphClassifier(config.encoder.width, classes)
+            classifier = Classifier(config.encoder.width, batches.classes)
         readout = SimilarityReadout()
         parts = {"encoder": model.encoder, "classifier": classifier, **dict(model.named_children())}
         super().__init__({**parts, "readout": readout})
@@ -169,9 +168,10 @@ class FromScratch(Task):
         # PyTorch's fused attention is slow on a CPU: its backward took 12 ms a block in bfloat16,
         # the written-out form 2.
         with sdpa_kernel(SDPBackend.MATH):
-            if self._stages[stage].task == "classification":
+            objective = self._stages[stage].task
+            if objective == "classification":
                 return self.classification_loss(batch)
-            return self.episodic_loss(batch)
+            return self.episodic_loss(batch, correlate=objective == "episodic")
 
     def _batch(self, number: int) -> Batch:
         if number != self._next_number:
@@ -180,13 +180,18 @@ class FromScratch(Task):
         return next(self._next_batches)
 
     def classification_loss(self, batch: Batch) -> Tensor:
-        """Return the loss of glyphs classified by the encoder's features."""
+        """Return the loss of things classified by the encoder's features."""
         with torch.autocast("cpu", torch.bfloat16):
             _, deep = self.model.encoder(batch.images)
         return self.classifier.loss(deep[:, -1], batch)
 
-    def episodic_loss(self, batch: Batch) -> Tensor:
-        """Return the loss of mask, predicted IoU, prototype map, and a share of classification."""
+    def episodic_loss(self, batch: Batch, correlate: bool = True) -> Tensor:
+        """Return the loss of mask, predicted IoU, prototype map, and a share of classification.
+
+        Args:
+            batch: the episodes.
+            correlate: with the hypercorrelation, which takes half of a step's time.
+        """
         prompts = self.model.prompt_generator
         target = batch.shares[:, 0]
         with torch.autocast("cpu", torch.bfloat16):
@@ -194,10 +199,12 @@ class FromScratch(Task):
             (_, query_early), (support_deep, query_deep) = early.chunk(2), deep.chunk(2)
             support_target, query_target = target.chunk(2)
             support = prompts.support_features(support_deep[:, None], support_target[:, None])
-            dense = prompts(query_deep, support.deep, support.weight, support.prototypes)
+            similarity = prompts.similarity_map(query_deep, support.prototypes)
+            dense = prompts.similarity_prompt(similarity)
+            if correlate and prompts.hypercorrelation is not None:
+                dense = dense + prompts.hypercorrelation(query_deep, support.deep, support.weight)
             embedding = self.model.adapter(query_early)
             logits, iou = self.model.decoder(embedding, support.sparse, dense)
-            similarity = prompts.similarity_map(query_deep, support.prototypes)
         return (
             mask_loss(logits, iou, batch.truth)
             + 0.5 * self.readout.loss(similarity, query_target)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from uino_deploy.data.episode_list import draw_list
 from uino_deploy.data.procedural import Procedural
+from uino_deploy.data.thing_dataset import ThingDataset
 from uino_deploy.evaluation.episodes import EVALUATION_SEED, Evaluation, run_episodes
 from uino_deploy.evaluation.segmenters import model_segmenter
 from uino_deploy.model.segmenter import UinoFSS
@@ -15,19 +16,19 @@ from uino_deploy.training.recipe import Recipe
 def measure(
     model: UinoFSS, recipe: Recipe, done: Callable[[], None] = lambda: None
 ) -> dict[str, Evaluation]:
-    """Evaluate a model, 1-shot, on every pool of classes in its recipe's gate.
+    """Evaluate a model, 1-shot, on every pool or data set in its recipe's gate.
 
     Args:
         model: the model, in evaluation mode.
-        recipe: names the pools in `required_miou`.
+        recipe: names them in `required_miou`.
         done: called after each episode.
     """
     segment = model_segmenter(model)
     measured: dict[str, Evaluation] = {}
-    for pool in recipe.required_miou:
-        dataset = Procedural(pool, pool)
+    for name in recipe.required_miou:
+        dataset = Procedural(name, name) if name in ("held-out", "digits") else ThingDataset(name)
         episodes = draw_list(dataset, recipe.judged_on, 1, EVALUATION_SEED)
-        measured[pool] = run_episodes(pool, segment, dataset, episodes, done).evaluation
+        measured[name] = run_episodes(name, segment, dataset, episodes, done).evaluation
     return measured
 
 

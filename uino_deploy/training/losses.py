@@ -1,4 +1,4 @@
-"""Losses: glyph classification, the prototypes' similarity map, and the segmented mask."""
+"""Losses: classification, the prototypes' similarity map, and the segmented mask."""
 
 from __future__ import annotations
 
@@ -6,35 +6,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from uino_deploy.training.batches import NO_GLYPH, Batch
+from uino_deploy.training.batches import NO_CLASS, Batch
 
-_COVERED = 0.25  # least fraction of a patch that a glyph must cover to own its token
+_COVERED = 0.25  # least fraction of a patch that a thing must cover to own its token
 
 
-class GlyphClassifier(nn.Module):
-    """A linear classifier of encoder tokens: the base classes, then the background."""
+class Classifier(nn.Module):
+    """A cosine classifier of encoder tokens: the classes, then the background.
+
+    The segmenter compares tokens by their cosines, so that is what the encoder is taught by.
+    """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, classes + 1)
+        self.weight = nn.Parameter(torch.randn(classes + 1, width) * width**-0.5)
+        self.scale = nn.Parameter(torch.tensor(16.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [..., width] -> logits [..., classes + 1]."""
+        directions = F.normalize(self.weight, dim=-1)
+        return self.scale * (F.normalize(features.float(), dim=-1) @ directions.T)
 
     def loss(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of pooled glyphs plus half of that of single tokens.
+        """Return the cross-entropy of pooled things plus half of that of single tokens.
 
         Args:
             tokens: [2B, N, D], the encoder's last deep layer.
             batch: the scenes they come from.
         """
         total = batch.shares.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        pooled = self.linear(batch.shares / total @ tokens.float())  # [2B, G, classes + 1]
-        glyph_loss = F.cross_entropy(
-            pooled.flatten(0, 1), batch.labels.flatten(), ignore_index=NO_GLYPH
+        pooled = self(batch.shares / total @ tokens.float())  # [2B, G, classes + 1]
+        thing_loss = F.cross_entropy(
+            pooled.flatten(0, 1), batch.labels.flatten(), ignore_index=NO_CLASS
         )
-        share, glyph = batch.shares.max(dim=1)  # [2B, N]
-        label = batch.labels.gather(1, glyph)
-        label = torch.where(share >= _COVERED, label, self.linear.out_features - 1)
-        token_loss = F.cross_entropy(self.linear(tokens).flatten(0, 1).float(), label.flatten())
-        return glyph_loss + 0.5 * token_loss
+        share, thing = batch.shares.max(dim=1)  # [2B, N]
+        label = batch.labels.gather(1, thing)
+        label = torch.where(share >= _COVERED, label, len(self.weight) - 1)
+        token_loss = F.cross_entropy(self(tokens).flatten(0, 1), label.flatten())
+        return thing_loss + 0.5 * token_loss
 
 
 class SimilarityReadout(nn.Module):

@@ -10,7 +10,8 @@ from uino_deploy.data.pools import PoolName
 from uino_deploy.data.scenes import HANDWRITTEN, Deformation
 from uino_deploy.training.schedule import Schedule
 
-Objective = Literal["classification", "episodic"]
+Judged = Literal["held-out", "digits", "things", "things-unseen-hand"]
+Objective = Literal["classification", "compact", "episodic"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Stage:
     """One stage of a recipe; its learning rates are those before decay.
 
     Attributes:
-        task: the objective: the encoder alone classifies glyphs, or the whole model segments.
+        task: the objective: the encoder alone classifies things; the model segments without the
+            hypercorrelation; or the whole model segments.
         steps: optimiser steps.
         muon: learning rate of the matrices in transformer blocks.
         adam: learning rate of everything else.
@@ -48,10 +50,12 @@ class Recipe:
         preset: the model.
         variant: the model's variant.
         episodes: episodes in a batch; each brings its support and its query scene.
-        drawn_from: the pools of classes to train on, which take turns, each with the share of its
-            sprites that are drawn as coarsely as the digits.
+        drawn_from: the pools of glyphs to train on, which take turns, each with the share of its
+            sprites that are drawn as coarsely as the digits; none to train on things.
         stages: run one after the other, each with its own optimiser.
-        required_miou: the gate: least mIoU on each pool of classes that no step has seen.
+        required_miou: the gate: least mIoU on each pool or data set of classes that no step
+            has seen.
+        absent: the share of episodes of things whose query does not show the target.
         judged_on: episodes that the gate draws from each pool.
     """
 
@@ -61,7 +65,8 @@ class Recipe:
     episodes: int
     drawn_from: dict[PoolName, float]
     stages: tuple[Stage, ...]
-    required_miou: dict[PoolName, float]
+    required_miou: dict[Judged, float]
+    absent: float = 0.0
     judged_on: int = 1000
 
     def shortened(self, steps: int) -> Recipe:
@@ -82,5 +87,19 @@ RECIPES = {
             Stage("episodic", steps=5000, muon=0.01, adam=1e-3),
         ),
         required_miou={"held-out": 72.0, "digits": 53.0},
-    )
+    ),
+    "things": Recipe(
+        name="things",
+        preset="small",
+        variant="full",
+        episodes=16,
+        drawn_from={},
+        absent=0.15,
+        stages=(
+            Stage("classification", steps=6000, muon=0.02, adam=3e-3),
+            Stage("compact", steps=5000, muon=0.01, adam=1e-3),
+            Stage("episodic", steps=5000, muon=0.01, adam=1e-3),
+        ),
+        required_miou={"things": 60.0, "things-unseen-hand": 60.0},
+    ),
 }
