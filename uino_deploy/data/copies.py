@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uino_deploy.data.montages import MONTAGE_SIZE, compose_montage
+from uino_deploy.data.montages import MONTAGE_SIZE, Variation, compose_montage
 from uino_deploy.data.thing_episodes import ThingScene, sample_episode
 from uino_deploy.data.things import UNSEEN_HAND, Things, ThingSplit
 
 _COPIES = (1, 7)  # copies in a scene, both included
 _DISTRACTORS = (0, 2)
-_SIZES = (0.2, 0.4)  # smaller than in other scenes, so that there is room for several
-_VISIBLE = 0.85  # they touch, and cover each other a little
+# Smaller than in other scenes, so that there is room for several; they cover each other a little.
+_VARIATION = Variation(sizes=(0.2, 0.4), visible=0.85)
 _SPLIT: ThingSplit = "held-out"
 
 
@@ -47,10 +47,11 @@ def draw_copies(seed: int, index: int, size: int = MONTAGE_SIZE) -> CountingEpis
     rng = np.random.default_rng([seed, index])
     episode = sample_episode(rng, _SPLIT, query_hand=UNSEEN_HAND, size=size)
     copies, distractors = (int(rng.integers(*n, endpoint=True)) for n in (_COPIES, _DISTRACTORS))
-    others = rng.choice(things.others(episode.concept), distractors, replace=False).tolist()
-    photographs = list(things.photographs[_SPLIT].values())
+    candidates = things.others(UNSEEN_HAND, episode.concept, _SPLIT)
+    others = rng.choice(candidates, distractors, replace=False).tolist()
+    photographs = things.grounds(_SPLIT)
     tiles = [things.tiles[UNSEEN_HAND][each] for each in [episode.concept] * copies + others]
     ground = photographs[int(rng.integers(len(photographs)))]
-    montage = compose_montage(tiles, ground, rng, size, copies, _SIZES, _VISIBLE)
+    montage = compose_montage(tiles, ground, rng, size, copies, _VARIATION)
     mine = np.array(montage.placed) < copies
     return CountingEpisode(episode.name, episode.support[0], montage.image, montage.masks[mine])

@@ -10,20 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from uino_deploy.data.textures import draw_texture
+
 MONTAGE_SIZE = 168
 """Side of a montage in pixels."""
 
-SIZES = (0.25, 0.6)
-"""Least and most of the longer side of a thing's picture, of the montage's."""
-
-VISIBLE = 0.6
-"""Least share of every thing that no other covers."""
-
 _TURN = 30.0  # degrees
+_BEND = 0.15  # of a box's sides by which its corners move, at most
 _STRETCH = 0.12  # logarithm of the factor by which width grows and height shrinks
-_OUTSIDE = 0.1  # of a thing's box that may lie outside the montage, on each side
+_INSIDE = 0.4  # of every thing, at least, lies in the montage
+_UNCOVERED = 0.4  # of every thing is left by patches, at least
+_PATCHES = (1, 3)  # that cover things, both included
+_PATCH = (0.1, 0.4)  # side of a patch, of the montage's
 _WARPS, _PLACES = 6, 6  # tries to place a thing: sizes, each smaller, and places for each
-_CROP = (0.3, 1.0)  # side of the photograph's crop, of its shorter side
 _NOISE = (0.5, 6.0)  # standard deviation in grey levels
 _SHADOW = 4  # a shadow is blurred on a grid coarser by this
 
@@ -43,6 +42,50 @@ class Montage:
     image: NDArray[np.uint8]
     masks: NDArray[np.bool_]
     placed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How far montages differ; as it stands, that of the tests.
+
+    Attributes:
+        sizes: longer side of a thing's picture, of the montage's, from and to.
+        visible: least share of every thing that no other covers.
+        outside: of a thing's box that may lie outside the montage, on each side.
+        crop: side of the photograph's crop, of its shorter side, from and to.
+        bend: the share of things whose box's corners are moved: shear and perspective.
+        hue: the share of things whose hue is turned.
+        grey: the share of things without colour.
+        patches: the share of montages in which patches cover things.
+        texture: the share of montages on a made texture.
+        blur: the share of blurred montages.
+    """
+
+    sizes: tuple[float, float] = (0.25, 0.6)
+    visible: float = 0.6
+    outside: float = 0.1
+    crop: tuple[float, float] = (0.3, 1.0)
+    bend: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+    patches: float = 0.0
+    texture: float = 0.0
+    blur: float = 0.0
+
+
+PLAIN = Variation()
+VARIED = Variation(
+    sizes=(0.2, 0.8),
+    outside=0.35,
+    crop=(0.08, 1.0),
+    bend=0.5,
+    hue=0.5,
+    grey=0.1,
+    patches=0.4,
+    texture=0.35,
+    blur=0.3,
+)
+"""For training."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +122,12 @@ def compose_montage(
     rng: np.random.Generator,
     size: int = MONTAGE_SIZE,
     alike: int = 2,
-    sizes: tuple[float, float] = SIZES,
-    visible: float = VISIBLE,
+    variation: Variation = PLAIN,
 ) -> Montage:
     """Paste things onto a crop of a photograph, in a random order, later ones over earlier ones.
 
-    A share of every thing's picture stays visible. A thing that finds no such place is left
-    out; the first two always find one.
+    A share of every thing's picture stays visible, less where patches cover it. A thing that finds
+    no such place is left out; the first always finds one, and so does the second in plain montages.
 
     Args:
         tiles: pictures of things, RGBA.
@@ -94,26 +136,72 @@ def compose_montage(
         size: the montage's side S in pixels.
         alike: the first so many things are lit alike, so that their colours stay as near as they
             are in the tiles; each other thing has its own light.
-        sizes: least and most of a thing's longer side, of the montage's.
-        visible: least share of every thing that no other covers.
+        variation: how far montages differ.
     """
     pile: list[_Thing] = []
     depths = rng.permutation(len(tiles)).tolist()
     for index, (tile, depth) in enumerate(zip(tiles, depths, strict=True)):
-        if (thing := _place(tile, index, depth, pile, rng, size, sizes, visible)) is not None:
+        if (thing := _place(tile, index, depth, pile, rng, size, variation)) is not None:
             pile.append(thing)
-    common = Light.draw(rng)
-    lights = [common if index < alike else Light.draw(rng) for index in range(len(tiles))]
-    canvas = _ground(photograph, rng, size)
+    common = _Look.draw(rng, variation)
+    looks = [common if each < alike else _Look.draw(rng, variation) for each in range(len(tiles))]
+    canvas = _ground(photograph, rng, size, variation)
     shadow = _Shadow.draw(rng)
     for thing in sorted(pile, key=lambda thing: thing.depth):
         alpha = thing.picture.getchannel("A")
         shadow.fall(canvas, alpha, thing.corner)
-        lit = thing.picture.convert("RGB").point(lights[thing.index].table())
-        canvas.paste(lit, thing.corner, alpha)
+        canvas.paste(looks[thing.index].on(thing.picture), thing.corner, alpha)
+    masks = _visible(pile)
+    if _happens(rng, variation.patches):
+        masks = _cover(canvas, masks, photograph, rng)
+    if _happens(rng, variation.blur):
+        canvas = canvas.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 1.5)))
     canvas = canvas.point(Light.draw(rng, 0.5).table())
-    placed = tuple(thing.index for thing in pile)
-    return Montage(_noisy(canvas, rng), np.array(_visible(pile)), placed)
+    return Montage(_noisy(canvas, rng), np.array(masks), tuple(thing.index for thing in pile))
+
+
+def _happens(rng: np.random.Generator, share: float) -> bool:
+    """Decide by chance; what never happens takes nothing from the generator."""
+    return share > 0 and rng.uniform() < share
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A thing's colours: each may become a mixture of red, green and blue, and is then lit.
+
+    Attributes:
+        light: how the thing is lit.
+        mixture: of [red, green, blue] for each of them, [3, 3]; None for the colours as they are.
+    """
+
+    light: Light
+    mixture: NDArray[np.float64] | None
+
+    @staticmethod
+    def draw(rng: np.random.Generator, variation: Variation) -> _Look:
+        light = Light.draw(rng)
+        if _happens(rng, variation.grey):
+            return _Look(light, np.tile((0.299, 0.587, 0.114), (3, 1)))
+        if _happens(rng, variation.hue):
+            return _Look(light, _turned(rng.uniform(0, 2 * np.pi)))
+        return _Look(light, None)
+
+    def on(self, picture: Image.Image) -> Image.Image:
+        colours = picture.convert("RGB")
+        if self.mixture is None:
+            return colours.point(self.light.table())
+        lit = np.empty((3, 4))
+        lit[:, :3] = np.array(self.light.gains)[:, None] * self.mixture
+        lit[:, 3] = self.light.offset
+        return colours.convert("RGB", tuple(lit.ravel().tolist()))
+
+
+def _turned(angle: float) -> NDArray[np.float64]:
+    """Return the mixture that turns the hue: a rotation around the axis of greys, [3, 3]."""
+    across = np.roll(np.eye(3), 1, axis=1)
+    third, sine = (1 - np.cos(angle)) / 3, np.sin(angle) / np.sqrt(3)
+    turned: NDArray[np.float64] = np.cos(angle) * np.eye(3) + third + sine * (across.T - across)
+    return turned
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,21 +222,23 @@ def _place(
     pile: list[_Thing],
     rng: np.random.Generator,
     size: int,
-    sizes: tuple[float, float],
-    visible: float,
+    variation: Variation,
 ) -> _Thing | None:
     """Warp a thing and find a place where it and all others stay visible."""
-    smallest, largest = sizes
+    smallest, largest = variation.sizes
     for _ in range(_WARPS):
         largest = rng.uniform(smallest, largest)
-        picture = _warp(tile, largest * size, rng)
+        picture = _warp(tile, largest * size, rng, variation.bend)
         ink = np.asarray(picture)[..., 3] > 127
         for _ in range(_PLACES):
-            corner = _corner(picture, rng, size)
-            thing = _Thing(index, depth, picture, corner, _framed(ink, corner, size))
+            corner = _corner(picture, rng, size, variation.outside)
+            mask = _framed(ink, corner, size)
+            if np.count_nonzero(mask) < _INSIDE * np.count_nonzero(ink):
+                continue
+            thing = _Thing(index, depth, picture, corner, mask)
             things = [*pile, thing]
             if all(
-                np.count_nonzero(shown) >= visible * np.count_nonzero(each.mask)
+                np.count_nonzero(shown) >= variation.visible * np.count_nonzero(each.mask)
                 for shown, each in zip(_visible(things), things, strict=True)
             ):
                 return thing
@@ -165,8 +255,8 @@ def _visible(things: list[_Thing]) -> list[_Mask]:
     return [masks[thing.index] for thing in things]
 
 
-def _warp(tile: Image.Image, longer: float, rng: np.random.Generator) -> Image.Image:
-    """Scale a picture so that its longer side is about `longer` pixels, turn and stretch it."""
+def _warp(tile: Image.Image, longer: float, rng: np.random.Generator, bend: float) -> Image.Image:
+    """Scale a picture so that its longer side is about `longer` pixels, turn, stretch, bend it."""
     left, top, right, bottom = tile.getbbox() or (0, 0, *tile.size)
     scale = longer / max(right - left, bottom - top)
     angle = np.deg2rad(_TURN * rng.uniform(-1, 1))
@@ -174,6 +264,8 @@ def _warp(tile: Image.Image, longer: float, rng: np.random.Generator) -> Image.I
     flip = -1 if rng.integers(2) else 1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = turn * (flip * stretch * scale, scale / stretch)
+    if _happens(rng, bend):
+        return _bend(tile, (left, top, right, bottom), forward, rng)
     width, height = (
         int(side) + 2 for side in np.abs(forward) @ np.array([right - left, bottom - top])
     )
@@ -186,10 +278,36 @@ def _warp(tile: Image.Image, longer: float, rng: np.random.Generator) -> Image.I
     return warped.crop(warped.getchannel("A").getbbox())
 
 
-def _corner(picture: Image.Image, rng: np.random.Generator, size: int) -> tuple[int, int]:
+def _bend(
+    tile: Image.Image,
+    box: tuple[int, int, int, int],
+    forward: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> Image.Image:
+    """Map a tile's box by a matrix after moving each of its corners."""
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=float)
+    moved = corners + _BEND * rng.uniform(-1, 1, size=(4, 2)) * (right - left, bottom - top)
+    to = moved @ forward.T
+    to -= to.min(axis=0) - 1
+    width, height = (int(side) + 2 for side in to.max(axis=0))
+    rows, values = [], []
+    for (x, y), (u, v) in zip(to.tolist(), corners.tolist(), strict=True):
+        rows += [(x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y)]
+        values += [u, v]
+    way = tuple(np.linalg.solve(np.array(rows), np.array(values)).tolist())
+    warped = tile.transform(
+        (width, height), Image.Transform.PERSPECTIVE, way, Image.Resampling.BILINEAR
+    )
+    return warped.crop(warped.getchannel("A").getbbox())
+
+
+def _corner(
+    picture: Image.Image, rng: np.random.Generator, size: int, outside: float
+) -> tuple[int, int]:
     """Return a random upper left corner; a part of the picture may lie outside."""
     x, y = (
-        round(rng.uniform(-_OUTSIDE * side, max(0, size - (1 - _OUTSIDE) * side)))
+        round(rng.uniform(-outside * side, max(0, size - (1 - outside) * side)))
         for side in picture.size
     )
     return x, y
@@ -205,9 +323,51 @@ def _framed(ink: _Mask, corner: tuple[int, int], size: int) -> _Mask:
     return mask
 
 
-def _ground(photograph: Image.Image, rng: np.random.Generator, size: int) -> Image.Image:
-    """Return a crop of a photograph, perhaps mirrored, its colours perhaps exchanged, and lit."""
-    side = min(photograph.size) * rng.uniform(*_CROP)
+def _cover(
+    canvas: Image.Image, masks: list[_Mask], photograph: Image.Image, rng: np.random.Generator
+) -> list[_Mask]:
+    """Paste patches over things, each of one colour or a piece of a photograph; return new masks.
+
+    A patch that would leave too little of a thing is left out.
+    """
+    size = canvas.size[0]
+    least = [_UNCOVERED * np.count_nonzero(mask) for mask in masks]
+    for _ in range(int(rng.integers(*_PATCHES, endpoint=True))):
+        width, height = (size * rng.uniform(*_PATCH, size=2)).astype(int).tolist()
+        ink = np.flatnonzero(masks[int(rng.integers(len(masks)))])
+        row, column = divmod(int(ink[int(rng.integers(len(ink)))]), size)
+        y, x = row - int(rng.integers(height)), column - int(rng.integers(width))
+        covered = [mask.copy() for mask in masks]
+        for mask in covered:
+            mask[max(0, y) : y + height, max(0, x) : x + width] = False
+        if all(np.count_nonzero(m) >= few for m, few in zip(covered, least, strict=True)):
+            canvas.paste(_patch(photograph, (width, height), rng), (x, y))
+            masks = covered
+    return masks
+
+
+def _patch(
+    photograph: Image.Image, shape: tuple[int, int], rng: np.random.Generator
+) -> Image.Image:
+    if rng.integers(2):
+        red, green, blue = rng.integers(256, size=3).tolist()
+        return Image.new("RGB", shape, (red, green, blue))
+    left, top = (rng.uniform(0, whole / 2) for whole in photograph.size)
+    share = rng.uniform(0.1, 0.5)
+    box = (left, top, left + share * photograph.width, top + share * photograph.height)
+    return photograph.resize(shape, Image.Resampling.BILINEAR, box)
+
+
+def _ground(
+    photograph: Image.Image, rng: np.random.Generator, size: int, variation: Variation
+) -> Image.Image:
+    """Return a crop of a photograph, perhaps mirrored, its colours perhaps exchanged, and lit.
+
+    Or a made texture.
+    """
+    if _happens(rng, variation.texture):
+        return draw_texture(rng, size)
+    side = min(photograph.size) * rng.uniform(*variation.crop)
     left, top = (rng.uniform(0, whole - side) for whole in photograph.size)
     box = (left, top, left + side, top + side)
     crop = photograph.resize((size, size), Image.Resampling.BILINEAR, box)

@@ -5,7 +5,7 @@ Example:
     episode = sample_episode(rng, split="held-out", query_hand="fluent", shots=1)
     episode.name, episode.support[0].image, episode.query.mask, episode.present
 
-    scenes = sample_scenes(rng, 32)             # of base concepts, by the known hands
+    scenes = sample_scenes(rng, 32, "training", varied=True)    # by the known hands
     scenes[0].masks, scenes[0].concepts         # a concept's number for every mask
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from uino_deploy.data.montages import MONTAGE_SIZE, Montage, compose_montage
+from uino_deploy.data.montages import MONTAGE_SIZE, PLAIN, VARIED, Montage, compose_montage
 from uino_deploy.data.things import KNOWN_HANDS, Hand, Things, ThingSplit
 
 _THINGS = (2, 5)  # in a scene, both included
@@ -76,44 +76,49 @@ def sample_episode(
     absent: float = 0.0,
     concept: int | None = None,
     size: int = MONTAGE_SIZE,
+    varied: bool = False,
 ) -> ThingEpisode:
     """Draw an episode.
 
-    The support is drawn by one of `hands`, the query by another. Every scene has 2 to 5 things, one
-    of which shares the target's colours (`Things.colour_twins`) and its light. No distractor is a
-    near-duplicate of the target, and all are of its split, as are the photographs; no two scenes of
-    an episode are on the same photograph while there are enough.
+    The support is drawn by one of `hands`, the query by another; both have drawn the target.
+    Every scene has 2 to 5 things, one of which shares the target's colours (`Things.colour_twins`)
+    and its light. No distractor is a near-duplicate of the target, and all are of its split, as are
+    the photographs; no two scenes of an episode are on the same photograph while there are enough.
 
     Args:
         rng: the only source of randomness.
         split: of concepts and photographs.
         hands: who may draw the support.
-        query_hand: who draws the query; None for another of `hands` than the support's.
+        query_hand: who draws the query and knows the split; None for another of `hands`.
         shots: support scenes K.
         absent: the share of episodes whose query does not show the target.
         concept: the target's number; None for any of the split.
         size: the scenes' side S in pixels.
+        varied: whether scenes differ as training wants them to, not as the tests' do.
     """
     things = Things.load()
     if concept is None:
         concept = int(rng.choice(things.concepts(split)))
+    drawn = things.hands(concept, hands)
     if query_hand is None:
         support_hand, query_hand = (
-            hands[index] for index in rng.permutation(len(hands))[:2].tolist()
+            drawn[index] for index in rng.permutation(len(drawn))[:2].tolist()
         )
     else:
-        others = [hand for hand in hands if hand != query_hand]
+        others = [hand for hand in drawn if hand != query_hand]
         support_hand = others[int(rng.integers(len(others)))]
     present = bool(rng.uniform() >= absent)
-    grounds = list(things.photographs[split].values())
+    grounds = things.grounds(split)
     turns = rng.permutation(len(grounds)).tolist()
     scenes = [
         _scene(
             rng,
+            split,
             concept,
             query_hand if number == shots else support_hand,
             grounds[turns[number % len(grounds)]],
             size,
+            varied,
             present or number < shots,
         )
         for number in range(shots + 1)
@@ -127,10 +132,11 @@ def sample_scenes(
     split: ThingSplit = "base",
     hands: Sequence[Hand] = KNOWN_HANDS,
     size: int = MONTAGE_SIZE,
+    varied: bool = False,
 ) -> list[ThingScene]:
     """Draw scenes to learn concepts from, each with the masks and the concepts of all its things.
 
-    `np.searchsorted(Things.load().concepts(split), scene.concepts)` gives classes 0 to C - 1.
+    `Things.load().classes(scene.concepts, split)` gives their classes.
 
     Args:
         rng: the only source of randomness.
@@ -138,37 +144,40 @@ def sample_scenes(
         split: of concepts and photographs.
         hands: who may draw; each scene is drawn by one.
         size: the scenes' side S in pixels.
+        varied: whether scenes differ as training wants them to, not as the tests' do.
     """
     things = Things.load()
-    grounds = list(things.photographs[split].values())
-    return [
-        _scene(
-            rng,
-            int(rng.choice(things.concepts(split))),
-            hands[int(rng.integers(len(hands)))],
-            grounds[int(rng.integers(len(grounds)))],
-            size,
-        )
-        for _ in range(count)
-    ]
+    grounds = things.grounds(split)
+    scenes = []
+    for _ in range(count):
+        target = int(rng.choice(things.concepts(split)))
+        drawn = things.hands(target, hands)
+        hand = drawn[int(rng.integers(len(drawn)))]
+        ground = grounds[int(rng.integers(len(grounds)))]
+        scenes.append(_scene(rng, split, target, hand, ground, size, varied))
+    return scenes
 
 
 def _scene(
     rng: np.random.Generator,
+    split: ThingSplit,
     target: int,
     hand: Hand,
     photograph: Image.Image,
     size: int,
+    varied: bool,
     present: bool = True,
 ) -> ThingScene:
     things = Things.load()
     count = int(rng.integers(_THINGS[0], _THINGS[1], endpoint=True))
-    twin = int(rng.choice(things.colour_twins(hand, target)))
+    twin = int(rng.choice(things.colour_twins(hand, target, split)))
     asked = [target, twin] if present else [twin]
-    others = things.others(target)
+    others = things.others(hand, target, split)
     more = rng.choice(others[others != twin], size=count - len(asked), replace=False)
     concepts = [*asked, *more.tolist()]
     tiles = [things.tiles[hand][concept] for concept in concepts]
-    montage: Montage = compose_montage(tiles, photograph, rng, size, alike=len(asked))
+    montage: Montage = compose_montage(
+        tiles, photograph, rng, size, alike=len(asked), variation=VARIED if varied else PLAIN
+    )
     placed = tuple(concepts[index] for index in montage.placed)
     return ThingScene(montage.image, montage.masks, placed, target)
