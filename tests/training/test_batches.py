@@ -49,11 +49,11 @@ def test_a_batch_of_things_is_what_its_episodes_show():
     config = UinoConfig.from_preset("small")
     batch = draw_things(config, seed=1, step=2, episodes=3, absent=0.5)
     rng = np.random.default_rng([1, 2])
-    drawn = [sample_episode(rng, absent=0.5) for _ in range(3)]
+    drawn = [sample_episode(rng, "training", absent=0.5, varied=True) for _ in range(3)]
     present = [episode.present for episode in drawn]
     assert True in present
     assert False in present
-    concepts = Things.load().concepts("base")
+    concepts = Things.load().concepts("training")
     for row, episode in enumerate(drawn):
         (shot,) = episode.support
         assert concepts[batch.labels[row, 0]] == episode.concept

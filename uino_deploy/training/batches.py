@@ -69,7 +69,7 @@ class Batches(Dataset[Batch]):
     def classes(self) -> int:
         """The number of classes to train on."""
         if not self.pools:
-            return len(Things.load().concepts("base"))
+            return len(Things.load().concepts("training"))
         return sum(len(pool.labels) for pool in self.pools)
 
     def __len__(self) -> int:
@@ -153,7 +153,11 @@ def draw_things(
         absent: the share of episodes whose query does not show the target.
     """
     rng = np.random.default_rng([seed, step])
-    drawn = [sample_episode(rng, absent=absent, size=config.image_size) for _ in range(episodes)]
+    size = config.image_size
+    drawn = [
+        sample_episode(rng, "training", absent=absent, size=size, varied=True)
+        for _ in range(episodes)
+    ]
     scenes = [episode.support[0] for episode in drawn] + [episode.query for episode in drawn]
     rows = [_things(scene) for scene in scenes]
     images = [scene.image for scene in scenes]
@@ -162,7 +166,7 @@ def draw_things(
 
 def _things(scene: ThingScene) -> _Row:
     """Return class numbers and masks of a scene, the target first: empty if it is absent."""
-    labels = np.searchsorted(Things.load().concepts("base"), scene.concepts)
+    labels = Things.load().classes(scene.concepts, "training")
     if scene.target in scene.concepts:
         return labels, scene.masks
     nothing = np.zeros_like(scene.masks[:1])
