@@ -252,12 +252,3 @@ PRESETS["tiny"] = UinoConfig(
     prompt=PromptConfig(pool=2, channels=(8, 16, 16), head_channels=64),
     decoder=DecoderConfig(width=64, heads=4, feedforward=256, iou_hidden=64),
 )
-# The smallest shape in which every part matters to the mask: no plane norm sees fewer than 16
-# elements a group, and 9 and 4 support cells are left to scan.
-PRESETS["small"] = replace(
-    PRESETS["tiny"],
-    preset="small",
-    image_size=168,
-    encoder=EncoderConfig(128, 6, 4, 2, (3, 4, 5, 6), pretrained_grid=12),
-    prompt=PromptConfig(pool=2, channels=(8, 16, 32), head_channels=64),
-)

@@ -10,6 +10,7 @@ from uino_deploy.data.thing_episodes import sample_episode
 from uino_deploy.data.things import Things
 from uino_deploy.images import preprocess_image, preprocess_mask
 from uino_deploy.training.batches import NO_CLASS, draw_batch, draw_things, patch_shares
+from uino_deploy.training.recipe import SMALL
 
 CONFIG = UinoConfig.from_preset("tiny")
 
@@ -46,7 +47,7 @@ def test_patch_shares_are_those_of_preprocess_mask():
 
 
 def test_a_batch_of_things_is_what_its_episodes_show():
-    config = UinoConfig.from_preset("small")
+    config = SMALL
     batch = draw_things(config, seed=1, step=2, episodes=3, absent=0.5)
     rng = np.random.default_rng([1, 2])
     drawn = [sample_episode(rng, "training", absent=0.5, varied=True) for _ in range(3)]

@@ -144,5 +144,4 @@ def test_the_recipe_of_things_trains_all_stages(tmp_path):
     seen = []
     model = train_from_scratch(recipe, 0, tmp_path, observe=seen.append)
     assert [progress.stage for progress in seen] == [0, 1, 2]
-    assert model.config.preset == "small"
-    assert model.config.grid == 12
+    assert (model.config.grid, model.config.pooled_grid) == (12, 6)

@@ -70,8 +70,8 @@ def train(
     """Train a model by a recipe, or on a data set's base classes.
 
     The recipe "demo" trains the preset tiny from scratch on drawn characters, for an hour or more
-    on two cores. It passes if the model reaches the recipe's mIoU on classes that training never
-    saw.
+    on two cores. The recipe "things" trains a model of 168 px on drawn things over photographs. A
+    recipe passes if the model reaches its mIoU on classes that training never saw.
 
     On a data set the encoder and the distilled adapter are frozen, as is the decoder of the variant
     comp-star; the command checks at the end that they are unchanged. The run's folder holds its

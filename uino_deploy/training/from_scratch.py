@@ -122,7 +122,7 @@ def train_from_scratch(
         recipe: the numbers.
         seed: selects the initial weights and the episodes.
         folder: the run's folder; a killed run continues from its saved state.
-        config: the model's sizes; those of the recipe's preset and variant if None.
+        config: the model's sizes; the recipe's if None.
         observe: called after every step.
 
     Raises:
@@ -141,11 +141,11 @@ class FromScratch(Task):
     Args:
         recipe: the numbers.
         seed: selects the initial weights and the episodes.
-        config: the model's sizes; those of the recipe's preset and variant if None.
+        config: the model's sizes; the recipe's if None.
     """
 
     def __init__(self, recipe: Recipe, seed: int, config: UinoConfig | None = None) -> None:
-        config = config or UinoConfig.from_preset(recipe.preset, recipe.variant)
+        config = config or recipe.model
         batches = Batches(config, recipe, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

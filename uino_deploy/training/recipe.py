@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from uino_deploy.config import Variant
+from uino_deploy.config import PRESETS, EncoderConfig, PromptConfig, UinoConfig
 from uino_deploy.data.pools import PoolName
 from uino_deploy.data.scenes import HANDWRITTEN, Deformation
 from uino_deploy.training.schedule import Schedule
@@ -47,8 +47,7 @@ class Recipe:
 
     Attributes:
         name: its name for `--recipe`.
-        preset: the model.
-        variant: the model's variant.
+        model: the model's sizes and variant.
         episodes: episodes in a batch; each brings its support and its query scene.
         drawn_from: the pools of glyphs to train on, which take turns, each with the share of its
             sprites that are drawn as coarsely as the digits; none to train on things.
@@ -60,8 +59,7 @@ class Recipe:
     """
 
     name: str
-    preset: str
-    variant: Variant
+    model: UinoConfig
     episodes: int
     drawn_from: dict[PoolName, float]
     stages: tuple[Stage, ...]
@@ -75,11 +73,19 @@ class Recipe:
         return replace(self, stages=stages)
 
 
+SMALL = replace(
+    PRESETS["tiny"],
+    image_size=168,
+    encoder=EncoderConfig(128, 6, 4, 2, (3, 4, 5, 6), pretrained_grid=12),
+    prompt=PromptConfig(pool=2, channels=(8, 16, 32), head_channels=64),
+)
+"""The least shape in which every part can matter to the mask: plane norms see 16 elements a group
+or more, and 9 and 4 support cells are left to scan."""
+
 RECIPES = {
     "demo": Recipe(
         name="demo",
-        preset="tiny",
-        variant="full",
+        model=PRESETS["tiny"],
         episodes=16,
         drawn_from={"base": 0.25, "invented": 0.4},
         stages=(
@@ -90,8 +96,7 @@ RECIPES = {
     ),
     "things": Recipe(
         name="things",
-        preset="small",
-        variant="full",
+        model=SMALL,
         episodes=16,
         drawn_from={},
         absent=0.15,
