@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from uino_deploy import cli
 from uino_deploy.cli._console import Output, table_lines
-from uino_deploy.cli._options import DATASETS, debug_option, output_options
+from uino_deploy.cli._options import DATASETS, ByteSize, debug_option, output_options
 from uino_deploy.errors import (
     BuildError,
     BundleError,
@@ -500,3 +500,20 @@ def test_the_commands_offer_every_data_set():
     from uino_deploy.data import open as opening
 
     assert DATASETS == opening.DATASETS
+
+
+def test_sizes_are_read():
+    given = {"20GB": 20 * 10**9, "1.5 tb": 15 * 10**11, "0": 0, "7kB": 7000, "500MB": 5 * 10**8}
+    assert {text: ByteSize().convert(text, None, None) for text in given} == given
+    for wrong in ("20", "GB", "-1GB", "1e3MB", "20 GiB"):
+        with pytest.raises(Exception, match="not a size"):
+            ByteSize().convert(wrong, None, None)
+
+
+def test_a_live_line_is_for_terminals_alone(monkeypatch, capsys):
+    Output().live("step 1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    Output(quiet=True).live("step 2")
+    Output().live("step 3")
+    Output().live("")
+    assert capsys.readouterr().err == "\r\x1b[Kstep 3\r\x1b[K"

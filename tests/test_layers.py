@@ -30,6 +30,7 @@ LEAVES = {
     "markdown",
     "miscompiles",
     "page",
+    "painting",
     "pipeline",
     "progress",
     "sbom",

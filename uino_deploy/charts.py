@@ -28,6 +28,7 @@ _MARKERS = "osD^vPX*"
 _WIDTH, _FONT, _ROW, _AXIS, _LINE = 310, 12, 38, 42, 17  # SVG units: pixels in the narrowest card
 _LETTERS = 42  # that fit on one line of a legend
 _SPOKEN = 10
+_TICKS = 6  # that fit below a plane
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def lines(
     def paint(axes: Axes) -> None:
         for i, (name, points) in enumerate(series.items()):
             axes.plot(*zip(*sorted(points), strict=True), label=name, **_marker(i))
-        axes.set_xticks(sorted({x for points in series.values() for x, _ in points}))
+        ticks = sorted({x for points in series.values() for x, _ in points})
+        axes.set_xticks(ticks[:: -(-len(ticks) // _TICKS)])
         _label_plane(axes, x_axis, y_axis)
         axes.set_ylim(bottom=0)
 

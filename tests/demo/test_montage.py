@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from uino_deploy.demo.montage import (
+from uino_deploy.demo.montage import gallery
+from uino_deploy.painting import (
     FALSE_COLOUR,
     HIT_COLOUR,
     MISSED_COLOUR,
     RISING,
     SOLID,
-    gallery,
     paint,
     paint_prediction,
 )

@@ -22,7 +22,8 @@ from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_p
 from uino_deploy.model.checkpoint import load_checkpoint, read_checkpoint_metadata, save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS, parameter_counts
 from uino_deploy.training import train
-from uino_deploy.training.episodic import LEARNING, EpisodicTraining, mirrored
+from uino_deploy.training.augmentation import Change
+from uino_deploy.training.episodic import LEARNING, EpisodicTraining, Judging
 from uino_deploy.training.loop import TrainingLoop
 from uino_deploy.training.processes import ALONE
 from uino_deploy.training.runs import check_frozen, frozen_digest
@@ -48,7 +49,8 @@ def place(tmp_path_factory):
 
 
 def run(place, variant, output, steps=4, **more):
-    """Train through the public function; `words` are the same for the command."""
+    """Train unjudged through the public function; `words` are the same for the command."""
+    more.setdefault("judging", Judging(every=0))
     return train(
         assemble_from_checkpoint(place / f"{variant}.safetensors"),
         "folder",
@@ -65,7 +67,8 @@ def words(place, variant, output, *more, steps=4):
     return [
         "--dataset", "folder", "--data", str(place / "mug"), "--fold", "1", "--batch", "4",
         "--checkpoint", str(place / f"{variant}.safetensors"), "--steps", str(steps),
-        "--warmup", "1", "--lr", "3e-3", "--save-every", "2", "-o", str(output), *more,
+        "--warmup", "1", "--lr", "3e-3", "--save-every", "2", "--validate-every", "0",
+        "-o", str(output), *more,
     ]  # fmt: skip
 
 
@@ -105,7 +108,10 @@ def test_the_command_prints_the_result(place, tmp_path):
 def test_a_frozen_adapter_that_was_never_distilled_is_warned_of(place, tmp_path, caplog):
     assembly = assemble_from_parts(UinoConfig.from_preset("tiny", "comp-star"))
     options = RunOptions(batch=2, lr=1e-3)
-    train(assembly, "folder", tmp_path / "run", options, data=place / "mug", steps=1)
+    unjudged = Judging(every=0)
+    train(
+        assembly, "folder", tmp_path / "run", options, data=place / "mug", steps=1, judging=unjudged
+    )
     assert "the adapter is frozen but was never distilled" in caplog.text
 
 
@@ -182,7 +188,7 @@ def test_a_sample_is_an_episode_of_the_base_classes(tmp_path):
     for index in range(8):
         sample = task.sample(index)
         again = task.sample(index)
-        assert sample.support.shape == (2, 3, 112, 112)
+        assert sample.support.shape == (2, 4, 64, 128)
         assert sample.masks.shape == (2, 64)
         assert 1 in sample.truth
         values |= set(np.unique(sample.truth).tolist())
@@ -196,12 +202,14 @@ def test_images_are_mirrored_with_their_masks(place):
     dataset = Folder(place / "mug")
     model = UinoFSS(UinoConfig.from_preset("tiny", "comp-star"))
     task = EpisodicTraining(model, LEARNING["comp-star"], dataset, 1, 4, 0, ALONE)
-    image, mask = mirrored(dataset.image("images/001.jpg"), dataset.mask("images/001.jpg", 0))
+    mirror = Change(mirror=True)
+    image = mirror.image(dataset.image("images/001.jpg"))
+    mask = mirror.mask(dataset.mask("images/001.jpg", 0))
     np.testing.assert_array_equal(image, dataset.image("images/001.jpg")[:, ::-1])
     np.testing.assert_array_equal(mask, dataset.mask("images/001.jpg", 0)[:, ::-1])
     straight = EpisodicTraining(model, LEARNING["comp-star"], dataset, 1, 4, 0, ALONE, mirror=False)
     samples = [(task.sample(index), straight.sample(index)) for index in range(6)]
-    assert {np.array_equal(one.query, other.query) for one, other in samples} == {True, False}
+    assert {torch.equal(one.early, other.early) for one, other in samples} == {True, False}
     straight = preprocess_image(dataset.image("images/001.jpg"), 112)
     assert not np.allclose(preprocess_image(image, 112), straight)
 

@@ -53,7 +53,7 @@ def test_rows_of_a_log_that_are_none_are_dropped(tmp_path):
     (tmp_path / LOG).write_text(rows + "1" * 5000 + ",2,0.5,0.1\n")
     cut_log(tmp_path, 0, 5)
     kept = (tmp_path / LOG).read_text().splitlines()
-    assert kept == ["stage,step,loss,learning_rate", "0,1,0.5,0.1"]
+    assert kept == ["stage,step,loss,learning_rate,validation_miou", "0,1,0.5,0.1"]
     (tmp_path / LOG).write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match="is damaged"):
         cut_log(tmp_path, 0, 5)

@@ -65,6 +65,14 @@ class Output:
         """Write a warning to stderr; `--quiet` does not silence it."""
         note(f"warning: {message}")
 
+    def live(self, message: str) -> None:
+        """Replace the last line of a terminal's stderr; "" removes it. Nothing elsewhere."""
+        if self.quiet or not sys.stderr.isatty():
+            return
+        line = shown(message)[: shutil.get_terminal_size().columns - 1]
+        with contextlib.suppress(OSError):
+            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+
     def text(self, message: str = "") -> None:
         """Write a result for people to stdout, unless `--json`."""
         if not self.json:
@@ -86,6 +94,11 @@ class Output:
         """Write the one JSON document to stdout; silent without `--json`."""
         if self.json:
             click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+    def outcome(self, word: str, colour: str, reason: str) -> None:
+        """Write a coloured word and its reason to stdout, unless `--json`."""
+        if not self.json:
+            click.echo(f"{paint(word, colour)}: {shown(reason)}")
 
     def verdict(self, failures: Sequence[str], code: int = 1) -> None:
         """Write the last line, `PASSED` or `FAILED: reason`; leave with `code` on a failure.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,24 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number", param, ctx)
         return number
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes, such as 20GB or 500 MB (powers of ten); 0 needs no unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(kB|MB|GB|TB)|0", value, re.ASCII | re.I)
+        if found is None:
+            self.fail(f"{value!r} is not a size: give one such as 20GB or 500MB", param, ctx)
+        if found[1] is None:
+            return 0
+        thousands: int = 1 + "kmgt".index(found[2][0].lower())
+        return round(float(found[1]) * float(1000**thousands))
 
 
 # The data sets of `uino_deploy.data.open`: `--help` must not import it.

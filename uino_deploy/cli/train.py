@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
+from uino_deploy.cli._options import FILE, ByteSize, FiniteRange, force_option, output_options
 from uino_deploy.cli._training import Start, run_options, start_options
 from uino_deploy.training.schedule import EPISODIC, RunOptions
 
 if TYPE_CHECKING:
     from uino_deploy.data.open import DatasetName
+    from uino_deploy.training.episodic import EpisodicResult
 
 _DATASETS = ("demo", "pascal", "coco", "fss1000", "folder")
 _COMMON = {"path", "seed", "force", "as_json", "quiet", "debug"}
@@ -41,6 +42,17 @@ _OF_RECIPES = _COMMON | {"recipe_name", "max_steps"}
 @click.option("--absent", type=FiniteRange(0, 1, max_open=True), metavar="SHARE",
               help="Share of the episodes whose query lacks the target.  "
               "[default: 0.15; 0 for one class]")  # fmt: skip
+@click.option("--augment", is_flag=True,
+              help="Also cut and recolour images at random; keeps no tokens.")  # fmt: skip
+@click.option("--validate-every", type=click.IntRange(min=0), metavar="STEPS",
+              help="Steps between validations; 0 for none.  "
+              "[default: 100 for a folder, else 0]")  # fmt: skip
+@click.option("--patience", type=click.IntRange(min=0), default=10, show_default=True,
+              help="Stop after this many validations without a new best; 0 for never.")  # fmt: skip
+@click.option("--cache-limit", type=ByteSize(), default="20GB", show_default=True,
+              help="Most that the encoder's tokens may take on disk; 0 keeps none.")  # fmt: skip
+@click.option("--cache", type=FILE, metavar="DIR",
+              help="Keep the encoder's tokens here.  [default: OUTPUT/tokens]")  # fmt: skip
 @click.option("--sam-checkpoint", type=FILE, help="SAM checkpoint for the preset's mask decoder.")
 @click.option("-o", "--output", "path", type=FILE, required=True,
               help="Checkpoint to write (--recipe), or folder (--dataset).")  # fmt: skip
@@ -59,6 +71,11 @@ def train(
     train_adapter: bool,
     mirror: bool,
     absent: float | None,
+    augment: bool,
+    validate_every: int | None,
+    patience: int,
+    cache_limit: int,
+    cache: Path | None,
     sam_checkpoint: Path | None,
     path: Path,
     start: Start,
@@ -76,8 +93,14 @@ def train(
     On a data set the encoder and the distilled adapter are frozen, as is the decoder of the variant
     comp-star; the command checks at the end that they are unchanged. The run's folder holds its
     state and log: a killed run continues with --resume and ends with the result of an
-    uninterrupted run.
-    Several GPUs, or processes, share the batch under torchrun.
+    uninterrupted run. Several GPUs, or processes, share the batch under torchrun.
+
+    The encoder's tokens of an image, and of its mirror image, are computed once and kept in the
+    output folder, if they fit --cache-limit. From a folder of yours, every fifth image (or class,
+    of ten or more) is held out to judge the model as it learns, and the best state is kept. It is
+    compared with methods that need no training, on the fold, in the output folder's results.html. A
+    model that does not beat them is no error: the exit code is 0, and --json has
+    "beats_baselines": false.
 
     \b
     Examples:
@@ -99,6 +122,7 @@ def train(
         raise click.UsageError("--max-steps needs --recipe; a data set takes --steps")
     require("train", "torch")
     from uino_deploy import training
+    from uino_deploy.training.episodic import Judging
     from uino_deploy.training.processes import is_first_process
 
     result = training.train(
@@ -113,6 +137,10 @@ def train(
         train_adapter=train_adapter,
         mirror=mirror,
         absent=absent,
+        augment=augment,
+        judging=Judging(validate_every, patience),
+        cache=cache,
+        cache_limit=cache_limit,
         resume=resume,
         force=force,
         reporter=output,
@@ -127,9 +155,35 @@ def train(
         f"every other part is unchanged; loss of the last steps {result.loss:.4f}; "
         f"wrote {result.checkpoint}"
     )
-    output.document(
-        {**asdict(result), "checkpoint": str(result.checkpoint), "learned": list(result.learned)}
+    if result.judgement is not None:
+        _print_judgement(result, output)
+    paths = {"checkpoint": str(result.checkpoint), "page": result.page and str(result.page)}
+    output.document({**asdict(result), **paths})
+
+
+def _print_judgement(result: EpisodicResult, output: Output) -> None:
+    """Print what the trained model reached beside simple methods; in red if it is no better."""
+    figures: dict[str, Any] = result.judgement or {}
+    output.text(
+        f"{result.steps} steps, the best state after {result.best_step}; judged on "
+        f"{figures['held_out']}, {figures['episodes']} episodes"
     )
+    output.table(
+        ["method", "mIoU"],
+        [
+            *((name, f"{each['miou']:.1f}") for name, each in figures["baselines"].items()),
+            ("before training", f"{figures['before']['miou']:.1f}"),
+            ("after training", f"{figures['miou']:.1f}"),
+        ],
+    )
+    if result.beats_baselines:
+        output.outcome("BEATS THE SIMPLE METHODS", "green", result.sentence)
+    else:
+        output.outcome("DOES NOT BEAT THE SIMPLE METHODS", "red", result.sentence)
+        for each in result.advice:
+            output.text(f"  to try: {each}")
+    if result.page is not None:
+        output.text(f"curves and pictures: {result.page}")
 
 
 def _refuse_options_of_datasets() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from uino_deploy.charts import Bar, Chart, bars, histogram
-from uino_deploy.demo.montage import LEGEND, gallery
+from uino_deploy.demo.montage import gallery
 from uino_deploy.demo.results import Results, spread
 from uino_deploy.demo.segmentation import Outcome
 from uino_deploy.page import Block, Headline, Headlines, Section, Table, Text, Verdict, page
+from uino_deploy.painting import LEGEND
 
 WORST = 6
 SPREAD = 18

@@ -212,7 +212,7 @@ class Distillation(Task):
                 f"{model.config.decoder.width}",
                 "use a preset whose decoder is SAM's: vits14, vitb14 or vitl14",
             )
-        self.encoder = _up_to_early(model.encoder).requires_grad_(False)
+        self.encoder = up_to_early(model.encoder).requires_grad_(False)
         self._teacher = teacher
         self._images = images
         self._sizes = sizes
@@ -246,7 +246,7 @@ class Distillation(Task):
         return preprocess_image(load_image(path), size), self._teacher.embedding(path)
 
 
-def _up_to_early(encoder: DinoVisionTransformer) -> DinoVisionTransformer:
+def up_to_early(encoder: DinoVisionTransformer) -> DinoVisionTransformer:
     """Return an encoder with the same weights that stops at the block that the adapter reads."""
     short = copy.copy(encoder)
     early = encoder.config.early_layer

@@ -12,6 +12,7 @@ from typing import Protocol
 from uino_deploy.progress import Step, silent
 
 _SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LIVE = 0.5
 _LOGGER = logging.getLogger("uino_deploy.training")
 
 
@@ -25,7 +26,9 @@ class StepProgress:
         step: steps of this stage done so far.
         steps: steps of this stage in all.
         loss: loss of the last step, the mean over all processes.
-        seconds_left: for all stages, at the speed of this stage so far.
+        seconds_left: for all stages, at the speed of this stage so far; an early stop is sooner.
+        miou: the last validation mIoU, in per cent; None without validation.
+        best: the highest validation mIoU so far and its step.
     """
 
     stage: int
@@ -34,6 +37,8 @@ class StepProgress:
     steps: int
     loss: float
     seconds_left: float
+    miou: float | None = None
+    best: tuple[float, int] | None = None
 
 
 Observer = Callable[[StepProgress], None]
@@ -52,6 +57,9 @@ class Reporter(Protocol):
     def warn(self, message: str) -> None:
         """Report a warning."""
 
+    def live(self, message: str) -> None:
+        """Show a line that the next one replaces, where there is a terminal; "" removes it."""
+
     def progress(self, what: str, total: int) -> AbstractContextManager[Step]:
         """Open a display of a long piece of work: a `uino_deploy.progress.Progress`."""
 
@@ -64,6 +72,9 @@ class Silence:
 
     def warn(self, message: str) -> None:
         """Drop a warning."""
+
+    def live(self, message: str) -> None:
+        """Drop a line."""
 
     def progress(self, what: str, total: int) -> AbstractContextManager[Step]:
         """Count silently."""
@@ -86,19 +97,33 @@ LOGGING = Logging()
 
 
 def narrator(reporter: Reporter) -> Observer:
-    """Return an observer that reports a line every 30 seconds and at the end of each stage."""
-    last_line = time.monotonic()
+    """Return an observer with a live line, and a lasting one now and then.
+
+    Lasting lines come every 30 seconds and at the end of each stage.
+    """
+    last_line = last_live = time.monotonic()
 
     def observe(progress: StepProgress) -> None:
-        nonlocal last_line
+        nonlocal last_line, last_live
         now = time.monotonic()
-        if progress.step < progress.steps and now - last_line < _SECONDS_BETWEEN_LINES:
-            return
-        last_line = now
-        reporter.log(
-            f"stage {progress.stage + 1} of {progress.stages}: "
-            f"step {progress.step} of {progress.steps}, loss {progress.loss:.4g}, "
-            f"{progress.seconds_left / 60:.1f} min left"
-        )
+        if progress.step == progress.steps or now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = last_live = now
+            reporter.live("")
+            reporter.log(_line(progress))
+        elif now - last_live >= _SECONDS_BETWEEN_LIVE:
+            last_live = now
+            reporter.live(_line(progress))
 
     return observe
+
+
+def _line(progress: StepProgress) -> str:
+    validation = ""
+    if progress.miou is not None and progress.best is not None:
+        miou, step = progress.best
+        validation = f"validation mIoU {progress.miou:.1f} (best {miou:.1f} at step {step}), "
+    return (
+        f"stage {progress.stage + 1} of {progress.stages}: "
+        f"step {progress.step} of {progress.steps}, loss {progress.loss:.4g}, {validation}"
+        f"{progress.seconds_left / 60:.1f} min left"
+    )

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -23,13 +23,14 @@ from uino_deploy.workspace import locked, work_folder_stem
 
 STATE, SETTINGS, LOG = "state.safetensors", "run.json", "log.csv"
 MODEL = "model.safetensors"
+RESULTS, PAGE = "results.json", "results.html"
 FORMAT = "uino-training-state"
 VERSION = "1"
 # Of the largest state that is read: far beyond any of this program.
 _MAX_BYTES = 64 << 30
 _MOST_SETTINGS = 16 << 20
 _DIGITS = 19  # a step's, at most
-_COLUMNS = ["stage", "step", "loss", "learning_rate"]
+_COLUMNS = ["stage", "step", "loss", "learning_rate", "validation_miou"]
 
 
 @contextmanager
@@ -73,8 +74,8 @@ def prepared_folder(
                     f"another command is training in {folder}",
                     "wait for its end, or choose another output",
                 )
-            if force:  # neither belongs to the new settings
-                for name in (STATE, MODEL):
+            if force:  # none belongs to the new settings
+                for name in (STATE, MODEL, RESULTS, PAGE):
                     (folder / name).unlink(missing_ok=True)
             with atomic_file(path, force=True) as temporary:
                 temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
@@ -96,6 +97,20 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
+class Best(NamedTuple):
+    """The best state of a validated training so far.
+
+    Attributes:
+        step: after so many steps.
+        miou: the validation mIoU, in per cent.
+        model: the trained modules' tensors by name.
+    """
+
+    step: int
+    miou: float
+    model: dict[str, Tensor]
+
+
 class State(NamedTuple):
     """The position of a training run, and everything needed to continue it.
 
@@ -104,12 +119,14 @@ class State(NamedTuple):
         step: the stage's next step, from 0.
         model: the trained modules' tensors by name; empty before the first save.
         optimiser: the optimiser's tensors by name; empty before a stage's first step.
+        best: the best state so far, if the training is validated.
     """
 
     stage: int
     step: int
     model: dict[str, Tensor]
     optimiser: dict[str, Tensor]
+    best: Best | None = None
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -119,6 +136,9 @@ def save_state(folder: Path, state: State) -> None:
     metadata = {
         "format": FORMAT, "version": VERSION, "stage": str(state.stage), "step": str(state.step),
     }  # fmt: skip
+    if state.best is not None:
+        tensors |= {f"best.{name}": tensor for name, tensor in state.best.model.items()}
+        metadata |= {"best_step": str(state.best.step), "best_miou": state.best.miou.hex()}
     with atomic_file(folder / STATE, force=True) as temporary:
         save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, temporary, metadata)
 
@@ -145,7 +165,21 @@ def load_state(folder: Path) -> State:
     if not all(each.isascii() and each.isdigit() and len(each) < _DIGITS for each in numbers):
         raise InputError(f"{path} is damaged: it has no stage and step", "start again with --force")
     stage, step = map(int, numbers)
-    return State(stage, step, _below(tensors, "model."), _below(tensors, "optimiser."))
+    model, optimiser = _below(tensors, "model."), _below(tensors, "optimiser.")
+    return State(stage, step, model, optimiser, _best(path, metadata, _below(tensors, "best.")))
+
+
+def _best(path: Path, metadata: Mapping[str, str], model: dict[str, Tensor]) -> Best | None:
+    if not model:
+        return None
+    step, miou = metadata.get("best_step", ""), math.nan
+    with suppress(ValueError, OverflowError):
+        miou = float.fromhex(metadata.get("best_miou", ""))
+    if not (step.isascii() and step.isdigit() and len(step) < _DIGITS and 0 <= miou <= 100):
+        raise InputError(
+            f"{path} is damaged: its best state has no step and mIoU", "start again with --force"
+        )
+    return Best(int(step), miou, model)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -172,7 +206,7 @@ def cut_log(folder: Path, stage: int, step: int) -> None:
     kept = [
         row
         for row in rows[1:]
-        if len(row) == len(_COLUMNS)
+        if len(row) in {len(_COLUMNS) - 1, len(_COLUMNS)}  # earlier versions had no validation
         and all(each.isascii() and each.isdigit() and len(each) < _DIGITS for each in row[:2])
         and (int(row[0]), int(row[1])) <= last
     ]
@@ -202,23 +236,51 @@ def open_log(folder: Path | None) -> Iterator[Callable[[Sequence[object]], None]
         yield write
 
 
+class Logged(NamedTuple):
+    """A row of a run's log; what was not measured at that step is None."""
+
+    stage: int
+    step: int
+    loss: float | None
+    miou: float | None
+
+
+def read_log(folder: Path) -> list[Logged]:
+    """Return what a run logged, in order; a validated run begins with step 0, before training.
+
+    Raises:
+        InputError: the log is damaged.
+    """
+    path = folder / LOG
+    with path.open(newline="") as file:
+        rows = _rows(path, file)[1:]
+    try:
+        return [
+            Logged(int(row[0]), int(row[1]), _number(row[2]), _number("".join(row[4:])))
+            for row in rows
+        ]
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
 def last_losses(folder: Path, stages: int, share: float = 0.1) -> list[float]:
     """Return the mean loss over the last tenth of each stage's steps, from a run's log.
 
     Raises:
         InputError: the log is damaged, or has no step of a stage.
     """
-    path = folder / LOG
-    with path.open(newline="") as file:
-        rows = _rows(path, file)[1:]
+    rows = read_log(folder)
     means = []
     for stage in range(stages):
-        try:
-            losses = [float(row[2]) for row in rows if row[0] == str(stage)]
-        except (ValueError, IndexError) as error:
-            raise InputError(f"{path} is damaged: {error}", "start again with --force") from error
+        losses = [row.loss for row in rows if row.stage == stage and row.loss is not None]
         if not losses:
-            raise InputError(f"{path} has no step of stage {stage}", "start again with --force")
+            raise InputError(
+                f"{folder / LOG} has no step of stage {stage}", "start again with --force"
+            )
         last = losses[-max(1, round(share * len(losses))) :]
         means.append(sum(last) / len(last))
     return means

@@ -14,7 +14,7 @@ from uino_deploy.errors import CheckFailed
 from uino_deploy.model.assembly import Assembly
 from uino_deploy.model.checkpoint import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.training.loop import Task, TrainingLoop
+from uino_deploy.training.loop import Task, TrainingLoop, Validation
 from uino_deploy.training.processes import Processes
 from uino_deploy.training.provenance import describe
 from uino_deploy.training.reporting import Reporter, narrator
@@ -40,6 +40,7 @@ def train_parts(
     command: str,
     processes: Processes,
     reporter: Reporter,
+    validation: Validation | None = None,
 ) -> Path:
     """Train a task's parts in a prepared folder and write the model there, with its provenance.
 
@@ -53,6 +54,7 @@ def train_parts(
         command: the command line to name in the checkpoint's provenance.
         processes: this process's place among all; the first one writes the result.
         reporter: where messages go.
+        validation: judges the training, whose best state is then the result.
 
     Returns:
         The checkpoint's path.
@@ -70,6 +72,7 @@ def train_parts(
         processes,
         options.save_every,
         options.precision,
+        validation,
     )
     loop.run(narrator(reporter))
     check_frozen(before, model, learned)
