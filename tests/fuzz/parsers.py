@@ -510,26 +510,29 @@ def state(made: Path) -> Case:
         LOG,
         SETTINGS,
         STATE,
+        Best,
         State,
         cut_log,
         last_losses,
         load_state,
-        prepare_folder,
+        prepared_folder,
         save_state,
     )
 
     settings = {"recipe": {"steps": 20, "rate": 1e-3}, "seed": 1, "data": None}
-    save_state(made, State(0, 20, {"w": torch.ones(2)}, {"m": torch.zeros(3)}))
-    log = "stage,step,loss,learning_rate\n0,1,0.5,0.001\n0,2,0.25,0.001\n"
+    best = Best(10, 50.0, {"w": torch.zeros(2)})
+    save_state(made, State(0, 20, {"w": torch.ones(2)}, {"m": torch.zeros(3)}, best))
+    log = "stage,step,loss,learning_rate,validation_miou\n0,0,,,40\n0,1,0.5,0.001,\n"
     saved = (made / STATE).read_bytes()
     valid = {STATE: saved, SETTINGS: json.dumps(settings).encode(), LOG: log.encode()}
 
     def read(folder: Path) -> None:
-        prepare_folder(folder, settings, resume=True, force=False, processes=ALONE)
-        found = load_state(folder)
-        _check(found.stage >= 0 and found.step >= 0)
-        cut_log(folder, found.stage, found.step)
-        _check(len(last_losses(folder, 1)) == 1)
+        with prepared_folder(folder, settings, resume=True, force=False, processes=ALONE):
+            found = load_state(folder)
+            _check(found.stage >= 0 and found.step >= 0)
+            _check(found.best is None or (found.best.step >= 0 and 0 <= found.best.miou <= 100))
+            cut_log(folder, found.stage, found.step)
+            _check(len(last_losses(folder, 1)) == 1)
 
     damaged = _one_of(
         _files(STATE, damage.safetensors_of(saved)),
