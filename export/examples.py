@@ -16,7 +16,7 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.export.pieces import PieceModule, reference_pieces, run_modules
 from uino_deploy.images import preprocess_image, preprocess_mask
 from uino_deploy.kernels import correlation4d, selective_scan2d
-from uino_deploy.model.hypercorrelation import use_operators
+from uino_deploy.model.hypercorrelation import Operators, use_operators
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.pipeline import CLASS, QUERY, with_class_axis
 
@@ -99,5 +99,6 @@ def _recorded(made: PieceModule, seen: dict[str, Tensor]) -> PieceModule:
 
         return run
 
-    use_operators(module, recording(correlation4d), recording(selective_scan2d))
+    recorded = Operators(correlate=recording(correlation4d), scan=recording(selective_scan2d))
+    use_operators(module, recorded)
     return PieceModule(made.piece, module)

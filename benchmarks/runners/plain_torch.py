@@ -1,4 +1,4 @@
-"""The model's two operators, as fast as plain torch can express them on a CPU, for the peers.
+"""The correlation and the scan as fast as plain torch can express them on a CPU, for the peers.
 
 The product's reference is written to be read; a peer that ran it would lose unfairly. Here each
 step is one tensor operation over directions, sequences, channels and states, the steps' factors
@@ -8,14 +8,27 @@ in bfloat16.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from uino_deploy.kernels.epilogue import naive as epilogue_naive
 from uino_deploy.kernels.identity import EPS
+from uino_deploy.kernels.prologue import naive as prologue_naive
+from uino_deploy.kernels.selective_scan.naive import parts
+from uino_deploy.model.hypercorrelation import Operators
 
 # Elements of a block of decays, 1 MB of float32: the fastest of 0.5 to 16 MB on one AVX-512 core.
 _BLOCK = 1 << 18
+
+
+def operators(scan: Callable[..., Tensor]) -> Operators:
+    """Return the model's operators in plain torch, with a scan of this module."""
+    return Operators(
+        correlation4d, prologue_naive.scan_prologue, scan, epilogue_naive.scan_epilogue
+    )
 
 
 def correlation4d(
@@ -38,14 +51,7 @@ def _unit(tokens: Tensor) -> Tensor:
 
 
 def scan_in_blocks(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
     """Scan a plane step by step; see `uino_deploy.kernels.selective_scan.naive`.
 
@@ -53,7 +59,7 @@ def scan_in_blocks(
     """
     height, width = x.shape[1:3]
     x_t = _steps_of_plane(x.float())
-    inputs, outputs = (_steps(each.float()) for each in (B, C))
+    dt, inputs, outputs = parts(_steps(packed.float()), dt_weight, A)
     delta = _delta(dt, dt_weight, dt_bias)
     decays = A.permute(2, 0, 1)[:, None]  # [N, 1, 4, D]
     y = torch.empty_like(x_t)
@@ -70,14 +76,7 @@ def scan_in_blocks(
 
 
 def scan_by_rows(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
     """Scan a plane in two levels; see `uino_deploy.kernels.selective_scan.naive`.
 
@@ -86,7 +85,7 @@ def scan_by_rows(
     """
     height, width = x.shape[1:3]
     x_t = _steps_of_plane(x.float())
-    inputs, outputs = (_steps(each.float()) for each in (B, C))
+    dt, inputs, outputs = parts(_steps(packed.float()), dt_weight, A)
     delta = _delta(dt, dt_weight, dt_bias)
     added = (delta * x_t)[..., None] * inputs[..., None, :]  # [T, S, 4, D, N]
     rows = (height, width) if height == width else (1, height * width)
@@ -106,8 +105,8 @@ def scan_by_rows(
 
 
 def _delta(dt: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> Tensor:
-    """[S, H, W, 4, R] -> steps [T, S, 4, D], float32."""
-    raised = torch.einsum("tsgr,gdr->tsgd", _steps(dt.float()), dt_weight)
+    """[T, S, 4, R] -> steps [T, S, 4, D], float32."""
+    raised = torch.einsum("tsgr,gdr->tsgd", dt, dt_weight)
     return F.softplus(raised + dt_bias)
 
 
@@ -130,13 +129,13 @@ def _steps(values: Tensor) -> Tensor:
 
 
 def _at_cells(y: Tensor, height: int, width: int) -> Tensor:
-    """[T, S, 4, D] by step -> [S, H, W, 4, D] by cell."""
+    """[T, S, 4, D] by step -> the sum over the directions [S, H, W, D] by cell."""
     channels = y.shape[-1]
     rows, columns, rows_back, columns_back = y.transpose(0, 1).unbind(2)
-    cells = [
+    cells = (
         rows.reshape(-1, height, width, channels),
         columns.reshape(-1, width, height, channels).transpose(1, 2),
         rows_back.flip(1).reshape(-1, height, width, channels),
         columns_back.flip(1).reshape(-1, width, height, channels).transpose(1, 2),
-    ]
-    return torch.stack(cells, dim=3)
+    )
+    return sum(cells[1:], cells[0])

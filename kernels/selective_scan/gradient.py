@@ -15,6 +15,7 @@ from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.selective_scan.naive import (
     in_order,
     in_place,
+    parts,
     visiting_order,
 )
 
@@ -42,25 +43,18 @@ class _Recurrence(torch.autograd.Function):
 
 
 def selective_scan2d(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
     """Scan a plane in four directions; see `naive.selective_scan2d` for shapes and mathematics."""
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     order = visiting_order(x.shape[1], x.shape[2], x.device)
     plane = x.to(compute).flatten(1, 2)[:, :, None].expand(-1, -1, DIRECTIONS, -1)
-    steps, inputs, outputs = (in_order(t.to(compute), order) for t in (dt, B, C))
     x_t = in_order(plane, order)  # [T, S, 4, D]
+    steps, inputs, outputs = parts(in_order(packed.to(compute), order), dt_weight, A)
     delta = F.softplus(torch.einsum("tsgr,gdr->tsgd", steps, dt_weight.to(compute)) + dt_bias)
     decay = torch.exp(delta[..., None] * A)  # [T, S, 4, D, N]
     states = _Recurrence.apply(  # type: ignore[no-untyped-call] # torch leaves it untyped
         decay, (delta * x_t)[..., None] * inputs[:, :, :, None, :]
     )
     y = (states @ outputs[..., None])[..., 0] + skip * x_t
-    return in_place(y, order).reshape(*x.shape[:3], DIRECTIONS, -1).to(x.dtype)
+    return in_place(y, order).sum(2).reshape(x.shape).to(x.dtype)

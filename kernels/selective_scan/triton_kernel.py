@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from uino_deploy.kernels.identity import DIRECTIONS
+from uino_deploy.kernels.selective_scan.naive import parts
 from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -249,9 +250,7 @@ def selective_scan2d_kernel(
 
 def selective_scan2d(
     x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
+    packed: Tensor,
     dt_weight: Tensor,
     dt_bias: Tensor,
     A: Tensor,
@@ -262,9 +261,7 @@ def selective_scan2d(
 
     Args:
         x: [S, H, W, D], float32, float16 or bfloat16; non-contiguous inputs are copied.
-        dt: [S, H, W, 4, R], x's type.
-        B: [S, H, W, 4, N], x's type.
-        C: [S, H, W, 4, N], x's type.
+        packed: [S, H, W, 4, P], x's type.
         dt_weight: [4, D, R], float32.
         dt_bias: [4, D], float32.
         A: [4, D, N], float32.
@@ -272,17 +269,17 @@ def selective_scan2d(
         tiling: the variant; `tiling_for` chooses if None.
 
     Returns:
-        y: [S, H, W, 4, D] of x's type.
+        y: [S, H, W, D] of x's type.
     """
     sequences, height, width, channels = x.shape
-    states, rank = A.shape[-1], dt.shape[-1]
+    states, rank = A.shape[-1], dt_weight.shape[-1]
     tiling = tiling or tiling_for(sequences, height * width, channels, states)
     y = x.new_empty(sequences, height, width, DIRECTIONS, channels)
     if not y.numel():
-        return y
-    operands = (t.contiguous() for t in (x, dt, B, C, dt_weight, dt_bias, A, skip))
+        return y.sum(3)
+    operands = (x, *parts(packed, dt_weight, A), dt_weight, dt_bias, A, skip)
     selective_scan2d_kernel[tiling.grid(sequences, channels)](
-        *operands,
+        *(t.contiguous() for t in operands),
         sequences,
         height,
         width,
@@ -292,4 +289,4 @@ def selective_scan2d(
         num_warps=tiling.warps,
         enable_fp_fusion=True,
     )
-    return y
+    return y.sum(3)

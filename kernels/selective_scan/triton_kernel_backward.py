@@ -12,8 +12,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from uino_deploy.kernels.identity import DIRECTIONS
+from uino_deploy.kernels.selective_scan.naive import parts
 from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 from uino_deploy.kernels.selective_scan.triton_kernel import (
     _LOG2E,
@@ -296,9 +298,7 @@ def backward_tiling(sequences: int, length: int, channels: int, states: int) -> 
 
 def selective_scan2d_backward(
     x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
+    packed: Tensor,
     dt_weight: Tensor,
     dt_bias: Tensor,
     A: Tensor,
@@ -306,54 +306,47 @@ def selective_scan2d_backward(
     gradient: Tensor,
     tiling: Tiling | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of the eight operands of `naive.selective_scan2d`.
-
-    dt, B and C may be parts of one projection, and the gradient may be the same for all directions,
-    as after a sum over them; they are read in place. Other strides are copied.
+    """Return the gradients of the six operands of `naive.selective_scan2d`.
 
     Args:
         x: [S, H, W, D], float32, float16 or bfloat16; the operands are those of the forward.
-        dt: [S, H, W, 4, R], x's type.
-        B: [S, H, W, 4, N], x's type.
-        C: [S, H, W, 4, N], x's type.
+        packed: [S, H, W, 4, P], x's type.
         dt_weight: [4, D, R], float32.
         dt_bias: [4, D], float32.
         A: [4, D, N], float32.
         skip: [4, D], float32.
-        gradient: [S, H, W, 4, D], x's type, the result's gradient.
+        gradient: [S, H, W, D], x's type, the result's gradient.
         tiling: the variant; that of `backward_tiling` if None.
 
     Returns:
-        The gradients of x, dt, B, C, dt_weight, dt_bias, A and skip, each of its operand's shape
+        The gradients of x, packed, dt_weight, dt_bias, A and skip, each of its operand's shape
         and type.
     """
-    operands = (x, dt, B, C, dt_weight, dt_bias, A, skip)
+    operands = (x, packed, dt_weight, dt_bias, A, skip)
     if not x.numel():
         return tuple(torch.zeros_like(t) for t in operands)
     sequences, height, width, channels = x.shape
-    states, rank = A.shape[-1], dt.shape[-1]
+    states, rank = A.shape[-1], dt_weight.shape[-1]
     tiling = tiling or backward_tiling(sequences, height * width, channels, states)
     grid = tiling.grid(sequences, channels)
-    small = [_by_row(t) for t in (dt, B, C)]
-    same = gradient.stride(3) == 0
-    gradient = gradient[:, :, :, 0].contiguous() if same else gradient.contiguous()
+    small = [_by_row(t) for t in parts(packed, dt_weight, A)]
     of_x = x.new_empty(sequences, height, width, DIRECTIONS, channels)
     # One block with all channels has the whole sum; otherwise the blocks' sums are added.
     narrow = x.dtype if grid[2] == 1 else torch.float32
-    of_small = [x.new_empty(grid[2], *t.shape, dtype=narrow) for t in (dt, B, C)]
+    of_small = [x.new_empty(grid[2], *t.shape, dtype=narrow) for t in parts(packed, dt_weight, A)]
     sizes = (rank, states, 1, 1)
     of_parameters = dt_weight.new_empty(grid[0], DIRECTIONS, channels, sum(sizes))
     selective_scan2d_backward_kernel[grid](
         x.contiguous(),
         *small,
-        *(t.contiguous() for t in operands[4:]),
-        gradient,
+        *(t.contiguous() for t in operands[2:]),
+        gradient.contiguous(),
         sequences,
         height,
         width,
         channels,
         *(t.stride(0) for t in small),
-        1 if same else DIRECTIONS,
+        1,
         dt_weight.new_empty(states_size(tiling, sequences, height * width, channels, states)),
         of_x,
         *of_small,
@@ -362,9 +355,10 @@ def selective_scan2d_backward(
         num_warps=tiling.warps,
         enable_fp_fusion=True,
     )
-    of_dt, of_B, of_C = (t[0] if grid[2] == 1 else t.sum(0).to(x.dtype) for t in of_small)
+    of_packed = torch.cat([t[0] if grid[2] == 1 else t.sum(0).to(x.dtype) for t in of_small], -1)
+    of_packed = F.pad(of_packed, (0, packed.shape[-1] - of_packed.shape[-1]))
     of_weight, of_A, of_bias, of_skip = of_parameters.sum(0).split(sizes, -1)
-    return of_x.sum(3), of_dt, of_B, of_C, of_weight, of_bias[..., 0], of_A, of_skip[..., 0]
+    return of_x.sum(3), of_packed, of_weight, of_bias[..., 0], of_A, of_skip[..., 0]
 
 
 def states_size(tiling: Tiling, sequences: int, length: int, channels: int, states: int) -> int:

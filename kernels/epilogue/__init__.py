@@ -1,0 +1,1 @@
+"""ScanEpilogue: what ends a scan: LayerNorm, gate, output projection and residual."""

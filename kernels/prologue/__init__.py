@@ -1,0 +1,1 @@
+"""ScanPrologue: what feeds a scan: a depthwise convolution, SiLU and the packed projection."""
