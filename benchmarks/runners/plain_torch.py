@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from uino_deploy.kernels.epilogue import naive as epilogue_naive
+from uino_deploy.kernels.epilogue import naive as epilogue
 from uino_deploy.kernels.identity import EPS
-from uino_deploy.kernels.prologue import naive as prologue_naive
+from uino_deploy.kernels.mlp import naive as norm_mlp
+from uino_deploy.kernels.prologue import naive as prologue
 from uino_deploy.kernels.selective_scan.gradient import (
     in_steps,
     plane_in_steps,
@@ -32,7 +33,11 @@ _BLOCK = 1 << 18
 def operators(scan: Callable[..., Tensor]) -> Operators:
     """Return the model's operators in plain torch, with a scan of this module."""
     return Operators(
-        correlation4d, prologue_naive.scan_prologue, scan, epilogue_naive.scan_epilogue
+        correlation4d,
+        prologue.scan_prologue,
+        scan,
+        epilogue.scan_epilogue,
+        norm_mlp.norm_mlp,
     )
 
 

@@ -1,1 +1,1 @@
-"""ScanEpilogue: what ends a scan: LayerNorm, gate, output projection and residual."""
+"""ScanEpilogue: LayerNorm, gate, output projection and residual, after a scan."""

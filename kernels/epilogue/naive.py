@@ -10,35 +10,44 @@ from uino_deploy.kernels.planes import from_planes
 
 def scan_epilogue(
     y: Tensor,
-    xz: Tensor,
+    volume: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    gate_weight: Tensor,
+    out_norm_weight: Tensor,
+    out_norm_bias: Tensor,
     projection: Tensor,
-    residual: Tensor,
     plane: int,
 ) -> Tensor:
-    """Normalise and gate what a scan gave, project it, and add it to the volume.
+    """Normalise, gate and project what a scan gave, and add it to the volume.
 
-    out = residual + projection @ (layer_norm(y) * silu(z)), z = xz[..., D:] of the same cell. The
-    product's operands are rounded to y's type; all else is float32 (float64 for float64 inputs).
+    z = gate_weight @ layer_norm(volume), of the same cell;
+    out = volume + projection @ (layer_norm(y) * silu(z)). The products' operands are rounded to
+    the volume's type; all else is float32 (float64 for float64 inputs).
 
     Args:
         y: [S', H, W, D], any floating type, in the layout of `to_planes`.
-        xz: [S, hq, wq, hs, ws, 2D], y's type; the second D channels are the gate.
-        norm_weight: [D], y's type.
-        norm_bias: [D], y's type.
+        volume: [S, hq, wq, hs, ws, D], y's type, as the prologue took it.
+        norm_weight: [D], y's type, as the prologue took it.
+        norm_bias: [D], y's type, as the prologue took it.
+        gate_weight: [D, D], y's type.
+        out_norm_weight: [D], y's type, of the LayerNorm over y.
+        out_norm_bias: [D], y's type.
         projection: [D, D], y's type.
-        residual: [S, hq, wq, hs, ws, D], y's type.
         plane: 0 if y holds the query's planes, 1 for the support's.
 
     Returns:
         [S, hq, wq, hs, ws, D] of y's type.
     """
-    compute = torch.float64 if y.dtype == torch.float64 else torch.float32
-    channels = y.shape[-1]
-    scale, shift = norm_weight.to(compute), norm_bias.to(compute)
-    normed = F.layer_norm(y.to(compute), (channels,), scale, shift, NORM_EPS)
-    gate = F.silu(xz[..., channels:].to(compute))
-    gated = (from_planes(normed, plane, tuple(xz.shape[:5])) * gate).to(y.dtype)
-    added = F.linear(gated.to(compute), projection.to(compute))
-    return (residual.to(compute) + added).to(y.dtype).contiguous()
+    kind, channels = volume.dtype, volume.shape[-1]
+    compute = torch.float64 if kind == torch.float64 else torch.float32
+
+    def norm(tensor: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        scale, shift = weight.to(compute), bias.to(compute)
+        return F.layer_norm(tensor.to(compute), (channels,), scale, shift, NORM_EPS)
+
+    normed = norm(volume, norm_weight, norm_bias).to(kind).to(compute)
+    gate = F.silu(F.linear(normed, gate_weight.to(compute)))
+    scanned = from_planes(norm(y, out_norm_weight, out_norm_bias), plane, volume.shape[:5])
+    gated = (scanned * gate).to(kind).to(compute)
+    return (volume.to(compute) + F.linear(gated, projection.to(compute))).to(kind).contiguous()

@@ -5,17 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uino_deploy.kernels.dispatch import differentiable
 from uino_deploy.kernels.epilogue import naive
+from uino_deploy.kernels.planes import check_operands, check_plane, planes_shape
 
 
 @torch.library.custom_op("uino::scan_epilogue", mutates_args=())
-def scan_epilogue(
+def operator(
     y: Tensor,
-    xz: Tensor,
+    volume: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    gate_weight: Tensor,
+    out_norm_weight: Tensor,
+    out_norm_bias: Tensor,
     projection: Tensor,
-    residual: Tensor,
     plane: int,
 ) -> Tensor:
     """End a scan; see `naive.scan_epilogue` for shapes and mathematics.
@@ -23,66 +27,53 @@ def scan_epilogue(
     Raises:
         ValueError: shapes or types do not fit together.
     """
-    _check(y, xz, norm_weight, norm_bias, projection, residual, plane)
-    operands = (y, xz, norm_weight, norm_bias, projection, residual)
+    ending = (gate_weight, out_norm_weight, out_norm_bias, projection)
+    check_plane(plane)
+    channels = volume.shape[-1]
+    check_operands(
+        volume,
+        {
+            "y": (y, (*planes_shape(volume.shape, plane), channels)),
+            "norm_weight": (norm_weight, (channels,)),
+            "norm_bias": (norm_bias, (channels,)),
+            "gate_weight": (gate_weight, (channels, channels)),
+            "out_norm_weight": (out_norm_weight, (channels,)),
+            "out_norm_bias": (out_norm_bias, (channels,)),
+            "projection": (projection, (channels, channels)),
+        },
+    )
     with torch.autocast(y.device.type, enabled=False):
-        return naive.scan_epilogue(*operands, plane)
+        return naive.scan_epilogue(y, volume, norm_weight, norm_bias, *ending, plane)
 
 
-def _check(
-    y: Tensor,
-    xz: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    projection: Tensor,
-    residual: Tensor,
-    plane: int,
-) -> None:
-    if xz.ndim != 6:
-        raise ValueError(f"xz has shape {tuple(xz.shape)}, expected [S, hq, wq, hs, ws, 2D]")
-    if plane not in (0, 1):
-        raise ValueError(f"plane is {plane}, expected 0 (the query's) or 1 (the support's)")
-    channels = y.shape[-1]
-    shots, hq, wq, hs, ws = xz.shape[:5]
-    planes = (shots * hs * ws, hq, wq) if plane == 0 else (shots * hq * wq, hs, ws)
-    for name, tensor, expected in (
-        ("y", y, (*planes, channels)),
-        ("xz", xz, (shots, hq, wq, hs, ws, 2 * channels)),
-        ("norm_weight", norm_weight, (channels,)),
-        ("norm_bias", norm_bias, (channels,)),
-        ("projection", projection, (channels, channels)),
-        ("residual", residual, (shots, hq, wq, hs, ws, channels)),
-    ):
-        if tuple(tensor.shape) != expected:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
-        if tensor.dtype != y.dtype:
-            raise ValueError(f"{name} is {tensor.dtype}, expected {y.dtype}")
-
-
-@scan_epilogue.register_fake
+@operator.register_fake
 def _(
     y: Tensor,
-    xz: Tensor,
+    volume: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    gate_weight: Tensor,
+    out_norm_weight: Tensor,
+    out_norm_bias: Tensor,
     projection: Tensor,
-    residual: Tensor,
     plane: int,
 ) -> Tensor:
-    return residual.new_empty(residual.shape)
+    return volume.new_empty(volume.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:6])
-    ctx.plane = inputs[6]
+    *tensors, ctx.plane = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiate the specification; the norm and the gate are computed again."""
+    """Differentiate the specification; what it computes on the way is computed again."""
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         output = naive.scan_epilogue(*inputs, ctx.plane)
     return (*torch.autograd.grad(output, inputs, gradient), None)
 
 
-scan_epilogue.register_autograd(_backward, setup_context=_setup_context)
+operator.register_autograd(_backward, setup_context=_setup_context)
+
+scan_epilogue = differentiable(operator, naive.scan_epilogue)

@@ -1,1 +1,1 @@
-"""ScanPrologue: what feeds a scan: a depthwise convolution, SiLU and the packed projection."""
+"""ScanPrologue: LayerNorm, input projection, depthwise convolution, SiLU, packed projection."""

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from uino_deploy.config import PromptConfig
-from uino_deploy.kernels import correlation4d, scan_epilogue, scan_prologue, selective_scan2d
+from uino_deploy.kernels import (
+    correlation4d,
+    norm_mlp,
+    scan_epilogue,
+    scan_prologue,
+    selective_scan2d,
+)
 from uino_deploy.kernels.identity import DIRECTIONS, NORM_EPS
 from uino_deploy.kernels.planes import from_planes, to_planes
 from uino_deploy.model.layers import Mlp
@@ -29,6 +35,7 @@ class Operators(NamedTuple):
     prologue: Callable[..., tuple[Tensor, Tensor]] = scan_prologue
     scan: Callable[..., Tensor] = selective_scan2d
     epilogue: Callable[..., Tensor] = scan_epilogue
+    mlp: Callable[..., Tensor] = norm_mlp
 
 
 class SelectiveScanBlock(nn.Module):
@@ -63,16 +70,16 @@ class SelectiveScanBlock(nn.Module):
             self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
             self.A_log.copy_(torch.arange(1.0, self.state + 1).log().expand_as(self.A_log))
 
-    def forward(self, normed: Tensor, volume: Tensor) -> Tensor:
-        """Scan the normed volume and add the result to the volume, both [S, hq, wq, hs, ws, C]."""
-        xz = self.in_proj(normed)
-        kernel, shift = _in_type(xz, self.conv.weight[:, 0], self.conv.bias)
-        (projection,) = _in_type(xz, self._projection())
-        x, packed = self.operators.prologue(xz, kernel, shift, projection, self.plane)
+    def forward(self, volume: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Scan the normed volume and add the result to the volume [S, hq, wq, hs, ws, C]."""
+        before = in_type(volume, norm.weight, norm.bias)
+        of_x, of_gate = in_type(volume, *self.in_proj.weight.chunk(2))
+        kernel = in_type(volume, self.conv.weight[:, 0], self.conv.bias, self._projection())
+        x, packed = self.operators.prologue(volume, *before, of_x, *kernel, self.plane)
         A = -torch.exp(self.A_log)
         y = self.operators.scan(x, packed, self.dt_weight, self.dt_bias, A, self.skip)
-        ending = (self.norm.weight, self.norm.bias, self.out_proj.weight, volume)
-        return self.operators.epilogue(y, xz, *_in_type(xz, *ending), self.plane)
+        ending = in_type(volume, self.norm.weight, self.norm.bias, self.out_proj.weight)
+        return self.operators.epilogue(y, volume, *before, of_gate, *ending, self.plane)
 
     def _projection(self) -> Tensor:
         """Return x_proj's weight as [4, P, width]: zero rows pad P to a multiple of 8."""
@@ -81,7 +88,7 @@ class SelectiveScanBlock(nn.Module):
         return F.pad(weight, (0, 0, 0, -rows % 8))
 
 
-def _in_type(like: Tensor, *tensors: Tensor | None) -> list[Tensor]:
+def in_type(like: Tensor, *tensors: Tensor | None) -> list[Tensor]:
     """Return tensors in a type: an operator takes one, and autocast does not reach into it."""
     return [tensor.to(like.dtype) for tensor in tensors if tensor is not None]
 
@@ -91,15 +98,15 @@ class ScanMixer(nn.Module):
 
     def __init__(self, width: int, state: int) -> None:
         super().__init__()
-        self.query_norm = nn.LayerNorm(width)
+        self.query_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.query_scan = SelectiveScanBlock(width, state, QUERY)
-        self.support_norm = nn.LayerNorm(width)
+        self.support_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.support_scan = SelectiveScanBlock(width, state, SUPPORT)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Map [S, hq, wq, hs, ws, C] -> the same shape."""
-        volume = self.query_scan(self.query_norm(volume), volume)
-        return self.support_scan(self.support_norm(volume), volume)
+        volume = self.query_scan(volume, self.query_norm)
+        return self.support_scan(volume, self.support_norm)
 
 
 class CenterPivotMixer(nn.Module):
@@ -137,11 +144,13 @@ class PlaneNorm(nn.Module):
         channels, height, width = planes.shape[1:]
         grouped = planes.reshape(-1, NORM_GROUPS, channels // NORM_GROUPS * height * width)
         normed = F.layer_norm(grouped, grouped.shape[-1:]).reshape(-1, channels, height, width)
-        return normed * self.weight[:, None, None] + self.bias[:, None, None]
+        return torch.addcmul(self.bias[:, None, None], normed, self.weight[:, None, None])
 
 
 class GlobalModellingBlock(nn.Module):
     """HGMB: squeezes the support plane, mixes both planes, then applies a pointwise MLP."""
+
+    operators = Operators()
 
     def __init__(self, in_channels: int, channels: int, config: PromptConfig) -> None:
         super().__init__()
@@ -149,7 +158,7 @@ class GlobalModellingBlock(nn.Module):
         self.squeeze_norm = PlaneNorm(channels)
         scans = config.hypercorrelation == "mhcm"
         self.mixer = ScanMixer(channels, config.state) if scans else CenterPivotMixer(channels)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.mlp = Mlp(channels, 2 * channels)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -157,9 +166,11 @@ class GlobalModellingBlock(nn.Module):
         hq, wq = volume.shape[1:3]
         planes = volume.flatten(0, 2).permute(0, 3, 1, 2)
         planes = F.gelu(self.squeeze_norm(self.squeeze(planes))).permute(0, 2, 3, 1)
-        volume = planes.reshape(-1, hq, wq, *planes.shape[1:])
+        volume = planes.reshape(-1, hq, wq, *planes.shape[1:]).contiguous()
         volume = self.mixer(volume)
-        return volume + self.mlp(self.norm(volume))
+        fc1, fc2 = self.mlp.fc1, self.mlp.fc2
+        layers = (self.norm.weight, self.norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        return self.operators.mlp(volume, *in_type(volume, *layers))
 
 
 class Hypercorrelation(nn.Module):
@@ -194,13 +205,17 @@ class Hypercorrelation(nn.Module):
         grid = round(query.shape[2] ** 0.5)
         pooled = math.ceil(grid / self.pool)
         volume = self.operators.correlate(query, support, weight, grid, grid, self.pool)
-        cells = self.mix_layers(volume.flatten(0, 1).permute(0, 2, 3, 1))  # [B*K, N, s, C]
+        cells = self._mix(volume.flatten(0, 1).flatten(2).transpose(1, 2))  # [B*K, N*s, C]
         volume = cells.reshape(-1, grid, grid, pooled, pooled, cells.shape[-1])
         for block in self.blocks:
             volume = block(volume)
-        per_shot = volume.mean(dim=(3, 4))  # [B*K, h, w, C]
-        per_query = per_shot.reshape(query.shape[0], support.shape[1], *per_shot.shape[1:])
-        return self.head(per_query.mean(dim=1).permute(0, 3, 1, 2))
+        by_shot = volume.reshape(query.shape[0], support.shape[1], *volume.shape[1:])
+        return self.head(by_shot.mean(dim=(1, 4, 5)).permute(0, 3, 1, 2))
+
+    def _mix(self, layers: Tensor) -> Tensor:
+        """Apply `mix_layers` to [B*K, M, L], a transposed view, in one product without a copy."""
+        weight, bias = in_type(layers, self.mix_layers.weight, self.mix_layers.bias)
+        return torch.baddbmm(bias, layers, weight.T.expand(len(layers), -1, -1))
 
 
 def use_operators(model: nn.Module, operators: Operators) -> None:
@@ -211,5 +226,5 @@ def use_operators(model: nn.Module, operators: Operators) -> None:
         operators: the functions.
     """
     for module in model.modules():
-        if isinstance(module, Hypercorrelation | SelectiveScanBlock):
+        if isinstance(module, Hypercorrelation | GlobalModellingBlock | SelectiveScanBlock):
             module.operators = operators
