@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uino_deploy.kernels.dispatch import differentiable
+from uino_deploy.kernels.dispatch import differentiable, runs_on_triton
 from uino_deploy.kernels.epilogue import naive
 from uino_deploy.kernels.planes import check_operands, check_plane, planes_shape
 
@@ -27,7 +27,8 @@ def operator(
     Raises:
         ValueError: shapes or types do not fit together.
     """
-    ending = (gate_weight, out_norm_weight, out_norm_bias, projection)
+    before, ending = (y, volume, norm_weight, norm_bias), (out_norm_weight, out_norm_bias)
+    operands = (*before, gate_weight, *ending, projection)
     check_plane(plane)
     channels = volume.shape[-1]
     check_operands(
@@ -42,8 +43,13 @@ def operator(
             "projection": (projection, (channels, channels)),
         },
     )
+    if runs_on_triton(y):
+        from uino_deploy.kernels.epilogue import triton_kernel
+
+        with torch.cuda.device(y.device):
+            return triton_kernel.scan_epilogue(*operands, plane)
     with torch.autocast(y.device.type, enabled=False):
-        return naive.scan_epilogue(y, volume, norm_weight, norm_bias, *ending, plane)
+        return naive.scan_epilogue(*operands, plane)
 
 
 @operator.register_fake

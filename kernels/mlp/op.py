@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uino_deploy.kernels.dispatch import differentiable
+from uino_deploy.kernels.dispatch import differentiable, runs_on_triton
 from uino_deploy.kernels.mlp import naive
 from uino_deploy.kernels.planes import check_operands
 
@@ -25,6 +25,7 @@ def operator(
     Raises:
         ValueError: shapes or types do not fit together.
     """
+    operands = (volume, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
     channels, hidden = volume.shape[-1], weight1.shape[0]
     check_operands(
         volume,
@@ -37,8 +38,13 @@ def operator(
             "bias2": (bias2, (channels,)),
         },
     )
+    if runs_on_triton(volume):
+        from uino_deploy.kernels.mlp import triton_kernel
+
+        with torch.cuda.device(volume.device):
+            return triton_kernel.norm_mlp(*operands)
     with torch.autocast(volume.device.type, enabled=False):
-        return naive.norm_mlp(volume, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+        return naive.norm_mlp(*operands)
 
 
 @operator.register_fake

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uino_deploy.kernels.dispatch import differentiable
+from uino_deploy.kernels.dispatch import differentiable, runs_on_triton
 from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.planes import check_operands, check_plane, planes_shape
 from uino_deploy.kernels.prologue import naive
@@ -41,6 +41,11 @@ def operator(
             "projection": (projection, (DIRECTIONS, projection.shape[1], channels)),
         },
     )
+    if runs_on_triton(volume):
+        from uino_deploy.kernels.prologue import triton_kernel
+
+        with torch.cuda.device(volume.device):
+            return triton_kernel.scan_prologue(*operands, plane)
     with torch.autocast(volume.device.type, enabled=False):
         return naive.scan_prologue(*operands, plane)
 
