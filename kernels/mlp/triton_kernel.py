@@ -12,11 +12,30 @@ from torch import Tensor
 from uino_deploy.kernels import triton_cells
 from uino_deploy.kernels.triton_cells import dot, layer_norm, matrix, rows, store_rows, vector
 
+_LOG2E = tl.constexpr(1.4426950408889634)
+
 
 def constants(channels: int, hidden: int, element_bytes: int, capability: int) -> dict[str, Any]:
     """Return the kernel's compile-time arguments."""
     shared = triton_cells.constants(channels, element_bytes, capability)
     return {**shared, "F": hidden}
+
+
+@triton.jit
+def _gelu(value):
+    """Return value * Phi(value) without a branch, as max(value, 0) - |value| / 2 * erfc(...).
+
+    erfc is Abramowitz and Stegun's 7.1.26, within 1.5e-7: the device library's erf branches, and
+    the barriers of a product behind it want all threads of a warp.
+    """
+    size = tl.abs(value) * 0.7071067811865476
+    t = 1.0 / (1.0 + 0.3275911 * size)
+    fit = 1.061405429 * t - 1.453152027
+    fit = fit * t + 1.421413741
+    fit = fit * t - 0.284496736
+    fit = (fit * t + 0.254829592) * t
+    tail = fit * tl.exp2(-size * size * _LOG2E)
+    return tl.maximum(value, 0.0) - 0.7071067811865476 * size * tail
 
 
 @triton.jit
@@ -52,7 +71,7 @@ def norm_mlp_kernel(
         zero = tl.zeros((CELLS, BLOCK_N), tl.float32)
         hidden = dot(normed, weight.T, zero, PRECISION, WIDEN)
         hidden += vector(bias1_ptr, f, F, BLOCK_N)[None, :]
-        hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * 0.7071067811865476))
+        hidden = _gelu(hidden)
         weight = matrix(weight2_ptr, 0, f, D, F, BLOCK_D, BLOCK_N)
         out = dot(hidden.to(tile.dtype), weight.T, out, PRECISION, WIDEN)
     store_rows(out_ptr, cell, ok, 0, out, D)

@@ -19,6 +19,8 @@ def constants(
 ) -> dict[str, Any]:
     """Return the kernel's compile-time arguments."""
     shared = triton_cells.constants(channels, element_bytes, capability)
+    if shared["BLOCK_N"] > 32:  # nine unrolled taps of wide rows would spill
+        shared["CELLS"] = 32
     return {**shared, "P": width, "BLOCK_P": triton.next_power_of_2(4 * width), "PLANE": plane}
 
 
