@@ -12,7 +12,7 @@ from typing import Any
 from uino_deploy import ptx
 from uino_deploy.benchmarks.ledger import numerics, traffic, unfused
 from uino_deploy.benchmarks.ledger.boards import BOARDS, floor_us, occupancy, peak_tflops
-from uino_deploy.benchmarks.ledger.disassembly import instruction_mix
+from uino_deploy.benchmarks.ledger.disassembly import instruction_mix, loop_mix
 from uino_deploy.benchmarks.ledger.journal import Journal, program_key
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError
@@ -104,14 +104,14 @@ class Instruments:
         result: float | None = self._once("error", compiled, variant, shape, run)
         return result
 
-    def mix(self, compiled: Compiled) -> dict[str, int]:
-        """Return the instruction mix of a kernel's machine code."""
-        key = f"mix {compiled.record['cubin_sha256']}"
-        mix: dict[str, int] | None = self._journal.get(key)
-        if mix is None:
-            mix = instruction_mix(compiled.cubin)
-            self._journal.put(key, mix)
-        return mix
+    def mixes(self, compiled: Compiled) -> list[dict[str, int]]:
+        """Return the instruction mix of a kernel's machine code, and of its loop."""
+        key = f"mixes {compiled.record['cubin_sha256']}"
+        mixes: list[dict[str, int]] | None = self._journal.get(key)
+        if mixes is None:
+            mixes = [instruction_mix(compiled.cubin), loop_mix(compiled.cubin)]
+            self._journal.put(key, mixes)
+        return mixes
 
     def unfused(self, variant: Variant, shape: Shape) -> dict[str, int]:
         """Return the bytes that PyTorch's operators move: with a tiled product, or each array once.
@@ -198,7 +198,7 @@ def record(instruments: Instruments, arch: str, dtype: str, shape: Shape) -> dic
     variant = variant_for(shape, dtype, capability)
     compiled = instruments.kernel(arch, variant)
     held = compiled.record
-    mix = instruments.mix(compiled)
+    mix, loop = instruments.mixes(compiled)
     counted, counted_on = _counted(instruments, arch, variant, shape)
     distinct = traffic.distinct_bytes(variant, shape)
     work = traffic.flops(shape)
@@ -214,6 +214,7 @@ def record(instruments: Instruments, arch: str, dtype: str, shape: Shape) -> dic
         "occupancy": occupancy(arch, held["registers"], held["shared_bytes"], variant.warps),
         **_parallelism(variant, shape, capability),
         "instructions": mix,
+        "loop": {name: loop[name] for name in ("total", "barrier", "load_2_bytes")},
         "tensor_core_instructions": mix["tensor_core"],
         "relative_l2": instruments.error(arch, variant, numerics.small_shape(variant)),
         "relative_l2_full": instruments.error(arch, variant, numerics.full_shape(variant, shape)),
