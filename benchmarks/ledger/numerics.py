@@ -99,9 +99,10 @@ def reference(tensors: list[torch.Tensor], shape: Shape) -> list[torch.Tensor]:
     if isinstance(shape, ScanShape):
         return [selective_scan.selective_scan2d(*exact)]
     if isinstance(shape, CorrelationShape):
-        return [correlation.correlation4d(*exact, shape.height, shape.width, shape.pool)]
+        grid = {"height": shape.height, "width": shape.width, "pool": shape.pool}
+        return [correlation.correlation4d(*exact, **grid)]
     if shape.op == "scan_prologue":
-        return list(prologue.scan_prologue(*exact, shape.plane))
+        return list(prologue.scan_prologue(*exact, plane=shape.plane))
     if shape.op == "scan_epilogue":
-        return [epilogue.scan_epilogue(*exact, shape.plane)]
+        return [epilogue.scan_epilogue(*exact, plane=shape.plane)]
     return [mlp.norm_mlp(*exact)]

@@ -20,8 +20,10 @@ def moved_bytes(variant: Variant, shape: Shape) -> tuple[int, int]:
     """Return (bytes into and out of the operators, the same with the product at its tile)."""
     if isinstance(shape, CorrelationShape):
         return correlation_bytes(variant, shape)
-    scan = isinstance(shape, ScanShape)
-    moved = scan_bytes(variant, shape) if scan else volume_bytes(variant, shape)
+    if isinstance(shape, ScanShape):
+        moved = scan_bytes(variant, shape)
+    else:
+        moved = volume_bytes(variant, shape)
     return moved, moved
 
 
@@ -69,9 +71,9 @@ def volume_bytes(variant: Variant, shape: VolumeShape) -> int:
     operands = [torch.empty(*size, device="meta") for size in arrays(shape)[0]]
     with torch.no_grad(), OperatorCount() as counter:
         if shape.op == "scan_prologue":
-            prologue.scan_prologue(*operands, shape.plane)
+            prologue.scan_prologue(*operands, plane=shape.plane)
         elif shape.op == "scan_epilogue":
-            epilogue.scan_epilogue(*operands, shape.plane)
+            epilogue.scan_epilogue(*operands, plane=shape.plane)
         else:
             mlp.norm_mlp(*operands)
     return counter.bytes * ELEMENT_BYTES[variant.dtype] // ELEMENT_BYTES["float32"]

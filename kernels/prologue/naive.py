@@ -49,4 +49,4 @@ def scan_prologue(
     x = F.silu(F.conv2d(planes, weight, bias, padding=1, groups=channels))
     x = x.permute(0, 2, 3, 1).to(kind).contiguous()
     packed = F.linear(x.to(compute), projection.flatten(0, 1).to(compute))
-    return x, packed.unflatten(-1, projection.shape[:2]).to(kind)
+    return x, packed.reshape(*x.shape[:3], *projection.shape[:2]).to(kind)

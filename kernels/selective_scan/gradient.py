@@ -76,6 +76,7 @@ def in_steps(values: Tensor) -> Tensor:
 def summed_at_cells(y: Tensor, height: int, width: int) -> Tensor:
     """Map [T, S, 4, D] by step -> [S, H, W, D] by cell, the sum over the directions."""
     rows, columns, rows_back, columns_back = y.transpose(0, 1).unbind(2)
-    along_rows = (rows + rows_back.flip(1)).unflatten(1, (height, width))
-    along_columns = (columns + columns_back.flip(1)).unflatten(1, (width, height))
+    sequences, _, channels = rows.shape
+    along_rows = (rows + rows_back.flip(1)).reshape(sequences, height, width, channels)
+    along_columns = (columns + columns_back.flip(1)).reshape(sequences, width, height, channels)
     return along_rows + along_columns.transpose(1, 2)

@@ -73,7 +73,9 @@ class SelectiveScanBlock(nn.Module):
     def forward(self, volume: Tensor, norm: nn.LayerNorm) -> Tensor:
         """Scan the normed volume and add the result to the volume [S, hq, wq, hs, ws, C]."""
         before = in_type(volume, norm.weight, norm.bias)
-        of_x, of_gate = in_type(volume, *self.in_proj.weight.chunk(2))
+        both = self.in_proj.weight  # slices fold at export, a split does not
+        width = volume.shape[-1]
+        of_x, of_gate = in_type(volume, both[:width], both[width:])
         kernel = in_type(volume, self.conv.weight[:, 0], self.conv.bias, self._projection())
         x, packed = self.operators.prologue(volume, *before, of_x, *kernel, self.plane)
         A = -torch.exp(self.A_log)
@@ -84,7 +86,7 @@ class SelectiveScanBlock(nn.Module):
     def _projection(self) -> Tensor:
         """Return x_proj's weight as [4, P, width]: zero rows pad P to a multiple of 8."""
         rows = self.rank + 2 * self.state
-        weight = self.x_proj.weight.unflatten(0, (DIRECTIONS, rows))
+        weight = self.x_proj.weight.reshape(DIRECTIONS, rows, -1)
         return F.pad(weight, (0, 0, 0, -rows % 8))
 
 
@@ -205,17 +207,15 @@ class Hypercorrelation(nn.Module):
         grid = round(query.shape[2] ** 0.5)
         pooled = math.ceil(grid / self.pool)
         volume = self.operators.correlate(query, support, weight, grid, grid, self.pool)
-        cells = self._mix(volume.flatten(0, 1).flatten(2).transpose(1, 2))  # [B*K, N*s, C]
+        # A view at one shot; a linear layer of more dimensions copies it, and adds its bias apart.
+        layers = volume.flatten(0, 1).flatten(2).transpose(1, 2).flatten(0, 1)  # [B*K*N*s, L]
+        cells = self.mix_layers(layers)
         volume = cells.reshape(-1, grid, grid, pooled, pooled, cells.shape[-1])
         for block in self.blocks:
             volume = block(volume)
-        by_shot = volume.reshape(query.shape[0], support.shape[1], *volume.shape[1:])
-        return self.head(by_shot.mean(dim=(1, 4, 5)).permute(0, 3, 1, 2))
-
-    def _mix(self, layers: Tensor) -> Tensor:
-        """Apply `mix_layers` to [B*K, M, L], a transposed view, in one product without a copy."""
-        weight, bias = in_type(layers, self.mix_layers.weight, self.mix_layers.bias)
-        return torch.baddbmm(bias, layers, weight.T.expand(len(layers), -1, -1))
+        per_shot = volume.mean(dim=(3, 4))  # [B*K, h, w, C]
+        per_query = per_shot.reshape(query.shape[0], support.shape[1], *per_shot.shape[1:])
+        return self.head(per_query.mean(dim=1).permute(0, 3, 1, 2))
 
 
 def use_operators(model: nn.Module, operators: Operators) -> None:
