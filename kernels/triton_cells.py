@@ -26,14 +26,17 @@ def constants(channels: int, element_bytes: int, capability: int) -> dict[str, A
     half = element_bytes == 2
     # Without a tensor core that takes three TF32 numbers for a float32, or any at all on sm_75,
     # products are multiply-adds.
-    plain = capability < 80 or (not half and capability in (100, 103, 110))
+    fifth = capability in (100, 103, 110)
+    plain = capability < 80 or (not half and fifth)
     block = max(16, triton.next_power_of_2(channels))  # the least a product takes
     return {
         "D": channels,
         "BLOCK_D": block,
         # Columns of a product at a time: a warp holds a whole operand, a float32 as two numbers.
         "BLOCK_N": block if half and not plain else 16,
-        "CELLS": 32 if plain else 64,
+        # Fewer than 64 rows keep to the older tensor-core instruction on sm_100: the newer one, for
+        # which these products are small, is one that the PTX executor does not know.
+        "CELLS": 32 if plain or fifth else 64,
         "EPSILON": NORM_EPS,
         "PRECISION": "ieee" if half or plain else "tf32x3",
         "WIDEN": False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,14 +96,13 @@ def bits(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generi
 
 def reference(tensors: list[torch.Tensor], shape: Shape) -> list[torch.Tensor]:
     """Return the specification's results in float64 on the same, already rounded inputs."""
-    exact = [t.double() for t in tensors]
+    exact: list[Any] = [t.double() for t in tensors]
     if isinstance(shape, ScanShape):
         return [selective_scan.selective_scan2d(*exact)]
     if isinstance(shape, CorrelationShape):
-        grid = {"height": shape.height, "width": shape.width, "pool": shape.pool}
-        return [correlation.correlation4d(*exact, **grid)]
+        return [correlation.correlation4d(*exact, shape.height, shape.width, shape.pool)]
     if shape.op == "scan_prologue":
-        return list(prologue.scan_prologue(*exact, plane=shape.plane))
+        return list(prologue.scan_prologue(*exact, shape.plane))
     if shape.op == "scan_epilogue":
-        return [epilogue.scan_epilogue(*exact, plane=shape.plane)]
+        return [epilogue.scan_epilogue(*exact, shape.plane)]
     return [mlp.norm_mlp(*exact)]

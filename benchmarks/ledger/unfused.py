@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
@@ -68,12 +70,12 @@ def scan_bytes(variant: Variant, shape: ScanShape) -> int:
 
 def volume_bytes(variant: Variant, shape: VolumeShape) -> int:
     """Return the bytes into and out of the reference's operators, without its casts to float32."""
-    operands = [torch.empty(*size, device="meta") for size in arrays(shape)[0]]
+    operands: list[Any] = [torch.empty(*size, device="meta") for size in arrays(shape)[0]]
     with torch.no_grad(), OperatorCount() as counter:
         if shape.op == "scan_prologue":
-            prologue.scan_prologue(*operands, plane=shape.plane)
+            prologue.scan_prologue(*operands, shape.plane)
         elif shape.op == "scan_epilogue":
-            epilogue.scan_epilogue(*operands, plane=shape.plane)
+            epilogue.scan_epilogue(*operands, shape.plane)
         else:
             mlp.norm_mlp(*operands)
     return counter.bytes * ELEMENT_BYTES[variant.dtype] // ELEMENT_BYTES["float32"]

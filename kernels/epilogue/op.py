@@ -76,7 +76,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Differentiate the specification; what it computes on the way is computed again."""
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        output = naive.scan_epilogue(*inputs, plane=ctx.plane)
+        operands: list[Any] = [*inputs, ctx.plane]
+        output = naive.scan_epilogue(*operands)
     return (*torch.autograd.grad(output, inputs, gradient), None)
 
 

@@ -75,7 +75,8 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     """Differentiate the specification; what it computes on the way is computed again."""
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        outputs = naive.scan_prologue(*inputs, plane=ctx.plane)
+        operands: list[Any] = [*inputs, ctx.plane]
+        outputs = naive.scan_prologue(*operands)
     return (*torch.autograd.grad(outputs, inputs, gradients), None)
 
 

@@ -228,8 +228,9 @@ def test_no_register_is_read_that_was_never_written(orin):
 def test_the_scan_asks_for_each_byte_once_in_a_direction(orin, shape):
     variant = variant_for(shape, "float16", 87)
     tiling = scan_tiling(shape)
-    # Blocks of a split width each read the small rows, and rows fill whole sectors.
-    allowed = 1.3 if tiling.block_d < shape.channels else 1.05
+    # Blocks of a split width each read the small rows, and every group of four sequences the
+    # parameters, which for 16 steps are a tenth of its traffic.
+    allowed = 1.3 if tiling.block_d < shape.channels else 1.12
     moved = traffic.count(executable(orin[variant.name], variant), shape, 87)
     compulsory = traffic.compulsory_bytes(variant, shape)
     assert moved.requested_bytes + moved.written_bytes <= allowed * compulsory
