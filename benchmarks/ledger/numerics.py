@@ -100,9 +100,11 @@ def reference(tensors: list[torch.Tensor], shape: Shape) -> list[torch.Tensor]:
     if isinstance(shape, ScanShape):
         return [selective_scan.selective_scan2d(*exact)]
     if isinstance(shape, CorrelationShape):
-        return [correlation.correlation4d(*exact, shape.height, shape.width, shape.pool)]
+        exact += [shape.height, shape.width, shape.pool]
+        return [correlation.correlation4d(*exact)]
+    if shape.op == "norm_mlp":
+        return [mlp.norm_mlp(*exact)]
+    exact.append(shape.plane)
     if shape.op == "scan_prologue":
-        return list(prologue.scan_prologue(*exact, shape.plane))
-    if shape.op == "scan_epilogue":
-        return [epilogue.scan_epilogue(*exact, shape.plane)]
-    return [mlp.norm_mlp(*exact)]
+        return list(prologue.scan_prologue(*exact))
+    return [epilogue.scan_epilogue(*exact)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,11 +72,12 @@ def scan_bytes(variant: Variant, shape: ScanShape) -> int:
 def volume_bytes(variant: Variant, shape: VolumeShape) -> int:
     """Return the bytes into and out of the reference's operators, without its casts to float32."""
     operands: list[Any] = [torch.empty(*size, device="meta") for size in arrays(shape)[0]]
+    if shape.op == "norm_mlp":
+        reference: Callable[..., Any] = mlp.norm_mlp
+    else:
+        prepares = shape.op == "scan_prologue"
+        reference = prologue.scan_prologue if prepares else epilogue.scan_epilogue
+        operands.append(shape.plane)
     with torch.no_grad(), OperatorCount() as counter:
-        if shape.op == "scan_prologue":
-            prologue.scan_prologue(*operands, shape.plane)
-        elif shape.op == "scan_epilogue":
-            epilogue.scan_epilogue(*operands, shape.plane)
-        else:
-            mlp.norm_mlp(*operands)
+        reference(*operands)
     return counter.bytes * ELEMENT_BYTES[variant.dtype] // ELEMENT_BYTES["float32"]
