@@ -19,8 +19,11 @@ def constants(
 ) -> dict[str, Any]:
     """Return the kernel's compile-time arguments."""
     shared = triton_cells.constants(channels, element_bytes, capability)
-    if shared["BLOCK_N"] > 32:  # nine unrolled taps of wide rows would spill
+    # Nine unrolled taps would spill: with wide rows, and with products of multiply-adds.
+    if shared["BLOCK_N"] > 32:
         shared["CELLS"] = 32
+    elif capability < 80:
+        shared["BLOCK_N"] = 16
     return {**shared, "P": width, "BLOCK_P": triton.next_power_of_2(4 * width), "PLANE": plane}
 
 
