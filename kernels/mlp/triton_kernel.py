@@ -18,6 +18,8 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 def constants(channels: int, hidden: int, element_bytes: int, capability: int) -> dict[str, Any]:
     """Return the kernel's compile-time arguments."""
     shared = triton_cells.constants(channels, element_bytes, capability)
+    if element_bytes == 4 and shared["BLOCK_D"] > 32:  # wide rows of float32 would spill
+        shared["CELLS"] = 32
     return {**shared, "F": hidden}
 
 
