@@ -29,15 +29,15 @@ def constants(channels: int, element_bytes: int, capability: int) -> dict[str, A
     fifth = capability in (100, 103, 110)
     plain = capability < 80 or (not half and fifth)
     block = max(16, triton.next_power_of_2(channels))  # the least a product takes
-    whole = block <= 32 if plain else half
+    widest = 32 if plain else 64 if half else 0  # of the rows that a product takes whole
     return {
         "D": channels,
         "BLOCK_D": block,
         # Columns of a product at a time: a warp holds a whole operand, a float32 as two numbers.
-        "BLOCK_N": block if whole else 16,
+        "BLOCK_N": block if block <= widest else 16,
         # Fewer than 64 rows keep to the older tensor-core instruction on sm_100: the newer one, for
         # which these products are small, is one that the PTX executor does not know.
-        "CELLS": 32 if plain or fifth else 64,
+        "CELLS": 32 if plain or fifth or block > 64 else 64,
         "EPSILON": NORM_EPS,
         "PRECISION": "ieee" if half or plain else "tf32x3",
         "WIDEN": False,

@@ -83,3 +83,16 @@ def test_a_nan_stays_in_its_neighbourhood(plane):
     assert torch.equal(x.isnan(), right.isnan())
     assert right.isnan().any()
     assert torch.equal(packed.isnan().flatten(3).all(-1), right.isnan().all(-1))
+
+
+# SiLU far below zero: infinity, whose inverse is the right zero.
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2:RuntimeWarning")
+def test_rows_wider_than_a_product_go_in_blocks():
+    cells = (1, 2, 2, 1, 3)
+    check(norm_mlp, mlp.norm_mlp, of_type(mlp_inputs(72, 40, cells), "float16"))
+    check(
+        scan_prologue, prologue.scan_prologue, of_type(prologue_inputs(72, 8, cells), "float16"), 0
+    )
+    check(
+        scan_epilogue, epilogue.scan_epilogue, of_type(epilogue_inputs(0, 72, cells), "float16"), 0
+    )
