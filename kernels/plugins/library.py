@@ -80,7 +80,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: the kernel, its grid, and its int32 arguments between inputs and output."""
+    """One launch: the kernel, its grid, and its int32 arguments between inputs and outputs."""
 
     kernel: Kernel
     grid: tuple[int, int, int]

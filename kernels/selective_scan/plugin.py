@@ -18,8 +18,8 @@ _SEQUENCES, _HEIGHT = Dimension("x", 0), Dimension("x", 1)
 _WIDTH, _CHANNELS = Dimension("x", 2), Dimension("x", 3)
 
 
-def _output_shape(_attributes: Attributes) -> tuple[Expression, ...]:
-    return _SEQUENCES, _HEIGHT, _WIDTH, DIRECTIONS, _CHANNELS
+def _output_shapes(_attributes: Attributes) -> tuple[tuple[Expression, ...], ...]:
+    return ((_SEQUENCES, _HEIGHT, _WIDTH, DIRECTIONS, _CHANNELS),)
 
 
 def _grid(
@@ -67,7 +67,7 @@ OPERATOR = Operator(
         Tensor("a", 3, "float32"),
         Tensor("skip", 2, "float32"),
     ),
-    output=Tensor("y", 5),
+    outputs=(Tensor("y", 5),),
     attributes=(),
     scalars=(
         Scalar("sequences", lambda _: _SEQUENCES),
@@ -75,7 +75,7 @@ OPERATOR = Operator(
         Scalar("width", lambda _: _WIDTH),
         Scalar("channels", lambda _: _CHANNELS, multiple_of=16),
     ),
-    output_shape=_output_shape,
+    output_shapes=_output_shapes,
     grid=_grid,
     configurations=_configurations,
     check=_check,

@@ -30,7 +30,7 @@ Array = npt.NDArray[Any]
 Shapes = dict[str, tuple[int, ...]]
 
 CORRELATION, SCAN = OPERATORS["Correlation4d"], OPERATORS["SelectiveScan2d"]
-_REFERENCES: dict[str, Callable[..., Array]] = {
+_REFERENCES: dict[str, Callable[..., Any]] = {
     CORRELATION.name: correlation4d,
     SCAN.name: selective_scan2d,
 }
@@ -66,13 +66,18 @@ class Case:
         named = zip(self.operator.inputs, types, strict=False)
         return {tensor.name: narrow(self.inputs[tensor.name], kind) for tensor, kind in named}
 
-    def exact(self, arrays: Mapping[str, Array]) -> Array:
-        """Return the result in float64, by numpy, for inputs that were rounded to their types."""
+    def exact(self, arrays: Mapping[str, Array]) -> list[Array]:
+        """Return the results in float64, by numpy, for inputs that were rounded to their types."""
         wide_inputs = {name: wide(array) for name, array in arrays.items()}
-        return _REFERENCES[self.operator.name](**wide_inputs, **self.attributes)
+        return listed(_REFERENCES[self.operator.name](**wide_inputs, **self.attributes))
 
 
-def exact_on_gpu(case: Case, arrays: Mapping[str, Array]) -> Array:
+def listed(results: Any) -> list[Any]:
+    """Return an operator's one result, or its several ones, as a list."""
+    return list(results) if isinstance(results, tuple) else [results]
+
+
+def exact_on_gpu(case: Case, arrays: Mapping[str, Array]) -> list[Array]:
     """Return what `Case.exact` returns, by PyTorch on the GPU where it can: numpy takes minutes."""
     device = _torch_device()
     if device is None:
@@ -81,8 +86,8 @@ def exact_on_gpu(case: Case, arrays: Mapping[str, Array]) -> Array:
 
     # Each input by its position: the two write some names in different cases.
     tensors = [torch.from_numpy(wide(array)).to(device) for array in arrays.values()]
-    found: Array = in_torch(case.operator)(*tensors, **case.attributes).cpu().numpy()
-    return found
+    results = listed(in_torch(case.operator)(*tensors, **case.attributes))
+    return [result.cpu().numpy() for result in results]
 
 
 @cache

@@ -28,6 +28,7 @@ from uino_deploy.selftest.cases import (
     cases_of,
     dtypes_of,
     exact_on_gpu,
+    listed,
     model_cases,
     ragged_cases,
     wide,
@@ -121,7 +122,7 @@ def _launched(setting: Setting, operator: Operator) -> Iterator[Measured]:
     library = Library.open(setting.kernels_folder(arch), arch)
     device = Device()
 
-    def run(launch: Launch, inputs: list[Array], like: Array) -> Array:
+    def run(launch: Launch, inputs: list[Array], like: list[Array]) -> list[Array]:
         return _launch(device, launch, inputs, like)
 
     cases = [*model_cases(setting.config()), *ragged_cases(setting.configs())]
@@ -130,17 +131,19 @@ def _launched(setting: Setting, operator: Operator) -> Iterator[Measured]:
             yield compare(library, case, dtype, run, exact_on_gpu)
 
 
-def _launch(device: Device, launch: Launch, inputs: list[Array], like: Array) -> Array:
+def _launch(device: Device, launch: Launch, inputs: list[Array], like: list[Array]) -> list[Array]:
     from uino_deploy.kernels.plugins import driver
 
     there = [device.upload(array) for array in inputs]
     # Unwritten outputs must fail: fill with NaN, also for bfloat16's bits.
-    poison = np.full(like.shape, 0xFFFF if like.dtype == np.uint16 else np.nan, like.dtype)
-    out = device.upload(poison)
+    outputs = [
+        device.upload(np.full(a.shape, 0xFFFF if a.dtype == np.uint16 else np.nan, a.dtype))
+        for a in like
+    ]
     function = driver.load(launch.kernel)
-    addresses = [array.address for array in there]
-    driver.run(function, launch, addresses, [out.address], device.stream)
-    return out.to_host()
+    given, taken = ([array.address for array in arrays] for arrays in (there, outputs))
+    driver.run(function, launch, given, taken, device.stream)
+    return [out.to_host() for out in outputs]
 
 
 def _in_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
@@ -169,7 +172,8 @@ def _one_in_torch(function: Any, case: Case, dtype: str) -> Measured:
         torch.from_numpy(wide(array)).to("cuda", getattr(torch, kind))
         for array, kind in zip(arrays.values(), types, strict=False)
     ]
-    found = function(*tensors, **case.attributes).double().cpu().numpy()
+    results = listed(function(*tensors, **case.attributes))
+    found = [result.double().cpu().numpy() for result in results]
     return judged(found, exact_on_gpu(case, arrays), dtype, case)
 
 

@@ -123,15 +123,14 @@ def _measured(child: Child, runner: TensorRtBackend, job: Job, case: Case, dtype
         register_plugins(job.arch, Path(str(job.kernels)), "ipluginv3")
     session = runner.load_plan_file(Path(job.plan), piece, {}, "run this self-test again")
     arrays = case.arrays(dtype)
-    (found,) = session.run(feeds_of(arrays)).values()
-    return judged(found, exact_on_gpu(case, arrays), dtype, case)
+    found = session.run(feeds_of(arrays))
+    results = [found[tensor.name] for tensor in case.operator.outputs]
+    return judged(results, exact_on_gpu(case, arrays), dtype, case)
 
 
 def described(case: Case, dtype: str, model: str) -> Piece:
     """Describe a one-node model as the runtime describes a piece; its tensors are float32."""
-    from uino_deploy.export.operator_models import OUTPUT, output_shape
-
-    size = output_shape(case.operator, case.attributes, case.shapes)
+    sizes = case.operator.sizes(case.attributes, case.shapes)
     return Piece(
         name=f"{case.operator.kernel} ({case.where}, {dtype})",
         model=model,
@@ -140,7 +139,10 @@ def described(case: Case, dtype: str, model: str) -> Piece:
             Edge(name=name, shape=list(shape), dtype="float32")
             for name, shape in case.shapes.items()
         ],
-        outputs=[Edge(name=OUTPUT, shape=list(size), dtype="float32")],
+        outputs=[
+            Edge(name=tensor.name, shape=list(size), dtype="float32")
+            for tensor, size in zip(case.operator.outputs, sizes, strict=True)
+        ],
     )
 
 

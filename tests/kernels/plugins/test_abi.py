@@ -16,9 +16,9 @@ from uino_deploy import ptx
 from uino_deploy.kernels.compiler.build import compile_target, write
 from uino_deploy.kernels.compiler.targets import target
 from uino_deploy.kernels.correlation import naive as correlation_naive
-from uino_deploy.kernels.plugins.expressions import Numbers, evaluate
 from uino_deploy.kernels.plugins.library import OPERATORS, Library
 from uino_deploy.kernels.selective_scan import naive as scan_naive
+from uino_deploy.selftest.cases import listed
 from uino_deploy.tolerances import OPERATOR
 
 SIZES = {"u64": 8, "b64": 8, "u32": 4, "b32": 4, "s32": 4}
@@ -99,18 +99,20 @@ def error_of(case, launch):
     """Execute a launch; return the error of its output against the float64 reference."""
     operator, attributes, shapes = CASES[case]
     inputs = random_inputs(operator, shapes)
-    size = [evaluate(d, Numbers(shapes)) for d in operator.output_shape(attributes)]
-    out = ptx.poisoned(tuple(size), np.float16)
+    outputs = [ptx.poisoned(size, np.float16) for size in operator.sizes(attributes, shapes)]
     ptx.launch(
         ptx.parse(launch.kernel.ptx()),
         grid=launch.grid,
         block=launch.threads,
         shared=launch.kernel.record.shared_bytes,
-        arguments=[*(t.numpy() for t in inputs.values()), *launch.scalars, out],
+        arguments=[*(t.numpy() for t in inputs.values()), *launch.scalars, *outputs],
     )
     naive = correlation_naive if operator is CORRELATION else scan_naive
     exact = getattr(naive, operator.kernel)(*(t.double() for t in inputs.values()), **attributes)
-    return relative_error(out.array, exact) if out.complete else math.inf
+    if not all(out.complete for out in outputs):
+        return math.inf
+    pairs = zip(outputs, listed(exact), strict=True)
+    return max(relative_error(out.array, wanted) for out, wanted in pairs)
 
 
 def launch_of(case, library):
