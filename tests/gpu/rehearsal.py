@@ -17,6 +17,7 @@ import enum
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,11 +164,15 @@ def plant() -> None:
         for name in ("cuda.bindings.driver", "msgspec", "torch", "triton"):
             sys.modules[name] = None  # type: ignore[assignment]
         return
-    from uino_deploy.kernels.correlation import naive as correlation
-    from uino_deploy.kernels.selective_scan import naive as scan
-
-    correlation.correlation4d = _faulty(correlation.correlation4d)
-    scan.selective_scan2d = _faulty(scan.selective_scan2d)
+    for room, name in (
+        ("correlation", "correlation4d"),
+        ("prologue", "scan_prologue"),
+        ("selective_scan", "selective_scan2d"),
+        ("epilogue", "scan_epilogue"),
+        ("mlp", "norm_mlp"),
+    ):
+        naive = import_module(f"uino_deploy.kernels.{room}.naive")
+        setattr(naive, name, _faulty(getattr(naive, name)))
 
 
 def _faulty(operator: Any) -> Any:
@@ -181,7 +186,7 @@ def _faulty(operator: Any) -> Any:
             time.sleep(_FOR_EVER)
         if planted() == "fault":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return out.flip(-1)
+        return tuple(t.flip(-1) for t in out) if isinstance(out, tuple) else out.flip(-1)
 
     return run
 
