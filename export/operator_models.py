@@ -9,11 +9,18 @@ from onnx import TensorProto, helper
 
 from uino_deploy.export.opsets import DEFAULT_OPSET, IR_VERSION
 from uino_deploy.kernels.correlation import onnx as correlation
+from uino_deploy.kernels.epilogue import onnx as epilogue
 from uino_deploy.kernels.identity import DOMAIN, VERSION
+from uino_deploy.kernels.mlp import onnx as norm_mlp
 from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.kernels.plugins.operator import Operator
+from uino_deploy.kernels.prologue import onnx as prologue
 from uino_deploy.kernels.selective_scan import onnx as selective_scan
 
+_FUNCTIONS = {
+    module.SCHEMA.name: module.portable_function
+    for module in (prologue, selective_scan, epilogue, norm_mlp)
+}
 _TYPES = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
@@ -46,7 +53,7 @@ def operator_model(
     }
     taken, given = ([own[t.name] for t in group] for group in (operator.inputs, operator.outputs))
     node = helper.make_node(operator.name, taken, given, f"node_{operator.kernel}", domain=DOMAIN)
-    for key, value in {**attributes, **PLUGIN}.items():
+    for key, value in {**attributes, **_more(operator, shapes), **PLUGIN}.items():
         node.attribute.append(helper.make_attribute(key, value))
     before = [
         helper.make_node("Cast", [t.name], [own[t.name]], to=_TYPES[dtype])
@@ -79,4 +86,9 @@ def _float32(name: str, size: Sequence[int]) -> onnx.ValueInfoProto:
 def _function(operator: Operator, attributes: Mapping[str, int], dtype: str) -> onnx.FunctionProto:
     if operator.name == correlation.SCHEMA.name:
         return correlation.portable_function(**attributes, dtype=_TYPES[dtype], opset=DEFAULT_OPSET)
-    return selective_scan.portable_function(_TYPES[dtype], DEFAULT_OPSET)
+    return _FUNCTIONS[operator.name](_TYPES[dtype], DEFAULT_OPSET)
+
+
+def _more(operator: Operator, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the attributes that only the function reads."""
+    return {"channels": shapes["volume"][-1]} if operator.name == prologue.SCHEMA.name else {}

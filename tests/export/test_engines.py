@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -263,6 +264,8 @@ def test_a_float64_constant_is_refused(damaged):
         ("prompt", "Correlation4d", "pool", 3, "'pool': the node has 3, .* needs 2"),
         ("prompt", "SelectiveScan2d", "aot", 0, "'aot': the node has 0, .* needs 1"),
         ("prompt", "SelectiveScan2d", "pool", 2, "has 2, .* needs no such attribute"),
+        ("prompt", "ScanPrologue", "plane", 1, "'plane': the node has 1, .* needs 0"),
+        ("prompt", "ScanPrologue", "channels", 8, "'channels': the node has 8, .* needs 16"),
         ("decoder", "LayerNormalization", "axis", 7, "LayerNormalization"),
     ],
 )
@@ -432,7 +435,8 @@ def with_kernels(bundle):
 def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
     with_kernels(damaged)
     opened = Bundle.open(damaged)
-    calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
+    mixer = ["ScanPrologue", "SelectiveScan2d", "ScanEpilogue"]
+    calls = ["Correlation4d", *[*mixer, *mixer, "NormMlp"] * 2]
     # The adapter has no operators, and is not asked.
     jobs = fake_run(monkeypatch, outcome(plugins=nodes_of(opened, "prompt"), route="aot"))
     infos = build_engines(opened, "tensorrt", "sm_87", pieces=["adapter", "prompt"])
@@ -440,7 +444,7 @@ def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
     assert jobs[1].kernels.endswith("/own/kernels/sm_87"), "a checked copy"
     assert [info.route for info in infos] == ["none", "aot"]
     assert infos[1].operators == calls
-    assert infos[1].plugins == {"Correlation4d": 1, "SelectiveScan2d": 4}
+    assert infos[1].plugins == Counter(calls)
     lines = equivalent_commands(Bundle.open(damaged), infos[1:])
     assert lines == [f"trtexec --loadEngine={damaged}/plans/tensorrt-sm_87/prompt.plan"]
 

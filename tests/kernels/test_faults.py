@@ -350,5 +350,5 @@ def one_node(name, inputs, tensors, attributes, functions):
     node = helper.make_node(name, inputs, ["out"], domain="uino", **attributes, **asked)
     output = helper.make_tensor_value_info("out", 1, None)
     graph = helper.make_graph([node], "one", values, [output])
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("uino", 1)]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("uino", 2)]
     return helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)

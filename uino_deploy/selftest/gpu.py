@@ -15,15 +15,13 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import EngineBackend, PlanInfo, plan_folder, plans_of
 from uino_deploy.bundle.reference import inputs_of, load_example
 from uino_deploy.dependencies import is_importable
-from uino_deploy.kernels.plugins.library import Launch, Library
+from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.pipeline import WHOLE
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.runtime.cuda_memory import Device
 from uino_deploy.runtime.session import Array, Backend
 from uino_deploy.selftest.cases import (
-    CORRELATION,
-    SCAN,
     Case,
     cases_of,
     dtypes_of,
@@ -87,7 +85,7 @@ def kernel_claims(setting: Setting) -> list[Claim]:
                 "against float64",
                 partial(_launched, setting, operator),
             )
-            for operator in (CORRELATION, SCAN)
+            for operator in OPERATORS.values()
         ),
         *(
             Claim(
@@ -95,7 +93,7 @@ def kernel_claims(setting: Setting) -> list[Claim]:
                 "CUDA tensors at the model's shapes, against float64",
                 partial(_in_torch, setting, operator),
             )
-            for operator in (CORRELATION, SCAN)
+            for operator in OPERATORS.values()
         ),
     ]
 
@@ -155,9 +153,9 @@ def _in_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
         raise CannotCheck("this torch has no CUDA")
     if not is_importable("triton"):
         raise CannotCheck("Triton is not installed")
-    from uino_deploy.kernels import correlation4d, selective_scan2d
+    from uino_deploy import kernels
 
-    function = correlation4d if operator is CORRELATION else selective_scan2d
+    function = getattr(kernels, operator.kernel)
     for case in cases_of(operator, model_cases(setting.config())):
         for dtype in dtypes_of(setting.architecture):
             yield _one_in_torch(function, case, dtype)

@@ -24,11 +24,10 @@ from uino_deploy.export.engine_job import Job
 from uino_deploy.export.engines import RTX_ARCHITECTURES, build_in, builder
 from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.kernels.plugins import register_plugins
+from uino_deploy.kernels.plugins.library import OPERATORS
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 from uino_deploy.selftest.cases import (
-    CORRELATION,
-    SCAN,
     Array,
     Case,
     cases_of,
@@ -56,7 +55,7 @@ def claims(setting: Setting, backend: EngineBackend) -> list[Claim]:
             "now; the plugin layer counted in the parsed network; against float64",
             partial(_in_engines, setting, backend, operator, form),
         )
-        for operator in (CORRELATION, SCAN)
+        for operator in OPERATORS.values()
         for form in forms
     ]
 

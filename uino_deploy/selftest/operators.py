@@ -1,4 +1,4 @@
-"""Claims about the two operators: the references agree, and the compiled kernels match them."""
+"""Claims about the operators: the references agree, and the compiled kernels match them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 from uino_deploy.dependencies import is_importable
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES
-from uino_deploy.kernels.plugins.library import Launch, Library
+from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.selftest.cases import (
-    CORRELATION,
     DTYPES,
-    SCAN,
     Array,
     Case,
     cases_of,
@@ -43,7 +41,7 @@ def claims(setting: Setting) -> list[Claim]:
             "two implementations of one formula on the same random inputs, float64",
             partial(_against_torch, setting, operator),
         )
-        for operator in (CORRELATION, SCAN)
+        for operator in OPERATORS.values()
     ] + [
         Claim(
             f"{operator.name}'s {EXECUTED} kernel computes it",
@@ -51,7 +49,7 @@ def claims(setting: Setting) -> list[Claim]:
             "against float64 numpy",
             partial(_executed, setting, operator),
         )
-        for operator in (CORRELATION, SCAN)
+        for operator in OPERATORS.values()
     ]
 
 
