@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,7 +143,10 @@ class Driver:
             raw = ctypes.string_at(place, parameter.size)
             value = int.from_bytes(raw, "little", signed=parameter.size == 4)
             arguments.append(self._array(value) if parameter.size == 8 else value)
-        arguments[-1] = ptx.Output(arguments[-1], keep=True)
+        # The outputs are the pointers behind the last int32.
+        backwards = takewhile(lambda parameter: parameter.size == 8, reversed(function.parameters))
+        for index in range(-len(list(backwards)), 0):
+            arguments[index] = ptx.Output(arguments[index], keep=True)
         ptx.launch(function, tuple(grid_block[:3]), grid_block[3], shared, arguments)
         if planted() == "wrong":
             arguments[-1].array[:8] = 0
