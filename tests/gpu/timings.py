@@ -191,7 +191,7 @@ def times(_: str) -> None:
                         timed = clock(launches_of(kernel, case, load_as_aot))
                         report(f"aot {kernel.record.config} {name}", timed, top, work)
             sets = [draw_torch(case, dtype, seed) for seed in range(rounds(work[0]))]
-            calls = [partial(public(case), *inputs, **case.attributes) for inputs in sets]
+            calls = [partial(public(case), *inputs, *case.attributes.values()) for inputs in sets]
             with finding(f"jit {name}"), torch.inference_mode():
                 report(f"jit {name}", clock(calls), top, work)
             if dtype == "float16":

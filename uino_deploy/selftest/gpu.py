@@ -170,7 +170,7 @@ def _one_in_torch(function: Any, case: Case, dtype: str) -> Measured:
         torch.from_numpy(wide(array)).to("cuda", getattr(torch, kind))
         for array, kind in zip(arrays.values(), types, strict=False)
     ]
-    results = listed(function(*tensors, **case.attributes))
+    results = listed(function(*tensors, *case.attributes.values()))
     found = [result.double().cpu().numpy() for result in results]
     return judged(found, exact_on_gpu(case, arrays), dtype, case)
 
