@@ -112,7 +112,8 @@ def test_every_piece_builds(exported, tmp_path, arch, precision, pieces):
     assert tuple(info.piece for info in infos) == pieces
     assert tuple(made.manifest.pieces) == ALL
     for info in infos:
-        assert info.matrix_layers[wanted] >= 0.8 * sum(info.matrix_layers.values())
+        # Float32 by definition: in the prompt the mixers' convolutions too, 10 of 37 in all.
+        assert info.matrix_layers[wanted] >= 0.7 * sum(info.matrix_layers.values())
         assert info.route == ("function" if info.piece in ("prompt", "query") else "none")
         assert info.engine is None or info.engine.types
     opened = Bundle.open(made.root)
@@ -487,7 +488,7 @@ def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
     with_kernels(damaged)
     taken = nodes_of(Bundle.open(damaged), "prompt")
     fake_run(monkeypatch, outcome(route="aot", plugins=taken[1:]))
-    with pytest.raises(CheckFailed, match=r"4 plugin layers for 5 calls \(0 of 1 calls of Corr"):
+    with pytest.raises(CheckFailed, match=r"14 plugin layers for 15 calls \(0 of 1 calls of Corr"):
         build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"])
     jobs = fake_run(monkeypatch, outcome())
     (info,) = build_engines(
