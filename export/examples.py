@@ -11,12 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uino_deploy.bundle.reference import operator_name, operator_sample
+from uino_deploy.bundle.reference import OUTPUTS, operator_name, operator_sample
 from uino_deploy.config import UinoConfig
 from uino_deploy.export.pieces import PieceModule, reference_pieces, run_modules
 from uino_deploy.images import preprocess_image, preprocess_mask
-from uino_deploy.kernels import correlation4d, selective_scan2d
-from uino_deploy.model.hypercorrelation import use_operators
+from uino_deploy.model.hypercorrelation import Operators, use_operators
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.pipeline import CLASS, QUERY, with_class_axis
 
@@ -89,15 +88,17 @@ def _recorded(made: PieceModule, seen: dict[str, Tensor]) -> PieceModule:
     module = copy.deepcopy(made.module)
     calls = iter(range(1 << 16))
 
-    def recording(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(first: Tensor, *rest: Any) -> Tensor:
-            result = operator(first, *rest)
+    def recording(operator: Callable[..., Any]) -> Callable[..., Any]:
+        def run(first: Tensor, *rest: Any) -> Any:
+            results = operator(first, *rest)
+            given = results if isinstance(results, tuple) else (results,)
+            named = {"input": first, **dict(zip(OUTPUTS, given, strict=False))}
             call = next(calls)
-            for what, tensor in (("input", first), ("output", result)):
+            for what, tensor in named.items():
                 seen[operator_name(call, what)] = operator_sample(tensor)
-            return result
+            return results
 
         return run
 
-    use_operators(module, recording(correlation4d), recording(selective_scan2d))
+    use_operators(module, Operators(*map(recording, Operators())))
     return PieceModule(made.piece, module)

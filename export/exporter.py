@@ -34,6 +34,7 @@ from uino_deploy.export.precision import parse_precision
 from uino_deploy.export.quantise import quantise
 from uino_deploy.files import atomic_directory
 from uino_deploy.images import preprocess_image
+from uino_deploy.kernels.identity import VERSION
 from uino_deploy.letters import draw_letter
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.pipeline import WHOLE
@@ -115,6 +116,7 @@ def export_bundle(
         write_manifest(
             folder,
             Manifest(
+                operators=VERSION,
                 model=model.config.to_dict(),
                 fingerprint=fingerprint(model),
                 preprocess=Preprocess(size=model.config.image_size),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from uino_deploy.bundle import Precision
 from uino_deploy.bundle.protobuf import field_bytes, fields, numbers, submessage, text
+from uino_deploy.bundle.reference import OUTPUTS
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.identity import DOMAIN
 from uino_deploy.tolerances import FINENESS
@@ -131,7 +132,7 @@ def _count_weights(graph: memoryview, elements: Counter[Precision]) -> None:
 
 
 class Tap(NamedTuple):
-    """A tensor at one of our operators: the call's number, "input" or "output", and its name."""
+    """A tensor at one of our operators: the call's number, "input" or one of `OUTPUTS`, a name."""
 
     call: int
     what: str
@@ -163,7 +164,7 @@ def with_taps(data: bytes) -> tuple[bytes, list[Tap]]:
             if each.number == _VALUE_NAME
         }
         for call, node in enumerate(ours):
-            ends = (("input", node.inputs[0]), ("output", node.outputs[0]))
+            ends = (("input", node.inputs[0]), *zip(OUTPUTS, node.outputs, strict=False))
             taps += [Tap(call, what, name) for what, name in ends if name in made]
         added = dict.fromkeys(tap.tensor for tap in taps if tap.tensor not in given)
         more = [field_bytes(_GRAPH_OUTPUT, field_bytes(_VALUE_NAME, n.encode())) for n in added]

@@ -21,8 +21,11 @@ from uino_deploy.errors import BuildError
 from uino_deploy.export.opsets import IR_VERSION
 from uino_deploy.export.pieces import BATCH, SHOTS, PieceModule
 from uino_deploy.kernels.correlation import onnx as correlation
+from uino_deploy.kernels.epilogue import onnx as epilogue
 from uino_deploy.kernels.identity import DOMAIN, VERSION
+from uino_deploy.kernels.mlp import onnx as norm_mlp
 from uino_deploy.kernels.plugins.names import PLUGIN
+from uino_deploy.kernels.prologue import onnx as prologue
 from uino_deploy.kernels.selective_scan import onnx as selective_scan
 
 EXTERNAL_THRESHOLD = 1024
@@ -41,8 +44,23 @@ def _correlation4d(
     )
 
 
+def _scan_prologue(volume: Any, *arguments: Any) -> Any:
+    *weights, plane = arguments
+    channels = int(volume.shape[-1])
+    return _uino.ScanPrologue(volume, *weights, plane=plane, channels=channels, **PLUGIN)
+
+
 def _selective_scan2d(*operands: Any) -> Any:
     return _uino.SelectiveScan2d(*operands, **PLUGIN)
+
+
+def _scan_epilogue(*arguments: Any) -> Any:
+    *operands, plane = arguments
+    return _uino.ScanEpilogue(*operands, plane=plane, **PLUGIN)
+
+
+def _norm_mlp(*operands: Any) -> Any:
+    return _uino.NormMlp(*operands, **PLUGIN)
 
 
 def write_piece(made: PieceModule, folder: Path, opset: int) -> Path:
@@ -88,9 +106,9 @@ def check_model(path: Path) -> None:
 
 def _register_schemas() -> None:
     """Register the operators with onnx; the exporter refuses nodes without a schema."""
-    for schema in (correlation.SCHEMA, selective_scan.SCHEMA):
-        if not onnx.defs.has(schema.name, DOMAIN):
-            onnx.defs.register_schema(schema)
+    for module in (correlation, prologue, selective_scan, epilogue, norm_mlp):
+        if not onnx.defs.has(module.SCHEMA.name, DOMAIN):
+            onnx.defs.register_schema(module.SCHEMA)
 
 
 def _traced(made: PieceModule, opset: int) -> onnx_ir.Model:
@@ -113,7 +131,10 @@ def _traced(made: PieceModule, opset: int) -> onnx_ir.Model:
             dynamic_shapes=(tuple(shapes),),
             custom_translation_table={
                 torch.ops.uino.correlation4d.default: _correlation4d,
+                torch.ops.uino.scan_prologue.default: _scan_prologue,
                 torch.ops.uino.selective_scan2d.default: _selective_scan2d,
+                torch.ops.uino.scan_epilogue.default: _scan_epilogue,
+                torch.ops.uino.norm_mlp.default: _norm_mlp,
             },
             verbose=False,
         )
@@ -185,8 +206,9 @@ def _functions(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
         functions.append(
             correlation.portable_function(grid["height"], grid["width"], grid["pool"], dtype, opset)
         )
-    if any(node.op_type == "SelectiveScan2d" for node in nodes):
-        functions.append(selective_scan.portable_function(dtype, opset))
+    for module in (prologue, selective_scan, epilogue, norm_mlp):
+        if any(node.op_type == module.SCHEMA.name for node in nodes):
+            functions.append(module.portable_function(dtype, opset))
     return functions
 
 

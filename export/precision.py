@@ -1,8 +1,9 @@
 """Precision as a property of the exported module, so that the ONNX graph carries it.
 
 TensorRT 11 builds strongly typed networks only: a tensor's type is the one in the file.
-LayerNormalization stays one node (its statistics are float32 by `stash_type`), correlation norms,
-the scan's state and its parameters stay float32 inside the operators.
+LayerNormalization stays one node (its statistics are float32 by `stash_type`). The operators
+compute in float32 inside: correlation norms, what surrounds a scan, the scan's state; the scan's
+parameters are float32 too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from uino_deploy.bundle import Precision
 from uino_deploy.errors import InputError
+from uino_deploy.model.hypercorrelation import SelectiveScanBlock
 from uino_deploy.pipeline import PIECES
 
 PRECISIONS: dict[Precision, torch.dtype] = {
@@ -104,6 +106,8 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _wrap_convolutions(module: nn.Module) -> None:
+    if isinstance(module, SelectiveScanBlock):  # its convolution's weights go to an operator
+        return
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
             setattr(module, name, Float32Convolution(child))

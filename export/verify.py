@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uino_deploy.bundle import Bundle, Precision
-from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
+from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of, tensor_of
 from uino_deploy.errors import CheckFailed
 from uino_deploy.export.graph_reader import precision_of
 from uino_deploy.images import load_image, load_mask
@@ -266,8 +266,7 @@ def _compare_operators(
     alone: Pairs = {}
     for example in examples:
         for name, array in exported(bundle, backend, prompt, inputs_of(prompt, example)).items():
-            if name in example:  # bundles of earlier versions have none
-                alone.setdefault(name, []).append((array, example[name]))
+            alone.setdefault(name, []).append((array, tensor_of(example, name)))
     compared = [_compared(prompt.name, name, precision, pairs) for name, pairs in alone.items()]
     if not all(each.passed for each in compared):
         return compared  # it is no measure of the whole

@@ -1,8 +1,10 @@
-"""What the operators' ONNX nodes share: types, and the attributes that request a plugin."""
+"""What the operators' ONNX forms share: types, plugin attributes, and parts of their functions."""
 
 from __future__ import annotations
 
 from onnx.defs import OpSchema
+
+from uino_deploy.kernels.identity import NORM_EPS
 
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
@@ -12,3 +14,55 @@ PLUGIN_ATTRIBUTES = [
     OpSchema.Attribute("plugin_namespace", OpSchema.AttrType.STRING, required=True),
     OpSchema.Attribute("plugin_version", OpSchema.AttrType.STRING, required=True),
 ]
+
+# Nodes of a function with the attribute `plane` and the input volume [S, hq, wq, hs, ws, D].
+#
+# A function cannot choose a permutation by an attribute, only sizes. So the volume is seen as
+# [S, second, third, fourth, D]: hq*wq, hs*ws, 1 for the query's plane, and 1, hq*wq, hs*ws for the
+# support's. Exchanging the second axis and the third then makes planes of either, and moves nothing
+# where they are planes already.
+PLANE_SIZES = """
+        all = Constant <value = int64[1] {-1}> ()
+        one = Constant <value = int64[1] {1}> ()
+        plane_number = Constant <value_int: int = @plane> ()
+        over_support = Reshape (plane_number, one)
+        over_query = Sub (one, over_support)
+        shots = Shape <start = 0, end = 1> (volume)
+        query_height = Shape <start = 1, end = 2> (volume)
+        query_width = Shape <start = 2, end = 3> (volume)
+        support_height = Shape <start = 3, end = 4> (volume)
+        support_width = Shape <start = 4, end = 5> (volume)
+        channels_size = Shape <start = 5, end = 6> (volume)
+        query_cells = Mul (query_height, query_width)
+        support_cells = Mul (support_height, support_width)
+        query_if_query = Mul (query_cells, over_query)
+        query_if_support = Mul (query_cells, over_support)
+        support_if_query = Mul (support_cells, over_query)
+        support_if_support = Mul (support_cells, over_support)
+        second = Add (query_if_query, over_support)
+        third = Add (support_if_query, query_if_support)
+        fourth = Add (over_query, support_if_support)
+"""
+
+
+def normed(name: str, weight: str, bias: str, result: str) -> str:
+    """Return nodes that normalise the last axis of `name` in float32."""
+    return f"""
+        {result}_of = Cast <to = 1> ({name})
+        {result}_scale = Cast <to = 1> ({weight})
+        {result}_shift = Cast <to = 1> ({bias})
+        {result} = LayerNormalization <axis = -1, epsilon = {NORM_EPS}>
+            ({result}_of, {result}_scale, {result}_shift)
+    """
+
+
+def product(name: str, weight: str, result: str, dtype: int) -> str:
+    """Return nodes that give weight @ `name`, operands and result in `dtype`.
+
+    In a half type such a product runs on tensor cores; a product of float32 would not.
+    """
+    return f"""
+        {result}_operand = Cast <to = {dtype}> ({name})
+        {result}_columns = Transpose <perm = [1, 0]> ({weight})
+        {result} = MatMul ({result}_operand, {result}_columns)
+    """

@@ -24,7 +24,14 @@ PUBLIC = {
         "export_checkpoint",
         "verify_bundle",
     ],
-    "uino_deploy.kernels": ["correlation4d", "selective_scan2d", "selective_scan_fn"],
+    "uino_deploy.kernels": [
+        "correlation4d",
+        "norm_mlp",
+        "scan_epilogue",
+        "scan_prologue",
+        "selective_scan2d",
+        "selective_scan_fn",
+    ],
     "uino_deploy.model": [
         "DinoVisionTransformer",
         "MaskDecoder",

@@ -84,7 +84,7 @@ class Diagnosis:
             fail to start, which shows with a model), else what is missing.
         gpu: "NAME, compute capability X.Y, driver Z" from nvidia-smi, None without one.
         jetpack: the first line of the board's release file, None off a Jetson.
-        kernels: the implementation of the two operators that PyTorch would use.
+        kernels: the implementation of the operators that PyTorch would use.
         backends: the runtime's backends by name.
         warnings: known miscompiles and slow code of installed compilers, by name.
         problems: broken installations and how to fix them; any of these makes `doctor` fail.

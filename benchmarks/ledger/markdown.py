@@ -6,6 +6,7 @@ from typing import Any
 
 from uino_deploy import markdown
 from uino_deploy.benchmarks.ledger.rows import Record, kernel_name, megabytes, shape_text, unique
+from uino_deploy.benchmarks.ledger.whole import Whole, count_whole
 
 # The architecture whose traffic the README prints, and the model.
 _ARCH, _PRESET = "sm_87", "vitb14"
@@ -24,6 +25,8 @@ def tables(records: list[Record]) -> str:
     """Return all tables, each with a sentence before it."""
     shown = [r for r in records if r["arch"] == _ARCH and _PRESET in r["presets"]]
     parts = [
+        f"One query of `{_PRESET}`'s whole `Hypercorrelation`, one shot, float16:\n\n"
+        + _whole(count_whole(_PRESET, "float16")),
         f"Traffic of `{_PRESET}` on {_ARCH}, megabytes:\n\n" + _traffic(shown),
         "Registers a thread and, in brackets, theoretical occupancy in per cent:\n\n"
         + _resources(records),
@@ -31,14 +34,17 @@ def tables(records: list[Record]) -> str:
         "(`boards.py`); no kernel can be faster, and none is expected to be as fast:\n\n"
         + _floors([r for r in records if _PRESET in r["presets"] and r["dtype"] == "float16"]),
         "Kernels compiled, and executed against the reference (worst relative L2 error of any "
-        "kernel; - if the executor does not know its instructions):\n\n" + _executed(records),
+        "kernel on a small shape and, in brackets, with sums as long as a preset's; - if the "
+        "executor does not know its instructions):\n\n" + _executed(records),
     ]
     return "\n" + "\n".join(parts) + "\n"
 
 
 def _traffic(records: list[Record]) -> str:
+    caches = unique(name for r in records for name in r["dram_bytes"])
     header = ["kernel", "type", "shape", "programs", "serial steps", "must", "asked"]
-    header += ["asked / must", "mamba-ssm", "unfused"]
+    header += ["asked / must", *(f"DRAM, {name} cache" for name in caches)]
+    header += ["mamba-ssm", "unfused"]
     return markdown.table(header, [_traffic_row(r) for r in records])
 
 
@@ -52,7 +58,15 @@ def _traffic_row(r: Record) -> list[str]:
         mamba = megabytes(r["mamba_ssm_requested_bytes"] + r["mamba_ssm_written_bytes"])
     numbers = [str(r["programs"]), str(r["serial_steps"]), megabytes(r["compulsory_bytes"])]
     names = [kernel_name(r), r["dtype"], shape_text(r["shape"])]
-    return [*names, *numbers, asked, ratio, mamba, megabytes(r["unfused_bytes"])]
+    memory = [megabytes(moved) for moved in r["dram_bytes"].values()]
+    return [*names, *numbers, asked, ratio, *memory, mamba, megabytes(r["unfused_bytes"])]
+
+
+def _whole(whole: Whole) -> str:
+    lines = [[name, str(n), megabytes(moved)] for name, n, moved in whole.by_operator]
+    lines.append(["all", str(whole.launches), megabytes(whole.bytes)])
+    lines.append(["of parameters alone, folded at export", str(whole.constants), "-"])
+    return markdown.table(["operator", "launches", "megabytes"], lines)
 
 
 def _resources(records: list[Record]) -> str:
@@ -98,6 +112,8 @@ def _executed(records: list[Record]) -> str:
 
 
 def _worst(records: list[dict[str, Any]], dtype: str) -> str:
-    errors = [r["relative_l2"] for r in records if r["dtype"] == dtype]
-    known = [e for e in errors if e is not None]
-    return f"{max(known):.1e}" if known else "-"
+    mine = [r for r in records if r["dtype"] == dtype and r["relative_l2"] is not None]
+    if not mine:
+        return "-"
+    small, full = (max(r[key] for r in mine) for key in ("relative_l2", "relative_l2_full"))
+    return f"{small:.1e} ({full:.1e})"

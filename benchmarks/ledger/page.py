@@ -26,7 +26,7 @@ _LEAD = (
 )
 
 _BYTES = (
-    "must: each array once, the scan's x once a direction",
+    "must: each array once, the scan's x and y in every direction",
     "requested by this kernel",
     "requested by mamba-ssm's kernel",
     "moved by PyTorch's operators",
@@ -90,6 +90,7 @@ def _charts(
 
 def _label(r: Record) -> str:
     name = kernel_name(r).replace("correlation4d", "corr.").replace("selective_scan2d", "scan")
+    name = name.removeprefix("scan_")
     return f"{name}, {shape_text(r['shape'])}"
 
 

@@ -12,28 +12,36 @@ from typing import Any
 from uino_deploy import ptx
 from uino_deploy.benchmarks.ledger import numerics, traffic, unfused
 from uino_deploy.benchmarks.ledger.boards import BOARDS, floor_us, occupancy, peak_tflops
-from uino_deploy.benchmarks.ledger.disassembly import instruction_mix
+from uino_deploy.benchmarks.ledger.disassembly import instruction_mix, loop_mix
 from uino_deploy.benchmarks.ledger.journal import Journal, program_key
-from uino_deploy.benchmarks.ledger.traffic import Shape
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import InputError
 from uino_deploy.kernels.compiler.build import Compiled, compile_target
 from uino_deploy.kernels.compiler.shapes import (
     ScanShape,
+    VolumeShape,
     correlation_shape,
     scan_shapes,
+    volume_shapes,
 )
 from uino_deploy.kernels.compiler.targets import capability_of, oldest_cuda, target
 from uino_deploy.kernels.compiler.variants import (
+    ELEMENT_BYTES,
+    Shape,
     Variant,
     correlation_variant,
     grid_of,
     scan_tiling,
     scan_variant,
+    volume_variant,
 )
+from uino_deploy.kernels.identity import DIRECTIONS
 
 # The architecture whose count stands in if the executor does not support the code.
 STAND_IN = "sm_80"
+
+# Last caches, in bytes, for the model of what reaches the memory: a Jetson AGX Orin's, an H100's.
+CACHES = {"4 MiB": 4 << 20, "50 MiB": 50 << 20}
 
 
 class Instruments:
@@ -83,11 +91,12 @@ class Instruments:
         samples = self._once("traffic", compiled, variant, sampled, run)
         if samples is None:
             return None
-        return traffic.scaled([traffic.Traffic(**part) for part in samples], shape)
+        parts = [traffic.Traffic(**part) for part in samples]
+        return traffic.scaled(parts, variant, shape, capability_of(arch))
 
-    def error(self, arch: str, variant: Variant) -> float | None:
-        """Return the error of a launch on a small shape; None if the code is not supported."""
-        compiled, shape = self.kernel(arch, variant), numerics.small_shape(variant)
+    def error(self, arch: str, variant: Variant, shape: Shape) -> float | None:
+        """Return the error of a launch; None if the code is not supported."""
+        compiled = self.kernel(arch, variant)
 
         def run(kernel: traffic.Executable) -> float:
             return numerics.relative_error(kernel, shape, capability_of(arch))
@@ -95,14 +104,14 @@ class Instruments:
         result: float | None = self._once("error", compiled, variant, shape, run)
         return result
 
-    def mix(self, compiled: Compiled) -> dict[str, int]:
-        """Return the instruction mix of a kernel's machine code."""
-        key = f"mix {compiled.record['cubin_sha256']}"
-        mix: dict[str, int] | None = self._journal.get(key)
-        if mix is None:
-            mix = instruction_mix(compiled.cubin)
-            self._journal.put(key, mix)
-        return mix
+    def mixes(self, compiled: Compiled) -> list[dict[str, int]]:
+        """Return the instruction mix of a kernel's machine code, and of its loop."""
+        key = f"mixes {compiled.record['cubin_sha256']}"
+        mixes: list[dict[str, int]] | None = self._journal.get(key)
+        if mixes is None:
+            mixes = [instruction_mix(compiled.cubin), loop_mix(compiled.cubin)]
+            self._journal.put(key, mixes)
+        return mixes
 
     def unfused(self, variant: Variant, shape: Shape) -> dict[str, int]:
         """Return the bytes that PyTorch's operators move: with a tiled product, or each array once.
@@ -171,13 +180,15 @@ def records(
 def preset_shapes(preset: str) -> list[Shape]:
     """Return the operators' shapes in a preset at batch 1 and one shot."""
     config = UinoConfig.from_preset(preset)
-    return [correlation_shape(config), *scan_shapes(config)]
+    return [correlation_shape(config), *scan_shapes(config), *volume_shapes(config)]
 
 
 def variant_for(shape: Shape, dtype: str, capability: int) -> Variant:
     """Return the variant that runs a shape."""
     if isinstance(shape, ScanShape):
         return scan_variant(shape, dtype)
+    if isinstance(shape, VolumeShape):
+        return volume_variant(shape, dtype, capability)
     return correlation_variant(shape, dtype, capability)
 
 
@@ -187,7 +198,7 @@ def record(instruments: Instruments, arch: str, dtype: str, shape: Shape) -> dic
     variant = variant_for(shape, dtype, capability)
     compiled = instruments.kernel(arch, variant)
     held = compiled.record
-    mix = instruments.mix(compiled)
+    mix, loop = instruments.mixes(compiled)
     counted, counted_on = _counted(instruments, arch, variant, shape)
     distinct = traffic.distinct_bytes(variant, shape)
     work = traffic.flops(shape)
@@ -203,8 +214,10 @@ def record(instruments: Instruments, arch: str, dtype: str, shape: Shape) -> dic
         "occupancy": occupancy(arch, held["registers"], held["shared_bytes"], variant.warps),
         **_parallelism(variant, shape, capability),
         "instructions": mix,
+        "loop": {name: loop[name] for name in ("total", "barrier", "load_2_bytes")},
         "tensor_core_instructions": mix["tensor_core"],
-        "relative_l2": instruments.error(arch, variant),
+        "relative_l2": instruments.error(arch, variant, numerics.small_shape(variant)),
+        "relative_l2_full": instruments.error(arch, variant, numerics.full_shape(variant, shape)),
         "tolerance": numerics.tolerance(variant),
         "counted_on": counted_on,
         "scaled": None if counted is None else "from whole executed blocks",
@@ -214,6 +227,9 @@ def record(instruments: Instruments, arch: str, dtype: str, shape: Shape) -> dic
         },
         "compulsory_bytes": traffic.compulsory_bytes(variant, shape),
         "distinct_bytes": distinct,
+        "dram_bytes": {
+            name: traffic.dram_bytes(variant, shape, size) for name, size in CACHES.items()
+        },
         **instruments.unfused(variant, shape),
         **(mamba_ssm(shape, dtype) if isinstance(shape, ScanShape) else {}),
         "flops": work,
@@ -252,9 +268,11 @@ def _traffic_key(variant: Variant) -> dict[str, Any]:
 def _parallelism(variant: Variant, shape: Shape, capability: int) -> dict[str, Any]:
     """Return programs, warps in flight when all are resident, and rounds of the serial loop."""
     x, y, z = grid_of(variant, shape, capability)
-    if isinstance(shape, ScanShape):
-        tiling = scan_tiling(shape)
-        rounds = -(-shape.length // tiling.chunk())
+    if isinstance(shape, VolumeShape):
+        rounds = steps = 1
+    elif isinstance(shape, ScanShape):
+        tiling = scan_tiling(shape).of_type(ELEMENT_BYTES[variant.dtype])
+        rounds = DIRECTIONS * -(-shape.length // tiling.chunk())
         # Within a round each thread takes its steps one after the other.
         steps = rounds * tiling.steps
     else:

@@ -11,6 +11,7 @@ T = TypeVar("T", bound=Hashable)
 HEADER = [
     *("kernel", "arch", "type", "shape", "registers", "spilled", "shared", "occupancy"),
     *("programs", "serial steps", "asked MB", "must MB", "unfused MB", "counted on", "error"),
+    "full length",
 ]
 
 
@@ -21,6 +22,7 @@ def rows(records: Iterable[Record]) -> list[list[str]]:
 
 def _row(r: Record) -> list[str]:
     counted = r["requested_bytes"] is not None
+    errors = (r["relative_l2"], r["relative_l2_full"])
     return [
         kernel_name(r),
         r["arch"],
@@ -36,7 +38,7 @@ def _row(r: Record) -> list[str]:
         megabytes(r["compulsory_bytes"]),
         megabytes(r["unfused_bytes"]),
         r["counted_on"] or "-",
-        "-" if r["relative_l2"] is None else f"{r['relative_l2']:.1e}",
+        *("-" if error is None else f"{error:.1e}" for error in errors),
     ]
 
 
@@ -51,7 +53,10 @@ def megabytes(count: float) -> str:
 
 
 def shape_text(shape: dict[str, int]) -> str:
-    """Return a launch's shape: sequences and plane, or layers, queries and support grid."""
+    """Return a launch's shape: sequences and plane; layers, queries and support grid; a volume."""
+    if "support" in shape:
+        grids = f"{shape['query']}x{shape['query']} x {shape['support']}x{shape['support']}"
+        return f"{shape['shots']} x {grids}, D {shape['channels']}"
     plane = f"{shape['height']}x{shape['width']}, D {shape['channels']}"
     if "sequences" in shape:
         return f"{shape['sequences']} x {plane}"

@@ -22,16 +22,22 @@ LEDGER = Path(__file__).with_name("ledger.json")
 
 
 class _Shape(msgspec.Struct):
-    height: _Count
-    width: _Count
     channels: _Count
+    height: _Count | None = None
+    width: _Count | None = None
     sequences: _Count | None = None
     layers: _Count | None = None
     n_query: _Count | None = None
+    shots: _Count | None = None
+    query: _Count | None = None
+    support: _Count | None = None
 
     def __post_init__(self) -> None:
-        if self.sequences is None and None in (self.layers, self.n_query):
-            raise ValueError("a shape is of neither operator")
+        plane = (self.height, self.width)
+        volume = (self.shots, self.query, self.support)
+        ways = ((*plane, self.sequences), (*plane, self.layers, self.n_query), volume)
+        if all(None in way for way in ways):
+            raise ValueError("a shape is of no operator")
 
 
 class _Record(msgspec.Struct):
@@ -56,7 +62,9 @@ class _Record(msgspec.Struct):
     compulsory_bytes: Annotated[int, msgspec.Meta(gt=0, le=1 << 60)]
     unfused_bytes: _Count
     counted_on: str | None
+    dram_bytes: dict[str, _Count]
     relative_l2: _Real | None
+    relative_l2_full: _Real | None
     floor_us: dict[str, _Real]
     mamba_ssm_requested_bytes: _Count | None = None
     mamba_ssm_written_bytes: _Count | None = None

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape
-from uino_deploy.kernels.compiler.variants import Variant
+from uino_deploy.benchmarks.ledger.operators import OperatorCount
+from uino_deploy.benchmarks.ledger.traffic import arrays
+from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape, VolumeShape
+from uino_deploy.kernels.compiler.variants import ELEMENT_BYTES, Shape, Variant
+from uino_deploy.kernels.epilogue import naive as epilogue
 from uino_deploy.kernels.identity import EPS
-from uino_deploy.kernels.selective_scan import naive
-
-_VIEWS = {
-    *("view", "_unsafe_view", "expand", "unsqueeze", "squeeze", "transpose", "t", "permute"),
-    *("reshape", "detach", "slice", "select", "unbind", "alias", "as_strided", "split"),
-}
+from uino_deploy.kernels.mlp import naive as mlp
+from uino_deploy.kernels.prologue import naive as prologue
+from uino_deploy.kernels.selective_scan import naive as selective_scan
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's has no types
-    """A mode that sums the bytes into and out of every operator that touches memory."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # torch's has no types
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ not in _VIEWS:
-            leaves = tree_leaves((args, kwargs, out))
-            self.bytes += sum(_held(a) for a in leaves if isinstance(a, torch.Tensor))
-        return out
-
-
-def _held(tensor: torch.Tensor) -> int:
-    """Return the bytes that a tensor covers; a broadcast dimension counts as one element."""
-    sizes = zip(tensor.shape, tensor.stride(), strict=True)
-    return math.prod(n for n, stride in sizes if stride) * tensor.element_size()
-
-
-def moved_bytes(variant: Variant, shape: CorrelationShape | ScanShape) -> tuple[int, int]:
+def moved_bytes(variant: Variant, shape: Shape) -> tuple[int, int]:
     """Return (bytes into and out of the operators, the same with the product at its tile)."""
     if isinstance(shape, CorrelationShape):
         return correlation_bytes(variant, shape)
-    moved = scan_bytes(variant, shape)
+    if isinstance(shape, ScanShape):
+        moved = scan_bytes(variant, shape)
+    else:
+        moved = volume_bytes(variant, shape)
     return moved, moved
 
 
@@ -65,7 +45,7 @@ def correlation_bytes(variant: Variant, shape: CorrelationShape) -> tuple[int, i
         s.batch, s.shots, s.layers, tokens, s.channels, dtype=dtype, device="meta"
     )
     weight = torch.empty(s.batch, s.shots, 1, 1, tokens, dtype=dtype, device="meta")
-    with torch.no_grad(), _Counter() as counter:
+    with torch.no_grad(), OperatorCount() as counter:
         unit = F.normalize(query, dim=-1, eps=EPS)[:, None]
         cosine = unit @ F.normalize(support, dim=-1, eps=EPS).transpose(-1, -2)
         volume = torch.relu(cosine) * weight
@@ -81,22 +61,23 @@ def correlation_bytes(variant: Variant, shape: CorrelationShape) -> tuple[int, i
 def scan_bytes(variant: Variant, shape: ScanShape) -> int:
     """Return the bytes into and out of the operators of the reference's loop over the steps."""
     dtype = getattr(torch, variant.dtype)
-    s = shape
-
-    def empty(*size: int, kind: torch.dtype = dtype) -> torch.Tensor:
-        return torch.empty(*size, dtype=kind, device="meta")
-
-    plane = (s.sequences, s.height, s.width)
-    operands = [
-        empty(*plane, s.channels),
-        empty(*plane, 4, s.rank),
-        empty(*plane, 4, s.states),
-        empty(*plane, 4, s.states),
-        empty(4, s.channels, s.rank, kind=torch.float32),
-        empty(4, s.channels, kind=torch.float32),
-        empty(4, s.channels, s.states, kind=torch.float32),
-        empty(4, s.channels, kind=torch.float32),
-    ]
-    with torch.no_grad(), _Counter() as counter:
-        naive.selective_scan2d(*operands)
+    *own, weight, bias, decay, skip = arrays(shape)[0]
+    operands = [torch.empty(*size, dtype=dtype, device="meta") for size in own]
+    operands += [torch.empty(*size, device="meta") for size in (weight, bias, decay, skip)]
+    with torch.no_grad(), OperatorCount() as counter:
+        selective_scan.selective_scan2d(*operands)
     return counter.bytes
+
+
+def volume_bytes(variant: Variant, shape: VolumeShape) -> int:
+    """Return the bytes into and out of the reference's operators, without its casts to float32."""
+    operands: list[Any] = [torch.empty(*size, device="meta") for size in arrays(shape)[0]]
+    if shape.op == "norm_mlp":
+        reference: Callable[..., Any] = mlp.norm_mlp
+    else:
+        prepares = shape.op == "scan_prologue"
+        reference = prologue.scan_prologue if prepares else epilogue.scan_epilogue
+        operands.append(shape.plane)
+    with torch.no_grad(), OperatorCount() as counter:
+        reference(*operands)
+    return counter.bytes * ELEMENT_BYTES[variant.dtype] // ELEMENT_BYTES["float32"]

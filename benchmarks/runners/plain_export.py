@@ -47,7 +47,7 @@ def export_whole(checkpoint: Path, query: Path, enroll: Path, image_size: int) -
         image_size: side of the square image in pixels.
     """
     model = load_checkpoint(checkpoint).eval()
-    use_operators(model, plain_torch.correlation4d, plain_torch.scan_by_rows)
+    use_operators(model, plain_torch.operators(plain_torch.scan_by_rows))
     tokens = (image_size // model.config.encoder.patch) ** 2
     shot = torch.zeros(1, 1, 3, image_size, image_size), torch.full((1, 1, tokens), 0.5)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The model's two operators, as fast as plain torch can express them on a CPU, for the peers.
+"""The correlation and the scan as fast as plain torch can express them on a CPU, for the peers.
 
 The product's reference is written to be read; a peer that ran it would lose unfairly. Here each
 step is one tensor operation over directions, sequences, channels and states, the steps' factors
@@ -8,14 +8,37 @@ in bfloat16.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from uino_deploy.kernels.epilogue import naive as epilogue
 from uino_deploy.kernels.identity import EPS
+from uino_deploy.kernels.mlp import naive as norm_mlp
+from uino_deploy.kernels.prologue import naive as prologue
+from uino_deploy.kernels.selective_scan.gradient import (
+    in_steps,
+    plane_in_steps,
+    summed_at_cells,
+)
+from uino_deploy.kernels.selective_scan.naive import parts
+from uino_deploy.model.hypercorrelation import Operators
 
 # Elements of a block of decays, 1 MB of float32: the fastest of 0.5 to 16 MB on one AVX-512 core.
 _BLOCK = 1 << 18
+
+
+def operators(scan: Callable[..., Tensor]) -> Operators:
+    """Return the model's operators in plain torch, with a scan of this module."""
+    return Operators(
+        correlation4d,
+        prologue.scan_prologue,
+        scan,
+        epilogue.scan_epilogue,
+        norm_mlp.norm_mlp,
+    )
 
 
 def correlation4d(
@@ -38,22 +61,15 @@ def _unit(tokens: Tensor) -> Tensor:
 
 
 def scan_in_blocks(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
     """Scan a plane step by step; see `uino_deploy.kernels.selective_scan.naive`.
 
     For eager execution: a step is one fused multiply-add over everything but time.
     """
     height, width = x.shape[1:3]
-    x_t = _steps_of_plane(x.float())
-    inputs, outputs = (_steps(each.float()) for each in (B, C))
+    x_t = plane_in_steps(x.float())
+    dt, inputs, outputs = parts(in_steps(packed.float()), dt_weight, A)
     delta = _delta(dt, dt_weight, dt_bias)
     decays = A.permute(2, 0, 1)[:, None]  # [N, 1, 4, D]
     y = torch.empty_like(x_t)
@@ -66,18 +82,11 @@ def scan_in_blocks(
         for step in range(len(states)):
             state = states[step].addcmul_(decay[step], state)
         y[span] = (states * outputs[span].movedim(-1, 1)[..., None]).sum(1)
-    return _at_cells(y + skip * x_t, height, width).to(x.dtype)
+    return summed_at_cells(y + skip * x_t, height, width).to(x.dtype)
 
 
 def scan_by_rows(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
     """Scan a plane in two levels; see `uino_deploy.kernels.selective_scan.naive`.
 
@@ -85,8 +94,8 @@ def scan_by_rows(
     are scanned over the rows and added: height + width steps, not height * width.
     """
     height, width = x.shape[1:3]
-    x_t = _steps_of_plane(x.float())
-    inputs, outputs = (_steps(each.float()) for each in (B, C))
+    x_t = plane_in_steps(x.float())
+    dt, inputs, outputs = parts(in_steps(packed.float()), dt_weight, A)
     delta = _delta(dt, dt_weight, dt_bias)
     added = (delta * x_t)[..., None] * inputs[..., None, :]  # [T, S, 4, D, N]
     rows = (height, width) if height == width else (1, height * width)
@@ -102,41 +111,10 @@ def scan_by_rows(
         carried.append(since[row, -1] * carried[-1] + states[-1][row])
     known = torch.stack(states, dim=1) + since * torch.stack(carried)[:, None]
     y = (known.flatten(0, 1) * outputs[..., None, :]).sum(-1)
-    return _at_cells(y + skip * x_t, height, width).to(x.dtype)
+    return summed_at_cells(y + skip * x_t, height, width).to(x.dtype)
 
 
 def _delta(dt: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> Tensor:
-    """[S, H, W, 4, R] -> steps [T, S, 4, D], float32."""
-    raised = torch.einsum("tsgr,gdr->tsgd", _steps(dt.float()), dt_weight)
+    """[T, S, 4, R] -> steps [T, S, 4, D], float32."""
+    raised = torch.einsum("tsgr,gdr->tsgd", dt, dt_weight)
     return F.softplus(raised + dt_bias)
-
-
-def _steps_of_plane(x: Tensor) -> Tensor:
-    """[S, H, W, D] -> [T, S, 4, D] in the order in which each direction visits the cells."""
-    forward = torch.stack([x.flatten(1, 2), x.transpose(1, 2).flatten(1, 2)], dim=2)
-    return torch.cat([forward, forward.flip(1)], dim=2).transpose(0, 1).contiguous()
-
-
-def _steps(values: Tensor) -> Tensor:
-    """[S, H, W, 4, C] -> [T, S, 4, C] in the order in which each direction visits the cells."""
-    rows, columns, rows_back, columns_back = values.unbind(3)
-    steps = [
-        rows.flatten(1, 2),
-        columns.transpose(1, 2).flatten(1, 2),
-        rows_back.flatten(1, 2).flip(1),
-        columns_back.transpose(1, 2).flatten(1, 2).flip(1),
-    ]
-    return torch.stack(steps, dim=2).transpose(0, 1).contiguous()
-
-
-def _at_cells(y: Tensor, height: int, width: int) -> Tensor:
-    """[T, S, 4, D] by step -> [S, H, W, 4, D] by cell."""
-    channels = y.shape[-1]
-    rows, columns, rows_back, columns_back = y.transpose(0, 1).unbind(2)
-    cells = [
-        rows.reshape(-1, height, width, channels),
-        columns.reshape(-1, width, height, channels).transpose(1, 2),
-        rows_back.flip(1).reshape(-1, height, width, channels),
-        columns_back.flip(1).reshape(-1, width, height, channels).transpose(1, 2),
-    ]
-    return torch.stack(cells, dim=3)

@@ -124,7 +124,7 @@ class PlainTorchRunner(TorchRunner):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        use_operators(self.model, plain_torch.correlation4d, self.scan)
+        use_operators(self.model, plain_torch.operators(self.scan))
 
 
 class CompiledRunner(PlainTorchRunner):

@@ -1,4 +1,4 @@
-"""The shapes at which a model calls the two operators, derived from its configuration."""
+"""The shapes at which a model calls its operators, derived from its configuration."""
 
 from __future__ import annotations
 
@@ -38,6 +38,28 @@ class ScanShape:
         return self.height * self.width
 
 
+@dataclass(frozen=True)
+class VolumeShape:
+    """A call over a volume [S, hq, wq, hs, ws, D]: what ends and begins one plane's scan.
+
+    `width` is packed's P for the prologue, the MLP's F, and zero for the epilogue; `plane` is zero
+    for the MLP.
+    """
+
+    op: str
+    shots: int
+    query: int
+    support: int
+    channels: int
+    width: int
+    plane: int
+
+    @property
+    def cells(self) -> int:
+        """The cells of the volume."""
+        return self.shots * self.query**2 * self.support**2
+
+
 def correlation_shape(config: UinoConfig, batch: int = 1, shots: int = 1) -> CorrelationShape:
     """Return the shape of the model's correlation."""
     layers = len(config.encoder.correlation_layers)
@@ -47,14 +69,40 @@ def correlation_shape(config: UinoConfig, batch: int = 1, shots: int = 1) -> Cor
     )
 
 
-def scan_shapes(config: UinoConfig, batch: int = 1, shots: int = 1) -> list[ScanShape]:
-    """Return the shapes of the model's scans: per stage, the query plane, then the support's."""
-    folded = batch * shots
-    side = config.pooled_grid
-    shapes = []
+def stages(config: UinoConfig) -> list[tuple[int, int]]:
+    """Return each stage's side of the support's plane and width."""
+    side, found = config.pooled_grid, []
     for width in config.prompt.channels[1:]:
         side = -(-side // 2)  # the stage's stride-2 convolution
-        state, rank = config.prompt.state, max(2, width // 16)
-        shapes.append(ScanShape(folded * side**2, config.grid, config.grid, width, state, rank))
-        shapes.append(ScanShape(folded * config.grid**2, side, side, width, state, rank))
+        found.append((side, width))
+    return found
+
+
+def scan_shapes(config: UinoConfig, batch: int = 1, shots: int = 1) -> list[ScanShape]:
+    """Return the shapes of the model's scans: per stage, the query plane, then the support's."""
+    folded, grid, state = batch * shots, config.grid, config.prompt.state
+    shapes = []
+    for side, width in stages(config):
+        sizes = (width, state, max(2, width // 16))
+        shapes.append(ScanShape(folded * side**2, grid, grid, *sizes))
+        shapes.append(ScanShape(folded * grid**2, side, side, *sizes))
     return shapes
+
+
+def volume_shapes(config: UinoConfig, batch: int = 1, shots: int = 1) -> list[VolumeShape]:
+    """Return the shapes of the operators around the scans: per stage both planes', then the MLP."""
+    shapes = []
+    for side, width in stages(config):
+        volume = (batch * shots, config.grid, side, width)
+        packed = packed_width(max(2, width // 16), config.prompt.state)
+        for plane in (0, 1):
+            shapes.append(VolumeShape("scan_prologue", *volume, packed, plane))
+            shapes.append(VolumeShape("scan_epilogue", *volume, 0, plane))
+        shapes.append(VolumeShape("norm_mlp", *volume, 2 * width, 0))
+    return shapes
+
+
+def packed_width(rank: int, states: int) -> int:
+    """Return packed's P: what a row holds, rounded up to a multiple of 8."""
+    used = rank + 2 * states
+    return used + -used % 8

@@ -3,13 +3,13 @@
 import onnx
 from onnx.defs import OpSchema
 
-from uino_deploy.kernels.identity import DOMAIN, EPS, VERSION
+from uino_deploy.kernels.identity import DOMAIN, EPS
 from uino_deploy.kernels.onnx_domain import FLOATS, PLUGIN_ATTRIBUTES
 
 SCHEMA = OpSchema(
     "Correlation4d",
     DOMAIN,
-    VERSION,
+    1,  # the domain's version that has it as it is
     doc="The weighted, pooled, rectified cosine of query and support tokens.",
     inputs=[
         OpSchema.FormalParameter("query", "T", "[B, L, Nq, D]"),

@@ -24,8 +24,8 @@ def _windows(attributes: Attributes) -> Expression:
     return product(ceil_div(attributes["height"], pool), ceil_div(attributes["width"], pool))
 
 
-def _output_shape(attributes: Attributes) -> tuple[Expression, ...]:
-    return _BATCH, _SHOTS, _LAYERS, _N_QUERY, _windows(attributes)
+def _output_shapes(attributes: Attributes) -> tuple[tuple[Expression, ...], ...]:
+    return ((_BATCH, _SHOTS, _LAYERS, _N_QUERY, _windows(attributes)),)
 
 
 def _grid(
@@ -61,7 +61,7 @@ OPERATOR = Operator(
     name="Correlation4d",
     kernel="correlation4d",
     inputs=(Tensor("query", 4), Tensor("support", 5), Tensor("weight", 3)),
-    output=Tensor("out", 5),
+    outputs=(Tensor("out", 5),),
     attributes=("height", "width", "pool"),
     scalars=(
         Scalar("layers", lambda _: _LAYERS),
@@ -73,7 +73,7 @@ OPERATOR = Operator(
         Scalar("support_batches", lambda _: Dimension("support", 0)),
         Scalar("weight_batches", lambda _: Dimension("weight", 0)),
     ),
-    output_shape=_output_shape,
+    output_shapes=_output_shapes,
     grid=_grid,
     configurations=_configurations,
     check=_check,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from uino_deploy.kernels.correlation.plugin import LARGEST_POOL
 from uino_deploy.kernels.identity import EPS
+from uino_deploy.kernels.triton_cells import capability_of, dot
 
 _GROUP_Q = 4
 _INFINITY = tl.constexpr(float("inf"))
@@ -78,15 +79,6 @@ def tile_for(element_bytes: int, capability: int) -> Tile:
     if element_bytes == 2:  # depth 16 halves ldmatrix's bank conflicts
         return Tile(128, 128, 16, 8, 7, serial=capability != 80)
     return Tile(128, 64, 16, 8, 3 if capability == 90 else 4)
-
-
-@triton.jit
-def _dot(left, right, total, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
-    """Add left @ right to total."""
-    if WIDEN:
-        left = left.to(tl.float32)
-        right = right.to(tl.float32)
-    return tl.dot(left, right, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -162,7 +154,7 @@ def correlation4d_kernel(
         d_ok = (d + start < channels)[None, :]
         q = tl.load(q_ptrs, mask=row_ok[:, None] & d_ok, other=0.0)
         s = tl.load(s_ptrs, mask=inside[:, None] & d_ok, other=0.0)
-        dots = _dot(q, s.T, dots, PRECISION, WIDEN)
+        dots = dot(q, s.T, dots, PRECISION, WIDEN)
         q32 = tl.reshape(q.to(tl.float32), (BLOCK_Q, BLOCK_D // VECTOR, VECTOR))
         s32 = tl.reshape(s.to(tl.float32), (BLOCK_S, BLOCK_D // VECTOR, VECTOR))
         q_squares += tl.sum(q32 * q32, 2)
@@ -200,19 +192,19 @@ def correlation4d_kernel(
         choose = tl.where(mine, weight[:, None], 0.0).to(weight.dtype)
         pooled = tl.zeros((BLOCK_Q, BLOCK_W), tl.float32)
         if weight.dtype == tl.float32:
-            pooled = _dot(cosine, choose, pooled, PRECISION, WIDEN)
+            pooled = dot(cosine, choose, pooled, PRECISION, WIDEN)
         elif SERIAL:
             # A loop that no compiler unrolls, because the number of channels may be zero, holds
             # one of the two numbers at a time.
             for _ in range(tl.where(channels > 0, 2, 0)):
                 high = cosine.to(weight.dtype)
-                pooled = _dot(high, choose, pooled, PRECISION, WIDEN)
+                pooled = dot(high, choose, pooled, PRECISION, WIDEN)
                 cosine -= high.to(tl.float32)
         else:
             high = cosine.to(weight.dtype)
-            pooled = _dot(high, choose, pooled, PRECISION, WIDEN)
+            pooled = dot(high, choose, pooled, PRECISION, WIDEN)
             low = (cosine - high.to(tl.float32)).to(weight.dtype)
-            pooled = _dot(low, choose, pooled, PRECISION, WIDEN)
+            pooled = dot(low, choose, pooled, PRECISION, WIDEN)
         cells_down = tl.minimum(height - out_window // windows_across * POOL, POOL)
         cells_across = tl.minimum(width - out_window % windows_across * POOL, POOL)
         # Padding windows have no cells and are not stored.
@@ -256,7 +248,7 @@ def correlation4d(
         raise ValueError(f"the kernel pools windows of 1 to {LARGEST_POOL} cells, not {pool}")
     batch, layers, n_query, channels = query.shape
     shots = support.shape[1]
-    tile = tile or tile_for(query.element_size(), _capability(query))
+    tile = tile or tile_for(query.element_size(), capability_of(query))
     windows = triton.cdiv(height, pool) * triton.cdiv(width, pool)
     out = query.new_empty(batch, shots, layers, n_query, windows)
     if not out.numel():
@@ -282,11 +274,3 @@ def correlation4d(
         enable_fp_fusion=True,
     )
     return out
-
-
-def _capability(tensor: Tensor) -> int:
-    """Return a CUDA tensor's compute capability; sm_80's tile serves Triton's interpreter."""
-    if not tensor.is_cuda:
-        return 80
-    major, minor = torch.cuda.get_device_capability(tensor.device)
-    return major * 10 + minor

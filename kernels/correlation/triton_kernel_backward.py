@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.correlation.triton_kernel import _dot
 from uino_deploy.kernels.identity import EPS
+from uino_deploy.kernels.triton_cells import dot
 
 _BLOCK = 64
 WARPS = 4
@@ -76,7 +76,7 @@ def correlation4d_backward_kernel(
         d_ok = (d + start < channels)[None, :]
         q = tl.load(q_ptrs, mask=row_ok[:, None] & d_ok, other=0.0)
         s = tl.load(s_ptrs, mask=column_ok[:, None] & d_ok, other=0.0)
-        dots = _dot(q, s.T, dots, PRECISION, WIDEN)
+        dots = dot(q, s.T, dots, PRECISION, WIDEN)
         q_squares += tl.sum(q.to(tl.float32) * q.to(tl.float32), 1)
         s_squares += tl.sum(s.to(tl.float32) * s.to(tl.float32), 1)
         q_ptrs += BLOCK_D

@@ -1,4 +1,4 @@
-"""TensorRT plugins for the two operators: the kind that a TensorRT version takes; registration.
+"""TensorRT plugins for the operators: the kind that a TensorRT version takes; registration.
 
 Both kinds are made from one description per operator (`kernels/<operator>/plugin.py`) and launch
 the same compiled kernels:
@@ -35,7 +35,7 @@ def register_plugins(
     route: Route | None = None,
     read: Callable[[Path], bytes] | None = None,
 ) -> Route:
-    """Register Correlation4d and SelectiveScan2d of domain `uino` with TensorRT.
+    """Register the operators of domain `uino` with TensorRT.
 
     Call this before parsing an ONNX file for an engine with plugins, and before deserializing an
     engine of route `ipluginv3`; engines of route `aot` need no call. Another call is harmless:

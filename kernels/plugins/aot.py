@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, Signature
+from types import GenericAlias
 from typing import Any, TypeVar
 
 import tensorrt.plugin as trtp
@@ -58,12 +59,14 @@ class Plugin:
     def __init__(self, operator: Operator, library: Library) -> None:
         self.operator, self.library = operator, library
 
-    def describe(self, *descs: trtp.TensorDesc, **attributes: int) -> trtp.TensorDesc:
-        """Return the output's type, and its shape as expressions over the inputs' shapes."""
+    def describe(self, *descs: trtp.TensorDesc, **attributes: int) -> tuple[trtp.TensorDesc, ...]:
+        """Return the outputs' type, and their shapes as expressions over the inputs' shapes."""
         symbols = Symbols(self._named(descs))
-        shape = self.operator.output_shape(attributes)
-        sizes = [symbols.value(e) for e in shape]
-        return trtp.from_shape_expr(tuple(sizes), dtype=descs[0].dtype)
+        shapes = [
+            tuple(symbols.value(e) for e in shape)
+            for shape in self.operator.output_shapes(attributes)
+        ]
+        return tuple(trtp.from_shape_expr(shape, dtype=descs[0].dtype) for shape in shapes)
 
     def combinations(self, *arguments: Any) -> list[trtp.AutoTuneCombination]:
         """Return the one combination of types, the network's, with all tensors linear."""
@@ -134,7 +137,9 @@ def _define(plugin: Plugin) -> None:
     tensors: dict[str, Any] = {tensor.name: trtp.TensorDesc for tensor in operator.inputs}
     attributes = dict.fromkeys(operator.attributes, int)
     outputs = {"outputs": tuple[trtp.TensorDesc]}
-    trtp.register(identity)(_signed(plugin.describe, tensors | attributes, trtp.TensorDesc))
+    # TensorRT counts the outputs in this annotation.
+    described = GenericAlias(tuple, (trtp.TensorDesc,) * len(operator.outputs))
+    trtp.register(identity)(_signed(plugin.describe, tensors | attributes, described))
     trtp.autotune(identity)(
         _signed(plugin.combinations, tensors | outputs, list[trtp.AutoTuneCombination])
     )

@@ -68,7 +68,7 @@ class KernelPlugin(
         self.plugin_name = operator.name
         self.plugin_version = VERSION
         self.plugin_namespace = NAMESPACE
-        self.num_outputs = 1
+        self.num_outputs = len(operator.outputs)
         self.operator, self.attributes, self.library = operator, attributes, library
         self.launch: Launch | None = None
         self.function: object = None
@@ -81,8 +81,8 @@ class KernelPlugin(
         return self
 
     def get_output_data_types(self, input_types: Sequence[trt.DataType]) -> list[trt.DataType]:
-        """Return the first input's type."""
-        return [input_types[0]]
+        """Return the first input's type for each output."""
+        return [input_types[0]] * self.num_outputs
 
     def get_output_shapes(
         self,
@@ -90,14 +90,16 @@ class KernelPlugin(
         shape_inputs: Sequence[trt.DimsExprs],
         exprBuilder: trt.IExprBuilder,
     ) -> list[trt.DimsExprs]:
-        """Return the output's shape as expressions over the inputs'."""
+        """Return the outputs' shapes as expressions over the inputs'."""
         symbols = Symbols(self.operator, inputs, exprBuilder)
-        shape = self.operator.output_shape(self.attributes)
-        dims = trt.DimsExprs(len(shape))
-        for axis, expression in enumerate(shape):
-            size = evaluate(expression, symbols)
-            dims[axis] = symbols.constant(size)
-        return [dims]
+        found = []
+        for shape in self.operator.output_shapes(self.attributes):
+            dims = trt.DimsExprs(len(shape))
+            for axis, expression in enumerate(shape):
+                size = evaluate(expression, symbols)
+                dims[axis] = symbols.constant(size)
+            found.append(dims)
+        return found
 
     def supports_format_combination(
         self, pos: int, in_out: Sequence[trt.DynamicPluginTensorDesc], num_inputs: int

@@ -14,12 +14,19 @@ from uino_deploy.documents import DocumentError, decode_json
 from uino_deploy.errors import BuildError
 from uino_deploy.inputs import read_regular
 from uino_deploy.kernels.correlation import plugin as correlation
+from uino_deploy.kernels.epilogue import plugin as epilogue
+from uino_deploy.kernels.mlp import plugin as norm_mlp
 from uino_deploy.kernels.plugins.operator import Attributes, Operator, Parameter, Shapes
+from uino_deploy.kernels.prologue import plugin as prologue
 from uino_deploy.kernels.selective_scan import plugin as selective_scan
 
 Read = Callable[[Path], bytes]
 
-OPERATORS = {o.name: o for o in (correlation.OPERATOR, selective_scan.OPERATOR)}
+# In the order in which a model calls them first.
+OPERATORS = {
+    room.OPERATOR.name: room.OPERATOR
+    for room in (correlation, prologue, selective_scan, epilogue, norm_mlp)
+}
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -80,7 +87,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: the kernel, its grid, and its int32 arguments between inputs and output."""
+    """One launch: the kernel, its grid, and its int32 arguments between inputs and outputs."""
 
     kernel: Kernel
     grid: tuple[int, int, int]

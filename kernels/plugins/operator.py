@@ -57,10 +57,10 @@ class Operator:
         name: the name of the ONNX operator and the plugin.
         kernel: its name in kernel files.
         inputs: the inputs, in the order of the ONNX node and of the kernel.
-        output: the one result.
+        outputs: the results, in the order of the ONNX node and of the kernel.
         attributes: names of the int attributes, in the order in which a plugin registers them.
         scalars: the kernel's int32 arguments.
-        output_shape: returns the result's dimensions, given the attributes.
+        output_shapes: returns each result's dimensions, given the attributes.
         grid: returns a kernel's launch grid, given the attributes and the kernel's constants.
         configurations: returns the kernels that compute the operator, the best one first, given
             the attributes and the inputs' shapes.
@@ -70,10 +70,10 @@ class Operator:
     name: str
     kernel: str
     inputs: tuple[Tensor, ...]
-    output: Tensor
+    outputs: tuple[Tensor, ...]
     attributes: tuple[str, ...]
     scalars: tuple[Scalar, ...]
-    output_shape: Callable[[Attributes], tuple[Expression, ...]]
+    output_shapes: Callable[[Attributes], tuple[tuple[Expression, ...], ...]]
     grid: Callable[[Attributes, Constants], tuple[Expression, Expression, Expression]]
     configurations: Callable[[Attributes, Shapes], list[str]]
     check: Callable[[Attributes, Shapes], None]
@@ -81,12 +81,15 @@ class Operator:
     def parameters(self, dtype: str) -> list[Parameter]:
         """Return the kernel's parameters for an element type, in the order of the launch."""
         integers = [Parameter(s.name, "int32", False, s.multiple_of) for s in self.scalars]
-        inputs = [_pointer(tensor, dtype) for tensor in self.inputs]
-        return [*inputs, *integers, _pointer(self.output, dtype)]
+        inputs, outputs = (
+            [_pointer(tensor, dtype) for tensor in tensors]
+            for tensors in (self.inputs, self.outputs)
+        )
+        return [*inputs, *integers, *outputs]
 
     def types(self, dtype: str) -> list[str]:
-        """Return the element types of the inputs and the output."""
-        return [tensor.dtype or dtype for tensor in (*self.inputs, self.output)]
+        """Return the element types of the inputs and the outputs."""
+        return [tensor.dtype or dtype for tensor in (*self.inputs, *self.outputs)]
 
     def numbers(self, attributes: Attributes, shapes: Shapes) -> list[int]:
         """Return the int32 arguments of a launch for concrete shapes.
@@ -107,6 +110,13 @@ class Operator:
                     "build the engine without plugins",
                 )
         return values
+
+    def sizes(self, attributes: Attributes, shapes: Shapes) -> list[tuple[int, ...]]:
+        """Return the dimensions of the outputs for concrete shapes of the inputs."""
+        numbers = Numbers(shapes)
+        return [
+            tuple(evaluate(e, numbers) for e in shape) for shape in self.output_shapes(attributes)
+        ]
 
     def blocks(
         self, attributes: Attributes, constants: Constants, shapes: Shapes

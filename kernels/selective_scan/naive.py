@@ -13,40 +13,32 @@ from uino_deploy.kernels.identity import DIRECTIONS
 
 
 def selective_scan2d(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
-    """Scan a plane row-major, column-major and both reversed, each with its own state.
+    """Scan a plane row-major, column-major and both reversed, each with its own state; add them.
 
     Per direction g, channel d and state n, in float32 (float64 for float64 inputs):
     delta = softplus(dt_weight[g, d] @ dt + dt_bias[g, d]);
-    state = exp(delta * A) * state + delta * B * x; y = C @ state + skip * x.
+    state = exp(delta * A) * state + delta * B * x; y = sum of C @ state + skip * x over g.
 
     Args:
         x: [S, H, W, D], any floating type.
-        dt: [S, H, W, 4, R], low-rank steps of each direction, x's type.
-        B: [S, H, W, 4, N], x's type.
-        C: [S, H, W, 4, N], x's type.
+        packed: [S, H, W, 4, P], x's type; of a row the first R are dt, the low-rank step, the next
+            N are B, the next N are C, and the rest is not read.
         dt_weight: [4, D, R], float32.
         dt_bias: [4, D], float32.
         A: [4, D, N], negative, float32.
         skip: [4, D], float32.
 
     Returns:
-        y: [S, H, W, 4, D] of x's type, each direction's output at the cell it belongs to.
+        y: [S, H, W, D] of x's type: at each cell the sum over the directions.
     """
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     sequences, height, width, channels = x.shape
     order = visiting_order(height, width, x.device)  # [4, T]
     plane = x.to(compute).reshape(sequences, -1, 1, channels).expand(-1, -1, DIRECTIONS, -1)
-    steps, inputs, outputs = (in_order(t.to(compute), order) for t in (dt, B, C))
     x_t = in_order(plane, order)  # [T, S, 4, D]
+    steps, inputs, outputs = parts(in_order(packed.to(compute), order), dt_weight, A)
     delta_t = F.softplus(torch.einsum("tsgr,gdr->tsgd", steps, dt_weight.to(compute)) + dt_bias)
     state = x_t.new_zeros(sequences, DIRECTIONS, channels, A.shape[-1])
     y_t = []
@@ -57,7 +49,14 @@ def selective_scan2d(
         state = decay * state + (delta * xs)[..., None] * b[:, :, None, :]
         y_t.append((state * c[:, :, None, :]).sum(-1) + skip * xs)
     y = torch.stack(y_t) if y_t else x_t
-    return in_place(y, order).reshape(*x.shape[:3], DIRECTIONS, channels).to(x.dtype)
+    return in_place(y, order).sum(2).reshape(x.shape).to(x.dtype)
+
+
+def parts(packed: Tensor, dt_weight: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dt [..., R], B [..., N] and C [..., N], views of packed [..., P]."""
+    rank, states = dt_weight.shape[-1], A.shape[-1]
+    first, last = rank + states, rank + 2 * states
+    return packed[..., :rank], packed[..., rank:first], packed[..., first:last]
 
 
 def visiting_order(height: int, width: int, device: torch.device) -> Tensor:

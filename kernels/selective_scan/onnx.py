@@ -10,18 +10,16 @@ SCHEMA = OpSchema(
     "SelectiveScan2d",
     DOMAIN,
     VERSION,
-    doc="The selective scan of a plane in four directions.",
+    doc="The selective scan of a plane in four directions, added up.",
     inputs=[
         OpSchema.FormalParameter("x", "T", "[S, H, W, D]"),
-        OpSchema.FormalParameter("dt", "T", "[S, H, W, 4, R]"),
-        OpSchema.FormalParameter("B", "T", "[S, H, W, 4, N]"),
-        OpSchema.FormalParameter("C", "T", "[S, H, W, 4, N]"),
+        OpSchema.FormalParameter("packed", "T", "[S, H, W, 4, P]"),
         OpSchema.FormalParameter("dt_weight", "tensor(float)", "[4, D, R]"),
         OpSchema.FormalParameter("dt_bias", "tensor(float)", "[4, D]"),
         OpSchema.FormalParameter("A", "tensor(float)", "[4, D, N]"),
         OpSchema.FormalParameter("skip", "tensor(float)", "[4, D]"),
     ],
-    outputs=[OpSchema.FormalParameter("y", "T", "[S, H, W, 4, D]")],
+    outputs=[OpSchema.FormalParameter("y", "T", "[S, H, W, D]")],
     type_constraints=[("T", FLOATS, "floating point")],
     attributes=PLUGIN_ATTRIBUTES,
 )
@@ -41,7 +39,7 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
     return onnx.parser.parse_function(f"""
     <domain: "{DOMAIN}", opset_import: ["": {opset}]>
     SelectiveScan2d <aot, plugin_namespace, plugin_version>
-        (x, dt, B, C, dt_weight, dt_bias, A, skip) => (y)
+        (x, packed, dt_weight, dt_bias, A, skip) => (y)
     {{
         minus_one = Constant <value = int64[1] {{-1}}> ()
         zero = Constant <value = int64[1] {{0}}> ()
@@ -61,9 +59,13 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         x_forward = Concat <axis = 1> (x_0, x_1)
         {_reversed("x_forward", "x_backward")}
         x_steps = Concat <axis = 1> (x_forward, x_backward)
-        {_visited("dt")}
-        {_visited("B")}
-        {_visited("C")}
+        {_visited("packed")}
+        rank = Shape <start = 2, end = 3> (dt_weight)
+        rank_states = Add (rank, states)
+        rank_states_2 = Add (rank_states, states)
+        dt_steps = Slice (packed_steps, zero, rank, minus_one)
+        B_steps = Slice (packed_steps, rank, rank_states, minus_one)
+        C_steps = Slice (packed_steps, rank_states, rank_states_2, minus_one)
         dt_columns = Transpose <perm = [0, 2, 1]> (dt_weight)
         raised = MatMul (dt_steps, dt_columns)
         bias = Unsqueeze (dt_bias, one)
@@ -92,20 +94,20 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
             read = Mul (state_next, C_t1)
             y_t = ReduceSum <keepdims = 0> (read, middle)
         }}> (state_0, raised_biased, x_steps, B_steps, C_steps)
-        skip_1 = Unsqueeze (skip, one)
-        skipped = Mul (skip_1, x_steps)
-        y_steps = Add (scanned, skipped)
-        y_forward, y_backward = Split <axis = 1, num_outputs = 2> (y_steps)
+        y_forward, y_backward = Split <axis = 1, num_outputs = 2> (scanned)
         {_reversed("y_backward", "y_returned")}
-        rows = Concat <axis = 0> (height, width, one, sequences, channels)
-        columns = Concat <axis = 0> (width, height, one, sequences, channels)
-        y_0, y_1 = Split <axis = 1, num_outputs = 2> (y_forward)
-        y_2, y_3 = Split <axis = 1, num_outputs = 2> (y_returned)
-        {_at_cells("y_0", "rows")}
-        {_at_cells("y_1", "columns")}
-        {_at_cells("y_2", "rows")}
-        {_at_cells("y_3", "columns")}
-        y_32 = Concat <axis = 3> (y_0_cells, y_1_cells, y_2_cells, y_3_cells)
+        y_steps = Add (y_forward, y_returned)
+        y_rows, y_columns = Split <axis = 1, num_outputs = 2> (y_steps)
+        rows = Concat <axis = 0> (height, width, sequences, channels)
+        columns = Concat <axis = 0> (width, height, sequences, channels)
+        by_row = Reshape (y_rows, rows)
+        by_column = Reshape (y_columns, columns)
+        y_row = Transpose <perm = [2, 0, 1, 3]> (by_row)
+        y_column = Transpose <perm = [2, 1, 0, 3]> (by_column)
+        y_scanned = Add (y_row, y_column)
+        skip_sum = ReduceSum <keepdims = 0> (skip, zero)
+        skipped = Mul (skip_sum, x_32)
+        y_32 = Add (y_scanned, skipped)
         y = Cast <to = {dtype}> (y_32)
     }}
     """)
@@ -160,13 +162,4 @@ def _visited(name: str) -> str:
         {name}_turned = Concat <axis = 1> ({name}_2_steps, {name}_3_steps)
         {_reversed(f"{name}_turned", f"{name}_backward")}
         {name}_steps = Concat <axis = 1> ({name}_forward, {name}_backward)
-    """
-
-
-def _at_cells(name: str, shape: str) -> str:
-    """Map [T, 1, S, D] by visiting step -> `name`_cells [S, H, W, 1, D]."""
-    order = "[3, 0, 1, 2, 4]" if shape == "rows" else "[3, 1, 0, 2, 4]"
-    return f"""
-        {name}_plane = Reshape ({name}, {shape})
-        {name}_cells = Transpose <perm = {order}> ({name}_plane)
     """

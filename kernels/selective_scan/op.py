@@ -14,45 +14,30 @@ from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as diff
 
 @torch.library.custom_op("uino::selective_scan2d", mutates_args=())
 def selective_scan2d(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
     """Scan a plane in four directions; see `naive.selective_scan2d` for shapes and mathematics.
 
     Raises:
         ValueError: shapes or types do not fit together.
     """
-    _check(x, dt, B, C, dt_weight, dt_bias, A, skip)
+    _check(x, packed, dt_weight, dt_bias, A, skip)
     if runs_on_triton(x):
         from uino_deploy.kernels.selective_scan import triton_kernel
 
         with torch.cuda.device(x.device):
-            return triton_kernel.selective_scan2d(x, dt, B, C, dt_weight, dt_bias, A, skip)
-    return naive.selective_scan2d(x, dt, B, C, dt_weight, dt_bias, A, skip)
+            return triton_kernel.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
+    return naive.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
 
 
 def _check(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> None:
     cells, channels = tuple(x.shape[:3]), x.shape[3]
-    rank, states = dt.shape[-1], A.shape[-1]
+    rank, states = dt_weight.shape[-1], A.shape[-1]
+    width = max(packed.shape[-1], rank + 2 * states)
     for name, tensor, expected in (
-        ("dt", dt, (*cells, DIRECTIONS, rank)),
-        ("B", B, (*cells, DIRECTIONS, states)),
-        ("C", C, (*cells, DIRECTIONS, states)),
+        ("packed", packed, (*cells, DIRECTIONS, width)),
         ("dt_weight", dt_weight, (DIRECTIONS, channels, rank)),
         ("dt_bias", dt_bias, (DIRECTIONS, channels)),
         ("A", A, (DIRECTIONS, channels, states)),
@@ -62,9 +47,7 @@ def _check(
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
     parameter = torch.float64 if x.dtype == torch.float64 else torch.float32
     for name, tensor, dtype in (
-        ("dt", dt, x.dtype),
-        ("B", B, x.dtype),
-        ("C", C, x.dtype),
+        ("packed", packed, x.dtype),
         ("dt_weight", dt_weight, parameter),
         ("dt_bias", dt_bias, parameter),
         ("A", A, parameter),
@@ -76,16 +59,9 @@ def _check(
 
 @selective_scan2d.register_fake
 def _(
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    skip: Tensor,
+    x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, skip: Tensor
 ) -> Tensor:
-    return x.new_empty(*x.shape[:3], DIRECTIONS, x.shape[3])
+    return x.new_empty(x.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

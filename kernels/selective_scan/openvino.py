@@ -15,30 +15,17 @@ _TILE = 64
 _BEFORE_THE_FIRST = -(1 << 63) + 1  # the end of a slice that runs backwards through all
 
 
-class Scans:
-    """The scans of one model; call `finish` on the converted model.
+def selective_scan2d(node: Any) -> list[Any]:
+    """Convert the node: x [S,H,W,D], packed [S,H,W,4,P] and weights -> y [S,H,W,D]."""
+    import openvino.opset13 as op
 
-    The model sums the scan's four directions right away. A converter does not see what follows
-    its node, so it leaves a stand-in; `finish` puts the scan there, already summed if possible.
-    """
-
-    def __init__(self) -> None:
-        self._scans: list[_Scan] = []
-
-    def convert(self, node: Any) -> list[Any]:
-        """Convert the node: leave a stand-in for the scan."""
-        scan = _Scan([node.get_input(i) for i in range(8)])
-        self._scans.append(scan)
-        return [scan.stand_in.output(0)]
-
-    def finish(self) -> None:
-        """Replace the stand-ins by the scans."""
-        for scan in self._scans:
-            scan.expand()
+    x = node.get_input(0)
+    y = _Scan([node.get_input(i) for i in range(6)]).expand()
+    return [op.convert(y, x.get_element_type()).output(0)]
 
 
 class _Scan:
-    """One scan: x [S,H,W,D], dt, B, C [S,H,W,4,.] and weights -> y [S,H,W,4,D].
+    """One scan.
 
     A TensorIterator runs over tiles [c, 4, s, .] of c steps of s sequences, small enough for the
     cache, and its body holds the unrolled steps. Many short sequences are scanned whole, some at a
@@ -48,40 +35,34 @@ class _Scan:
     def __init__(self, operands: list[Any]) -> None:
         import openvino.opset13 as op
 
-        x, dt, B, C, dt_weight, dt_bias, A, skip = operands
-        self.dtype = x.get_element_type()
+        x, packed, dt_weight, dt_bias, A, skip = operands
         self.sequences, self.height, self.width, self.channels = x.get_shape()
-        self.rank, self.states = dt.get_shape()[4], B.get_shape()[4]
-        self.x = float32(x)
-        self.packed = float32(_joined(dt, B, C))  # [S, H, W, 4, R + 2N]
+        self.rank, self.states = dt_weight.get_shape()[2], A.get_shape()[2]
+        self.x, self.packed = float32(x), float32(packed)
         self.weights = (
             op.unsqueeze(_transpose(A, 0, 2, 1), integers(1)),  # [4, 1, N, D]
             _transpose(dt_weight, 0, 2, 1),  # [4, R, D]
             op.unsqueeze(dt_bias, integers(1)),  # [4, 1, D]
-            op.unsqueeze(skip, integers(1)),  # [4, 1, D]
         )
-        self.stand_in = op.concat([op.unsqueeze(x, integers(3))] * DIRECTIONS, axis=3)
+        self.skip = op.reduce_sum(skip, integers(0), keep_dims=False)  # [D]
 
-    def expand(self) -> None:
-        """Replace the stand-in, or the sum over its directions, by the scan."""
+    def expand(self) -> Any:
+        """Return the sum of the directions [S, H, W, D] in float32."""
         import openvino.opset13 as op
 
-        sums = _sums(self.stand_in, 3)
-        wide = self.sequences > self.height * self.width
-        y = self._wide(bool(sums)) if wide else self._tall(bool(sums))
-        for node in sums or [self.stand_in]:
-            node.output(0).replace(op.convert(y, node.get_element_type()).output(0))
+        y = self._wide() if self.sequences > self.height * self.width else self._tall()
+        return op.add(y, op.multiply(self.x, self.skip))
 
-    def _wide(self, summed: bool) -> Any:
+    def _wide(self) -> Any:
         """Scan some sequences at a time, each from its first step to its last."""
         loop = _Loop()
         count = max(s for s in range(1, _TILE + 1) if self.sequences % s == 0)
         x, packed = loop.tiles(self.x, count), loop.tiles(self.packed, count)
         state = constant(np.zeros(self._state_shape(count), np.float32))
         _, y = self._steps(self._visited(x), self._visited_packed(packed), state, loop)
-        return loop.run([(self._at_cells(_directions(y), summed), False)])[0]
+        return loop.run([(self._at_cells(_directions(y)), False)])[0]
 
-    def _tall(self, summed: bool) -> Any:
+    def _tall(self) -> Any:
         """Scan a row of steps at a time, all sequences together, and carry the state on."""
         loop = _Loop()
         x, packed = (
@@ -93,7 +74,7 @@ class _Scan:
         last, y = self._steps(x, packed, state, loop)
         loop.carry(last)
         ys = loop.run([(part, g >= 2) for g, part in enumerate(_directions(y))])
-        return self._at_cells(ys, summed)
+        return self._at_cells(ys)
 
     def _state_shape(self, sequences: int) -> list[int]:
         return [DIRECTIONS, sequences, self.states, self.channels]
@@ -104,10 +85,15 @@ class _Scan:
         return [rows, columns, rows, columns]
 
     def _visited_packed(self, packed: Any) -> list[Any]:
-        """Map [s,H,W,4,P] -> for each direction [H*W,s,P], the reversed ones not yet reversed."""
+        """Map [s,H,W,4,P] -> for each direction [H*W,s,R+2N], reversed ones not yet reversed."""
         import openvino.opset13 as op
 
-        planes = [op.squeeze(p, integers(3)) for p in _split(packed, 3, DIRECTIONS)]
+        columns, steps, axes = self.rank + 2 * self.states, integers(1, 1), integers(3, 4)
+        parts = [
+            op.slice(packed, integers(g, 0), integers(g + 1, columns), steps, axes)
+            for g in range(DIRECTIONS)
+        ]
+        planes = [op.squeeze(part, integers(3)) for part in parts]
         return [self._by_column(p) if g % 2 else self._by_row(p) for g, p in enumerate(planes)]
 
     def _by_row(self, planes: Any) -> Any:
@@ -135,7 +121,7 @@ class _Scan:
         """
         import openvino.opset13 as op
 
-        decay, raise_dt, bias, skip = (loop.whole(weight) for weight in self.weights)
+        decay, raise_dt, bias = (loop.whole(weight) for weight in self.weights)
         inputs = _in_order(x)
         sizes = integers(self.rank, self.states, self.states)
         dt, B, C = op.variadic_split(_in_order(packed), integers(3), sizes).outputs()
@@ -153,17 +139,14 @@ class _Scan:
             read = op.multiply(state, _reshape(C_t, narrow))
             y = op.reduce_sum(read, integers(2), keep_dims=False)
             ys.append(op.unsqueeze(y, integers(0)))
-        return state, op.add(op.concat(ys, 0), op.multiply(inputs, skip))
+        return state, op.concat(ys, 0)
 
-    def _at_cells(self, ys: Sequence[Any], summed: bool) -> Any:
-        """Map each [H*W,s,D], by row or column, -> y [s,H,W,4,D], or the sum [s,H,W,D]."""
+    def _at_cells(self, ys: Sequence[Any]) -> Any:
+        """Map each direction's [H*W,s,D], by row or column, -> their sum [s,H,W,D]."""
         import openvino.opset13 as op
 
-        if summed:
-            rows, columns = op.add(ys[0], ys[2]), op.add(ys[1], ys[3])
-            return op.add(self._from_row(rows), self._from_column(columns))
-        cells = [self._from_column(y) if g % 2 else self._from_row(y) for g, y in enumerate(ys)]
-        return op.concat([op.unsqueeze(y, integers(3)) for y in cells], 3)
+        rows, columns = op.add(ys[0], ys[2]), op.add(ys[1], ys[3])
+        return op.add(self._from_row(rows), self._from_column(columns))
 
     def _from_row(self, steps: Any) -> Any:
         """Map [H*W,s,D] -> [s,H,W,D]."""
@@ -245,43 +228,6 @@ class _Loop:
 def _bounds(size: int, backward: bool) -> tuple[int, int, int, int]:
     """Return start, stride, part size and end of a tensor's tiles."""
     return (-1, -size, size, 0) if backward else (0, size, size, -1)
-
-
-def _sums(node: Any, axis: int) -> list[Any]:
-    """Return the nodes that sum away an axis of this node, if it has no other readers."""
-    readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
-    sums = []
-    for reader in readers:
-        if reader.get_type_name() == "Convert":
-            inner = _sums(reader, axis)
-            if not inner:
-                return []
-            sums += inner
-        elif _sums_axis(reader, axis):
-            sums.append(reader)
-        else:
-            return []
-    return sums
-
-
-def _sums_axis(node: Any, axis: int) -> bool:
-    if node.get_type_name() != "ReduceSum" or node.get_attributes()["keep_dims"]:
-        return False
-    axes = node.input_value(1).get_node()
-    constant = axes.get_type_name() == "Constant"
-    return constant and bool(np.array_equal(np.ravel(axes.get_data()), [axis]))
-
-
-def _joined(*parts: Any) -> Any:
-    """Join tensors along their last axis; if they were just split, return the whole tensor."""
-    import openvino.opset13 as op
-
-    node = parts[0].get_node()
-    if node.get_type_name() in {"Split", "VariadicSplit"} and node.outputs() == list(parts):
-        whole: Any = node.input_value(0)
-        if _shape(whole)[:-1] == _shape(parts[0])[:-1]:
-            return whole
-    return op.concat(list(parts), -1)
 
 
 def _in_order(directions: Sequence[Any]) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-from uino_deploy.kernels.identity import DIRECTIONS
 
 
 @dataclass(frozen=True)
@@ -23,35 +21,40 @@ class Tiling:
     warps: int
 
     def grid(self, sequences: int, channels: int) -> tuple[int, int, int]:
-        """Return the launch grid of the plane's scan: (sequences, directions, channel blocks)."""
+        """Return the launch grid of the plane's scan: (sequences, channel blocks, 1)."""
         groups = sequences if self.parallel else -(-sequences // self.rows)
-        return groups, DIRECTIONS, -(-channels // self.block_d)
+        return groups, -(-channels // self.block_d), 1
 
     def chunk(self) -> int:
         """Return the steps of one sequence in one iteration of the loop."""
         return self.rows * self.steps if self.parallel else self.steps
 
-    def constants(self, states: int, rank: int) -> dict[str, Any]:
-        """Return the compile-time arguments of the plane's kernel."""
+    def of_type(self, element_bytes: int) -> Tiling:
+        """Return the tiling for an element size: float32 in rows holds half the steps at once."""
+        narrow = element_bytes == 2 or not self.parallel
+        return self if narrow else replace(self, steps=max(1, self.steps // 2))
+
+    def constants(self, states: int, rank: int, width: int) -> dict[str, Any]:
+        """Return the compile-time arguments of the plane's kernel; `width` is packed's P."""
         return {
             "N": states,
             "R": rank,
-            "BLOCK_N": _power_of_2(states),
-            "BLOCK_R": _power_of_2(rank),
+            "P": width,
+            "BLOCK_P": _power_of_2(width),
             "PARALLEL": self.parallel,
             "ROWS": self.rows,
             "STEPS": self.steps,
             "BLOCK_D": self.block_d,
         }
 
-    def config(self, states: int, rank: int) -> str:
-        """Return the name of this tiling's variant for a state and a rank."""
+    def config(self, states: int, rank: int, width: int) -> str:
+        """Return the name of this tiling's variant for states, a rank and packed's width."""
         order = "parallel" if self.parallel else "serial"
-        return f"{order}-d{self.block_d}n{states}r{rank}"
+        return f"{order}-d{self.block_d}n{states}r{rank}p{width}"
 
 
-# Warps that keep a large GPU busy by themselves: 8 on each of 128 multiprocessors.
-_ENOUGH_WARPS = 1024
+ENOUGH_WARPS = 1024
+"""Warps that keep a large GPU busy by themselves: 8 on each of 128 multiprocessors."""
 
 
 def tilings(sequences: int, length: int, channels: int, states: int) -> tuple[Tiling, Tiling]:
@@ -60,18 +63,29 @@ def tilings(sequences: int, length: int, channels: int, states: int) -> tuple[Ti
     Serial time costs the fewest instructions, so it comes first if the sequences alone fill a large
     GPU, or if a sequence is shorter than one chunk of the parallel form.
     """
-    block_d = min(64, max(16, _power_of_2(channels)))
-    warps = block_d // 8
-    serial = Tiling(False, 16, max(1, 4 // _state_blocks(states)), block_d, warps)
-    parallel = Tiling(True, 8, max(1, 8 // _state_blocks(states)), block_d, warps)
-    groups, directions, blocks = serial.grid(sequences, channels)
-    filled = groups * directions * blocks * warps >= _ENOUGH_WARPS
+    steps = max(1, 8 // _state_blocks(states))
+    block_d = _block_d(channels)
+    serial = Tiling(False, 4, steps, block_d, block_d // 8)
+    parallel = Tiling(True, 32, steps, 16, 8)
+    groups, blocks, _ = serial.grid(sequences, channels)
+    filled = groups * blocks * serial.warps >= ENOUGH_WARPS
     return (serial, parallel) if filled or length < parallel.chunk() else (parallel, serial)
 
 
 def tiling_for(sequences: int, length: int, channels: int, states: int) -> Tiling:
     """Return the better tiling for `sequences` scans of `length` steps in four directions each."""
     return tilings(sequences, length, channels, states)[0]
+
+
+def segments(channels: int, states: int) -> Tiling:
+    """Return the parallel tiling of a scan whose programs are its directions too."""
+    block_d = _block_d(channels)
+    return Tiling(True, 8, max(1, 8 // _state_blocks(states)), block_d, block_d // 8)
+
+
+def _block_d(channels: int) -> int:
+    """Return the channels of a block: all of them, from 16 up to 64."""
+    return min(64, max(16, _power_of_2(channels)))
 
 
 def _state_blocks(states: int) -> int:

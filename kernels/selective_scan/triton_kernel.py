@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
 
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -144,11 +143,55 @@ def _advance(
 
 
 @triton.jit
+def _visits(
+    start, sequences, first, height, width, direction,
+    PARALLEL: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """Return a chunk's cells [ROWS * STEPS], from the block's first sequence on, and which exist.
+
+    Visit k is step k % STEPS of row k // STEPS; a direction is an order of the axes and a sense.
+    """
+    k = tl.arange(0, ROWS * STEPS)
+    sequence = k * 0 if PARALLEL else k // STEPS
+    t = start + (k if PARALLEL else k % STEPS)
+    length = height * width
+    ok = (first + sequence < sequences) & (t < length)
+    t = tl.where(direction >= 2, length - 1 - t, t)
+    by_column = direction % 2 == 1
+    inner = tl.where(by_column, height, width)
+    outer_stride = tl.where(by_column, 1, width)
+    inner_stride = tl.where(by_column, width, 1)
+    return sequence * length + t // inner * outer_stride + t % inner * inner_stride, ok
+
+
+@triton.jit
+def _by_step(tile, ROWS: tl.constexpr, STEPS: tl.constexpr):
+    """Split [ROWS * STEPS, D] into STEPS tiles [D, ROWS]."""
+    D: tl.constexpr = tile.shape[1]
+    LOG2: tl.constexpr = STEPS.bit_length() - 1
+    return _columns(tl.permute(tl.reshape(tile, (ROWS, STEPS, D)), (2, 0, 1)), LOG2)
+
+
+@triton.jit
+def _small_by_step(tile, ROWS: tl.constexpr, STEPS: tl.constexpr, P: tl.constexpr):
+    """Split [ROWS * STEPS, P] into tiles [1, ROWS]: the P numbers of a step, step after step."""
+    LOG2: tl.constexpr = STEPS.bit_length() + P.bit_length() - 2
+    return _columns(tl.reshape(tile, (1, ROWS, STEPS * P)), LOG2)
+
+
+@triton.jit
+def _tail(packed, FIRST: tl.constexpr):
+    """Return the tiles from one on."""
+    out = ()
+    for i in tl.static_range(FIRST, len(packed)):
+        out = out + (packed[i],)
+    return out
+
+
+@triton.jit
 def selective_scan2d_kernel(
     x_ptr,  # [S, H, W, D]
-    dt_ptr,  # [S, H, W, 4, R]
-    b_ptr,  # [S, H, W, 4, N]
-    c_ptr,  # [S, H, W, 4, N]
+    packed_ptr,  # [S, H, W, 4, P]
     dt_weight_ptr,  # [4, D, R]
     dt_bias_ptr,  # [4, D]
     a_ptr,  # [4, D, N]
@@ -157,101 +200,82 @@ def selective_scan2d_kernel(
     height,
     width,
     channels,
-    y_ptr,  # [S, H, W, 4, D]
+    y_ptr,  # [S, H, W, D]
     N: tl.constexpr,
     R: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
     PARALLEL: tl.constexpr,
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Scan one direction and BLOCK_D channels of one sequence (PARALLEL) or of ROWS of them."""
-    LOG2_STEPS: tl.constexpr = STEPS.bit_length() - 1
-    LOG2_N: tl.constexpr = LOG2_STEPS + BLOCK_N.bit_length() - 1
-    LOG2_R: tl.constexpr = LOG2_STEPS + BLOCK_R.bit_length() - 1
+    """Scan BLOCK_D channels of one sequence (PARALLEL) or of ROWS of them, in four directions."""
     CHUNK: tl.constexpr = ROWS * STEPS if PARALLEL else STEPS
-    direction = tl.program_id(1)
-    d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     d_ok = d < channels
     length = height * width
-
-    # The visits of a chunk, row by row: k is step k % STEPS of row k // STEPS.
-    k = tl.arange(0, ROWS * STEPS)
     first = tl.program_id(0) * (1 if PARALLEL else ROWS)
-    sequence = k * 0 if PARALLEL else k // STEPS
-    visit = k if PARALLEL else k % STEPS
-    sequence_ok = first + sequence < sequences
     base = first.to(tl.int64) * length
     x_ptr += base * channels
-    dt_ptr += base * 4 * R
-    b_ptr += base * 4 * N
-    c_ptr += base * 4 * N
-    y_ptr += base * 4 * channels
+    packed_ptr += base * 4 * P
+    y_ptr += base * channels
+    column = tl.arange(0, BLOCK_P)[None, :]
 
-    # A direction is an order of the two axes and a sense; the inner axis moves fastest.
-    by_column = direction % 2 == 1
-    inner = tl.where(by_column, height, width)
-    outer_stride = tl.where(by_column, 1, width)
-    inner_stride = tl.where(by_column, width, 1)
+    for direction in tl.range(0, 4, loop_unroll_factor=1):
+        channel = direction * channels + d
+        bias = _parameter(dt_bias_ptr, channel, d_ok, ROWS)
+        skip = _parameter(skip_ptr, channel, d_ok, ROWS)
+        A = ()
+        carry = ()
+        for n in tl.static_range(N):
+            A = A + (_parameter(a_ptr, channel * N + n, d_ok, ROWS) * _LOG2E,)
+            carry = carry + (tl.zeros((BLOCK_D, ROWS), tl.float32),)
+        dt_weight = ()
+        for r in tl.static_range(R):
+            dt_weight = dt_weight + (_parameter(dt_weight_ptr, channel * R + r, d_ok, ROWS),)
 
-    channel = direction * channels + d
-    bias = _parameter(dt_bias_ptr, channel, d_ok, ROWS)
-    skip = _parameter(skip_ptr, channel, d_ok, ROWS)
-    A = ()
-    carry = ()
-    for n in tl.static_range(N):
-        A = A + (_parameter(a_ptr, channel * N + n, d_ok, ROWS) * _LOG2E,)
-        carry = carry + (tl.zeros((BLOCK_D, ROWS), tl.float32),)
-    dt_weight = ()
-    for r in tl.static_range(R):
-        dt_weight = dt_weight + (_parameter(dt_weight_ptr, channel * R + r, d_ok, ROWS),)
-    n_range = tl.arange(0, BLOCK_N)[None, :]
-    r_range = tl.arange(0, BLOCK_R)[None, :]
+        # Two stages: the next chunk is on its way into shared memory while this one is computed.
+        # That holds for y too: a direction visits each cell once, so what is fetched early is what
+        # the directions before this one left, behind the barrier that ends each of them.
+        for start in tl.range(0, length, CHUNK, num_stages=2):
+            cell, ok = _visits(
+                start, sequences, first, height, width, direction, PARALLEL, ROWS, STEPS
+            )
+            at = cell[:, None] * channels + d[None, :]
+            here = ok[:, None] & d_ok[None, :]
+            x_tile = tl.load(x_ptr + at, mask=here, other=0.0)
+            row = packed_ptr + (cell * 4 + direction)[:, None] * P + column
+            packed_tile = tl.load(row, mask=ok[:, None] & (column < P), other=0.0)
+            y_tile = tl.load(y_ptr + at, mask=here & (direction > 0), other=0.0)
 
-    # Two stages: the next chunk is on its way into shared memory while this one is computed, and
-    # every thread reads the small operands of its rows from there, not again from memory.
-    for start in tl.range(0, length, CHUNK, num_stages=2):
-        t = start + visit
-        ok = (sequence_ok & (t < length))[:, None]
-        t = tl.where(direction >= 2, length - 1 - t, t)
-        cell = sequence * length + t // inner * outer_stride + t % inner * inner_stride
-        cell_direction = (cell * 4 + direction)[:, None]
-        x_ptrs = x_ptr + cell[:, None] * channels + d[None, :]
-        x = tl.load(x_ptrs, mask=ok & d_ok[None, :], other=0.0)
-        dt_ptrs = dt_ptr + cell_direction * R + r_range
-        dt = tl.load(dt_ptrs, mask=ok & (r_range < R), other=0.0)
-        b = tl.load(b_ptr + cell_direction * N + n_range, mask=ok & (n_range < N), other=0.0)
-        c = tl.load(c_ptr + cell_direction * N + n_range, mask=ok & (n_range < N), other=0.0)
-
-        xs = _columns(tl.permute(tl.reshape(x, (ROWS, STEPS, BLOCK_D)), (2, 0, 1)), LOG2_STEPS)
-        dts = _columns(tl.reshape(dt, (1, ROWS, STEPS * BLOCK_R)), LOG2_R)
-        B = _columns(tl.reshape(b, (1, ROWS, STEPS * BLOCK_N)), LOG2_N)
-        C = _columns(tl.reshape(c, (1, ROWS, STEPS * BLOCK_N)), LOG2_N)
-        deltas = ()
-        inputs = ()
-        y = ()
-        for i in tl.static_range(STEPS):
-            low_rank = tl.broadcast_to(bias, (BLOCK_D, ROWS))
-            for r in tl.static_range(R):
-                low_rank += dt_weight[r] * dts[i * BLOCK_R + r].to(tl.float32)
-            delta = _softplus(low_rank)
-            x_i = xs[i].to(tl.float32)
-            deltas = deltas + (delta,)
-            inputs = inputs + (delta * x_i,)
-            y = y + (skip * x_i,)
-        y, carry = _advance(deltas, inputs, y, A, B, C, carry, N, BLOCK_N, BLOCK_N, PARALLEL)
-        out = _stack(y, LOG2_STEPS).to(y_ptr.dtype.element_ty)
-        out = tl.reshape(tl.permute(out, (1, 2, 0)), (ROWS * STEPS, BLOCK_D))
-        tl.store(y_ptr + cell_direction * channels + d[None, :], out, mask=ok & d_ok[None, :])
+            x = _by_step(x_tile, ROWS, STEPS)
+            packed = _small_by_step(packed_tile, ROWS, STEPS, BLOCK_P)
+            deltas = ()
+            inputs = ()
+            y = ()
+            for i in tl.static_range(STEPS):
+                low_rank = tl.broadcast_to(bias, (BLOCK_D, ROWS))
+                for r in tl.static_range(R):
+                    low_rank += dt_weight[r] * packed[i * BLOCK_P + r].to(tl.float32)
+                delta = _softplus(low_rank)
+                x_i = x[i].to(tl.float32)
+                deltas = deltas + (delta,)
+                inputs = inputs + (delta * x_i,)
+                y = y + (skip * x_i,)
+            B = _tail(packed, R)
+            C = _tail(packed, R + N)
+            y, carry = _advance(deltas, inputs, y, A, B, C, carry, N, BLOCK_P, BLOCK_P, PARALLEL)
+            out = _stack(y, STEPS.bit_length() - 1)
+            out = tl.reshape(tl.permute(out, (1, 2, 0)), (ROWS * STEPS, BLOCK_D))
+            out = (y_tile.to(tl.float32) + out).to(y_ptr.dtype.element_ty)
+            tl.store(y_ptr + at, out, mask=here)
+        tl.debug_barrier()  # the next direction adds to what other threads stored
 
 
 def selective_scan2d(
     x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
+    packed: Tensor,
     dt_weight: Tensor,
     dt_bias: Tensor,
     A: Tensor,
@@ -262,9 +286,7 @@ def selective_scan2d(
 
     Args:
         x: [S, H, W, D], float32, float16 or bfloat16; non-contiguous inputs are copied.
-        dt: [S, H, W, 4, R], x's type.
-        B: [S, H, W, 4, N], x's type.
-        C: [S, H, W, 4, N], x's type.
+        packed: [S, H, W, 4, P], x's type.
         dt_weight: [4, D, R], float32.
         dt_bias: [4, D], float32.
         A: [4, D, N], float32.
@@ -272,23 +294,23 @@ def selective_scan2d(
         tiling: the variant; `tiling_for` chooses if None.
 
     Returns:
-        y: [S, H, W, 4, D] of x's type.
+        y: [S, H, W, D] of x's type.
     """
     sequences, height, width, channels = x.shape
-    states, rank = A.shape[-1], dt.shape[-1]
-    tiling = tiling or tiling_for(sequences, height * width, channels, states)
-    y = x.new_empty(sequences, height, width, DIRECTIONS, channels)
+    if tiling is None:
+        tiling = tiling_for(sequences, height * width, channels, A.shape[-1])
+        tiling = tiling.of_type(x.element_size())
+    y = x.new_empty(x.shape)
     if not y.numel():
         return y
-    operands = (t.contiguous() for t in (x, dt, B, C, dt_weight, dt_bias, A, skip))
     selective_scan2d_kernel[tiling.grid(sequences, channels)](
-        *operands,
+        *(t.contiguous() for t in (x, packed, dt_weight, dt_bias, A, skip)),
         sequences,
         height,
         width,
         channels,
         y,
-        **tiling.constants(states, rank),
+        **tiling.constants(A.shape[-1], dt_weight.shape[-1], packed.shape[-1]),
         num_warps=tiling.warps,
         enable_fp_fusion=True,
     )

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
+from uino_deploy.kernels.selective_scan.tiling import Tiling, segments
 from uino_deploy.kernels.selective_scan.triton_kernel import (
     _LOG2E,
     _advance,
@@ -142,17 +142,11 @@ def _per_visit(tile, BLOCK_N: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.conste
     return _columns(tl.reshape(by_row, (1, ROWS, STEPS * BLOCK_N)), LOG2)
 
 
-def tiling_of(length: int, channels: int, states: int) -> Tiling:
-    """Return the tiling for a scan of `length` steps of a group of `channels` channels."""
-    # One sequence for the rule: time is always cut into rows here.
-    return tiling_for(1, max(length, 64), channels, states)
-
-
 def constants(tiling: Tiling, states: int, varies: str, options: Sequence[str]) -> dict[str, Any]:
     """Return the kernel's compile-time arguments.
 
     Args:
-        tiling: what `tiling_of` returned.
+        tiling: what `segments` returned.
         states: N.
         varies: which of B and C change with time: "BC", "B", "C" or "".
         options: which of "skip" (D), "gate" (z), "bias" and "softplus" there are.
@@ -214,7 +208,7 @@ def selective_scan_fn(
     last = torch.zeros(batch, dim, states, dtype=torch.float32, device=u.device)
     if not out.numel():
         return out, last
-    tiling = tiling_of(length, dim // groups, states)
+    tiling = segments(dim // groups, states)
     options = given_options(D, z, delta_bias, delta_softplus)
     grid = (batch, groups, triton.cdiv(dim // groups, tiling.block_d))
     absent = u  # placeholder for an operand that the kernel does not read

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uino_deploy.kernels.selective_scan.tiling import Tiling
+from uino_deploy.kernels.selective_scan.tiling import Tiling, segments
 from uino_deploy.kernels.selective_scan.triton_kernel import (
     _LOG2E,
     _advance,
@@ -27,7 +27,6 @@ from uino_deploy.kernels.selective_scan.triton_kernel_1d import (
     constants,
     given_options,
     grouped,
-    tiling_of,
     varying,
 )
 from uino_deploy.kernels.selective_scan.triton_kernel_retreat import _LN2, _retreat, _sigmoid
@@ -275,12 +274,12 @@ def _store_small(ptr, parts, start, length):
         tl.store(ptr + n * length + t, tile, mask=t < length)
 
 
-def backward_tiling(length: int, channels: int, states: int) -> Tiling:
+def backward_tiling(channels: int, states: int) -> Tiling:
     """Return the tiling of the backward kernel: fewer visits at a time than in the forward.
 
     At most 32 channels per block, one of a row in each of 256 threads: sixteen states spill less.
     """
-    forward = tiling_of(length, channels, states)
+    forward = segments(channels, states)
     steps, block_d = max(1, forward.steps // 2), min(32, forward.block_d)
     return replace(forward, steps=steps, block_d=block_d, warps=block_d // 4)
 
@@ -330,7 +329,7 @@ def selective_scan_fn_backward(
     if not u.numel():
         return tuple(None if t is None else torch.zeros_like(t) for t in given)
     wide_b, wide_c, groups = grouped(B, C, u, states)
-    tiling = backward_tiling(length, dim // groups, states)
+    tiling = backward_tiling(dim // groups, states)
     blocks = triton.cdiv(dim // groups, tiling.block_d)
     of_u, of_delta = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (u, delta))
     of_z = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=z.device)

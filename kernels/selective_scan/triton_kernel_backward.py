@@ -14,14 +14,17 @@ import triton.language as tl
 from torch import Tensor
 
 from uino_deploy.kernels.identity import DIRECTIONS
-from uino_deploy.kernels.selective_scan.tiling import Tiling, tiling_for
+from uino_deploy.kernels.selective_scan.tiling import ENOUGH_WARPS, Tiling, segments
 from uino_deploy.kernels.selective_scan.triton_kernel import (
     _LOG2E,
     _advance,
-    _columns,
+    _by_step,
     _parameter,
+    _small_by_step,
     _softplus,
     _stack,
+    _tail,
+    _visits,
 )
 from uino_deploy.kernels.selective_scan.triton_kernel_retreat import (
     _LN2,
@@ -33,49 +36,9 @@ from uino_deploy.kernels.selective_scan.triton_kernel_retreat import (
 
 
 @triton.jit
-def _visits(
-    start, sequences, first, height, width, direction,
-    PARALLEL: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr,
-):  # fmt: skip
-    """Return a chunk's cells [ROWS * STEPS], from the block's first sequence on, and which exist.
-
-    Visit k is step k % STEPS of row k // STEPS; a direction is an order of the axes and a sense.
-    """
-    k = tl.arange(0, ROWS * STEPS)
-    sequence = k * 0 if PARALLEL else k // STEPS
-    t = start + (k if PARALLEL else k % STEPS)
-    length = height * width
-    ok = (first + sequence < sequences) & (t < length)
-    t = tl.where(direction >= 2, length - 1 - t, t)
-    by_column = direction % 2 == 1
-    inner = tl.where(by_column, height, width)
-    outer_stride = tl.where(by_column, 1, width)
-    inner_stride = tl.where(by_column, width, 1)
-    return sequence * length + t // inner * outer_stride + t % inner * inner_stride, ok
-
-
-@triton.jit
-def _by_step(tile, ROWS: tl.constexpr, STEPS: tl.constexpr):
-    """Split [ROWS * STEPS, D] into STEPS tiles [D, ROWS]."""
-    D: tl.constexpr = tile.shape[1]
-    LOG2: tl.constexpr = STEPS.bit_length() - 1
-    return _columns(tl.permute(tl.reshape(tile, (ROWS, STEPS, D)), (2, 0, 1)), LOG2)
-
-
-@triton.jit
-def _small_by_step(ptr, offset, ok, COUNT: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr):
-    """Load COUNT numbers per visit: tiles [1, ROWS], the numbers of a step one after another."""
-    PADDED: tl.constexpr = triton.next_power_of_2(COUNT)
-    LOG2: tl.constexpr = STEPS.bit_length() + PADDED.bit_length() - 2
-    column = tl.arange(0, PADDED)[None, :]
-    tile = tl.load(ptr + offset[:, None] + column, mask=ok[:, None] & (column < COUNT), other=0.0)
-    return _columns(tl.reshape(tile, (1, ROWS, STEPS * PADDED)), LOG2)
-
-
-@triton.jit
 def _steps(
-    x, dts, dt_weight, bias, start, length, sequences,
-    R: tl.constexpr, BLOCK_R: tl.constexpr, PARALLEL: tl.constexpr, ROWS: tl.constexpr,
+    x, packed, dt_weight, bias, start, length, sequences,
+    R: tl.constexpr, BLOCK_P: tl.constexpr, PARALLEL: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Return delta, delta * x and softplus' derivative, each per step.
 
@@ -90,7 +53,7 @@ def _steps(
     for i in tl.static_range(STEPS):
         low_rank = tl.broadcast_to(bias, (D, ROWS))
         for r in tl.static_range(R):
-            low_rank += dt_weight[r] * dts[i * BLOCK_R + r].to(tl.float32)
+            low_rank += dt_weight[r] * packed[i * BLOCK_P + r].to(tl.float32)
         # Without a visit nothing decays: a growing state (A > 0) would be inf * 0.
         ok = start + i + (row * STEPS if PARALLEL else row * 0) < length
         if not PARALLEL:
@@ -105,32 +68,24 @@ def _steps(
 @triton.jit
 def selective_scan2d_backward_kernel(
     x_ptr,  # [S, H, W, D]
-    dt_ptr,  # [S, H, W, 4, R], rows of R dt_stride apart
-    b_ptr,  # [S, H, W, 4, N], rows of N b_stride apart
-    c_ptr,  # [S, H, W, 4, N], rows of N c_stride apart
+    packed_ptr,  # [S, H, W, 4, P]
     dt_weight_ptr,  # [4, D, R]
     dt_bias_ptr,  # [4, D]
     a_ptr,  # [4, D, N]
     skip_ptr,  # [4, D]
-    gradient_ptr,  # [S, H, W, 4, D], or [S, H, W, D] if it is the same for all directions
+    gradient_ptr,  # [S, H, W, D]
     sequences,
     height,
     width,
     channels,
-    dt_stride,
-    b_stride,
-    c_stride,
-    gradient_directions,  # 4 or 1
     states_ptr,  # written by the forward pass: N tiles of states before each chunk
     of_x_ptr,  # [S, H, W, 4, D]
-    of_dt_ptr,  # [channel blocks, S, H, W, 4, R]
-    of_b_ptr,  # [channel blocks, S, H, W, 4, N]
-    of_c_ptr,  # [channel blocks, S, H, W, 4, N]
+    of_packed_ptr,  # [channel blocks, S, H, W, 4, P]
     of_parameters_ptr,  # [groups of sequences, 4, D, R + N + 2]: dt_weight, A, dt_bias, skip
     N: tl.constexpr,
     R: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
     PARALLEL: tl.constexpr,
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
@@ -148,15 +103,12 @@ def selective_scan2d_backward_kernel(
     first = tl.program_id(0) * (1 if PARALLEL else ROWS)
     base = first.to(tl.int64) * length
     x_ptr += base * channels
-    dt_ptr += base * 4 * dt_stride
-    b_ptr += base * 4 * b_stride
-    c_ptr += base * 4 * c_stride
-    gradient_ptr += base * gradient_directions * channels
+    packed_ptr += base * 4 * P
+    gradient_ptr += base * channels
     of_x_ptr += base * 4 * channels
     whole = tl.program_id(2).to(tl.int64) * sequences * length + base
-    of_dt_ptr += whole * 4 * R
-    of_b_ptr += whole * 4 * N
-    of_c_ptr += whole * 4 * N
+    of_packed_ptr += whole * 4 * P
+    column = tl.arange(0, BLOCK_P)[None, :]
     block = (tl.program_id(0) * 4 + direction) * tl.num_programs(2) + tl.program_id(2)
     row = tl.arange(0, ROWS)[None, :]
     local = tl.arange(0, BLOCK_D)[:, None]
@@ -191,14 +143,15 @@ def selective_scan2d_backward_kernel(
         x_ok = ok[:, None] & d_ok[None, :]
         x_tile = tl.load(x_ptr + cell[:, None] * channels + d[None, :], mask=x_ok, other=0.0)
         x = _by_step(x_tile, ROWS, STEPS)
-        place = cell * 4 + direction
-        dts = _small_by_step(dt_ptr, place * dt_stride, ok, R, ROWS, STEPS)
-        B = _small_by_step(b_ptr, place * b_stride, ok, N, ROWS, STEPS)
+        row_ptrs = packed_ptr + (cell * 4 + direction)[:, None] * P + column
+        small = tl.load(row_ptrs, mask=ok[:, None] & (column < P), other=0.0)
+        packed = _small_by_step(small, ROWS, STEPS, BLOCK_P)
+        B = _tail(packed, R)
         deltas, inputs, _ = _steps(
-            x, dts, dt_weight, bias, start, length, sequences - first, R, BLOCK_R, PARALLEL, ROWS
+            x, packed, dt_weight, bias, start, length, sequences - first, R, BLOCK_P, PARALLEL, ROWS
         )
         # Only the states are needed: the compiler drops the output y.
-        _, carry = _advance(deltas, inputs, inputs, A, B, B, carry, N, BLOCK_N, BLOCK_N, PARALLEL)
+        _, carry = _advance(deltas, inputs, inputs, A, B, B, carry, N, BLOCK_P, BLOCK_P, PARALLEL)
 
     tl.debug_barrier()  # threads read what others wrote
     of_bias = zero
@@ -210,16 +163,18 @@ def selective_scan2d_backward_kernel(
         x_ok = ok[:, None] & d_ok[None, :]
         place = cell * 4 + direction
         x_tile = tl.load(x_ptr + cell[:, None] * channels + d[None, :], mask=x_ok, other=0.0)
-        seen = cell * gradient_directions + direction % gradient_directions
-        gradient_ptrs = gradient_ptr + seen[:, None] * channels + d[None, :]
+        gradient_ptrs = gradient_ptr + cell[:, None] * channels + d[None, :]
         gradient_tile = tl.load(gradient_ptrs, mask=x_ok, other=0.0).to(tl.float32)
         x = _by_step(x_tile, ROWS, STEPS)
         gradients = _by_step(gradient_tile, ROWS, STEPS)
-        dts = _small_by_step(dt_ptr, place * dt_stride, ok, R, ROWS, STEPS)
-        B = _small_by_step(b_ptr, place * b_stride, ok, N, ROWS, STEPS)
-        C = _small_by_step(c_ptr, place * c_stride, ok, N, ROWS, STEPS)
+        row_ptrs = place[:, None] * P + column
+        row_ok = ok[:, None] & (column < P)
+        small = tl.load(packed_ptr + row_ptrs, mask=row_ok, other=0.0)
+        packed = _small_by_step(small, ROWS, STEPS, BLOCK_P)
+        B = _tail(packed, R)
+        C = _tail(packed, R + N)
         deltas, inputs, slopes = _steps(
-            x, dts, dt_weight, bias, start, length, sequences - first, R, BLOCK_R, PARALLEL, ROWS
+            x, packed, dt_weight, bias, start, length, sequences - first, R, BLOCK_P, PARALLEL, ROWS
         )
         before = ()
         for n in tl.static_range(N):
@@ -227,7 +182,7 @@ def selective_scan2d_backward_kernel(
             before = before + (state,)
         of_delta, of_input, shares, of_b, of_c, _, after = _retreat(
             deltas, inputs, gradients, inputs, A, B, C, before, after,
-            N, BLOCK_N, BLOCK_N, PARALLEL,
+            N, BLOCK_P, BLOCK_P, PARALLEL,
         )  # fmt: skip
 
         sums = ()
@@ -250,7 +205,7 @@ def selective_scan2d_backward_kernel(
             total = zero
             for i in tl.static_range(STEPS):
                 through = through + (raised[i] * dt_weight[r],)
-                total += raised[i] * dts[i * BLOCK_R + r].to(tl.float32)
+                total += raised[i] * packed[i * BLOCK_P + r].to(tl.float32)
             of_dt = of_dt + (_of_small(through, True),)
             sums = sums + (of_weight[r] + total,)
         of_weight = sums
@@ -258,9 +213,9 @@ def selective_scan2d_backward_kernel(
         out = _stack(of_x, LOG2_STEPS).to(of_x_ptr.dtype.element_ty)
         out = tl.reshape(tl.permute(out, (1, 2, 0)), (ROWS * STEPS, BLOCK_D))
         tl.store(of_x_ptr + place[:, None] * channels + d[None, :], out, mask=x_ok)
-        _store_small(of_dt_ptr, of_dt, place, ok, R, BLOCK_R)
-        _store_small(of_b_ptr, of_b, place, ok, N, BLOCK_N)
-        _store_small(of_c_ptr, of_c, place, ok, N, BLOCK_N)
+        small = _pad_and_stack(of_dt + of_b + of_c, BLOCK_P.bit_length() - 1)
+        small = tl.reshape(small, (ROWS * STEPS, BLOCK_P)).to(of_packed_ptr.dtype.element_ty)
+        tl.store(of_packed_ptr + row_ptrs, small, mask=row_ok)
 
     group = tl.program_id(0).to(tl.int64) * 4 * channels
     out_ptrs = of_parameters_ptr + (group + channel) * (R + N + 2)
@@ -272,33 +227,30 @@ def selective_scan2d_backward_kernel(
     tl.store(out_ptrs + R + N + 1, tl.sum(of_skip, 1), mask=d_ok)
 
 
-@triton.jit
-def _store_small(ptr, parts, place, ok, COUNT: tl.constexpr, PADDED: tl.constexpr):
-    """Store COUNT tiles [ROWS, STEPS] as rows of COUNT numbers, one row per visit."""
-    tile = _pad_and_stack(parts, PADDED.bit_length() - 1).to(ptr.dtype.element_ty)
-    column = tl.arange(0, PADDED)[None, :]
-    tile = tl.reshape(tile, (place.shape[0], PADDED))
-    tl.store(ptr + place[:, None] * COUNT + column, tile, mask=ok[:, None] & (column < COUNT))
-
-
 def backward_tiling(sequences: int, length: int, channels: int, states: int) -> Tiling:
-    """Return the tiling of the backward kernel: the forward's form, fewer visits at a time.
+    """Return the tiling of the backward kernel, whose programs are its directions too.
 
     A visit holds about three times as much as in the forward. Serial, each of a block's 256 threads
     has a channel of a sequence; parallel, a block has as many rows as a warp can join.
     """
-    forward = tiling_for(sequences, length, channels, states)
-    warps = min(8, 2 * forward.warps)
-    if forward.parallel:
-        return replace(forward, steps=max(1, forward.steps // 2), warps=warps)
-    return replace(forward, rows=32 * warps // forward.block_d, warps=warps)
+    rows = segments(channels, states)
+    warps, steps = min(8, 2 * rows.warps), max(1, rows.steps // 2)
+    serial = Tiling(False, 32 * warps // rows.block_d, steps, rows.block_d, warps)
+    parallel = replace(rows, steps=steps, warps=warps)
+    groups, directions, blocks = grid_of(serial, sequences, channels)
+    filled = groups * directions * blocks * warps >= ENOUGH_WARPS
+    return serial if filled or length < 2 * parallel.chunk() else parallel
+
+
+def grid_of(tiling: Tiling, sequences: int, channels: int) -> tuple[int, int, int]:
+    """Return the launch grid: (sequences, directions, channel blocks)."""
+    groups, blocks, _ = tiling.grid(sequences, channels)
+    return groups, DIRECTIONS, blocks
 
 
 def selective_scan2d_backward(
     x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
+    packed: Tensor,
     dt_weight: Tensor,
     dt_bias: Tensor,
     A: Tensor,
@@ -306,75 +258,57 @@ def selective_scan2d_backward(
     gradient: Tensor,
     tiling: Tiling | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of the eight operands of `naive.selective_scan2d`.
-
-    dt, B and C may be parts of one projection, and the gradient may be the same for all directions,
-    as after a sum over them; they are read in place. Other strides are copied.
+    """Return the gradients of the six operands of `naive.selective_scan2d`.
 
     Args:
         x: [S, H, W, D], float32, float16 or bfloat16; the operands are those of the forward.
-        dt: [S, H, W, 4, R], x's type.
-        B: [S, H, W, 4, N], x's type.
-        C: [S, H, W, 4, N], x's type.
+        packed: [S, H, W, 4, P], x's type.
         dt_weight: [4, D, R], float32.
         dt_bias: [4, D], float32.
         A: [4, D, N], float32.
         skip: [4, D], float32.
-        gradient: [S, H, W, 4, D], x's type, the result's gradient.
+        gradient: [S, H, W, D], x's type, the result's gradient.
         tiling: the variant; that of `backward_tiling` if None.
 
     Returns:
-        The gradients of x, dt, B, C, dt_weight, dt_bias, A and skip, each of its operand's shape
+        The gradients of x, packed, dt_weight, dt_bias, A and skip, each of its operand's shape
         and type.
     """
-    operands = (x, dt, B, C, dt_weight, dt_bias, A, skip)
+    operands = (x, packed, dt_weight, dt_bias, A, skip)
     if not x.numel():
         return tuple(torch.zeros_like(t) for t in operands)
     sequences, height, width, channels = x.shape
-    states, rank = A.shape[-1], dt.shape[-1]
+    states, rank, packed_width = A.shape[-1], dt_weight.shape[-1], packed.shape[-1]
     tiling = tiling or backward_tiling(sequences, height * width, channels, states)
-    grid = tiling.grid(sequences, channels)
-    small = [_by_row(t) for t in (dt, B, C)]
-    same = gradient.stride(3) == 0
-    gradient = gradient[:, :, :, 0].contiguous() if same else gradient.contiguous()
+    grid = grid_of(tiling, sequences, channels)
     of_x = x.new_empty(sequences, height, width, DIRECTIONS, channels)
     # One block with all channels has the whole sum; otherwise the blocks' sums are added.
-    narrow = x.dtype if grid[2] == 1 else torch.float32
-    of_small = [x.new_empty(grid[2], *t.shape, dtype=narrow) for t in (dt, B, C)]
+    whole = grid[2] == 1
+    kind = x.dtype if whole else torch.float32
+    of_packed = x.new_empty(grid[2], *packed.shape, dtype=kind)
     sizes = (rank, states, 1, 1)
     of_parameters = dt_weight.new_empty(grid[0], DIRECTIONS, channels, sum(sizes))
     selective_scan2d_backward_kernel[grid](
-        x.contiguous(),
-        *small,
-        *(t.contiguous() for t in operands[4:]),
-        gradient,
+        *(t.contiguous() for t in (*operands, gradient)),
         sequences,
         height,
         width,
         channels,
-        *(t.stride(0) for t in small),
-        1 if same else DIRECTIONS,
         dt_weight.new_empty(states_size(tiling, sequences, height * width, channels, states)),
         of_x,
-        *of_small,
+        of_packed,
         of_parameters,
-        **tiling.constants(states, rank),
+        **tiling.constants(states, rank, packed_width),
         num_warps=tiling.warps,
         enable_fp_fusion=True,
     )
-    of_dt, of_B, of_C = (t[0] if grid[2] == 1 else t.sum(0).to(x.dtype) for t in of_small)
+    of_packed = of_packed[0] if whole else of_packed.sum(0).to(x.dtype)
     of_weight, of_A, of_bias, of_skip = of_parameters.sum(0).split(sizes, -1)
-    return of_x.sum(3), of_dt, of_B, of_C, of_weight, of_bias[..., 0], of_A, of_skip[..., 0]
+    return of_x.sum(3), of_packed, of_weight, of_bias[..., 0], of_A, of_skip[..., 0]
 
 
 def states_size(tiling: Tiling, sequences: int, length: int, channels: int, states: int) -> int:
     """Return the number of float32 values that the forward pass stores: states before chunks."""
-    groups, directions, blocks = tiling.grid(sequences, channels)
+    groups, directions, blocks = grid_of(tiling, sequences, channels)
     tile = tiling.block_d * (1 if tiling.parallel else tiling.rows)
     return groups * directions * blocks * -(-length // tiling.chunk()) * states * tile
-
-
-def _by_row(tensor: Tensor) -> Tensor:
-    """[S, H, W, 4, C] -> [S*H*W*4, C], each row's numbers contiguous; a view if possible."""
-    rows = tensor.flatten(0, 3)
-    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()

@@ -17,9 +17,7 @@ def operands(sequences: int, height: int, width: int) -> tuple[torch.Tensor, ...
 
     return (
         normal(sequences, height, width, channels),
-        normal(sequences, height, width, 4, rank),
-        normal(sequences, height, width, 4, states),
-        normal(sequences, height, width, 4, states),
+        normal(sequences, height, width, 4, rank + 2 * states + 2),
         normal(4, channels, rank),
         normal(4, channels),
         -torch.exp(normal(4, channels, states)),

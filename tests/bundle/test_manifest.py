@@ -20,8 +20,10 @@ from uino_deploy.bundle import (
     model_fingerprint,
     write_manifest,
 )
+from uino_deploy.bundle.manifest import OPERATORS
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BundleError
+from uino_deploy.kernels import identity
 
 
 @pytest.fixture
@@ -88,6 +90,31 @@ def test_writing_again_gives_the_same_bytes(bundle):
     before = (bundle / MANIFEST).read_bytes()
     write_manifest(bundle, Bundle.open(bundle).manifest)
     assert (bundle / MANIFEST).read_bytes() == before
+
+
+@pytest.mark.parametrize("said", [1, 3, None])
+def test_graphs_of_other_operators_are_refused_with_the_command(bundle, said):
+    def change(manifest):
+        manifest["operators"] = said
+        if said is None:  # as every manifest before version 2
+            del manifest["operators"]
+
+    rewrite(bundle, change)
+    command = f"uino-deploy export --encoder-checkpoint dino.pth -o {bundle} --force"
+    refused(bundle, f"calls version {said or 1} of our operators", "version 2", command)
+
+
+def test_a_variant_without_operators_is_read_whatever_their_version(bundle):
+    def change(manifest):
+        manifest["operators"] = 1
+        manifest["model"] = UinoConfig.from_preset("tiny", "comp").to_dict()
+
+    rewrite(bundle, change)
+    assert Bundle.open(bundle).manifest.operators == 1
+
+
+def test_the_version_of_the_operators_is_the_domains():
+    assert OPERATORS == identity.VERSION
 
 
 def test_a_changed_byte(bundle):

@@ -10,9 +10,13 @@ import tensorrt as trt
 from tests.contract.fakes import Builder, Dims, Registry, Symbol, described, symbolic
 from tests.kernels.plugins.folders import (
     CORRELATION,
+    EPILOGUE,
+    MLP,
+    PROLOGUE,
     SCAN,
     correlation_shapes,
     scan_shapes,
+    volume_shapes,
     write_folder,
 )
 from uino_deploy.errors import BuildError, DependencyError
@@ -61,7 +65,7 @@ def registry(tmp_path_factory):
     patch.undo()
 
 
-def test_both_are_registered_with_their_attributes(registry):
+def test_each_is_registered_with_their_attributes(registry):
     assert sorted(registry.creators) == [(name, "1", "uino") for name in sorted(OPERATORS)]
     for name, operator in OPERATORS.items():
         creator = registry.get_creator(name, "1", "uino")
@@ -107,18 +111,15 @@ class Scalar:
         self.expr = expression._expr
 
 
-def output_shape(operator, attributes, shapes):
-    if operator is SCAN:
-        return (*shapes["x"][:3], 4, shapes["x"][3])
-    query = shapes["query"]
-    return query[0], shapes["support"][1], query[1], query[2], 9
-
-
 CASES = {
     "correlation": (CORRELATION, GRID, correlation_shapes(2, 5, 6, 300, 64, (7, 8), sets=1), HALF),
     "correlation-float32": (CORRELATION, GRID, correlation_shapes(grid=(7, 8)), FLOAT),
     "scan-serial": (SCAN, {}, scan_shapes(2000, 30, 31), HALF),
     "scan-parallel": (SCAN, {}, scan_shapes(3, 30, 31), HALF),
+    "prologue": (PROLOGUE, {"plane": 0}, volume_shapes(PROLOGUE), HALF),
+    "prologue-support": (PROLOGUE, {"plane": 1}, volume_shapes(PROLOGUE), HALF),
+    "epilogue": (EPILOGUE, {"plane": 0}, volume_shapes(EPILOGUE), HALF),
+    "mlp": (MLP, {}, volume_shapes(MLP, width=64), FLOAT),
 }
 
 
@@ -133,19 +134,18 @@ def build(registry, monkeypatch, operator, attributes, shapes, dtype, least=None
     plugin = make(registry, operator, attributes)
     own = {"float32": FLOAT, "float16": dtype}
     dtypes = [own[name] for name in operator.types("float16")]
-    ranks = [len(shape) for shape in shapes.values()]
-    assert plugin.get_output_data_types(dtypes[:-1], ranks) == [dtype]
-    (dims,) = plugin.get_output_shapes(symbolic(shapes), [], Builder())
-    out = output_shape(operator, attributes, shapes)
-    assert tuple(d.value for d in dims) == out
+    ranks, count = [len(shape) for shape in shapes.values()], len(shapes)
+    assert plugin.get_output_data_types(dtypes[:count], ranks) == [dtype] * len(operator.outputs)
+    found = plugin.get_output_shapes(symbolic(shapes), [], Builder())
+    outputs = operator.sizes(attributes, shapes)
+    assert [tuple(d.value for d in dims) for dims in found] == outputs
 
     least = least or shapes
-    sizes = [*shapes.items(), ("out", out)]
+    sizes = [*shapes.items(), *((f"out{i}", size) for i, size in enumerate(outputs))]
     in_out = [
         described(shape, kind, least.get(name))
         for (name, shape), kind in zip(sizes, dtypes, strict=True)
     ]
-    count = len(shapes)
     offered = plugin.get_supported_format_combinations(in_out, count)
     assert [one.type for one in offered] == dtypes
     assert {one.format for one in offered} == {trt.TensorFormat.LINEAR}
@@ -190,7 +190,12 @@ def test_dynamic_dimensions_stay_symbols(registry, monkeypatch):
     ]
     shapes, least = scan_shapes(2000, 30, 31), scan_shapes(1, 30, 31)
     launch, *_ = build(registry, monkeypatch, SCAN, {}, shapes, HALF, least)
-    assert launch.grid_x.expr.text == "ceil(x[0] / 16)"
+    assert launch.grid_x.expr.text == "ceil(x[0] / 4)"
+    shapes = volume_shapes(PROLOGUE, cells=(8, 3, 5, 4, 2))
+    least = volume_shapes(PROLOGUE, cells=(1, 3, 5, 4, 2))
+    launch, *_ = build(registry, monkeypatch, PROLOGUE, {"plane": 0}, shapes, HALF, least)
+    cells = "((volume[0] * (volume[1] * volume[2])) * (volume[3] * volume[4]))"
+    assert launch.grid_x.expr.text == f"ceil({cells} / 64)"
 
 
 def test_a_build_of_what_no_kernel_computes(registry, monkeypatch):

@@ -11,15 +11,19 @@ import tensorrt as trt
 from tests.contract.fakes import Builder, Dims, Registry, described, fixed, symbolic
 from tests.kernels.plugins.folders import (
     CORRELATION,
+    EPILOGUE,
+    MLP,
+    PROLOGUE,
     SCAN,
     correlation_shapes,
     scan_shapes,
+    volume_shapes,
     write_folder,
 )
 from uino_deploy.errors import BuildError, DependencyError
 from uino_deploy.kernels import plugins
 from uino_deploy.kernels.plugins import driver, ipluginv3
-from uino_deploy.kernels.plugins.library import Library
+from uino_deploy.kernels.plugins.library import OPERATORS, Library
 
 pytestmark = pytest.mark.contract
 
@@ -27,7 +31,17 @@ GRID = {"height": 7, "width": 8, "pool": 3}
 CASES = [
     (CORRELATION, GRID, correlation_shapes(2, 5, 6, 300, 64, (7, 8), sets=1)),
     (SCAN, {}, scan_shapes(2000, 30, 31)),
+    (PROLOGUE, {"plane": 1}, volume_shapes(PROLOGUE)),
+    (EPILOGUE, {"plane": 0}, volume_shapes(EPILOGUE)),
+    (MLP, {}, volume_shapes(MLP, width=64)),
 ]
+OUTPUTS = {
+    CORRELATION: [[2, 5, 6, 300, 9]],
+    SCAN: [[2000, 30, 31, 32]],
+    PROLOGUE: [[30, 4, 2, 32], [30, 4, 2, 4, 16]],
+    EPILOGUE: [[2, 3, 5, 4, 2, 32]],
+    MLP: [[2, 3, 5, 4, 2, 32]],
+}
 HALF, FLOAT = trt.DataType.HALF, trt.DataType.FLOAT
 
 
@@ -69,7 +83,7 @@ def types(operator, own=HALF):
 
 
 def descs(operator, attributes, shapes):
-    outputs = [tuple(shapes[operator.inputs[0].name])]  # its shape is not looked at
+    outputs = operator.sizes(attributes, shapes)
     pairs = zip([*shapes.values(), *outputs], types(operator), strict=True)
     return [described(shape, dtype) for shape, dtype in pairs]
 
@@ -77,18 +91,15 @@ def descs(operator, attributes, shapes):
 def prepared(registry, folder, operator, attributes, shapes):
     assert plugins.register_plugins("sm_87", folder, "ipluginv3") == "ipluginv3"
     plugin = make(registry, operator, attributes)
-    inputs = [d.desc for d in descs(operator, attributes, shapes)]
-    plugin.on_shape_change(inputs[:-1], inputs[-1:])
+    both, count = [d.desc for d in descs(operator, attributes, shapes)], len(operator.inputs)
+    plugin.on_shape_change(both[:count], both[count:])
     return plugin
 
 
-def test_both_are_registered_once(registry, folder):
+def test_each_is_registered_once(registry, folder):
     for _ in range(2):
         plugins.register_plugins("sm_87", folder, "ipluginv3")
-    assert sorted(registry.creators) == [
-        ("Correlation4d", "1", "uino"),
-        ("SelectiveScan2d", "1", "uino"),
-    ]
+    assert sorted(registry.creators) == [(name, "1", "uino") for name in sorted(OPERATORS)]
 
 
 def test_a_taken_name_is_an_error(registry, folder, library):
@@ -107,7 +118,7 @@ def test_attributes_survive_serialization_and_cloning(
     for one in (plugin, copy):
         assert one.attributes == attributes
         assert (one.plugin_name, one.plugin_version) == (operator.name, "1")
-        assert (one.plugin_namespace, one.num_outputs) == ("uino", 1)
+        assert (one.plugin_namespace, one.num_outputs) == ("uino", len(operator.outputs))
         for capability in trt.PluginCapabilityType.__members__.values():
             assert one.get_capability_interface(capability) is one
         fields = one.get_fields_to_serialize()
@@ -123,16 +134,14 @@ def test_a_missing_attribute(registry, folder):
 
 
 @pytest.mark.parametrize(("operator", "attributes", "shapes"), CASES)
-def test_the_output(library, operator, attributes, shapes, monkeypatch):
+def test_the_outputs(library, operator, attributes, shapes, monkeypatch):
     monkeypatch.setattr(trt, "DimsExprs", Dims)
     plugin = ipluginv3.KernelPlugin(operator, attributes, library)
-    assert plugin.get_output_data_types(types(operator)[:-1]) == [HALF]
-    (dims,) = plugin.get_output_shapes(symbolic(shapes), [], Builder())
-    values = [d.value for d in dims]
-    if operator is CORRELATION:
-        assert values == [2, 5, 6, 300, 9]
-    else:
-        assert values == [2000, 30, 31, 4, 32]
+    kinds = plugin.get_output_data_types(types(operator)[: len(operator.inputs)])
+    assert kinds == [HALF] * len(operator.outputs)
+    found = plugin.get_output_shapes(symbolic(shapes), [], Builder())
+    values = [[d.value for d in dims] for dims in found]
+    assert values == OUTPUTS[operator]
 
 
 @pytest.mark.parametrize(("operator", "attributes", "shapes"), CASES)
@@ -140,8 +149,9 @@ def test_formats(library, operator, attributes, shapes):
     plugin = ipluginv3.KernelPlugin(operator, attributes, library)
     good = descs(operator, attributes, shapes)
     count = len(operator.inputs)
-    assert all(plugin.supports_format_combination(i, good, count) for i in range(count + 1))
-    for position in range(count + 1):
+    both = range(count + len(operator.outputs))
+    assert all(plugin.supports_format_combination(i, good, count) for i in both)
+    for position in both:
         bad = descs(operator, attributes, shapes)
         wrong = FLOAT if good[position].desc.type == HALF else HALF
         if position:
@@ -188,9 +198,8 @@ def test_a_launch_reaches_the_driver(registry, folder, operator, attributes, sha
     modules, launches = stub.number("stub_modules").value, stub.number("stub_launches").value
     plugin = prepared(registry, folder, operator, attributes, shapes)
     context = plugin.attach_to_context(None)
-    context.on_shape_change(
-        [d.desc for d in descs(operator, attributes, shapes)][:-1], [fixed((1,), HALF)]
-    )
+    both = [d.desc for d in descs(operator, attributes, shapes)]
+    context.on_shape_change(both[: len(operator.inputs)], [fixed((1,), HALF)])
     # Loaded when shapes are set, once for plugin and context; nothing is launched yet.
     assert stub.number("stub_modules").value == modules + 1
     assert stub.number("stub_launches").value == launches
@@ -199,11 +208,12 @@ def test_a_launch_reaches_the_driver(registry, folder, operator, attributes, sha
 
     high = 0x7F00_0000_0000
     inputs = [high + 256 * i for i in range(len(operator.inputs))]
-    context.enqueue([], [], inputs, [high + 4096], 0, 0x5150)
+    outputs = [high + 4096 * (i + 1) for i in range(len(operator.outputs))]
+    context.enqueue([], [], inputs, outputs, 0, 0x5150)
     assert stub.number("stub_launches").value == launches + 1
     assert stub.number("stub_modules").value == modules + 1
     expected = Library.open(folder, "sm_87").launch(operator, attributes, shapes, "float16")
-    assert stub.values() == [*inputs, *expected.scalars, high + 4096]
+    assert stub.values() == [*inputs, *expected.scalars, *outputs]
     assert stub.dims() == [*expected.grid, expected.threads, 1, 1, 49152]
     assert ctypes.c_uint64.in_dll(stub.library, "stub_stream").value == 0x5150
 

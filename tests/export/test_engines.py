@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,7 +112,8 @@ def test_every_piece_builds(exported, tmp_path, arch, precision, pieces):
     assert tuple(info.piece for info in infos) == pieces
     assert tuple(made.manifest.pieces) == ALL
     for info in infos:
-        assert info.matrix_layers[wanted] >= 0.8 * sum(info.matrix_layers.values())
+        # Float32 by definition: in the prompt the mixers' convolutions too, 10 of 37 in all.
+        assert info.matrix_layers[wanted] >= 0.7 * sum(info.matrix_layers.values())
         assert info.route == ("function" if info.piece in ("prompt", "query") else "none")
         assert info.engine is None or info.engine.types
     opened = Bundle.open(made.root)
@@ -263,6 +265,8 @@ def test_a_float64_constant_is_refused(damaged):
         ("prompt", "Correlation4d", "pool", 3, "'pool': the node has 3, .* needs 2"),
         ("prompt", "SelectiveScan2d", "aot", 0, "'aot': the node has 0, .* needs 1"),
         ("prompt", "SelectiveScan2d", "pool", 2, "has 2, .* needs no such attribute"),
+        ("prompt", "ScanPrologue", "plane", 1, "'plane': the node has 1, .* needs 0"),
+        ("prompt", "ScanPrologue", "channels", 8, "'channels': the node has 8, .* needs 16"),
         ("decoder", "LayerNormalization", "axis", 7, "LayerNormalization"),
     ],
 )
@@ -432,7 +436,8 @@ def with_kernels(bundle):
 def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
     with_kernels(damaged)
     opened = Bundle.open(damaged)
-    calls = ["Correlation4d", *["SelectiveScan2d"] * 4]
+    mixer = ["ScanPrologue", "SelectiveScan2d", "ScanEpilogue"]
+    calls = ["Correlation4d", *[*mixer, *mixer, "NormMlp"] * 2]
     # The adapter has no operators, and is not asked.
     jobs = fake_run(monkeypatch, outcome(plugins=nodes_of(opened, "prompt"), route="aot"))
     infos = build_engines(opened, "tensorrt", "sm_87", pieces=["adapter", "prompt"])
@@ -440,7 +445,7 @@ def test_plugins_are_asked_for_where_there_are_operators(damaged, monkeypatch):
     assert jobs[1].kernels.endswith("/own/kernels/sm_87"), "a checked copy"
     assert [info.route for info in infos] == ["none", "aot"]
     assert infos[1].operators == calls
-    assert infos[1].plugins == {"Correlation4d": 1, "SelectiveScan2d": 4}
+    assert infos[1].plugins == Counter(calls)
     lines = equivalent_commands(Bundle.open(damaged), infos[1:])
     assert lines == [f"trtexec --loadEngine={damaged}/plans/tensorrt-sm_87/prompt.plan"]
 
@@ -483,7 +488,7 @@ def test_an_expanded_operator_fails_the_build(damaged, monkeypatch):
     with_kernels(damaged)
     taken = nodes_of(Bundle.open(damaged), "prompt")
     fake_run(monkeypatch, outcome(route="aot", plugins=taken[1:]))
-    with pytest.raises(CheckFailed, match=r"4 plugin layers for 5 calls \(0 of 1 calls of Corr"):
+    with pytest.raises(CheckFailed, match=r"14 plugin layers for 15 calls \(0 of 1 calls of Corr"):
         build_engines(Bundle.open(damaged), "tensorrt", "sm_87", pieces=["prompt"])
     jobs = fake_run(monkeypatch, outcome())
     (info,) = build_engines(

@@ -9,10 +9,13 @@ from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.errors import BuildError
 from uino_deploy.export import audit
 from uino_deploy.export.graph_reader import read_graph, without_functions
-from uino_deploy.kernels.correlation.onnx import SCHEMA as CORRELATION
+from uino_deploy.kernels.correlation import onnx as correlation
+from uino_deploy.kernels.epilogue import onnx as epilogue
 from uino_deploy.kernels.identity import DOMAIN
+from uino_deploy.kernels.mlp import onnx as mlp
 from uino_deploy.kernels.plugins.names import PLUGIN
-from uino_deploy.kernels.selective_scan.onnx import SCHEMA as SCAN
+from uino_deploy.kernels.prologue import onnx as prologue
+from uino_deploy.kernels.selective_scan import onnx as scan
 
 PIECES = ("encoder", "adapter", "support", "prompt", "decoder", "query")
 
@@ -37,7 +40,7 @@ def test_it_reads_what_onnx_reads(bundle, name):
 def test_bodies_are_left_out_and_nothing_else(bundle):
     path = bundle.path("prompt.onnx")
     model = onnx.load(path, load_external_data=False)
-    assert len(model.functions) == 2
+    assert len(model.functions) == 5
     del model.functions[:]
     assert onnx.ModelProto.FromString(without_functions(path)) == model
 
@@ -110,9 +113,12 @@ def test_every_cut_of_a_file_is_refused_or_read(bundle, tmp_path):
 
 def test_the_expected_attributes_are_the_schemas():
     expected = audit.operator_attributes(_tiny_config())
-    assert expected["SelectiveScan2d"] == PLUGIN
-    for schema in (CORRELATION, SCAN):
-        assert set(expected[schema.name]) == set(schema.attributes)
+    assert expected["SelectiveScan2d"] == [PLUGIN] * 4
+    assert [call["plane"] for call in expected["ScanEpilogue"]] == [0, 1, 0, 1]
+    for schema in (correlation.SCHEMA, prologue.SCHEMA, scan.SCHEMA, epilogue.SCHEMA, mlp.SCHEMA):
+        for call in expected.pop(schema.name):
+            assert set(call) == set(schema.attributes)
+    assert not expected
 
 
 def _tiny_config():

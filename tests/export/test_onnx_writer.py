@@ -16,7 +16,15 @@ from uino_deploy.export.onnx_writer import check_model, write_piece
 from uino_deploy.export.opsets import DEFAULT_OPSET
 from uino_deploy.export.pieces import exportable_pieces
 from uino_deploy.export.precision import parse_precision
+from uino_deploy.kernels.identity import VERSION
 
+CALLS = {
+    "Correlation4d": 1,
+    "ScanPrologue": 4,
+    "SelectiveScan2d": 4,
+    "ScanEpilogue": 4,
+    "NormMlp": 2,
+}
 GRAPHS = ["encoder", "adapter", "support", "prompt", "decoder", "query"]
 
 
@@ -68,7 +76,7 @@ def test_operators_carry_every_attribute_and_a_portable_function(bundle, model):
     for name in ("prompt", "query"):
         proto = load(bundle, name)
         nodes = [node for node in proto.graph.node if node.domain == "uino"]
-        assert Counter(node.op_type for node in nodes) == {"Correlation4d": 1, "SelectiveScan2d": 4}
+        assert Counter(node.op_type for node in nodes) == CALLS
         for node in nodes:
             given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             assert given["plugin_namespace"] == b"uino"
@@ -77,10 +85,9 @@ def test_operators_carry_every_attribute_and_a_portable_function(bundle, model):
             if node.op_type == "Correlation4d":
                 grid, pool = model.config.grid, model.config.prompt.pool
                 assert (given["height"], given["width"], given["pool"]) == (grid, grid, pool)
-        assert {function.name for function in proto.functions} == {
-            "Correlation4d",
-            "SelectiveScan2d",
-        }
+        assert {function.name for function in proto.functions} == set(CALLS)
+        versions = {entry.domain: entry.version for entry in proto.opset_import}
+        assert versions["uino"] == VERSION == 2
 
 
 def test_the_query_shares_the_pieces_weights(bundle):
@@ -146,7 +153,7 @@ def test_other_precisions_variants_and_opsets_are_valid(
     assert versions[""] == opset
     types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
     low = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
-    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Conv")]
+    products = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm", "Conv")]
     assert products
     convolutions = {types[n.output[0]] for n in products if n.op_type == "Conv"} - {0}
     if precision == "bf16" and opset < 22:

@@ -37,7 +37,7 @@ def test_edges_are_never_bfloat16():
 
 
 def test_the_scans_parameters_stay_float32():
-    half = in_precision(SelectiveScanBlock(16, 4), "fp16", 18)
+    half = in_precision(SelectiveScanBlock(16, 4, 0), "fp16", 18)
     types = {name: tensor.dtype for name, tensor in half.named_parameters()}
     kept = {name for name, dtype in types.items() if dtype == torch.float32}
     assert kept == set(SelectiveScanBlock.float32_parameters)
@@ -57,3 +57,8 @@ def test_bfloat16_convolutions_run_in_float32_before_opset_22():
     assert low[1].weight.dtype == torch.bfloat16
     assert isinstance(high[0], nn.Conv2d)
     assert high[0].weight.dtype == torch.bfloat16
+
+
+def test_a_scans_convolution_is_an_operand_and_takes_the_pieces_type():
+    block = in_precision(SelectiveScanBlock(16, 4, 0), "bf16", 18)
+    assert block.conv.weight.dtype == torch.bfloat16

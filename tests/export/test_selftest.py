@@ -154,7 +154,13 @@ def with_plugins(bundle, tmp_path, cudart, monkeypatch):
     """Plans that say they have plugins; those of the functions are their copies."""
     trt = FakeTensorRt(cudart)
     monkeypatch.setattr(tensorrt_backend, "_import_tensorrt", lambda _name: trt)
-    plugins = {"Correlation4d": 1, "SelectiveScan2d": 4}
+    plugins = {
+        "Correlation4d": 1,
+        "ScanPrologue": 4,
+        "SelectiveScan2d": 4,
+        "ScanEpilogue": 4,
+        "NormMlp": 2,
+    }
     root = with_plans(bundle.root, tmp_path, largest=1, plugins=plugins).root
     built = []
 

@@ -117,10 +117,11 @@ def test_an_operator_whose_result_is_thrown_away_is_found(
 def test_what_the_operators_take_and_give_is_compared(bundle, backend):
     report = verify_bundle(bundle, backend)
     compared = {(c.piece, c.output) for c in report.operators}
-    # One correlation, whose features come from outside the piece, and four scans.
-    scans = {f"operator.{call}.{what}" for call in range(1, 5) for what in ("input", "output")}
-    expected = {("prompt", name) for name in scans | {"operator.0.output"}}
-    assert compared == expected | {("query", name) for name in scans | {"operator.0.output"}}
+    # One correlation, whose features come from outside the piece, and two stages of two mixers and
+    # an MLP; a mixer is a prologue, which gives two tensors, a scan and an epilogue.
+    names = {f"operator.{call}.{what}" for call in range(1, 15) for what in ("input", "output")}
+    names |= {f"operator.{call}.second" for call in (1, 4, 8, 11)} | {"operator.0.output"}
+    assert compared == {(piece, name) for piece in ("prompt", "query") for name in names}
 
 
 @pytest.mark.parametrize("label", ["fp16", "int8"])

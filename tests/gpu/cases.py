@@ -91,30 +91,62 @@ def correlation_case(label: str, s: Any, supports: int | None = None) -> Case:
 
 
 def scan_case(label: str, s: Any) -> Case:
+    from uino_deploy.kernels.compiler.shapes import packed_width
     from uino_deploy.kernels.plugins.library import OPERATORS
 
     plane, d, n, r = (s.sequences, s.height, s.width), s.channels, s.states, s.rank
-    shapes = {"x": (*plane, d), "dt": (*plane, 4, r), "b": (*plane, 4, n), "c": (*plane, 4, n)}
+    shapes = {"x": (*plane, d), "packed": (*plane, 4, packed_width(r, n))}
     shapes |= {"dt_weight": (4, d, r), "dt_bias": (4, d), "a": (4, d, n), "skip": (4, d)}
     return Case(label, OPERATORS["SelectiveScan2d"], {}, shapes)
+
+
+def volume_case(label: str, s: Any, cells: tuple[int, ...] | None = None) -> Case:
+    """Return a prologue, an epilogue or an MLP; `cells` are S and the sides of both planes."""
+    from uino_deploy.kernels.plugins.library import OPERATORS
+
+    operator = next(o for o in OPERATORS.values() if o.kernel == s.op)
+    shots, hq, wq, hs, ws = cells or (s.shots, s.query, s.query, s.support, s.support)
+    d, width = s.channels, s.width
+    planes = (shots * hs * ws, hq, wq) if s.plane == 0 else (shots * hq * wq, hs, ws)
+    sizes = {
+        "volume": (shots, hq, wq, hs, ws, d), "y": (*planes, d), "conv_weight": (d, 3, 3),
+        "in_weight": (d, d), "gate_weight": (d, d), "weight1": (width, d), "bias1": (width,),
+        "weight2": (d, width),
+        "projection": (4, width, d) if operator.name == "ScanPrologue" else (d, d),
+    }  # fmt: skip
+    shapes = {tensor.name: sizes.get(tensor.name, (d,)) for tensor in operator.inputs}
+    attributes = {"plane": s.plane} if operator.attributes else {}
+    where, word = "x".join(map(str, shapes["volume"])), s.op.partition("_")[2]
+    if attributes:
+        word += f" {('query', 'support')[s.plane]}"
+    return Case(f"{label} {word} {where}", operator, attributes, shapes)
 
 
 def model_cases(preset: str, batch: int = 1, shots: int = 1) -> list[Case]:
     """Return the operators' calls of a preset's forward pass."""
     from uino_deploy.config import UinoConfig
-    from uino_deploy.kernels.compiler.shapes import correlation_shape, scan_shapes
+    from uino_deploy.kernels.compiler.shapes import (
+        correlation_shape,
+        scan_shapes,
+        volume_shapes,
+    )
 
     config, where = UinoConfig.from_preset(preset), f"{preset} B{batch} K{shots}"
     cases = [correlation_case(f"{where} correlation", correlation_shape(config, batch, shots))]
     for s in dict.fromkeys(scan_shapes(config, batch, shots)):
         label = f"{where} scan {s.sequences}x{s.height}x{s.width}x{s.channels}"
         cases.append(scan_case(label, s))
-    return cases
+    return cases + [volume_case(where, s) for s in volume_shapes(config, batch, shots)]
 
 
 def ragged_cases() -> list[Case]:
     """Return small shapes with a remainder in every dimension, two shots, a shared support."""
-    from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape
+    from uino_deploy.kernels.compiler.shapes import (
+        CorrelationShape,
+        ScanShape,
+        VolumeShape,
+        packed_width,
+    )
 
     cases = []
     for pool in (2, 3):
@@ -124,9 +156,16 @@ def ragged_cases() -> list[Case]:
         one = CorrelationShape(2, 1, 2, 140, 80, 11, 13, pool)
         cases.append(correlation_case(f"ragged p{pool} one shot", one))
     for d, r in ((16, 2), (32, 2), (64, 4)):
-        for plane in ((3, 9, 11), (19, 2, 5), (1, 9, 11), (17, 1, 13), (3, 13, 1)):
+        for plane in ((3, 13, 20), (19, 2, 5), (1, 16, 17), (17, 1, 13), (3, 13, 1)):
             label = "ragged {}x{}x{}x".format(*plane) + str(d)
             cases.append(scan_case(label, ScanShape(*plane, d, 4, r)))
+        for cells in ((2, 5, 7, 3, 4), (3, 1, 6, 5, 1)):
+            for plane in (0, 1):
+                for op, width in (("scan_prologue", packed_width(r, 4)), ("scan_epilogue", 0)):
+                    s = VolumeShape(op, 0, 0, 0, d, width, plane)
+                    cases.append(volume_case("ragged", s, cells))
+            s = VolumeShape("norm_mlp", 0, 0, 0, d, 2 * d, 0)
+            cases.append(volume_case("ragged", s, cells))
     return cases
 
 
@@ -195,10 +234,67 @@ def draw_numpy(case: Case, dtype: str, seed: int = 0) -> list[Any]:
     return [round_bf16(a) if kind == "bfloat16" else a.astype(kind) for a, kind in drawn]
 
 
-def exact(case: Case, inputs: list[Any]) -> Any:
+def exact(case: Case, inputs: list[Any]) -> list[Any]:
     """Return the operator's definition (OPS.md) in float64; not the project's own reference."""
+    definitions = {
+        "Correlation4d": correlation64,
+        "ScanPrologue": prologue64,
+        "SelectiveScan2d": scan64,
+        "ScanEpilogue": epilogue64,
+        "NormMlp": mlp64,
+    }
     wide = [t.double() for t in inputs]
-    return correlation64(*wide, **case.attributes) if case.attributes else scan64(*wide)
+    return listed(definitions[case.operator.name](*wide, **case.attributes))
+
+
+def listed(results: Any) -> list[Any]:
+    return list(results) if isinstance(results, tuple) else [results]
+
+
+def public(case: Case) -> Any:
+    """Return the operator as PyTorch has it."""
+    from uino_deploy import kernels
+
+    return getattr(kernels, case.operator.kernel)
+
+
+def norm64(values: Any, weight: Any, bias: Any) -> Any:
+    centred = values - values.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+
+
+def prologue64(volume: Any, scale: Any, shift: Any, into: Any, kernel: Any, bias: Any,
+               projection: Any, plane: int) -> Any:  # fmt: skip
+    inner = norm64(volume, scale, shift) @ into.T
+    own = (1, 2) if plane == 0 else (3, 4)
+    total = bias.expand_as(inner).clone()
+    for down in (-1, 0, 1):
+        for across in (-1, 0, 1):
+            moved = inner.roll((-down, -across), own)
+            for axis, by in zip(own, (down, across), strict=True):  # what came in from behind
+                if by:
+                    moved.select(axis, -1 if by > 0 else 0).zero_()
+            total += moved * kernel[:, down + 1, across + 1]
+    x = total * total.sigmoid()
+    x = x.movedim(own, (3, 4)).flatten(0, 2)
+    return x, (x[..., None, None, :] @ projection.mT)[..., 0, :]
+
+
+def epilogue64(y: Any, volume: Any, scale: Any, shift: Any, into: Any, out_scale: Any,
+               out_shift: Any, projection: Any, plane: int) -> Any:  # fmt: skip
+    shots, hq, wq, hs, ws, _ = volume.shape
+    others = (hs, ws) if plane == 0 else (hq, wq)
+    scanned = norm64(y, out_scale, out_shift).unflatten(0, (shots, *others))
+    if plane == 0:
+        scanned = scanned.movedim((3, 4), (1, 2))
+    gate = norm64(volume, scale, shift) @ into.T
+    return volume + (scanned * gate * gate.sigmoid()) @ projection.T
+
+
+def mlp64(volume: Any, scale: Any, shift: Any, weight1: Any, bias1: Any, weight2: Any,
+          bias2: Any) -> Any:  # fmt: skip
+    hidden = norm64(volume, scale, shift) @ weight1.T + bias1
+    return volume + (hidden * (1 + (hidden / 2**0.5).erf()) / 2) @ weight2.T + bias2
 
 
 def correlation64(query: Any, support: Any, weight: Any, height: int, width: int, pool: int) -> Any:
@@ -218,13 +314,15 @@ def correlation64(query: Any, support: Any, weight: Any, height: int, width: int
     return (windows(volume) / windows(torch.ones_like(volume[0, 0, 0, 0]))).flatten(-2)
 
 
-def scan64(x: Any, dt: Any, b: Any, c: Any, dt_weight: Any, dt_bias: Any, a: Any, skip: Any) -> Any:
+def scan64(x: Any, packed: Any, dt_weight: Any, dt_bias: Any, a: Any, skip: Any) -> Any:
     import torch
 
     cells = torch.arange(x[0, :, :, 0].numel(), device=x.device).reshape(x.shape[1:3])
     forward = torch.stack([cells.flatten(), cells.T.flatten()])
     order = torch.cat([forward, forward.flip(1)])
-    shape, x, dt, b, c = x.shape, *(t.flatten(1, 2) for t in (x, dt, b, c))
+    rank, states = dt_weight.shape[-1], a.shape[-1]
+    rows = packed.flatten(1, 2)[..., : rank + 2 * states]
+    shape, x, (dt, b, c) = x.shape, x.flatten(1, 2), rows.split((rank, states, states), -1)
     delta = torch.nn.functional.softplus(torch.einsum("stgr,gdr->stgd", dt, dt_weight) + dt_bias)
     y, every = torch.full_like(delta, torch.nan), torch.arange(4, device=x.device)
     state = torch.zeros(len(x), *a.shape, dtype=x.dtype, device=x.device)
@@ -233,11 +331,17 @@ def scan64(x: Any, dt: Any, b: Any, c: Any, dt_weight: Any, dt_bias: Any, a: Any
         gain = (step * u)[..., None] * b[:, visited, every][:, :, None]
         state = torch.exp(step[..., None] * a) * state + gain
         y[:, visited, every] = (state * c[:, visited, every][:, :, None]).sum(-1) + skip * u
-    return y.reshape(*shape[:3], 4, shape[3])
+    return y.sum(2).reshape(shape)
 
 
-def judge(got: Any, expected: Any, dtype: str, **values: Any) -> dict[str, Any]:
-    """Return the errors and a status. A norm hides one wrong element, so the worst counts."""
+def judge(got: list[Any], expected: list[Any], dtype: str, **values: Any) -> dict[str, Any]:
+    """Return the errors of the output that is worst, and a status."""
+    each = [_judged(a, b, dtype) for a, b in zip(got, expected, strict=True)]
+    return max(each, key=lambda one: (one["status"] == FAILED, one["error"])) | values
+
+
+def _judged(got: Any, expected: Any, dtype: str) -> dict[str, Any]:
+    """Judge one output. A norm hides one wrong element, so the worst counts."""
     from uino_deploy.tolerances import OPERATOR
 
     bound, error = OPERATOR[dtype].relative_l2, (got.double() - expected).abs()
@@ -245,7 +349,7 @@ def judge(got: Any, expected: Any, dtype: str, **values: Any) -> dict[str, Any]:
     relative = (error.norm() / expected.norm()).item()
     worst = (error / (expected.abs() + scale)).max().item()
     right = relative <= bound and worst <= 8 * bound  # NaN is neither
-    return {"status": PASSED if right else FAILED, "error": relative, "worst": worst, **values}
+    return {"status": PASSED if right else FAILED, "error": relative, "worst": worst}
 
 
 # --- the driver
@@ -281,26 +385,29 @@ def load_cubin(kernel: Any) -> Any:
     return driver.load(kernel)
 
 
-def launch(function: Any, plan: Any, inputs: list[int], out: int, stream: int = 0) -> None:
+def launch(
+    function: Any, plan: Any, inputs: list[int], outputs: list[int], stream: int = 0
+) -> None:
     """Launch with each argument at its own size, and no attributes set."""
-    pointers = [ctypes.c_uint64(address) for address in inputs]
+    given, taken = ([ctypes.c_uint64(a) for a in addresses] for addresses in (inputs, outputs))
     scalars = [ctypes.c_int32(value) for value in plan.scalars]
-    values = [*pointers, *scalars, ctypes.c_uint64(out)]
+    values = [*given, *scalars, *taken]
     block = (ctypes.c_uint64 * len(values))(*map(ctypes.addressof, values))
     shared = plan.kernel.record.shared_bytes
     where = (*plan.grid, *plan.kernel.record.block, shared, stream, ctypes.addressof(block), 0)
     checked(cuda_driver().cuLaunchKernel(function, *where))
 
 
-def on_card(function: Any, plan: Any, inputs: list[Any], out: Any) -> None:
+def on_card(function: Any, plan: Any, inputs: list[Any], outputs: list[Any]) -> None:
     """Launch on tensors, on PyTorch's current stream."""
     import torch
 
     if REHEARSE:
-        for t in (*inputs, out):
+        for t in (*inputs, *outputs):
             cuda_driver().show(t.data_ptr(), t.nbytes)
     stream = 0 if REHEARSE else torch.cuda.current_stream().cuda_stream
-    launch(function, plan, [t.data_ptr() for t in inputs], out.data_ptr(), stream)
+    given, taken = ([t.data_ptr() for t in tensors] for tensors in (inputs, outputs))
+    launch(function, plan, given, taken, stream)
 
 
 def wait() -> None:
@@ -310,28 +417,28 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def out_shape(case: Case) -> tuple[int, ...]:
-    from uino_deploy.kernels.plugins.expressions import Numbers, evaluate
-
-    sizes = case.operator.output_shape(case.attributes)
-    return tuple(evaluate(size, Numbers(case.shapes)) for size in sizes)
+def out_shapes(case: Case) -> list[tuple[int, ...]]:
+    sizes: list[tuple[int, ...]] = case.operator.sizes(case.attributes, case.shapes)
+    return sizes
 
 
-def guarded(case: Case, like: Any) -> tuple[Any, Any]:
-    """Return an output full of NaN, and the larger buffer full of NaN around it."""
-    size = int(np.prod(out_shape(case)))
-    buffer = like.new_full((size + 2 * GUARD,), float("nan"))
-    return buffer[GUARD : GUARD + size].view(out_shape(case)), buffer
+def guarded(case: Case, like: Any) -> tuple[list[Any], list[Any]]:
+    """Return outputs full of NaN, and the larger buffers full of NaN around them."""
+    shapes = out_shapes(case)
+    counts = [int(np.prod(shape)) for shape in shapes]
+    buffers = [like.new_full((count + 2 * GUARD,), float("nan")) for count in counts]
+    inner = zip(buffers, counts, shapes, strict=True)
+    return [b[GUARD : GUARD + count].view(shape) for b, count, shape in inner], buffers
 
 
 def check_kernel(function: Any, kernel: Any, case: Case) -> None:
     """Launch once on random inputs; check the output and the memory around it."""
     dtype, inputs = kernel.record.dtype, draw_torch(case, kernel.record.dtype)
-    out, buffer = guarded(case, inputs[0])
-    on_card(function, launch_of(kernel, case), inputs, out)
+    outputs, buffers = guarded(case, inputs[0])
+    on_card(function, launch_of(kernel, case), inputs, outputs)
     wait()
-    values = judge(out, exact(case, inputs), dtype, kernel=kernel.record.name)
-    if not (buffer[:GUARD].isnan().all() and buffer[-GUARD:].isnan().all()):
+    values = judge(outputs, exact(case, inputs), dtype, kernel=kernel.record.name)
+    if not all(b[:GUARD].isnan().all() and b[-GUARD:].isnan().all() for b in buffers):
         values |= {"status": FAILED, "why": "wrote outside its output"}
     row(f"{SHORT[dtype]} {kernel.record.config} {case.label}", **values)
 

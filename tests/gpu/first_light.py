@@ -32,7 +32,16 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 GOOD = ("PASSED", "REHEARSED")
 SEVERITY = (*GOOD, "SKIPPED", "MISSING", "TIMEOUT", "FAILED")
-KINDS = ("correlation4d-p", "scan2d-parallel", "scan2d-serial")
+# The small preset of a rehearsal scans in series alone.
+PARALLEL = () if "--rehearse" in sys.argv else ("scan2d-parallel",)
+KINDS = (
+    "correlation4d-p",
+    *PARALLEL,
+    "scan2d-serial",
+    "scan_prologue",
+    "scan_epilogue",
+    "norm_mlp",
+)
 DTYPES = ("float32", "float16", "bfloat16")
 KERNELS = tuple(f"{kind} {dtype}" for kind in KINDS for dtype in DTYPES)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from uino_deploy.kernels import correlation4d, selective_scan2d, selective_scan_fn
+from uino_deploy.kernels.compiler.shapes import packed_width
 from uino_deploy.kernels.correlation import naive as correlation_naive
 from uino_deploy.kernels.selective_scan import naive as scan_naive
 from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as unfused_scan
@@ -38,11 +39,11 @@ def say(line: str) -> None:
 
 
 def plane(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return the scan's operands; dt, B and C are parts of one projection, as in the model."""
+    """Return the scan's operands."""
     s, h, w, d, n, r = shape
-    packed = draw(s, h, w, 4, r + 2 * n).to(dtype).split((r, n, n), -1)
+    packed = draw(s, h, w, 4, packed_width(r, n)).to(dtype)
     parameters = [draw(4, d, r), draw(4, d) - 2, -draw(4, d, n).abs() - 0.1, draw(4, d)]
-    return [draw(s, h, w, d).to(dtype), *packed, *parameters]
+    return [draw(s, h, w, d).to(dtype), packed, *parameters]
 
 
 def sequence(dtype: torch.dtype, of_b: str) -> list[torch.Tensor]:
@@ -78,22 +79,20 @@ def at_the_corner(query: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
 
 
 def gradients(
-    function: Callable[..., Any], operands: list[torch.Tensor], kind: torch.dtype, summed: bool
+    function: Callable[..., Any], operands: list[torch.Tensor], kind: torch.dtype
 ) -> Callable[[], Any]:
     """Return a function of the operands' gradients, for a result's gradient rounded to `kind`."""
     inputs = [t.detach().requires_grad_() for t in operands]
     out = function(*inputs)
     torch.manual_seed(1)
-    size = (*out.shape[:3], 1, *out.shape[4:]) if summed else out.shape
-    weight = draw(*size).to(kind).to(out.dtype).expand(out.shape)
+    weight = draw(*out.shape).to(kind).to(out.dtype)
     return lambda: torch.autograd.grad(out, inputs, weight, retain_graph=True)
 
 
-def judge(name: str, function: Any, reference: Any, operands: list[torch.Tensor],
-          summed: bool = False) -> bool:  # fmt: skip
+def judge(name: str, function: Any, reference: Any, operands: list[torch.Tensor]) -> bool:
     """Compare all gradients with float64's, count launches, time 20 runs; print a line."""
     kind = operands[0].dtype
-    run = gradients(function, operands, kind, summed)
+    run = gradients(function, operands, kind)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before, began = torch.cuda.memory_allocated(), time.perf_counter()
@@ -103,7 +102,7 @@ def judge(name: str, function: Any, reference: Any, operands: list[torch.Tensor]
     peak = torch.cuda.max_memory_allocated() - before
     again = run()
     equal = all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
-    expected = gradients(reference, [t.double() for t in operands], kind, summed)()
+    expected = gradients(reference, [t.double() for t in operands], kind)()
     errors, wrong = [], []
     for index, (mine, exact) in enumerate(zip(got, expected, strict=True)):
         error = float((mine.double() - exact).norm() / exact.norm())
@@ -143,22 +142,22 @@ def timed(run: Callable[[], Any], count: int = 20) -> float:
 
 
 def cases(quick: bool) -> Any:
-    """Yield (name, function, reference, operands, gradient the same for all directions)."""
+    """Yield (name, function, reference, operands)."""
     for dtype in DTYPES:
         kind = getattr(torch, dtype)
         for shape in RAGGED + ([] if quick else PLANES):
             yield (f"scan2d {shape} {dtype}", selective_scan2d, scan_naive.selective_scan2d,
-                   plane(shape, kind), shape in PLANES)  # fmt: skip
+                   plane(shape, kind))  # fmt: skip
         for of_b in ("one", "two", "constant"):
             one = lambda *t: selective_scan_fn(*t, delta_softplus=True)  # noqa: E731
             right = lambda *t: scan_naive.selective_scan_fn(*t, delta_softplus=True)  # noqa: E731
-            yield f"scan_fn B {of_b} {dtype}", one, right, sequence(kind, of_b), False
+            yield f"scan_fn B {of_b} {dtype}", one, right, sequence(kind, of_b)
         big = [((1, 1, 6, 1369, 1369, 768), 37, 37, 3)]
         for shape, height, width, pool in [((2, 2, 2, 70, 63, 40), 9, 7, 2)] + big * (not quick):
             fixed = (height, width, pool)
             mine = lambda *t, fixed=fixed: correlation4d(*t, *fixed)  # noqa: E731
             right = lambda *t, fixed=fixed: correlation_naive.correlation4d(*t, *fixed)  # noqa: E731
-            yield f"correlation {shape} {dtype}", mine, right, tokens(shape, kind), False
+            yield f"correlation {shape} {dtype}", mine, right, tokens(shape, kind)
 
 
 def main() -> int:
@@ -167,11 +166,11 @@ def main() -> int:
     say(json.dumps({"card": torch.cuda.get_device_name(), "torch": torch.__version__}))
     right = True
     words = [word for word in sys.argv[1:] if word != "--quick"]
-    for name, function, reference, operands, summed in cases("--quick" in sys.argv):
+    for name, function, reference, operands in cases("--quick" in sys.argv):
         if words and not any(word in name for word in words):
             continue
         try:
-            right &= judge(name, function, reference, operands, summed)
+            right &= judge(name, function, reference, operands)
         except Exception as error:  # the other cases still count
             right = False
             text = f"{type(error).__name__}: {error}"[-800:]

@@ -42,11 +42,13 @@ from cases import (
     kernels_of,
     launch,
     launch_of,
+    listed,
     load_as_aot,
     load_cubin,
     model_cases,
     on_card,
-    out_shape,
+    out_shapes,
+    public,
     ragged_cases,
     row,
     step,
@@ -132,11 +134,11 @@ def check_nan(function: Any, kernel: Any) -> None:
     case = next(c for c in ragged_cases() if launch_of(kernel, c))
     inputs = draw_torch(case, kernel.record.dtype)
     inputs[0][0, 0, 5] = float("nan")
-    out, _ = guarded(case, inputs[0])
+    (out,), _ = guarded(case, inputs[0])
     out.zero_()
-    on_card(function, launch_of(kernel, case), inputs, out)
+    on_card(function, launch_of(kernel, case), inputs, [out])
     wait()
-    seen, due = (int(t.isnan().sum()) for t in (out, exact(case, inputs)))
+    seen, due = (int(t.isnan().sum()) for t in (out, *exact(case, inputs)))
     row(f"{kernel.record.name} NaN token", PASSED if seen == due else FAILED, seen=seen, due=due)
 
 
@@ -153,18 +155,17 @@ def jit(shard: str) -> None:
             continue
         with finding(f"{SHORT[dtype]} {config} {case.label}"):
             check_operator(config, case, dtype)
-    if shard == "scan2d-parallel float32":
+    if shard == "scan2d-serial float32":
         with finding("selective_scan_fn"):
             scan1d()
 
 
 def check_operator(config: str, case: Case, dtype: str) -> None:
-    from uino_deploy.kernels import correlation4d, selective_scan2d
-
-    inputs = [t.mT.contiguous().mT for t in draw_torch(case, dtype)]
-    began, operator = time.monotonic(), correlation4d if case.attributes else selective_scan2d
+    drawn = draw_torch(case, dtype)
+    inputs = [t.mT.contiguous().mT if t.ndim > 1 else t for t in drawn]
+    began, operator = time.monotonic(), public(case)
     with Launches() as launches:
-        out = operator(*inputs, **case.attributes)
+        out = listed(operator(*inputs, *case.attributes.values()))
     wait()
     seconds = round(time.monotonic() - began, 2)
     values = judge(out, exact(case, inputs), dtype, seconds=seconds, launches=launches.count)
@@ -227,7 +228,7 @@ def scan1d() -> None:
         state = decay * state + (delta * u)[..., t, None] * b[:, None, :, t]
         y.append((state * c[:, None, :, t]).sum(-1))
     expected = (torch.stack(y, -1) + d[:, None] * u) * z * z.sigmoid()
-    row("selective_scan_fn", **judge(got, expected, "float32"))
+    row("selective_scan_fn", **judge([got], [expected], "float32"))
 
 
 @step
@@ -270,7 +271,8 @@ def sanitizer(tool: str) -> None:
             for index, (name, label) in enumerate(plans if clean else []):
                 case = next(c for c in cases if c.label == label)
                 inputs = [as_torch(a, torch) for a in draw_numpy(case, dtype)]
-                got = as_torch(np.load(place / f"{index}.npy"), torch)
+                paths = [place / f"{index}-{i}.npy" for i in range(len(out_shapes(case)))]
+                got = [as_torch(np.load(path), torch) for path in paths]
                 row(f"{tool} {name}", **judge(got, exact(case, inputs), dtype))
 
 
@@ -299,17 +301,20 @@ def run_bare(place: Path) -> None:
     for index, (name, label) in enumerate(json.loads((place / "plans.json").read_text())):
         kernel, case = kernels[name], cases[label]
         inputs = draw_numpy(case, kernel.record.dtype)
-        out = np.empty(out_shape(case), inputs[0].dtype)
-        out.view(np.uint8).fill(0xFF)
-        arrays = [*map(np.ascontiguousarray, inputs), out]
+        outputs = [np.empty(shape, inputs[0].dtype) for shape in out_shapes(case)]
+        for out in outputs:
+            out.view(np.uint8).fill(0xFF)
+        arrays = [*map(np.ascontiguousarray, inputs), *outputs]
         places = [checked(driver.cuMemAlloc(array.nbytes)) for array in arrays]
         for there, array in zip(places, arrays, strict=True):
             checked(driver.cuMemcpyHtoD(there, array.ctypes.data, array.nbytes))
-        *addresses, result = map(int, places)
-        launch(load_as_aot(kernel), launch_of(kernel, case), addresses, result)
+        addresses, count = [int(there) for there in places], len(inputs)
+        plan = launch_of(kernel, case)
+        launch(load_as_aot(kernel), plan, addresses[:count], addresses[count:])
         checked(driver.cuCtxSynchronize())
-        checked(driver.cuMemcpyDtoH(out.ctypes.data, places[-1], out.nbytes))
-        np.save(place / f"{index}.npy", out)
+        for i, (there, out) in enumerate(zip(places[count:], outputs, strict=True)):
+            checked(driver.cuMemcpyDtoH(out.ctypes.data, there, out.nbytes))
+            np.save(place / f"{index}-{i}.npy", out)
 
 
 @step
@@ -369,11 +374,12 @@ def kernel_in_graph(device: Any) -> None:
 
     from uino_deploy.kernels.plugins import driver
 
-    kernel = next(k for k in kernel_records() if "serial-d16n4r2-fp32" in k.record.name)
+    kernel = next(k for k in kernel_records() if "serial-d16n4r2p16-fp32" in k.record.name)
     case = next(c for c in ragged_cases() if launch_of(kernel, c))
     plan, function = launch_of(kernel, case), load_as_aot(kernel)
     inputs = [device.upload(a) for a in draw_numpy(case, "float32")]
-    out = device.upload(np.full(out_shape(case), np.nan, "f4"))
+    (shape,) = out_shapes(case)
+    out = device.upload(np.full(shape, np.nan, "f4"))
     addresses = [a.address for a in inputs]
     graph = device.capture(
         lambda: driver.run(function, plan, addresses, [out.address], device.stream)
@@ -384,7 +390,7 @@ def kernel_in_graph(device: Any) -> None:
             device.copy(place, device.upload(array))
         device.launch(graph)
         expected = exact(case, [torch.from_numpy(a) for a in arrays])
-        values = judge(torch.from_numpy(out.to_host()), expected, "float32")
+        values = judge([torch.from_numpy(out.to_host())], expected, "float32")
         row(f"kernel in a graph, inputs {seed}", **values)
 
 
@@ -396,7 +402,7 @@ def illegal(_: str) -> None:
     from uino_deploy.runtime import cuda_memory
 
     device = cuda_memory.Device()
-    kernel = next(k for k in kernel_records() if "serial-d16n4r2-fp32" in k.record.name)
+    kernel = next(k for k in kernel_records() if "serial-d16n4r2p16-fp32" in k.record.name)
     case = next(c for c in ragged_cases() if launch_of(kernel, c))
     plan, nowhere = launch_of(kernel, case), [0x10] * len(case.shapes)
     driver.run(load_as_aot(kernel), plan, nowhere, [0x10], device.stream)

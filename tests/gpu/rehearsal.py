@@ -17,6 +17,8 @@ import enum
 import os
 import sys
 import time
+from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,7 +143,10 @@ class Driver:
             raw = ctypes.string_at(place, parameter.size)
             value = int.from_bytes(raw, "little", signed=parameter.size == 4)
             arguments.append(self._array(value) if parameter.size == 8 else value)
-        arguments[-1] = ptx.Output(arguments[-1], keep=True)
+        # The outputs are the pointers behind the last int32.
+        backwards = takewhile(lambda parameter: parameter.size == 8, reversed(function.parameters))
+        for index in range(-len(list(backwards)), 0):
+            arguments[index] = ptx.Output(arguments[index], keep=True)
         ptx.launch(function, tuple(grid_block[:3]), grid_block[3], shared, arguments)
         if planted() == "wrong":
             arguments[-1].array[:8] = 0
@@ -163,11 +168,15 @@ def plant() -> None:
         for name in ("cuda.bindings.driver", "msgspec", "torch", "triton"):
             sys.modules[name] = None  # type: ignore[assignment]
         return
-    from uino_deploy.kernels.correlation import naive as correlation
-    from uino_deploy.kernels.selective_scan import naive as scan
-
-    correlation.correlation4d = _faulty(correlation.correlation4d)
-    scan.selective_scan2d = _faulty(scan.selective_scan2d)
+    for room, name in (
+        ("correlation", "correlation4d"),
+        ("prologue", "scan_prologue"),
+        ("selective_scan", "selective_scan2d"),
+        ("epilogue", "scan_epilogue"),
+        ("mlp", "norm_mlp"),
+    ):
+        naive = import_module(f"uino_deploy.kernels.{room}.naive")
+        setattr(naive, name, _faulty(getattr(naive, name)))
 
 
 def _faulty(operator: Any) -> Any:
@@ -181,7 +190,7 @@ def _faulty(operator: Any) -> Any:
             time.sleep(_FOR_EVER)
         if planted() == "fault":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return out.flip(-1)
+        return tuple(t.flip(-1) for t in out) if isinstance(out, tuple) else out.flip(-1)
 
     return run
 

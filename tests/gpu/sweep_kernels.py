@@ -18,7 +18,7 @@ from pathlib import Path
 from uino_deploy.config import UinoConfig
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES, Compiled, write
-from uino_deploy.kernels.compiler.shapes import correlation_shape, scan_shapes
+from uino_deploy.kernels.compiler.shapes import correlation_shape, packed_width, scan_shapes
 from uino_deploy.kernels.compiler.targets import Target, target
 from uino_deploy.kernels.compiler.variants import (
     Variant,
@@ -71,7 +71,8 @@ def scans(aim: Target) -> Iterator[tuple[Variant, Target]]:
             if channels <= shape.channels:
                 other = replace(tiling, rows=rows, steps=steps, block_d=channels, warps=warps)
                 config = f"{base.config}-r{rows}s{steps}d{channels}w{warps}"
-                constants = other.constants(shape.states, shape.rank)
+                sizes = (shape.states, shape.rank, packed_width(shape.rank, shape.states))
+                constants = other.constants(*sizes)
                 yield replace(base, config=config, constants=constants, warps=warps), aim
 
 

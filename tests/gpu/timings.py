@@ -36,7 +36,8 @@ from cases import (
     load_as_aot,
     model_cases,
     on_card,
-    out_shape,
+    out_shapes,
+    public,
     row,
     step,
 )
@@ -111,16 +112,28 @@ def ceilings() -> dict[str, float]:
 def operator_work(case: Case, dtype: str) -> tuple[int, float, str]:
     """Return distinct bytes, operations, and the unit whose rate bounds them."""
     size = 4 if dtype == "float32" else 2
-    arrays = zip([*case.shapes.values(), out_shape(case)], case.operator.types(dtype), strict=True)
+    sizes = [*case.shapes.values(), *out_shapes(case)]
+    arrays = zip(sizes, case.operator.types(dtype), strict=True)
     nbytes = sum(int(np.prod(s)) * (4 if kind == "float32" else size) for s, kind in arrays)
+    if "volume" in case.shapes:
+        return nbytes, *_products(case, dtype)
+    (out,) = out_shapes(case)
     if case.attributes:
         _, layers, n_query, channels = case.shapes["query"]
-        pairs = int(np.prod(out_shape(case)[:2])) * layers * n_query * case.shapes["support"][3]
+        pairs = int(np.prod(out[:2])) * layers * n_query * case.shapes["support"][3]
         # Three products with TF32 operands make one of float32.
         scale, unit = (3, "tf32") if dtype == "float32" else (1, dtype)
         return nbytes, 2 * scale * pairs * channels, unit
-    states, rank = case.shapes["a"][2], case.shapes["dt"][4]
-    return nbytes, int(np.prod(out_shape(case))) * (6 * states + 2 * rank + 12), "float32"
+    states, rank = case.shapes["a"][2], case.shapes["dt_weight"][2]
+    return nbytes, 4 * int(np.prod(out)) * (6 * states + 2 * rank + 12), "float32"
+
+
+def _products(case: Case, dtype: str) -> tuple[int, str]:
+    """Return the operations of a cell's matrices, and their unit; nine taps make one product."""
+    weights = [s for name, s in case.shapes.items() if name not in ("volume", "y") and len(s) > 1]
+    cells = int(np.prod(case.shapes["volume"][:-1]))
+    scale, unit = (3, "tf32") if dtype == "float32" else (1, dtype)
+    return 2 * scale * cells * sum(int(np.prod(s)) for s in weights), unit
 
 
 def report(case: str, timed: dict[str, Any], top: dict[str, float], work: Any) -> None:
@@ -140,8 +153,8 @@ def launches_of(kernel: Any, case: Case, load: Callable[[Any], Any]) -> list[Cal
     calls = []
     for seed in range(rounds(nbytes)):
         inputs = draw_torch(case, kernel.record.dtype, seed)
-        out, _ = guarded(case, inputs[0])
-        calls.append(lambda i=inputs, o=out: on_card(function, plan, i, o))
+        outputs, _ = guarded(case, inputs[0])
+        calls.append(lambda i=inputs, o=outputs: on_card(function, plan, i, o))
     return calls
 
 
@@ -149,10 +162,10 @@ def unfused(case: Case, inputs: list[Any]) -> Any:
     """Return the operator as a chain of PyTorch operators, in the inputs' type."""
     from torch.nn import functional as F
 
-    from uino_deploy.kernels.selective_scan import naive
+    from uino_deploy.selftest.cases import in_torch
 
-    if not case.attributes:
-        return naive.selective_scan2d(*inputs)
+    if case.operator.name != "Correlation4d":
+        return in_torch(case.operator)(*inputs, **case.attributes)
     query, support, weight = inputs
     height, width, pool = case.attributes.values()
     unit = F.normalize(query, dim=-1, eps=1e-6)[:, None]
@@ -166,8 +179,6 @@ def times(_: str) -> None:
     """The kernels as shipped, as Triton compiles them here, and PyTorch's chain."""
     import torch
 
-    from uino_deploy.kernels import correlation4d, selective_scan2d
-
     top, records = ceilings(), kernel_records()
     for dtype, batch in itertools.product(("float16", "float32", "bfloat16"), BATCHES):
         for case in model_cases(MAIN, batch):
@@ -180,8 +191,7 @@ def times(_: str) -> None:
                         timed = clock(launches_of(kernel, case, load_as_aot))
                         report(f"aot {kernel.record.config} {name}", timed, top, work)
             sets = [draw_torch(case, dtype, seed) for seed in range(rounds(work[0]))]
-            operator = correlation4d if case.attributes else selective_scan2d
-            calls = [partial(operator, *inputs, **case.attributes) for inputs in sets]
+            calls = [partial(public(case), *inputs, *case.attributes.values()) for inputs in sets]
             with finding(f"jit {name}"), torch.inference_mode():
                 report(f"jit {name}", clock(calls), top, work)
             if dtype == "float16":

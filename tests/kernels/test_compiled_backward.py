@@ -39,27 +39,22 @@ def launch(kernel, tensors, gradient):
     tiling = triton_kernel_backward.Tiling(
         n["PARALLEL"], n["ROWS"], n["STEPS"], n["BLOCK_D"], kernel.record["warps"]
     )
-    grid = tiling.grid(sequences, channels)
+    grid = triton_kernel_backward.grid_of(tiling, sequences, channels)
     kind, plane = tensors[0].dtype, (sequences, height, width, 4)
-    pointers = ("x", "dt", "b", "c", "dt_weight", "dt_bias", "a", "skip", "gradient")
+    pointers = ("x", "packed", "dt_weight", "dt_bias", "a", "skip", "gradient")
     arguments = {f"{name}_ptr": t for name, t in zip(pointers, [*tensors, gradient], strict=True)}
     arguments |= {"sequences": sequences, "height": height, "width": width, "channels": channels}
-    arguments |= {"dt_stride": rank, "b_stride": states, "c_stride": states}
-    arguments["gradient_directions"] = 4
     size = triton_kernel_backward.states_size(tiling, sequences, height * width, channels, states)
     outputs = {
         "states_ptr": ((size,), torch.float32),
         "of_x_ptr": ((*plane, channels), kind),
-        "of_dt_ptr": ((*plane, rank), kind),
-        "of_b_ptr": ((*plane, states), kind),
-        "of_c_ptr": ((*plane, states), kind),
+        "of_packed_ptr": ((*plane, n["P"]), kind),
         "of_parameters_ptr": ((grid[0], 4, channels, rank + states + 2), torch.float32),
     }
     made = run(kernel, grid, arguments, outputs)
     weight, a, bias, skip = made["of_parameters_ptr"].sum(0).split((rank, states, 1, 1), -1)
     of_x = made["of_x_ptr"].sum(3)
-    small = [made[f"of_{name}_ptr"] for name in ("dt", "b", "c")]
-    return of_x, *small, weight, bias[..., 0], a, skip[..., 0]
+    return of_x, made["of_packed_ptr"], weight, bias[..., 0], a, skip[..., 0]
 
 
 def check(kernel):

@@ -53,6 +53,16 @@ def replaced(owner, name, function):
         setattr(owner, name, original)
 
 
+def operator(owner, name, change):
+    """Change what one operator of a module gives."""
+
+    def changed(operators):
+        original = getattr(operators, name)
+        return operators._replace(**{name: lambda *a, **k: change(original(*a, **k))})
+
+    return replaced(owner, "operators", changed)
+
+
 def parts_of(model):
     """Return a context manager for each part of a model, by the part's name and a change."""
     prompt = model.prompt_generator
@@ -64,20 +74,17 @@ def parts_of(model):
     if prompt.hypercorrelation is None:
         return parts
 
-    def correlation(change):
-        return replaced(
-            prompt.hypercorrelation, "correlate", lambda f: lambda *a, **k: change(f(*a, **k))
-        )
-
-    parts["correlation"] = correlation
+    parts["correlation"] = lambda change: operator(prompt.hypercorrelation, "correlate", change)
     parts["hypercorrelation"] = lambda change: module_output(prompt.hypercorrelation, change)
     for index, block in enumerate(prompt.hypercorrelation.blocks):
         for plane in ("query", "support"):
             scan = getattr(block.mixer, f"{plane}_scan", None)
-            module = scan or getattr(block.mixer, f"{plane}_conv")
-            parts[f"{plane} plane, block {index}"] = lambda change, m=module: module_output(
-                m, change
-            )
+            if scan is not None:
+                part = lambda change, m=scan: operator(m, "scan", change)  # noqa: E731
+            else:
+                convolution = getattr(block.mixer, f"{plane}_conv")
+                part = lambda change, m=convolution: module_output(m, change)  # noqa: E731
+            parts[f"{plane} plane, block {index}"] = part
     return parts
 
 

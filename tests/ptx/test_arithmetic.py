@@ -118,6 +118,23 @@ def test_fma_rounds_once(evaluate, random):
     np.testing.assert_array_equal(found, exact.astype(np.float32))
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_a_narrow_source_beside_a_float32_one(evaluate, random, kind):
+    """From sm_100 on; the narrow number is widened, and the result rounds once."""
+    wide, narrow, factor = floats(random, 64), *(halves(random) for _ in range(2))
+    if kind == "bf16":
+        narrow, factor = (round_bf16(floats(random, 64)) for _ in range(2))
+    a, b = (widen_bf16(v) if kind == "bf16" else v.astype(np.float32) for v in (narrow, factor))
+    with np.errstate(all="ignore"):
+        found = evaluate(f"add.rn.f32.{kind} {{d}}, {{0}}, {{1}};", np.float32, narrow, wide)
+        same(found, a + wide)
+        found = evaluate(f"sub.rn.f32.{kind} {{d}}, {{0}}, {{1}};", np.float32, narrow, wide)
+        same(found, a - wide)
+        text = f"fma.rn.f32.{kind} {{d}}, {{0}}, {{1}}, {{2}};"
+        exact = a.astype(np.float64) * b + wide
+        same(evaluate(text, np.float32, narrow, factor, wide), exact.astype(np.float32))
+
+
 def test_max_of_three(evaluate, random):
     a, b, c = (floats(random) for _ in range(3))
     found = evaluate("max.f32 {d}, {0}, {1}, {2};", np.float32, a, b, c)

@@ -258,3 +258,46 @@ def test_a_parameter_read_outside_or_misaligned_is_a_fault(offset):
     arrays = np.arange(32, dtype=np.uint32), ptx.poisoned(32, np.uint32)
     with pytest.raises(ptx.PtxFault, match="outside every parameter, or misaligned"):
         launch_struct(text, np.int32(0), np.uint8(7), *arrays, None)
+
+
+# Each thread writes its number, then reads its neighbour's and writes that elsewhere.
+EXCHANGE = """
+mad.wide.u32 %rd10, %r0, 4, %rd0;
+st.global.b32 [%rd10], %r0;
+{first}
+xor.b32 %r1, %r0, {distance};
+mad.wide.u32 %rd11, %r1, 4, %rd0;
+ld.global.b32 %r2, [%rd11];
+{second}
+st.global.b32 [%rd10], %r2;
+"""
+
+
+def exchange(assemble, first, second, distance=1, blocks=1):
+    text = assemble(EXCHANGE.format(first=first, second=second, distance=distance), 1, 64)
+    out = ptx.poisoned(64, np.uint32)
+    ptx.launch(ptx.parse(text), (blocks, 1, 1), 64, 0, [out])
+    return out.array
+
+
+def test_threads_may_exchange_through_memory_between_barriers(assemble):
+    for distance in (1, 32):
+        swapped = exchange(assemble, "bar.sync 0;", "bar.sync 0;", distance)
+        assert (swapped == np.arange(64) ^ distance).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ("", "bar.sync 0;", "reads bytes of argument 0 that thread 1 of block 0 wrote, without"),
+        ("bar.sync 0;", "", "overwrites bytes of argument 0 that thread 1 of block 0 reads"),
+    ],
+)
+def test_an_exchange_without_a_barrier_is_a_fault(assemble, first, second, reason):
+    with pytest.raises(ptx.PtxFault, match=reason):
+        exchange(assemble, first, second)
+
+
+def test_blocks_cannot_exchange(assemble):
+    with pytest.raises(ptx.PtxFault, match="of block"):
+        exchange(assemble, "bar.sync 0;", "bar.sync 0;", blocks=2)

@@ -12,7 +12,7 @@ from tests.selftest.faults import QUICK, faults_of
 from uino_deploy import ptx
 from uino_deploy.config import PRESETS
 from uino_deploy.errors import BuildError
-from uino_deploy.kernels.plugins.library import Kernel
+from uino_deploy.kernels.plugins.library import OPERATORS, Kernel
 from uino_deploy.selftest.cases import CORRELATION, DTYPES, SCAN, ragged_cases
 from uino_deploy.selftest.operators import compare, execute_ptx
 
@@ -29,7 +29,10 @@ def quick(operator):
     )
 
 
-@pytest.mark.parametrize("operator", [CORRELATION, SCAN], ids=lambda one: one.name)
+every_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=lambda one: one.name)
+
+
+@every_operator
 def test_the_launch_computes_the_operator_and_a_fault_is_found(quick_kernels, operator):
     case, made = quick(operator), []
 
@@ -39,17 +42,18 @@ def test_the_launch_computes_the_operator_and_a_fault_is_found(quick_kernels, op
 
     assert compare(quick_kernels, case, "float16", run).holds
     for fault in faults_of(case):
-        spoiled = fault(made[0])
+        first, *rest = made[0]
+        spoiled = [fault(first), *rest]
         assert not compare(quick_kernels, case, "float16", lambda *_, out=spoiled: out).holds
 
 
-@pytest.mark.parametrize("operator", [CORRELATION, SCAN], ids=lambda one: one.name)
+@every_operator
 def test_a_grid_without_its_last_blocks_is_found(quick_kernels, operator):
-    """A shot dropped, or a group of channels."""
+    """A shot dropped, or a sequence, or some cells."""
 
     def run(launch, inputs, like):
         x, y, z = launch.grid
-        short = (x, y, z - 1) if operator is CORRELATION else (x, y - 1, z)
+        short = (x, y, z - 1) if operator is CORRELATION else (x - 1, y, z)
         return execute_ptx(replace(launch, grid=short), inputs, like)
 
     with pytest.raises(ArithmeticError, match="unwritten"):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.fake_cuda import FakeCudart, FakeTensorRt
-from tests.selftest.faults import one_shot, reordered, scaled
+from tests.selftest.faults import exchanged, one_shot, scaled
 from uino_deploy.config import UinoConfig
 from uino_deploy.export.engine_job import Outcome
+from uino_deploy.kernels.plugins.library import OPERATORS
 from uino_deploy.runtime import cuda_memory, tensorrt_backend
 from uino_deploy.runtime.tensorrt_backend import TensorRtSession
 from uino_deploy.selftest import operator_engines
@@ -34,8 +35,8 @@ class Builder:
     def build(self, _child, job):
         self.jobs.append(job)
         Path(job.plan).write_text(job.onnx)
-        name = "node_correlation4d" if "correlation4d" in job.plan else "node_selective_scan2d"
-        made = [name] if job.plugins else []
+        (kernel,) = [o.kernel for o in OPERATORS.values() if o.kernel in job.plan]
+        made = [f"node_{kernel}"] if job.plugins else []
         return Outcome(
             version=FakeTensorRt.__version__,
             plugins=made if self.plugins is None else self.plugins,
@@ -63,7 +64,7 @@ def setting(tmp_path):
 def few(monkeypatch):
     """One preset's tilings, in one type."""
     monkeypatch.setattr(Setting, "configs", lambda _self: [UinoConfig.from_preset("tiny")])
-    monkeypatch.setattr(operator_engines, "dtypes_of", lambda _arch: ["bfloat16"])
+    monkeypatch.setattr(operator_engines, "dtypes_of", lambda _arch: ["float16"])
 
 
 def findings(setting, backend="tensorrt"):
@@ -76,18 +77,18 @@ def verdicts(found):
 
 
 def test_every_operator_form_type_and_tiling_is_held_to_its_own_bound(setting, builder):
+    setting.architecture = "sm_75"  # no bfloat16: ONNX Runtime, the fake's engine, lacks products
     found = findings(setting)
     assert verdicts(found) == {"passed"}, found
     forms = ("plugin", "function")
     assert list(found) == [
-        f"{name}'s {form}, alone in an engine, computes it"
-        for name in ("Correlation4d", "SelectiveScan2d")
-        for form in forms
+        f"{name}'s {form}, alone in an engine, computes it" for name in OPERATORS for form in forms
     ]
-    assert sorted(map(len, found.values())) == [6, 6, 18, 18]  # pools, or widths by tilings
-    assert {finding.bound for each in found.values() for finding in each} == {1e-5, 2e-3, 1e-2}
-    assert len(builder.jobs) == len({job.plan for job in builder.jobs}) == 48
-    assert sum(job.plugins for job in builder.jobs) == 24
+    # Types by pools, by widths, by widths over both planes, or by widths with both tilings.
+    assert sorted(map(len, found.values())) == [4, 4, 6, 6, *[12] * 6]
+    assert {finding.bound for each in found.values() for finding in each} == {1e-5, 2e-3}
+    assert len(builder.jobs) == len({job.plan for job in builder.jobs}) == 92
+    assert sum(job.plugins for job in builder.jobs) == 46
     assert not any(job.tf32 for job in builder.jobs)
 
 
@@ -95,18 +96,21 @@ def test_every_operator_form_type_and_tiling_is_held_to_its_own_bound(setting, b
 @pytest.mark.parametrize(
     ("fault", "spoiled"),
     [
-        (scaled, ("Correlation4d", "SelectiveScan2d")),
+        (scaled, tuple(OPERATORS)),
         (one_shot, ("Correlation4d",)),
-        (reordered, ("SelectiveScan2d",)),
+        (exchanged, tuple(OPERATORS)[1:]),
     ],
 )
 def test_a_fault_in_an_engine_is_found(setting, builder, monkeypatch, fault, spoiled):
     run = TensorRtSession.run
 
     def wrong(self, feeds):
-        ((name, out),) = run(self, feeds).items()
-        operator = "Correlation4d" if "query" in feeds else "SelectiveScan2d"
-        return {name: fault(out) if operator in spoiled else out}
+        found = run(self, feeds)
+        (operator,) = [o for o in OPERATORS.values() if {t.name for t in o.inputs} == set(feeds)]
+        if operator.name in spoiled:
+            first = operator.outputs[0].name
+            found = {**found, first: fault(found[first])}
+        return found
 
     monkeypatch.setattr(TensorRtSession, "run", wrong)
     for claim, each in findings(setting).items():
@@ -137,7 +141,7 @@ def test_an_engine_that_is_the_other_form_is_found(setting, builder, plugins, wo
 def test_tensorrt_rtx_has_functions_alone(setting, builder):
     setting.architecture = "sm_89"
     found = findings(setting, "tensorrt-rtx")
-    assert len(found) == 2
+    assert len(found) == len(OPERATORS)
     assert verdicts(found) == {"passed"}
     setting.architecture = "sm_87"
     assert verdicts(findings(setting, "tensorrt-rtx")) == {"skipped"}

@@ -16,11 +16,12 @@ from uino_deploy.export.onnx_writer import check_model
 from uino_deploy.export.operator_models import operator_model
 from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.runtime import openvino_backend
-from uino_deploy.selftest.cases import DTYPES, ragged_cases
+from uino_deploy.selftest.cases import DTYPES, EPILOGUE, MLP, PROLOGUE, ragged_cases
 from uino_deploy.selftest.operator_engines import feeds_of
 from uino_deploy.selftest.operators import judged
 
 CASES = ragged_cases(PRESETS.values())
+AROUND_SCANS = (PROLOGUE, EPILOGUE, MLP)
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.where)
 every_type = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -33,11 +34,20 @@ def write(folder, case, dtype):
 
 def test_the_cases_are_every_tiling_that_presets_use():
     tilings = [case.operator.configurations(case.attributes, case.shapes)[0] for case in CASES]
-    assert sorted(tilings) == [
-        *("p2", "p3"),
-        *(f"parallel-{width}" for width in ("d16n4r2", "d32n4r2", "d64n4r4")),
-        *(f"serial-{width}" for width in ("d16n4r2", "d32n4r2", "d64n4r4")),
-    ]
+    assert sorted(tilings) == sorted(
+        [
+            *("p2", "p3"),
+            *("parallel-d16n4r2p16", "parallel-d16n4r2p16", "parallel-d16n4r4p16"),
+            *("serial-d16n4r2p16", "serial-d32n4r2p16", "serial-d64n4r4p16"),
+            *(
+                f"{plane}-d{width}{packed}"
+                for plane in ("query", "support")
+                for width in (16, 32, 64)
+                for packed in ("", "p16")
+            ),
+            *("d16f32", "d32f64", "d64f128"),
+        ]
+    )
 
 
 @every_type
@@ -47,7 +57,8 @@ def test_the_node_is_the_exporters(tmp_path, case, dtype):
     check_model(path)
     summary = read_graph(path)
     (call,) = summary.calls
-    assert call.attributes == {**case.attributes, **PLUGIN}
+    more = {"channels": case.shapes["volume"][-1]} if case.operator is PROLOGUE else {}
+    assert call.attributes == {**case.attributes, **more, **PLUGIN}
     assert summary.functions == {case.operator.name}
     assert not summary.doubles
 
@@ -56,26 +67,29 @@ def in_onnxruntime(path, feeds):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session.run(None, feeds)[0]
+    return session.run(None, feeds)
 
 
 def in_openvino(path, feeds):
     openvino = pytest.importorskip("openvino")
     model = openvino_backend._read(path, {name: array.shape for name, array in feeds.items()})
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    return next(iter(openvino.Core().compile_model(model, "CPU", options)(feeds).values()))
+    return list(openvino.Core().compile_model(model, "CPU", options)(feeds).values())
 
 
 @pytest.mark.parametrize("run", [in_onnxruntime, in_openvino], ids=["onnxruntime", "openvino"])
 @every_type
 @every_case
 def test_it_computes_the_operator_and_a_fault_is_found(tmp_path, case, dtype, run):
+    if run is in_onnxruntime and dtype == "bfloat16" and case.operator in AROUND_SCANS:
+        pytest.skip("ONNX Runtime has no product of bfloat16 on a CPU")
     arrays = case.arrays(dtype)
     exact = case.exact(arrays)
-    found = np.array(run(write(tmp_path, case, dtype), feeds_of(arrays)))
+    found = [np.array(out) for out in run(write(tmp_path, case, dtype), feeds_of(arrays))]
     assert judged(found, exact, dtype, case).holds
     for fault in faults_of(case):
-        assert not judged(fault(found), exact, dtype, case).holds, fault.__name__
+        spoiled = [fault(found[0]), *found[1:]]
+        assert not judged(spoiled, exact, dtype, case).holds, fault.__name__
 
 
 def test_tensorrt_rtx_builds_each_tiling(tmp_path):

@@ -1,8 +1,8 @@
 """A bundle: a folder whose manifest names, describes and hashes everything in it.
 
 No file of a bundle is read before it is checked: `Bundle.open` refuses a manifest with another
-major schema, a path that leaves the folder, and a file that is missing or changed; `Bundle.path`
-returns only files that passed.
+major schema, graphs that call other operators, a path that leaves the folder, and a file that is
+missing or changed; `Bundle.path` returns only files that passed.
 
 Who made the manifest is another matter, which `uino_deploy.bundle.signature` decides where a
 signature is required: the manifest is read once, and the bytes that were checked are those parsed.
@@ -36,6 +36,8 @@ from uino_deploy.images import IMAGENET_MEAN, IMAGENET_STD
 from uino_deploy.pipeline import QUERY, WHOLE
 
 SCHEMA = "1.0"
+OPERATORS = 2
+"""The version of our operators that a bundle's graphs call; `kernels.identity` has the same."""
 MANIFEST = "manifest.json"
 # Far beyond any bundle of this program, whose largest model takes 1.3 GB in float32; without a
 # limit a sparse file of a terabyte is hashed for hours.
@@ -48,6 +50,13 @@ _Some = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 _Opset = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _Level = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
 _Scale = Annotated[float, msgspec.Meta(gt=0, le=1000)]
+
+# What a source's role is called on the command line.
+_EXPORTED_FROM = {
+    "model": "--checkpoint",
+    "encoder": "--encoder-checkpoint",
+    "decoder": "--sam-checkpoint",
+}
 
 DType = Literal["float32", "float16"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -136,10 +145,14 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The contents of `manifest.json`; unknown fields, from a newer minor schema, are ignored.
 
-    `limits` holds the largest "batch" and "shots" that the exporter allowed, if it set any.
+    `operators` is the version of our operators that the graphs call. `fingerprint` names the
+    configuration and the weights that a support depends on, never the graphs, so a bundle exported
+    again by another version takes the supports of the first. `limits` holds the largest "batch"
+    and "shots" that the exporter allowed, if it set any.
     """
 
     schema: str = SCHEMA
+    operators: _Count = OPERATORS
     model: dict[str, Any]
     fingerprint: str
     preprocess: Preprocess
@@ -155,8 +168,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileEntry] = msgspec.field(default_factory=dict)
 
 
-class _SchemaOnly(msgspec.Struct):
+class _Versions(msgspec.Struct):
     schema: str
+    operators: int = 1  # before a manifest said so
 
 
 @dataclass(frozen=True)
@@ -193,8 +207,9 @@ class Bundle:
 
         Raises:
             SignatureError: a required signature is missing or wrong.
-            BundleError: the path is not a bundle, its major schema is another, a path leaves the
-                folder, or a file is missing or differs from the manifest.
+            BundleError: the path is not a bundle, its major schema or the version of its operators
+                is another, a path leaves the folder, or a file is missing or differs from the
+                manifest.
         """
         root = Path(path)
         _, manifest = read_manifest(root, require_signature)
@@ -202,6 +217,7 @@ class Bundle:
             config = UinoConfig.from_dict(manifest.model)
         except InputError as error:
             raise BundleError(f"{root / MANIFEST}: {error}") from error
+        _check_operators(root, manifest, config)
         _check_sections(root, manifest)
         _check_total(root, manifest)
         checked = {
@@ -352,7 +368,8 @@ def read_manifest(root: Path, required: Required = False) -> tuple[bytes, Manife
     data = path.read_bytes()
     check_signature(data, path, required)
     try:
-        schema = decode_json(data, _SchemaOnly).schema
+        versions = decode_json(data, _Versions)
+        schema = versions.schema
         if schema.partition(".")[0] != SCHEMA.partition(".")[0]:
             raise BundleError(
                 f"{path} has schema version {schema}; this program reads {SCHEMA}",
@@ -360,11 +377,29 @@ def read_manifest(root: Path, required: Required = False) -> tuple[bytes, Manife
             )
         manifest = decode_json(data, Manifest)
         check_depth([manifest.model, manifest.kernels, manifest.plans])
-        return data, manifest
+        return data, msgspec.structs.replace(manifest, operators=versions.operators)
     except DocumentError as error:
         raise BundleError(
             f"{path} is not a manifest: {error}", "export the bundle again"
         ) from error
+
+
+def _check_operators(root: Path, manifest: Manifest, config: UinoConfig) -> None:
+    """Refuse graphs that call other operators than this program has; some variants call none."""
+    if manifest.operators == OPERATORS or config.prompt.hypercorrelation == "none":
+        return
+    sources = {source.role: source.name for source in manifest.provenance.sources}
+    options = [
+        f"{option} {shlex.quote(sources[role])}"
+        for role, option in _EXPORTED_FROM.items()
+        if role in sources
+    ]
+    command = " ".join(["uino-deploy export", *options, f"-o {shlex.quote(str(root))} --force"])
+    raise BundleError(
+        f"{root} calls version {manifest.operators} of our operators, and this program has "
+        f"version {OPERATORS}",
+        f"export it again, with the options it was exported with: {command}",
+    )
 
 
 def _check_total(root: Path, manifest: Manifest) -> None:

@@ -8,8 +8,8 @@ model's variant is stored once, in float32, under its name on the routes of `pip
     embedding [B,E,h,w]  dense [B,E,h,w]  logits [B,1,4h,4w]  iou [B,1]
 
 Beside them lie samples of what each of our operators takes first and gives inside the prompt's
-piece, in the order of their calls: operator.0.input [<= 4096], operator.0.output, operator.1.input.
-Bundles of earlier versions have none.
+piece, in the order of their calls: operator.0.input [<= 4096], operator.0.output, operator.1.input,
+operator.1.output, operator.1.second.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from uino_deploy.pipeline import CLASS, CLASS_AXIS, route_of
 
 Array = npt.NDArray[Any]
 AnyTensor = TypeVar("AnyTensor")
+OUTPUTS = ("output", "second")
+"""How samples of an operator's first result and its second one are called."""
 _SAMPLES = 4096
 Example = Mapping[str, Array]
 
@@ -46,7 +48,7 @@ def load_example(bundle: Bundle) -> dict[str, Array]:
 
 
 def operator_name(call: int, what: str) -> str:
-    """Return the name of a sample: what ("input" or "output") of an operator's call."""
+    """Return the name of a sample: what ("input", or one of `OUTPUTS`) of an operator's call."""
     return f"operator.{call}.{what}"
 
 
@@ -66,10 +68,20 @@ def outputs_of(piece: Piece, example: Example) -> dict[str, Array]:
     return {edge.name: _tensor(piece.name, edge.name, example) for edge in piece.outputs}
 
 
+def tensor_of(example: Example, name: str) -> Array:
+    """Return a tensor or a sample of an example.
+
+    Raises:
+        BundleError: it has none of this name.
+    """
+    if name not in example:
+        raise BundleError(f"the reference has no tensor {name!r}", "export the bundle again")
+    return example[name]
+
+
 def _tensor(piece: str, edge: str, example: Example) -> Array:
     route = route_of(piece)
     name = route.name(edge)
-    if name not in example:
-        raise BundleError(f"the reference has no tensor {name!r}", "export the bundle again")
     # An example has the shapes of a query; the pieces of a class have no axis for it.
-    return example[name][0] if route is CLASS and name in CLASS_AXIS else example[name]
+    whole = tensor_of(example, name)
+    return whole[0] if route is CLASS and name in CLASS_AXIS else whole

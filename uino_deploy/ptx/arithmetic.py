@@ -90,8 +90,41 @@ def _add_to_zero(a: Array, b: Array) -> Array:
     return np.where(np.isfinite(total), rounded, nearest)
 
 
+def _mixed(
+    machine: State, instruction: Instruction, where: Array | None, function: Callable[..., Array]
+) -> Action | None:
+    """Bind an instruction from sm_100 on whose last source alone is float32, as the result is."""
+    *others, wide, narrow = ("", "", *instruction.modifiers)
+    if wide != "f32" or narrow not in ("f16", "bf16"):
+        return None
+    if set(others) - {"", "rn"}:
+        raise unsupported(instruction)
+    target = machine.registers.target(instruction, instruction.operands[0], "f32")
+    *factors, addend = instruction.operands[1:]
+    rows = [machine.registers.source(instruction, o, narrow) for o in factors]
+    last = machine.registers.source(instruction, addend, "f32")
+
+    def widened(row: Array) -> Array:
+        values = widen_bf16(row) if narrow == "bf16" else row
+        return values.astype(np.float64)
+
+    def compute() -> Array:
+        return function(*map(widened, rows), last.astype(np.float64)).astype(np.float32)
+
+    return assign(compute, target, where)
+
+
+def subtract(machine: State, instruction: Instruction, where: Array | None) -> Action:
+    """Bind `sub`."""
+    mixed = _mixed(machine, instruction, where, np.subtract)
+    return mixed or simple(np.subtract)(machine, instruction, where)
+
+
 def add(machine: State, instruction: Instruction, where: Array | None) -> Action:
     """Bind `add`, which for float32 may also round to zero."""
+    mixed = _mixed(machine, instruction, where, np.add)
+    if mixed is not None:
+        return mixed
     kind, modifiers = kind_of(instruction, {"ftz", "sat", "rn", "rz"})
     if "rz" in modifiers and kind != "f32":
         raise unsupported(instruction)
@@ -105,6 +138,9 @@ def _round_to(values: Array, kind: str) -> Array:
 
 def fma(machine: State, instruction: Instruction, where: Array | None) -> Action:
     """Bind `fma.rn`: the product is exact in float64; the sum rounds there and to the type."""
+    mixed = _mixed(machine, instruction, where, lambda a, b, c: a * b + c)
+    if mixed is not None:
+        return mixed
     kind, modifiers = kind_of(instruction, {"rn", "ftz", "sat", "relu"})
     if kind == "f64" or kind not in _FLOATS or "relu" in modifiers:
         raise unsupported(instruction)
@@ -319,7 +355,7 @@ ELEMENTWISE: dict[str, Handler] = {
     "shr": shift(np.right_shift),
     "sin": unary64(np.sin),
     "sqrt": unary64(np.sqrt),
-    "sub": simple(np.subtract),
+    "sub": subtract,
     "tanh": unary64(np.tanh),
     "xor": logic(np.bitwise_xor, np.logical_xor),
 }

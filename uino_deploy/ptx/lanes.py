@@ -15,7 +15,8 @@ class Lanes:
     """`slots` blocks of `threads` threads; a lane's block is lane // threads.
 
     `active` (bool, [lanes]) marks the lanes that execute the current instruction if not all
-    do; `blocks` (int64, [slots]) names the block in each slot.
+    do; `blocks` (int64, [slots]) names the block in each slot. Time is counted in barriers: `now`,
+    and for each lane that of its block's and its warp's last one.
     """
 
     def __init__(self, threads: int, slots: int) -> None:
@@ -24,11 +25,32 @@ class Lanes:
         self.count = threads * slots
         self.active = np.ones(self.count, dtype=np.bool_)
         self.blocks = np.zeros(slots, dtype=np.int64)
+        self.now = 1
+        self.block_time = np.zeros(self.count, dtype=np.uint32)
+        self.warp_time = np.zeros(self.count, dtype=np.uint32)
 
     @property
     def warps(self) -> int:
         """The number of warps in all slots."""
         return self.count // WARP
+
+    def start(self) -> None:
+        """Begin time anew: new blocks take the slots."""
+        self.now = 1
+        self.block_time.fill(0)
+        self.warp_time.fill(0)
+
+    def barrier(self, lanes: Array | None) -> None:
+        """Order accesses of the threads of whole blocks."""
+        self._tick(self.block_time, lanes)
+
+    def warp_barrier(self, lanes: Array | None) -> None:
+        """Order accesses of the threads of whole warps."""
+        self._tick(self.warp_time, lanes)
+
+    def _tick(self, times: Array, lanes: Array | None) -> None:
+        times[slice(None) if lanes is None else lanes] = self.now
+        self.now += 1
 
     def fault(self, instruction: Instruction, reason: str, lane: int) -> PtxFault:
         """Return the fault of one lane."""

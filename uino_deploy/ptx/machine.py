@@ -86,6 +86,7 @@ class Machine:
         ):
             self.registers.special[f"%ctaid.{axis}"][:] = np.repeat(index, lanes.threads)
         self.registers.reset()
+        self.lanes.start()
         self.shared.reset()
         self._steps = limit
         if blocks.size == lanes.slots:
@@ -218,7 +219,7 @@ class Machine:
             if last is None or is_barrier(last):
                 if last is not None:
                     self._check_barrier(last)
-                    self.shared.barrier(None)
+                    self.lanes.barrier(None)
                 index += 1
                 continue
             if last.guard is None:
@@ -297,5 +298,5 @@ class Machine:
         arrived = (waiting | (position >= self.end)).reshape(shape).all(axis=1)
         released = np.repeat(arrived, self.lanes.threads) & waiting
         if released.any():
-            self.shared.barrier(np.flatnonzero(np.repeat(arrived, self.lanes.threads)))
+            self.lanes.barrier(np.flatnonzero(np.repeat(arrived, self.lanes.threads)))
             waiting &= ~released

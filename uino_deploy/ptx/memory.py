@@ -9,6 +9,7 @@ import numpy as np
 from uino_deploy.errors import InputError
 from uino_deploy.ptx.floats import Array
 from uino_deploy.ptx.lanes import Lanes, by_warp
+from uino_deploy.ptx.ordering import Order
 from uino_deploy.ptx.parser import Instruction
 from uino_deploy.ptx.trace import Accesses, ArrayTrace
 
@@ -81,7 +82,7 @@ def _ones(size: int) -> np.unsignedinteger:
 class _Buffer:
     """One array argument: a padded copy of its bytes, its marks and its counters."""
 
-    def __init__(self, argument: int, base: int, array: Array | Output) -> None:
+    def __init__(self, argument: int, base: int, array: Array | Output, lanes: Lanes) -> None:
         self.argument, self.base = argument, base
         self.output = array if isinstance(array, Output) else None
         self.array: Array = array.array if isinstance(array, Output) else array
@@ -93,6 +94,7 @@ class _Buffer:
         self.loaded = _Shadow(padded)
         self.stored = _Shadow(padded if self.output is not None else 0)
         self.written = _Shadow(padded if self.output is not None else 0)
+        self.order = None if self.output is None else Order(self.size, lanes)
         if self.output is not None:
             self.written.marks[: self.size] = self.output.written
         self.trace = ArrayTrace(argument, self.size)
@@ -118,7 +120,7 @@ class GlobalMemory:
             if not plain.flags.c_contiguous:
                 raise InputError(f"kernel argument {argument} is not C-contiguous")
             base = (len(self.buffers) + 1) << _SPAN_BITS
-            self.buffers.append(_Buffer(argument, base, array))
+            self.buffers.append(_Buffer(argument, base, array, lanes))
 
     def address(self, argument: int) -> int:
         """Return the base address of the array at this position among the arguments."""
@@ -151,6 +153,9 @@ class GlobalMemory:
                 if missing.any():
                     reason = f"reads bytes of argument {buffer.argument} that were never written"
                     raise self._fault(instruction, reason, chosen, missing)
+            if buffer.order is not None:
+                what = f"argument {buffer.argument}"
+                buffer.order.on_read(instruction, offsets, chosen, size * count, what)
             buffer.loaded.mark(offsets, size * count)
             self._count(buffer.trace.loads, addresses[part], chosen, size * count)
             index = offsets // size
@@ -174,7 +179,8 @@ class GlobalMemory:
         total = size * len(values)
         for buffer, part, chosen in self._groups(instruction, addresses, lanes):
             offsets = self._offsets(instruction, buffer, addresses[part], chosen, total)
-            self._writeable(instruction, buffer, chosen)
+            order = self._writeable(instruction, buffer, chosen)
+            order.on_write(instruction, offsets, chosen, total, f"argument {buffer.argument}")
             index = offsets // size
             for step, value in enumerate(values):
                 buffer.views[size][index + step] = value[part]
@@ -258,11 +264,12 @@ class GlobalMemory:
             raise self._fault(instruction, reason, lanes, misaligned)
         return offsets
 
-    def _writeable(self, instruction: Instruction, buffer: _Buffer, lanes: Array | None) -> None:
-        if buffer.output is None:
+    def _writeable(self, instruction: Instruction, buffer: _Buffer, lanes: Array | None) -> Order:
+        if buffer.order is None:
             lane = 0 if lanes is None else int(lanes[0])
             reason = f"writes argument {buffer.argument}, which is an input"
             raise self.lanes.fault(instruction, reason, lane)
+        return buffer.order
 
     def _fault(
         self, instruction: Instruction, reason: str, lanes: Array | None, wrong: Array

@@ -47,12 +47,9 @@ class SharedMemory:
         self.read_time = np.empty(total // granule, dtype=np.uint32)
         self.writer = np.empty(total // granule, dtype=np.int32)
         self.reader = np.empty(total // granule, dtype=np.int32)
-        self.block_time = np.empty(lanes.count, dtype=np.uint32)
-        self.warp_time = np.empty(lanes.count, dtype=np.uint32)
         self.committed = np.zeros(lanes.count, dtype=np.int64)
         self.copies: list[_Copy] = []
         self.products = Products(lanes.count, total // granule)
-        self.now = 1
         self.loads, self.stores = SharedTrace(), SharedTrace()
         self._wavefronts: dict[tuple[int, bytes], tuple[int, int, int]] = {}
         self.reset()
@@ -61,24 +58,9 @@ class SharedMemory:
         """Forget all contents: new blocks take the slots."""
         self.write_time.fill(_UNWRITTEN)
         self.read_time.fill(0)
-        self.block_time.fill(0)
-        self.warp_time.fill(0)
         self.committed.fill(0)
         self.copies.clear()
         self.products.reset()
-        self.now = 1
-
-    def barrier(self, lanes: Array | None) -> None:
-        """Make accesses visible between the threads of whole blocks."""
-        self._tick(self.block_time, lanes)
-
-    def warp_barrier(self, lanes: Array | None) -> None:
-        """Make accesses visible between the threads of whole warps."""
-        self._tick(self.warp_time, lanes)
-
-    def _tick(self, times: Array, lanes: Array | None) -> None:
-        times[slice(None) if lanes is None else lanes] = self.now
-        self.now += 1
 
     def read(
         self, instruction: Instruction, addresses: Array, lanes: Array | None, size: int, count: int
@@ -116,7 +98,7 @@ class SharedMemory:
     def finish(self, lanes: Array, allowed: int) -> None:
         """Complete products in flight; what they read counts as read now, by the first lane."""
         for granules in self.products.finish(lanes, allowed):
-            self.read_time[granules] = self.now
+            self.read_time[granules] = self.lanes.now
             self.reader[granules] = lanes[0]
 
     def peek(self, addresses: Array, lanes: Array, size: int) -> Array:
@@ -140,7 +122,7 @@ class SharedMemory:
         offsets = self._offsets(instruction, addresses, lanes, width)
         self.count(self.stores, addresses, lanes, width)
         granules = self._store(instruction, offsets, lanes, values)
-        self.write_time[granules] = self.now
+        self.write_time[granules] = self.lanes.now
         self.writer[granules] = self._lanes(lanes)[:, None]
 
     def copy(
@@ -175,7 +157,7 @@ class SharedMemory:
         for copy in self.copies:
             done = copy.groups < limit[copy.lanes]
             if done.any():
-                self.write_time[copy.granules[done]] = self.now
+                self.write_time[copy.granules[done]] = self.lanes.now
             if not done.all():
                 rest = ~done
                 remaining.append(_Copy(copy.lanes[rest], copy.groups[rest], copy.granules[rest]))
@@ -216,13 +198,13 @@ class SharedMemory:
     ) -> None:
         granules = self._granules(offsets, width)
         times = self.write_time[granules]
-        since = self.block_time if lanes is None else self.block_time[lanes]
+        since = self.lanes.block_time if lanes is None else self.lanes.block_time[lanes]
         suspect = times > since[:, None]
         everyone = self._lanes(lanes)
         if suspect.any():
             rows, columns = np.nonzero(suspect)
             self._judge_read(instruction, everyone[rows], granules[rows, columns])
-        self.read_time[granules] = self.now
+        self.read_time[granules] = self.lanes.now
         self.reader[granules] = everyone[:, None]
 
     def _judge_read(self, instruction: Instruction, lanes: Array, granules: Array) -> None:
@@ -246,7 +228,7 @@ class SharedMemory:
     def _unordered(self, lanes: Array, others: Array, times: Array) -> Array:
         """Return which pairs of lanes have not synchronised since `times`."""
         same_warp = (lanes // WARP) == (others // WARP)
-        ordered = (lanes == others) | (same_warp & (times <= self.warp_time[lanes]))
+        ordered = (lanes == others) | (same_warp & (times <= self.lanes.warp_time[lanes]))
         unordered: Array = ~ordered
         return unordered
 
@@ -264,7 +246,7 @@ class SharedMemory:
             row = int(np.argmax(self.products.readers[granules].any(axis=1)))
             reason = "overwrites shared memory that a wgmma in flight reads"
             raise self.lanes.fault(instruction, reason, int(self._lanes(lanes)[row]))
-        since = (self.block_time if lanes is None else self.block_time[lanes])[:, None]
+        since = (self.lanes.block_time if lanes is None else self.lanes.block_time[lanes])[:, None]
         written, read = self.write_time[granules], self.read_time[granules]
         suspect = ((written > since) & (written != _UNWRITTEN)) | (read > since)
         if suspect.any():
@@ -287,7 +269,7 @@ class SharedMemory:
         """Raise a fault for overwriting what others wrote, read or copy, if there is one."""
         for column in range(granules.shape[1] if rows.size else 0):
             touched = granules[rows, column]
-            since = self.block_time[lanes]
+            since = self.lanes.block_time[lanes]
             written, read = self.write_time[touched], self.read_time[touched]
             pending = written == _PENDING
             recent = (written > since) & (written != _UNWRITTEN) & ~pending

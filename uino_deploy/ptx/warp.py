@@ -183,7 +183,7 @@ def warp_barrier(machine: State, instruction: Instruction, where: Array | None) 
 
     def run() -> None:
         check()
-        machine.shared.warp_barrier(machine.lanes.selected(where))
+        machine.lanes.warp_barrier(machine.lanes.selected(where))
 
     return run
 

@@ -22,6 +22,9 @@ from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
 from uino_deploy.kernels import identity, openvino_nodes
 from uino_deploy.kernels.correlation import openvino as correlation
+from uino_deploy.kernels.epilogue import openvino as epilogue
+from uino_deploy.kernels.mlp import openvino as norm_mlp
+from uino_deploy.kernels.prologue import openvino as prologue
 from uino_deploy.kernels.selective_scan import openvino as selective_scan
 from uino_deploy.runtime.mapped_file import give_back, map_file
 from uino_deploy.runtime.session import (
@@ -51,12 +54,20 @@ _COMPUTED = {
 }
 # Number of compiled pieces that a session keeps, one for each set of input shapes.
 _KEPT_SHAPES = 4
-# The sources of our operators' OpenVINO forms.
-_CONVERTERS = (
-    identity.__file__,
-    openvino_nodes.__file__,
-    correlation.__file__,
-    selective_scan.__file__,
+# Our operators' OpenVINO forms, and the files that they are written in.
+_CONVERTERS = {
+    "Correlation4d": correlation.correlation4d,
+    "NormMlp": norm_mlp.norm_mlp,
+    "ScanEpilogue": epilogue.scan_epilogue,
+    "ScanPrologue": prologue.scan_prologue,
+    "SelectiveScan2d": selective_scan.selective_scan2d,
+}
+_SOURCES = tuple(
+    str(module.__file__)
+    for module in (
+        *(identity, openvino_nodes),
+        *(correlation, norm_mlp, epilogue, prologue, selective_scan),
+    )
 )
 
 
@@ -238,7 +249,7 @@ class OpenVinoBackend(HostBackend):
         told = [
             self._version,
             self.describe()["device"],
-            [sha256(Path(source)) for source in _CONVERTERS],
+            [sha256(Path(source)) for source in _SOURCES],
             sorted(self._options(piece).items()),
             sorted(shapes.items()),
             [bundle.manifest.files[name].sha256 for name in files],
@@ -371,20 +382,15 @@ def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     from openvino.frontend.onnx import ConversionExtension
 
     reader = FrontEndManager().load_by_framework("onnx")
-    scans = selective_scan.Scans()
-    reader.add_extension(
-        ConversionExtension("Correlation4d", identity.DOMAIN, correlation.correlation4d)
-    )
-    reader.add_extension(ConversionExtension("SelectiveScan2d", identity.DOMAIN, scans.convert))
+    for name, convert in _CONVERTERS.items():
+        reader.add_extension(ConversionExtension(name, identity.DOMAIN, convert))
     loaded = reader.load(str(graph))
     for name, shape in shapes.items():
         place = loaded.get_place_by_tensor_name(name)
         if place is None:
             raise ValueError(f"the graph has no input {name!r}")
         loaded.set_partial_shape(place, PartialShape(list(shape)))
-    model = reader.convert(loaded)
-    scans.finish()
-    return model
+    return reader.convert(loaded)
 
 
 def _signature(key: bytes, path: Path, blob: memoryview) -> bytes:

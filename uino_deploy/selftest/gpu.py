@@ -15,19 +15,18 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import EngineBackend, PlanInfo, plan_folder, plans_of
 from uino_deploy.bundle.reference import inputs_of, load_example
 from uino_deploy.dependencies import is_importable
-from uino_deploy.kernels.plugins.library import Launch, Library
+from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.pipeline import WHOLE
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.runtime.cuda_memory import Device
 from uino_deploy.runtime.session import Array, Backend
 from uino_deploy.selftest.cases import (
-    CORRELATION,
-    SCAN,
     Case,
     cases_of,
     dtypes_of,
     exact_on_gpu,
+    listed,
     model_cases,
     ragged_cases,
     wide,
@@ -86,7 +85,7 @@ def kernel_claims(setting: Setting) -> list[Claim]:
                 "against float64",
                 partial(_launched, setting, operator),
             )
-            for operator in (CORRELATION, SCAN)
+            for operator in OPERATORS.values()
         ),
         *(
             Claim(
@@ -94,7 +93,7 @@ def kernel_claims(setting: Setting) -> list[Claim]:
                 "CUDA tensors at the model's shapes, against float64",
                 partial(_in_torch, setting, operator),
             )
-            for operator in (CORRELATION, SCAN)
+            for operator in OPERATORS.values()
         ),
     ]
 
@@ -121,7 +120,7 @@ def _launched(setting: Setting, operator: Operator) -> Iterator[Measured]:
     library = Library.open(setting.kernels_folder(arch), arch)
     device = Device()
 
-    def run(launch: Launch, inputs: list[Array], like: Array) -> Array:
+    def run(launch: Launch, inputs: list[Array], like: list[Array]) -> list[Array]:
         return _launch(device, launch, inputs, like)
 
     cases = [*model_cases(setting.config()), *ragged_cases(setting.configs())]
@@ -130,17 +129,19 @@ def _launched(setting: Setting, operator: Operator) -> Iterator[Measured]:
             yield compare(library, case, dtype, run, exact_on_gpu)
 
 
-def _launch(device: Device, launch: Launch, inputs: list[Array], like: Array) -> Array:
+def _launch(device: Device, launch: Launch, inputs: list[Array], like: list[Array]) -> list[Array]:
     from uino_deploy.kernels.plugins import driver
 
     there = [device.upload(array) for array in inputs]
     # Unwritten outputs must fail: fill with NaN, also for bfloat16's bits.
-    poison = np.full(like.shape, 0xFFFF if like.dtype == np.uint16 else np.nan, like.dtype)
-    out = device.upload(poison)
+    outputs = [
+        device.upload(np.full(a.shape, 0xFFFF if a.dtype == np.uint16 else np.nan, a.dtype))
+        for a in like
+    ]
     function = driver.load(launch.kernel)
-    addresses = [array.address for array in there]
-    driver.run(function, launch, addresses, [out.address], device.stream)
-    return out.to_host()
+    given, taken = ([array.address for array in arrays] for arrays in (there, outputs))
+    driver.run(function, launch, given, taken, device.stream)
+    return [out.to_host() for out in outputs]
 
 
 def _in_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
@@ -152,9 +153,9 @@ def _in_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
         raise CannotCheck("this torch has no CUDA")
     if not is_importable("triton"):
         raise CannotCheck("Triton is not installed")
-    from uino_deploy.kernels import correlation4d, selective_scan2d
+    from uino_deploy import kernels
 
-    function = correlation4d if operator is CORRELATION else selective_scan2d
+    function = getattr(kernels, operator.kernel)
     for case in cases_of(operator, model_cases(setting.config())):
         for dtype in dtypes_of(setting.architecture):
             yield _one_in_torch(function, case, dtype)
@@ -169,7 +170,8 @@ def _one_in_torch(function: Any, case: Case, dtype: str) -> Measured:
         torch.from_numpy(wide(array)).to("cuda", getattr(torch, kind))
         for array, kind in zip(arrays.values(), types, strict=False)
     ]
-    found = function(*tensors, **case.attributes).double().cpu().numpy()
+    results = listed(function(*tensors, *case.attributes.values()))
+    found = [result.double().cpu().numpy() for result in results]
     return judged(found, exact_on_gpu(case, arrays), dtype, case)
 
 

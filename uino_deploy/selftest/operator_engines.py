@@ -24,11 +24,10 @@ from uino_deploy.export.engine_job import Job
 from uino_deploy.export.engines import RTX_ARCHITECTURES, build_in, builder
 from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.kernels.plugins import register_plugins
+from uino_deploy.kernels.plugins.library import OPERATORS
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 from uino_deploy.selftest.cases import (
-    CORRELATION,
-    SCAN,
     Array,
     Case,
     cases_of,
@@ -56,7 +55,7 @@ def claims(setting: Setting, backend: EngineBackend) -> list[Claim]:
             "now; the plugin layer counted in the parsed network; against float64",
             partial(_in_engines, setting, backend, operator, form),
         )
-        for operator in (CORRELATION, SCAN)
+        for operator in OPERATORS.values()
         for form in forms
     ]
 
@@ -123,15 +122,14 @@ def _measured(child: Child, runner: TensorRtBackend, job: Job, case: Case, dtype
         register_plugins(job.arch, Path(str(job.kernels)), "ipluginv3")
     session = runner.load_plan_file(Path(job.plan), piece, {}, "run this self-test again")
     arrays = case.arrays(dtype)
-    (found,) = session.run(feeds_of(arrays)).values()
-    return judged(found, exact_on_gpu(case, arrays), dtype, case)
+    found = session.run(feeds_of(arrays))
+    results = [found[tensor.name] for tensor in case.operator.outputs]
+    return judged(results, exact_on_gpu(case, arrays), dtype, case)
 
 
 def described(case: Case, dtype: str, model: str) -> Piece:
     """Describe a one-node model as the runtime describes a piece; its tensors are float32."""
-    from uino_deploy.export.operator_models import OUTPUT, output_shape
-
-    size = output_shape(case.operator, case.attributes, case.shapes)
+    sizes = case.operator.sizes(case.attributes, case.shapes)
     return Piece(
         name=f"{case.operator.kernel} ({case.where}, {dtype})",
         model=model,
@@ -140,7 +138,10 @@ def described(case: Case, dtype: str, model: str) -> Piece:
             Edge(name=name, shape=list(shape), dtype="float32")
             for name, shape in case.shapes.items()
         ],
-        outputs=[Edge(name=OUTPUT, shape=list(size), dtype="float32")],
+        outputs=[
+            Edge(name=tensor.name, shape=list(size), dtype="float32")
+            for tensor, size in zip(case.operator.outputs, sizes, strict=True)
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""Claims about the two operators: the references agree, and the compiled kernels match them."""
+"""Claims about the operators: the references agree, and the compiled kernels match them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 from uino_deploy.dependencies import is_importable
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES
-from uino_deploy.kernels.plugins.library import Launch, Library
+from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.selftest.cases import (
-    CORRELATION,
     DTYPES,
-    SCAN,
     Array,
     Case,
     cases_of,
     in_torch,
+    listed,
     ragged_cases,
     wide,
 )
@@ -27,8 +26,8 @@ from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
 from uino_deploy.selftest.setting import Setting
 from uino_deploy.tolerances import OPERATOR, relative_l2
 
-Run = Callable[[Launch, list[Array], Array], Array]
-Exact = Callable[[Case, Mapping[str, Array]], Array]
+Run = Callable[[Launch, list[Array], list[Array]], list[Array]]
+Exact = Callable[[Case, Mapping[str, Array]], list[Array]]
 
 # The architecture whose PTX is executed on the CPU: Jetson Orin's.
 EXECUTED = "sm_87"
@@ -42,7 +41,7 @@ def claims(setting: Setting) -> list[Claim]:
             "two implementations of one formula on the same random inputs, float64",
             partial(_against_torch, setting, operator),
         )
-        for operator in (CORRELATION, SCAN)
+        for operator in OPERATORS.values()
     ] + [
         Claim(
             f"{operator.name}'s {EXECUTED} kernel computes it",
@@ -50,7 +49,7 @@ def claims(setting: Setting) -> list[Claim]:
             "against float64 numpy",
             partial(_executed, setting, operator),
         )
-        for operator in (CORRELATION, SCAN)
+        for operator in OPERATORS.values()
     ]
 
 
@@ -61,8 +60,8 @@ def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
 
     for case in cases_of(operator, ragged_cases([setting.config()])):
         tensors = [torch.from_numpy(array) for array in case.inputs.values()]
-        found = in_torch(operator)(*tensors, **case.attributes).numpy()
-        error = relative_l2(wide(found), case.exact(case.inputs))
+        found = [t.numpy() for t in listed(in_torch(operator)(*tensors, **case.attributes))]
+        error = _worst(found, case.exact(case.inputs))
         yield Measured(error, "relative L2", 1e-12, what=case.where)
 
 
@@ -85,33 +84,39 @@ def compare(
         library: the compiled kernels.
         case: operator, shapes and inputs.
         dtype: element type.
-        run: launches; takes the launch, the inputs in their order, and an array of the output's
-            shape and type, and returns the output.
-        exact: returns the result in float64.
+        run: launches; takes the launch, the inputs in their order, and arrays of the outputs'
+            shapes and types, and returns the outputs.
+        exact: returns the results in float64.
     """
     launch = library.launch(case.operator, case.attributes, case.shapes, dtype)
     arrays = case.arrays(dtype)
     wanted = exact(case, arrays)
-    like = np.empty(wanted.shape, "uint16" if dtype == "bfloat16" else dtype)
+    kind = "uint16" if dtype == "bfloat16" else dtype
+    like = [np.empty(result.shape, kind) for result in wanted]
     return judged(run(launch, list(arrays.values()), like), wanted, dtype, case)
 
 
-def judged(found: Array, exact: Array, dtype: str, case: Case) -> Measured:
-    """Compare a result with the exact one, within the operator's tolerance for its type."""
-    error = relative_l2(wide(found), exact)
+def judged(found: list[Array], exact: list[Array], dtype: str, case: Case) -> Measured:
+    """Compare results with the exact ones, within the operator's tolerance for its type."""
     what = f"{dtype}, {case.where}"
-    return Measured(error, "relative L2", OPERATOR[dtype].relative_l2, what=what)
+    bound = OPERATOR[dtype].relative_l2
+    return Measured(_worst(found, exact), "relative L2", bound, what=what)
 
 
-def execute_ptx(launch: Launch, inputs: list[Array], like: Array) -> Array:
+def _worst(found: list[Array], exact: list[Array]) -> float:
+    pairs = zip(found, exact, strict=True)
+    return max(relative_l2(wide(result), wanted) for result, wanted in pairs)
+
+
+def execute_ptx(launch: Launch, inputs: list[Array], like: list[Array]) -> list[Array]:
     """Execute a kernel's PTX on the CPU, launched as TensorRT launches an ahead-of-time plugin.
 
-    That is the stripped PTX alone, with the inputs, the int32 arguments and the output in this
+    That is the stripped PTX alone, with the inputs, the int32 arguments and the outputs in this
     order, and with no more shared memory than a launch gets that did not ask for more.
 
     Raises:
         BuildError: the kernel needs more shared memory.
-        ArithmeticError: it left parts of its output unwritten.
+        ArithmeticError: it left parts of an output unwritten.
     """
     from uino_deploy import ptx
 
@@ -121,15 +126,14 @@ def execute_ptx(launch: Launch, inputs: list[Array], like: Array) -> Array:
             f"{record.name} needs {record.shared_bytes} bytes of shared memory, and a plugin's "
             f"launch gets {PLUGIN_SHARED_BYTES}"
         )
-    out = ptx.poisoned(like.shape, like.dtype)
+    outputs = [ptx.poisoned(each.shape, each.dtype) for each in like]
     ptx.launch(
         ptx.parse(launch.kernel.ptx()),
         grid=launch.grid,
         block=launch.threads,
         shared=record.shared_bytes,
-        arguments=[*inputs, *launch.scalars, out],
+        arguments=[*inputs, *launch.scalars, *outputs],
     )
-    if not out.complete:
-        raise ArithmeticError("the kernel left parts of its output unwritten")
-    written: Array = out.array
-    return written
+    if not all(out.complete for out in outputs):
+        raise ArithmeticError("the kernel left parts of an output unwritten")
+    return [out.array for out in outputs]

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import torch
 
 from uino_deploy.benchmarks.ledger import traffic, unfused
 from uino_deploy.benchmarks.ledger.boards import (
@@ -17,16 +18,28 @@ from uino_deploy.benchmarks.ledger.boards import (
 )
 from uino_deploy.benchmarks.ledger.journal import Journal, program_key
 from uino_deploy.benchmarks.ledger.markdown import renew
+from uino_deploy.benchmarks.ledger.operators import OperatorCount
 from uino_deploy.benchmarks.ledger.page import ledger_page
 from uino_deploy.benchmarks.ledger.records import mamba_ssm
 from uino_deploy.benchmarks.ledger.store import LEDGER, load, select, text_of
+from uino_deploy.benchmarks.ledger.whole import OURS, count_whole
 from uino_deploy.cli import main
 from uino_deploy.config import PRESETS, UinoConfig
 from uino_deploy.errors import InputError
 from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES
-from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape, scan_shapes
+from uino_deploy.kernels.compiler.shapes import (
+    CorrelationShape,
+    ScanShape,
+    scan_shapes,
+    volume_shapes,
+)
 from uino_deploy.kernels.compiler.targets import ARCHITECTURES
-from uino_deploy.kernels.compiler.variants import DTYPES, correlation_variant, scan_variant
+from uino_deploy.kernels.compiler.variants import (
+    DTYPES,
+    correlation_variant,
+    scan_variant,
+    volume_variant,
+)
 
 CORRELATION = CorrelationShape(1, 1, 2, 130, 64, 5, 5, 3)
 SCAN = ScanShape(2, 3, 4, 32, 4, 2)
@@ -81,9 +94,45 @@ def test_compulsory_bytes_by_hand():
     variant = scan_variant(SCAN, "float16")
     cells = 2 * 3 * 4
     parameters = 4 * 4 * 32 * (2 + 1 + 4 + 1)
-    arrays = 2 * cells * (32 + 4 * (2 + 4 + 4) + 4 * 32) + parameters
+    arrays = 2 * cells * (32 + 4 * 16 + 32) + parameters
     assert traffic.distinct_bytes(variant, SCAN) == arrays
-    assert traffic.compulsory_bytes(variant, SCAN) == arrays + 3 * 2 * cells * 32
+    again = 2 * cells * 32 * (3 + 6)  # x in three more directions, y read thrice, written thrice
+    assert traffic.compulsory_bytes(variant, SCAN) == arrays + again
+    assert traffic.dram_bytes(variant, SCAN, arrays) == arrays
+    assert traffic.dram_bytes(variant, SCAN, arrays - 1) == arrays + again
+
+
+def test_bytes_around_a_scan_by_hand():
+    prologue, epilogue, *_, mlp = volume_shapes(UinoConfig.from_preset("vitb14"))[:5]
+    cells = 37 * 37 * 7 * 7
+    found = [
+        traffic.compulsory_bytes(volume_variant(s, "float16", 87), s)
+        for s in (prologue, epilogue, mlp)
+    ]
+    assert found == [
+        2 * (cells * (32 + 32 + 64) + 32 * (2 + 32 + 9 + 1 + 64)),
+        2 * (cells * (32 + 32 + 32) + 32 * (2 + 32 + 2 + 32)),
+        2 * (cells * (32 + 32) + 32 * 2 + 2 * 32 * 64 + 64 + 32),
+    ]
+
+
+def test_the_whole_hypercorrelation_is_few_launches_and_bytes():
+    """90 launches and 771 MB before the operators around the scans; see the issue's bounds."""
+    whole = count_whole("vitb14", "float16")
+    assert whole.launches <= 31
+    assert whole.launches + whole.constants <= 45
+    assert whole.bytes <= 300e6
+    assert whole.bytes == sum(moved for _, _, moved in whole.by_operator)
+    assert whole.by_operator[0][0] in OURS
+
+
+def test_operators_of_parameters_alone_are_constants():
+    weight, x = torch.nn.Parameter(torch.ones(3, 4)), torch.ones(3, 4)
+    with torch.no_grad(), OperatorCount() as counter:
+        (x * weight.exp().t().t()).sum()
+    assert counter.constants == [("exp", 2 * 48)]
+    assert counter.launches == [("mul", 3 * 48), ("sum", 48 + 4)]
+    assert counter.bytes == 3 * 48 + 48 + 4
 
 
 def test_the_unfused_product_reads_an_operand_for_each_tile_of_the_other():
@@ -106,6 +155,7 @@ RECORD = {
     "shape": {"sequences": 2, "height": 3, "width": 4, "channels": 5},
     **{"registers": 9, "spill_bytes": 0, "local_bytes": 0, "shared_bytes": 1, "occupancy": 0.5},
     **{"programs": 3, "serial_steps": 4, "cuda": "12.6", "relative_l2": None},
+    **{"relative_l2_full": None, "dram_bytes": {"4 MiB": 1_000_000}},
     **{"requested_bytes": None, "written_bytes": None, "counted_on": None},
     **{"compulsory_bytes": 2_000_000, "unfused_bytes": 3_000_000},
     "floor_us": {BOARDS[0].name: 1.0},
@@ -119,7 +169,7 @@ def test_the_page_escapes_and_leaves_out_what_was_not_counted():
     (table,) = re.findall(r"<summary>Numbers</summary>(.*?)</table>.*?<h2>Floors", text, re.DOTALL)
     cells = [html.unescape(c) for c in re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table)]
     assert cells[1:3] == [
-        "must: each array once, the scan's x once a direction",
+        "must: each array once, the scan's x and y in every direction",
         "moved by PyTorch's operators",
     ]
     assert cells[-2:] == ["2", "3"]
@@ -132,9 +182,9 @@ def test_the_page_of_nothing_counted_is_a_page():
 
 
 def test_the_tables_replace_what_stood_between_the_marks():
-    text = "a\n<!-- ledger begins -->\nold\n<!-- ledger ends -->\nb\n"
+    text = "a\n<!-- ledger begins -->\nprevious\n<!-- ledger ends -->\nb\n"
     new = renew(text, [RECORD])
-    assert "old" not in new
+    assert "previous" not in new
     assert "| scan< c | float16 |" in new
     assert new.startswith("a\n")
     assert new.endswith("b\n")
@@ -185,6 +235,7 @@ KEYS = {
     *("requested_bytes", "written_bytes", "compulsory_bytes", "unfused_bytes", "counted_on"),
     *("flops", "tensor_core_instructions", "load_sectors", "store_sectors", "presets", "shape"),
     *("occupancy", "instructions", "floor_us", "programs", "warps", "serial_steps"),
+    *("loop", "dram_bytes", "relative_l2_full"),
 }
 
 
@@ -205,13 +256,18 @@ def test_the_ledger_holds_the_gates(ledger):
     for r in ledger:
         assert r["spill_bytes"] == r["local_bytes"] == r["instructions"]["local"] == 0
         assert r["shared_bytes"] <= PLUGIN_SHARED_BYTES
-        if r["op"] == "correlation4d" and r["dtype"] != "float32" and r["arch"] != "sm_75":
+        if r["op"] != "selective_scan2d" and r["dtype"] != "float32" and r["arch"] != "sm_75":
             assert r["tensor_core_instructions"]
+        if r["op"] == "selective_scan2d":
+            assert r["loop"]["barrier"] <= 2
+        if r["dtype"] != "float32" and r["arch"] != "sm_75":
+            assert not r["loop"]["load_2_bytes"]
         if r["dtype"] == "float16" and r["arch"] != "sm_75":
             assert r["counted_on"] in (r["arch"], "sm_80")
         if r["arch"] in executable:
             assert r["counted_on"] == r["arch"]
             assert r["relative_l2"] <= r["tolerance"]
+            assert r["relative_l2_full"] <= r["tolerance"]
         if r["arch"] in executable and "vitb14" in r["presets"] and r["dtype"] == "float16":
             check_traffic(r)
 
@@ -219,9 +275,9 @@ def test_the_ledger_holds_the_gates(ledger):
 def check_traffic(r):
     moved = r["requested_bytes"] + r["written_bytes"]
     if r["op"] == "selective_scan2d":
-        assert moved <= 1.05 * r["compulsory_bytes"]
+        assert moved <= (1.3 if "parallel" in r["config"] else 1.12) * r["compulsory_bytes"]
         assert moved < 0.5 * (r["mamba_ssm_requested_bytes"] + r["mamba_ssm_written_bytes"])
-    else:
+    elif r["op"] == "correlation4d":
         assert r["requested_bytes"] <= 0.7 * r["unfused_bytes"]
         assert r["flops"] / r["requested_bytes"] >= 55
 
@@ -244,7 +300,7 @@ def test_the_command_prints_a_saved_ledger(monkeypatch, capsys, tmp_path):
     chosen = ("--load", LEDGER, "--arch", "sm_87", "--dtype", "float16", "--preset", "vitb14")
     assert run(monkeypatch, *chosen, "--json", "--html", page_file, "--save", saved) == 0
     records = json.loads(capsys.readouterr().out)["kernels"]
-    assert len(records) == 5
+    assert len(records) == 15
     assert all(r.keys() >= KEYS for r in records)
     assert load(saved) == records
     assert page_file.read_text().count("<svg") == 2

@@ -4,17 +4,22 @@ import hashlib
 import json
 from dataclasses import asdict
 
+from uino_deploy.kernels.compiler.shapes import packed_width
 from uino_deploy.kernels.plugins.library import OPERATORS
 
-CORRELATION, SCAN = OPERATORS["Correlation4d"], OPERATORS["SelectiveScan2d"]
+CORRELATION, PROLOGUE, SCAN, EPILOGUE, MLP = OPERATORS.values()
 
 _TILE = {"BLOCK_Q": 128, "BLOCK_S": 128}
 CONFIGS = [
     (CORRELATION, "p2", _TILE, 256),
     (CORRELATION, "p3", _TILE, 256),
-    (SCAN, "serial-d32n4r2", {"PARALLEL": False, "ROWS": 16, "BLOCK_D": 32}, 128),
-    (SCAN, "parallel-d32n4r2", {"PARALLEL": True, "ROWS": 8, "BLOCK_D": 32}, 128),
-    (SCAN, "serial-d64n4r4", {"PARALLEL": False, "ROWS": 16, "BLOCK_D": 64}, 256),
+    (SCAN, "serial-d32n4r2p16", {"PARALLEL": False, "ROWS": 4, "BLOCK_D": 32}, 128),
+    (SCAN, "parallel-d16n4r2p16", {"PARALLEL": True, "ROWS": 32, "BLOCK_D": 16}, 256),
+    (SCAN, "serial-d64n4r4p16", {"PARALLEL": False, "ROWS": 4, "BLOCK_D": 64}, 256),
+    (PROLOGUE, "query-d32p16", {"CELLS": 64}, 128),
+    (PROLOGUE, "support-d32p16", {"CELLS": 64}, 128),
+    (EPILOGUE, "query-d32", {"CELLS": 64}, 128),
+    (MLP, "d32f64", {"CELLS": 64}, 128),
 ]
 
 
@@ -71,11 +76,25 @@ def scan_shapes(sequences=3, height=4, width=5, channels=32, states=4, rank=2):
     plane = (sequences, height, width)
     return {
         "x": (*plane, channels),
-        "dt": (*plane, 4, rank),
-        "b": (*plane, 4, states),
-        "c": (*plane, 4, states),
+        "packed": (*plane, 4, packed_width(rank, states)),
         "dt_weight": (4, channels, rank),
         "dt_bias": (4, channels),
         "a": (4, channels, states),
         "skip": (4, channels),
     }
+
+
+def volume_shapes(operator, plane=0, cells=(2, 3, 5, 4, 2), channels=32, width=16):
+    """Return the inputs' shapes of an operator on a volume; `width` is P or F."""
+    d, (shots, hq, wq, hs, ws) = channels, cells
+    volume = {"volume": (*cells, d), "norm_weight": (d,), "norm_bias": (d,)}
+    if operator is MLP:
+        layers = {"weight1": (width, d), "bias1": (width,), "weight2": (d, width), "bias2": (d,)}
+        return volume | layers
+    if operator is PROLOGUE:
+        kernels = {"conv_weight": (d, 3, 3), "conv_bias": (d,)}
+        return volume | {"in_weight": (d, d)} | kernels | {"projection": (4, width, d)}
+    planes = (shots * hs * ws, hq, wq) if plane == 0 else (shots * hq * wq, hs, ws)
+    norm = {"out_norm_weight": (d,), "out_norm_bias": (d,)}
+    after = {"gate_weight": (d, d)} | norm | {"projection": (d, d)}
+    return {"y": (*planes, d)} | volume | after

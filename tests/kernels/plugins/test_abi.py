@@ -10,15 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.plugins.folders import CORRELATION, SCAN, correlation_shapes, scan_shapes
+from tests.kernels.plugins.folders import (
+    CORRELATION,
+    EPILOGUE,
+    MLP,
+    PROLOGUE,
+    SCAN,
+    correlation_shapes,
+    scan_shapes,
+    volume_shapes,
+)
 from tests.kernels.presets import preset_variants
 from uino_deploy import ptx
 from uino_deploy.kernels.compiler.build import compile_target, write
 from uino_deploy.kernels.compiler.targets import target
-from uino_deploy.kernels.correlation import naive as correlation_naive
-from uino_deploy.kernels.plugins.expressions import Numbers, evaluate
 from uino_deploy.kernels.plugins.library import OPERATORS, Library
-from uino_deploy.kernels.selective_scan import naive as scan_naive
+from uino_deploy.selftest.cases import in_torch, listed
 from uino_deploy.tolerances import OPERATOR
 
 SIZES = {"u64": 8, "b64": 8, "u32": 4, "b32": 4, "s32": 4}
@@ -29,7 +36,8 @@ def library(tmp_path_factory):
     """The float16 kernels of the smallest model, written to disk and read as a plugin reads."""
     folder = tmp_path_factory.mktemp("kernels")
     names = [v.name for v in preset_variants(87, ["tiny"]) if v.dtype == "float16"]
-    write(compile_target(target("sm_87", "12.6"), ["tiny"], names), folder)
+    names.append("selective_scan2d-parallel-d16n4r2p16-fp16")  # the smallest model's are serial
+    write(compile_target(target("sm_87", "12.6"), ["tiny", "vits14"], names), folder)
     return Library.open(folder, "sm_87")
 
 
@@ -39,6 +47,9 @@ def kernels(library):
     for sequences in (1, 10_000):
         shapes = scan_shapes(sequences, 30, 30, channels=16)
         yield SCAN, library.find(SCAN, {}, shapes, half)
+    for operator, attributes in ((PROLOGUE, {"plane": 0}), (EPILOGUE, {"plane": 1}), (MLP, {})):
+        shapes = volume_shapes(operator, 1, VOLUME, 16, 32 if operator is MLP else 16)
+        yield operator, library.find(operator, attributes, shapes, half)
 
 
 def entry_parameters(text):
@@ -50,7 +61,7 @@ def entry_parameters(text):
 
 def test_the_ptx_declares_what_is_described(library):
     found = list(kernels(library))
-    assert len({kernel.record.name for _, kernel in found}) == 3
+    assert len({kernel.record.name for _, kernel in found}) == 6
     for operator, kernel in found:
         declared = entry_parameters(kernel.ptx())
         described = operator.parameters(kernel.record.dtype)
@@ -79,6 +90,7 @@ def relative_error(got, expected):
 
 
 GRID = {"height": 5, "width": 7, "pool": 2}
+VOLUME = (2, 3, 5, 4, 2)
 CASES = {
     "one-shot": (CORRELATION, GRID, correlation_shapes(1, 1, 2, 140, 32, (5, 7))),
     "batch-and-shots": (CORRELATION, GRID, correlation_shapes(2, 3, 2, 33, 48, (5, 7), sets=1)),
@@ -88,10 +100,15 @@ CASES = {
         {"height": 13, "width": 12, "pool": 2},
         correlation_shapes(1, 1, 1, 17, 16, (13, 12)),
     ),
-    "parallel": (SCAN, {}, scan_shapes(2, 9, 11, 16)),
-    "parallel-one-sequence": (SCAN, {}, scan_shapes(1, 9, 8, 16)),
+    "parallel": (SCAN, {}, scan_shapes(2, 15, 18, 16)),
+    "parallel-one-sequence": (SCAN, {}, scan_shapes(1, 16, 17, 16)),
     "serial": (SCAN, {}, scan_shapes(19, 2, 5, 16)),
     "serial-one-sequence": (SCAN, {}, scan_shapes(1, 3, 2, 16)),
+    "prologue-query": (PROLOGUE, {"plane": 0}, volume_shapes(PROLOGUE, 0, VOLUME, 16)),
+    "prologue-support": (PROLOGUE, {"plane": 1}, volume_shapes(PROLOGUE, 1, VOLUME, 16)),
+    "epilogue-query": (EPILOGUE, {"plane": 0}, volume_shapes(EPILOGUE, 0, VOLUME, 16)),
+    "epilogue-support": (EPILOGUE, {"plane": 1}, volume_shapes(EPILOGUE, 1, VOLUME, 16)),
+    "mlp": (MLP, {}, volume_shapes(MLP, 0, VOLUME, 16, 32)),
 }
 
 
@@ -99,18 +116,19 @@ def error_of(case, launch):
     """Execute a launch; return the error of its output against the float64 reference."""
     operator, attributes, shapes = CASES[case]
     inputs = random_inputs(operator, shapes)
-    size = [evaluate(d, Numbers(shapes)) for d in operator.output_shape(attributes)]
-    out = ptx.poisoned(tuple(size), np.float16)
+    outputs = [ptx.poisoned(size, np.float16) for size in operator.sizes(attributes, shapes)]
     ptx.launch(
         ptx.parse(launch.kernel.ptx()),
         grid=launch.grid,
         block=launch.threads,
         shared=launch.kernel.record.shared_bytes,
-        arguments=[*(t.numpy() for t in inputs.values()), *launch.scalars, out],
+        arguments=[*(t.numpy() for t in inputs.values()), *launch.scalars, *outputs],
     )
-    naive = correlation_naive if operator is CORRELATION else scan_naive
-    exact = getattr(naive, operator.kernel)(*(t.double() for t in inputs.values()), **attributes)
-    return relative_error(out.array, exact) if out.complete else math.inf
+    exact = in_torch(operator)(*(t.double() for t in inputs.values()), **attributes)
+    if not all(out.complete for out in outputs):
+        return math.inf
+    pairs = zip(outputs, listed(exact), strict=True)
+    return max(relative_error(out.array, wanted) for out, wanted in pairs)
 
 
 def launch_of(case, library):

@@ -37,17 +37,17 @@ def test_a_launch_for_concrete_shapes(folder):
 def test_the_scan_takes_the_better_kernel_or_the_one_that_is_there(folder):
     library = Library.open(folder, "sm_87")
     few, many = scan_shapes(1, 30, 30), scan_shapes(2000, 30, 30)
-    assert library.find(SCAN, {}, few, "float32").record.config == "parallel-d32n4r2"
-    assert library.find(SCAN, {}, many, "float32").record.config == "serial-d32n4r2"
+    assert library.find(SCAN, {}, few, "float32").record.config == "parallel-d16n4r2p16"
+    assert library.find(SCAN, {}, many, "float32").record.config == "serial-d32n4r2p16"
     wide = scan_shapes(1, 30, 30, channels=64, rank=4)
-    assert library.find(SCAN, {}, wide, "float32").record.config == "serial-d64n4r4"
+    assert library.find(SCAN, {}, wide, "float32").record.config == "serial-d64n4r4p16"
 
 
 @pytest.mark.parametrize(
     ("shapes", "dtype", "words"),
     [
         (scan_shapes(), "bfloat16", "in bfloat16 for sm_87"),
-        (scan_shapes(states=16), "float16", "parallel-d32n16r2 or serial-d32n16r2"),
+        (scan_shapes(states=16), "float16", "serial-d32n16r2p40 or parallel-d16n16r2p40"),
     ],
 )
 def test_a_kernel_that_is_not_there(folder, shapes, dtype, words):

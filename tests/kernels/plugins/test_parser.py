@@ -11,10 +11,22 @@ import sys
 import onnx
 import pytest
 
-from tests.kernels.plugins.folders import CORRELATION, SCAN, correlation_shapes, scan_shapes
+from tests.kernels.plugins.folders import (
+    CORRELATION,
+    EPILOGUE,
+    MLP,
+    PROLOGUE,
+    SCAN,
+    correlation_shapes,
+    scan_shapes,
+    volume_shapes,
+)
 from uino_deploy.kernels.correlation import onnx as correlation
-from uino_deploy.kernels.identity import DOMAIN
+from uino_deploy.kernels.epilogue import onnx as epilogue
+from uino_deploy.kernels.identity import DOMAIN, VERSION
+from uino_deploy.kernels.mlp import onnx as norm_mlp
 from uino_deploy.kernels.plugins.names import PLUGIN
+from uino_deploy.kernels.prologue import onnx as prologue
 from uino_deploy.kernels.selective_scan import onnx as scan
 
 pytest.importorskip("tensorrt_rtx")
@@ -23,26 +35,35 @@ FLOAT = onnx.TensorProto.FLOAT
 GRID = {"height": 7, "width": 8, "pool": 3}
 CASES = {
     "Correlation4d": (CORRELATION, GRID, correlation_shapes(1, 1, 2, 14, 16, (7, 8))),
+    "ScanPrologue": (PROLOGUE, {"plane": 0}, volume_shapes(PROLOGUE)),
     "SelectiveScan2d": (SCAN, {}, scan_shapes()),
+    "ScanEpilogue": (EPILOGUE, {"plane": 1}, volume_shapes(EPILOGUE, 1)),
+    "NormMlp": (MLP, {}, volume_shapes(MLP)),
 }
+# What only the function reads.
+MORE = {"ScanPrologue": {"channels": 32}}
 FUNCTIONS = {
     "Correlation4d": lambda: correlation.portable_function(7, 8, 3, FLOAT, 18),
+    "ScanPrologue": lambda: prologue.portable_function(FLOAT, 18),
     "SelectiveScan2d": lambda: scan.portable_function(FLOAT, 18),
+    "ScanEpilogue": lambda: epilogue.portable_function(FLOAT, 18),
+    "NormMlp": lambda: norm_mlp.portable_function(FLOAT, 18),
 }
 
 
 def model(name, portable, **changes):
     operator, attributes, shapes = CASES[name]
     inputs = [onnx.helper.make_tensor_value_info(k, FLOAT, v) for k, v in shapes.items()]
-    output = onnx.helper.make_tensor_value_info("out", FLOAT, None)
+    outputs = [tensor.name for tensor in operator.outputs]
+    results = [onnx.helper.make_tensor_value_info(name, FLOAT, None) for name in outputs]
     # The attributes in another order than the plugin's: the parser must sort them out.
-    given = dict(reversed((attributes | PLUGIN | changes).items()))
+    given = dict(reversed((attributes | MORE.get(name, {}) | PLUGIN | changes).items()))
     node = onnx.helper.make_node(
-        operator.name, list(shapes), ["out"], name="node", domain=DOMAIN, **given
+        operator.name, list(shapes), outputs, name="node", domain=DOMAIN, **given
     )
     return onnx.helper.make_model(
-        onnx.helper.make_graph([node], "g", inputs, [output]),
-        opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, 1)],
+        onnx.helper.make_graph([node], "g", inputs, results),
+        opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, VERSION)],
         functions=[FUNCTIONS[name]()] if portable else [],
         ir_version=10,
     )

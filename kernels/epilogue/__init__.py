@@ -1,0 +1,1 @@
+"""ScanEpilogue: LayerNorm, gate, output projection and residual, after a scan."""

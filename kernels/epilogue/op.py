@@ -1,0 +1,86 @@
+"""The torch operator `uino::scan_epilogue`: shape rule, dispatch and gradient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uino_deploy.kernels.dispatch import differentiable, runs_on_triton
+from uino_deploy.kernels.epilogue import naive
+from uino_deploy.kernels.planes import check_operands, check_plane, planes_shape
+
+
+@torch.library.custom_op("uino::scan_epilogue", mutates_args=())
+def operator(
+    y: Tensor,
+    volume: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    gate_weight: Tensor,
+    out_norm_weight: Tensor,
+    out_norm_bias: Tensor,
+    projection: Tensor,
+    plane: int,
+) -> Tensor:
+    """End a scan; see `naive.scan_epilogue` for shapes and mathematics.
+
+    Raises:
+        ValueError: shapes or types do not fit together.
+    """
+    before, ending = (y, volume, norm_weight, norm_bias), (out_norm_weight, out_norm_bias)
+    operands = (*before, gate_weight, *ending, projection)
+    check_plane(plane)
+    channels = volume.shape[-1]
+    check_operands(
+        volume,
+        {
+            "y": (y, (*planes_shape(volume.shape, plane), channels)),
+            "norm_weight": (norm_weight, (channels,)),
+            "norm_bias": (norm_bias, (channels,)),
+            "gate_weight": (gate_weight, (channels, channels)),
+            "out_norm_weight": (out_norm_weight, (channels,)),
+            "out_norm_bias": (out_norm_bias, (channels,)),
+            "projection": (projection, (channels, channels)),
+        },
+    )
+    if runs_on_triton(y):
+        from uino_deploy.kernels.epilogue import triton_kernel
+
+        with torch.cuda.device(y.device):
+            return triton_kernel.scan_epilogue(*operands, plane)
+    with torch.autocast(y.device.type, enabled=False):
+        return naive.scan_epilogue(*operands, plane)
+
+
+@operator.register_fake
+def _(
+    y: Tensor,
+    volume: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    gate_weight: Tensor,
+    out_norm_weight: Tensor,
+    out_norm_bias: Tensor,
+    projection: Tensor,
+    plane: int,
+) -> Tensor:
+    return volume.new_empty(volume.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.plane = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Differentiate the specification; what it computes on the way is computed again."""
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        operands: list[Any] = [*inputs, ctx.plane]
+        output = naive.scan_epilogue(*operands)
+    return (*torch.autograd.grad(output, inputs, gradient), None)
+
+
+operator.register_autograd(_backward, setup_context=_setup_context)
+
+scan_epilogue = differentiable(operator, naive.scan_epilogue)

@@ -1,0 +1,1 @@
+"""NormMlp: a residual pointwise MLP behind a LayerNorm."""

@@ -1,0 +1,1 @@
+"""ScanPrologue: LayerNorm, input projection, depthwise convolution, SiLU, packed projection."""
