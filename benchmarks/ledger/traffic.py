@@ -215,7 +215,7 @@ def samples(kernel: Executable, shape: Shape, capability: int) -> list[Traffic]:
     if isinstance(shape, VolumeShape):
         grid = grid_of(kernel.variant, shape, capability)
         some, last = _some_blocks(grid[0])
-        return [run_blocks(kernel, shape, grid, chosen) for chosen in (some, [last])]
+        return [run_blocks(kernel, shape, grid, chosen) for chosen in (some, [last]) if chosen]
     runs = []
     for held, _ in _groups(shape):
         alone = replace(shape, sequences=held)
@@ -241,10 +241,10 @@ def scaled(samples: list[Traffic], variant: Variant, shape: Shape, capability: i
         one = short.combine(long, rounds).combine(short, -rounds)
         return one.times(shape.layers * shape.batch * shape.shots)
     if isinstance(shape, VolumeShape):
-        some, last = samples
+        *some, last = samples  # a launch of one block has only a last one
         blocks = grid_of(variant, shape, capability)[0]
         chosen, _ = _some_blocks(blocks)
-        return last.combine(some, (blocks - 1) / max(1, len(chosen)))
+        return last.combine(some[0], (blocks - 1) / len(chosen)) if some else last
     total = Traffic(0, 0, 0, 0, 0)
     for part, (_, times) in zip(samples, _groups(shape), strict=True):
         total = total.combine(part, times)
