@@ -73,16 +73,22 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel's PTX, its dynamic shared memory and its resources by ptxas."""
+    """A kernel's PTX and cubin, its dynamic shared memory and its resources by ptxas."""
 
-    program: ptx.Program
+    ptx: str
+    cubin: bytes
     shared_bytes: int
     registers: int
     spill_bytes: int
 
 
-def compile_kernel(kernel: Kernel, sources: Path) -> Compiled:
-    """Compile one instantiation from the unpacked sdist."""
+def compile_kernel(kernel: Kernel, sources: Path, arch: str = ARCH) -> Compiled:
+    """Compile one instantiation from the unpacked sdist, with the nvcc on PATH.
+
+    Raises:
+        CheckFailed: the compiler or the assembler failed.
+        OSError: one of them is not installed.
+    """
     include = Path(torch.__file__).parent / "include"
     with work_folder(None, "uino-mamba") as folder:
         stub = folder / "c10/cuda/CUDAException.h"
@@ -93,13 +99,14 @@ def compile_kernel(kernel: Kernel, sources: Path) -> Compiled:
         code.write_text(
             _SOURCE.format(threads=kernel.threads, items=kernel.items, even=even, kind=kind)
         )
-        text = Path(folder, "kernel.ptx")
+        text, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         paths = [f"-I{p}" for p in (folder, sources / "csrc/selective_scan", include)]
-        _run(["nvcc", "-ptx", f"-arch={ARCH}", *_FLAGS, *paths, str(code), "-o", str(text)])
-        usage = _run(["ptxas", "-v", f"-arch={ARCH}", str(text), "-o", str(text) + ".cubin"])
-        source = text.read_text()
+        _run(["nvcc", "-ptx", f"-arch={arch}", *_FLAGS, *paths, str(code), "-o", str(text)])
+        usage = _run(["ptxas", "-v", f"-arch={arch}", str(text), "-o", str(cubin)])
+        source, code_of_card = text.read_text(), cubin.read_bytes()
     return Compiled(
-        ptx.parse(source),
+        source,
+        code_of_card,
         int(_find(r"shared_bytes = (\d+)", source)),
         int(_find(r"Used (\d+) registers", usage)),
         int(_find(r"(\d+) bytes spill stores", usage)),
@@ -118,6 +125,24 @@ def _find(pattern: str, text: str) -> str:
     if match is None:
         raise CheckFailed(f"nothing in the compiler's output matches {pattern}")
     return match[1]
+
+
+def layout(
+    batch: int, channels: int, states: int, length: int, rows: int
+) -> tuple[list[int], list[int]]:
+    """Return the sizes (int32) and the strides (uint64) that open the kernel's parameter struct.
+
+    u, delta and the output are contiguous [batch, 4 * channels, length]; B and C are parts of
+    arrays [batch, 4, rows, length] of `rows` rows for each direction, `states` of them their own.
+    Between sizes and strides stand three flags (uint8: B varies, C varies, softplus), and after
+    the strides the pointers: A, B, C, D, u, delta, bias, out, last states, z, out_z.
+    """
+    dim, chunks = DIRECTIONS * channels, -(-length // 2048)
+    sizes = [batch, dim, length, states, DIRECTIONS, chunks, channels]
+    of_groups = [DIRECTIONS * rows * length, 0, length, rows * length]
+    of_rows = [dim * length, length]
+    strides = [states, 1, *of_groups, *of_groups, *of_rows, *of_rows, 0, 0, *of_rows, 0, 0]
+    return sizes, strides
 
 
 def execute(compiled: Compiled, kernel: Kernel, shape: ScanShape) -> dict[str, Any]:
@@ -142,18 +167,15 @@ def execute(compiled: Compiled, kernel: Kernel, shape: ScanShape) -> dict[str, A
     a, skip, bias = -draw(dim, states).abs(), draw(dim), draw(dim) / 8
     out = ptx.poisoned((batch, dim, length), NUMPY[kernel.dtype])
     last = ptx.poisoned((batch, dim, chunks, 2 * states), np.float32)
-    small = [batch, dim, length, states, DIRECTIONS, chunks, shape.channels]
-    of_groups = [DIRECTIONS * states * length, 0, length, states * length]
-    of_rows = [dim * length, length]
-    strides = [states, 1, *of_groups, *of_groups, *of_rows, *of_rows, 0, 0, *of_rows, 0, 0]
+    sizes, strides = layout(batch, shape.channels, states, length, states)
     trace = ptx.launch(
-        compiled.program,
+        ptx.parse(compiled.ptx),
         grid=(batch, dim, 1),
         block=kernel.threads,
         shared=compiled.shared_bytes,
         arguments=[
             ptx.Struct(
-                *map(np.int32, small),
+                *map(np.int32, sizes),
                 *(np.uint8(1) for _ in range(3)),  # B varies, C varies, softplus
                 *map(np.uint64, strides),
                 *(_bits(t) for t in (a, b, c, skip, u, delta, bias)),

@@ -359,7 +359,7 @@ def _judged(got: Any, expected: Any, dtype: str) -> dict[str, Any]:
 def cuda_driver() -> Any:
     """Return cuda-python's driver module, or the rehearsal's stand-in."""
     if REHEARSE:
-        importlib.import_module("rehearsal").install([HERE / "k80"])
+        importlib.import_module("rehearsal").install([HERE / "k80", HERE / "mamba80"])
     return importlib.import_module("cuda.bindings.driver")
 
 

@@ -48,6 +48,7 @@ def result_page(found: Row) -> str:
             Section("Steps", [step_table(steps)]),
             Section("Wrong findings", wrong_tables(steps)),
             Section("Operators", times(steps, "times")),
+            Section("Beside mamba-ssm", beside_mamba(steps)),
             Section("Modules and whole queries", times(steps, "modules")),
             Section("Counters beside the ledger's", counters(steps)),
             Section("Variants", times(steps, "sweep")),
@@ -109,6 +110,28 @@ def times(steps: Row, name: str) -> list[Any]:
     ]
     heads = ["case", "ms", "roofline, ms", "share", "bound by"]
     return [Table(f"Step {name}", heads, lines)] if lines else []
+
+
+def beside_mamba(steps: Row) -> list[Any]:
+    """Return our scan beside mamba-ssm's kernel, alone and with what it needs around it."""
+    from uino_deploy.page import Table
+
+    hows, calls = ("ours", "mamba-ssm alone", "mamba-ssm with glue"), {}
+    for row in rows_of(steps, "mamba"):
+        for how in hows:
+            if "ms" in row and row["case"].startswith(f"{how} "):
+                calls.setdefault(row["case"].removeprefix(f"{how} "), {})[how] = row
+    lines = []
+    for call, found in calls.items():
+        if len(found) == len(hows):
+            ours, alone, glued = (found[how] for how in hows)
+            lines.append([call, *(f"{r['ms']:.4f}" for r in (ours, alone, glued)),
+                          *(f"{r['ms'] / ours['ms']:.2f}" for r in (alone, glued)),
+                          *(f"{r['share']:.1%}" for r in (ours, alone, glued))])  # fmt: skip
+    heads = ["scan", *(f"{how}, ms" for how in hows), "alone / ours", "with glue / ours"]
+    heads += [f"share of the roofline, {how}" for how in hows]
+    title = "Step mamba: its glue permutes to scan order and back, and widens the step sizes"
+    return [Table(title, heads, lines)] if lines else []
 
 
 def counters(steps: Row) -> list[Any]:

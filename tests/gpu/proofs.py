@@ -570,10 +570,10 @@ def training() -> None:
 def gradients(word: str) -> None:
     """The fused backward passes, compiled on this machine, against float64: `gradients.py`."""
     if REHEARSE:
-        return row(f"{word}: nothing of this runs without a card", REHEARSED)
+        return row(f"{word}: nothing of this runs without a card", REHEARSED, needs_a_card=True)
     paths = os.pathsep.join(path for path in sys.path if path)
     process = subprocess.Popen(
-        [sys.executable, "-B", str(HERE / "gradients.py"), word],
+        [sys.executable, "-B", str(HERE / "gradients.py"), *word.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -63,11 +63,18 @@ class Driver:
             for path in folder.glob("*.cubin")
         }
         self._sizes: dict[int, int] = {}
+        self._written: set[int] = set()
         self._kept: dict[int, object] = {}
 
-    def show(self, address: int, nbytes: int) -> None:
-        """Register an array; a launch may touch nothing else."""
+    def show(self, address: int, nbytes: int, written: bool = False) -> None:
+        """Register an array; a launch may touch nothing else.
+
+        A kernel writes its last argument; of one that takes a struct, the arrays that are `written`
+        must be named.
+        """
         self._sizes[address] = nbytes
+        if written:
+            self._written.add(address)
 
     def cuInit(self, flags):
         return (OK,)
@@ -142,15 +149,33 @@ class Driver:
             place = ctypes.c_uint64.from_address(int(block) + 8 * index).value
             raw = ctypes.string_at(place, parameter.size)
             value = int.from_bytes(raw, "little", signed=parameter.size == 4)
-            arguments.append(self._array(value) if parameter.size == 8 else value)
-        # The outputs are the pointers behind the last int32.
-        backwards = takewhile(lambda parameter: parameter.size == 8, reversed(function.parameters))
-        for index in range(-len(list(backwards)), 0):
-            arguments[index] = ptx.Output(arguments[index], keep=True)
+            if parameter.struct:
+                arguments.append(self._struct(raw))
+            else:
+                arguments.append(self._array(value) if parameter.size == 8 else value)
+        if isinstance(arguments[0], ptx.Struct):
+            outputs = [m for m in arguments[0].members if isinstance(m, ptx.Output)]
+        else:
+            # The outputs are the pointers behind the last int32.
+            backwards = takewhile(lambda p: p.size == 8, reversed(function.parameters))
+            for index in range(-len(list(backwards)), 0):
+                arguments[index] = ptx.Output(arguments[index], keep=True)
+            outputs = [a for a in arguments if isinstance(a, ptx.Output)]
         ptx.launch(function, tuple(grid_block[:3]), grid_block[3], shared, arguments)
         if planted() == "wrong":
-            arguments[-1].array[:8] = 0
+            outputs[0].array[:8] = 0
         return (OK,)
+
+    def _struct(self, raw: bytes):
+        """Return a struct whose words are numbers, or the arrays at registered addresses."""
+        from uino_deploy import ptx
+
+        members: list[object] = []
+        for word in np.frombuffer(raw, np.uint64):
+            known = int(word) in self._sizes
+            array = self._array(int(word)) if known else word
+            members.append(ptx.Output(array, keep=True) if int(word) in self._written else array)
+        return ptx.Struct(*members)
 
     def _array(self, address: int):
         memory = (ctypes.c_uint8 * self._sizes[address]).from_address(address)
