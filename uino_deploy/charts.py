@@ -144,7 +144,7 @@ def lines(
         for i, (name, points) in enumerate(series.items()):
             axes.plot(*zip(*sorted(points), strict=True), label=name, **_marker(i))
         ticks = sorted({x for points in series.values() for x, _ in points})
-        axes.set_xticks(ticks[:: -(-len(ticks) // _TICKS)])
+        axes.set_xticks(ticks[:: max(1, -(-len(ticks) // _TICKS))])
         _label_plane(axes, x_axis, y_axis)
         axes.set_ylim(bottom=0)
 

@@ -105,7 +105,7 @@ for name, make in groups(setting, True).items():
     assert not [line for line in lines if line.startswith("failed")]
     assert len([line for line in lines if line.startswith("passed")]) > 15
     skipped = [line for line in lines if line.startswith("skipped")]
-    assert len(skipped) == 4
+    assert len(skipped) == 10
     assert "torch is not installed" in skipped[0]
 
 
@@ -179,7 +179,7 @@ PLUGINS = "the plugins inside the engine match the portable ONNX functions"
 def test_plugins_are_held_against_an_engine_of_the_functions(with_plugins):
     found = check(with_plugins, "tensorrt planned.uino", on_gpu=True)
     assert verdicts(found, PLUGINS) == {"passed"}, found[PLUGINS]
-    assert found[PLUGINS][0].measured == 5
+    assert found[PLUGINS][0].measured == 15
 
 
 def test_a_plugin_that_is_not_the_body_is_found(with_plugins, monkeypatch):

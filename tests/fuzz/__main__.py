@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from tests.fuzz.harness import attack, rerun
-from tests.fuzz.parsers import PARSERS
+from tests.fuzz.parsers import PARSERS, PIXELS
 
 
 @click.command()
@@ -31,6 +31,7 @@ def fuzz(
     saved: Path | None,
 ) -> None:
     """Give every reader damaged inputs; exit 1 if one of them shows a fault."""
+    os.environ["UINO_DEPLOY_MAX_PIXELS"] = str(PIXELS)
     if saved is not None:
         report = rerun(PARSERS[saved.name.rpartition("-")[0]], saved)
         click.echo(report or "no fault any more")

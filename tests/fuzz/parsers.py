@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.fuzz.harness import Broken, Case, Parser, command
 
 # So that no more than this many pixels are decoded: `image` and `mask` state their memory by it.
 PIXELS = 1 << 20
-os.environ["UINO_DEPLOY_MAX_PIXELS"] = str(PIXELS)
 
 Damaged = Callable[[Random], dict[str, bytes]]
 

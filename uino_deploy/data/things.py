@@ -139,7 +139,7 @@ def _atlas() -> bytes:
 
 
 def _image(atlas: zipfile.ZipFile, name: str, mode: str) -> Image.Image:
-    return Image.open(io.BytesIO(atlas.read(name))).convert(mode)
+    return Image.open(io.BytesIO(atlas.read(name)), formats=("WEBP",)).convert(mode)
 
 
 @cache

@@ -92,13 +92,14 @@ def bundle_segmenter(predictor: Predictor) -> Segmenter:
     def answer(shots: Shots, query: UInt8) -> Answer:
         support = predictor.enroll(list(shots), "episode", calibrated=False)
         encoded = predictor.encode(query)
-        deep = support.deep
-        if deep is None:  # a variant whose queries need only the class's prototypes
-            deep = np.concatenate([predictor.encode(image).tokens for image, _ in shots])
+        if support.deep is None:  # a variant whose queries need only the class's prototypes
+            known = np.stack([predictor.encode(image).tokens for image, _ in shots])
+        else:
+            known = _last_layer(support.deep)
         shares = [
             preprocess_mask(mask, config.image_size, config.encoder.patch) for _, mask in shots
         ]
-        tokens = Tokens(_last_layer(deep), np.stack(shares), _last_layer(encoded.tokens)[0])
+        tokens = Tokens(known, np.stack(shares), encoded.tokens)
         result = predictor.predict(encoded, support)
         return Answer(result.mask, result.logits, result.score, tokens)
 

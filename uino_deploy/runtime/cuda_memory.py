@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import numpy as np
@@ -162,7 +162,7 @@ class Device:
                 self._copy(made.address, address, array.nbytes, kind, "copying to the GPU")
             return made
 
-    def download(self, arrays: Mapping[str, DeviceArray]) -> dict[str, Array]:
+    def download(self, arrays: Mapping[str, DeviceArray | _Part]) -> dict[str, Array]:
         """Copy arrays to the host, waiting until they are computed."""
         with self.lock:
             offsets, total = {}, 0
@@ -315,6 +315,22 @@ class DeviceArray:
     def to_host(self) -> Array:
         """Return a copy in host memory, waiting until it is computed."""
         return self.device.download({"array": self})["array"]
+
+    def last_to_host(self) -> Array:
+        """Return a copy of the array at [0, -1] alone in host memory, likewise."""
+        shape = self.shape[2:]
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        address = self.address + (self.shape[1] - 1) * nbytes
+        return self.device.download({"part": _Part(shape, self.dtype, nbytes, address)})["part"]
+
+
+class _Part(NamedTuple):
+    """A contiguous part of a device's array, which must outlive it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    nbytes: int
+    address: int
 
 
 class Graph:

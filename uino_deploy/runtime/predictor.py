@@ -37,6 +37,7 @@ from uino_deploy.runtime.session import (
     Session,
     Value,
     feeds_of,
+    last_to_host,
     run_pieces,
     run_to_host,
     to_host,
@@ -72,8 +73,8 @@ class Encoded:
 
     @cached_property
     def tokens(self) -> Array:
-        """The encoder's tokens of every correlation layer, [1, L, N, D], in host memory."""
-        return to_host(self.features["query_deep"])
+        """The encoder's tokens of the last layer, [N, D], in host memory."""
+        return last_to_host(self.features["query_deep"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +341,7 @@ class Predictor:
         logits, iou = self._decoded(query, support)
         presence = present = None
         if support.calibration is not None:
-            alike = resemblance(logits, query.tokens[0, -1], support.prototypes)
+            alike = resemblance(logits, query.tokens, support.prototypes)
             presence = support.calibration.score(alike)
             present = presence >= min_score
         mask = upsample_logits(logits, query.height, query.width) > threshold
@@ -358,7 +359,7 @@ class Predictor:
     def _resemblance(self, query: Encoded, support: Support) -> float:
         self._load(_PER_CLASS)
         logits, _ = self._decoded(query, support)
-        return resemblance(logits, query.tokens[0, -1], support.prototypes)
+        return resemblance(logits, query.tokens, support.prototypes)
 
     def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[Float32, Float32]:
         """Return a preprocessed support image and its mask's fraction of each patch."""

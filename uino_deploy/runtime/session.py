@@ -39,6 +39,9 @@ class Resident(Protocol):
     def to_host(self) -> Array:
         """Return a copy in host memory, waiting until it is computed."""
 
+    def last_to_host(self) -> Array:
+        """Return a copy of the array at [0, -1] alone in host memory, likewise."""
+
 
 # An input of a session: a host array, or a resident output of a session of the same backend.
 Value: TypeAlias = Array | Resident
@@ -312,3 +315,8 @@ def check_shape(piece: Piece, tensor: Edge, shape: tuple[int, ...]) -> None:
 def to_host(value: Value) -> Array:
     """Return a value as a host array; a host array is returned as it is."""
     return value if isinstance(value, np.ndarray) else value.to_host()
+
+
+def last_to_host(value: Value) -> Array:
+    """Return a value's [0, -1] as a host array, without copying the rest from a device."""
+    return value[0, -1] if isinstance(value, np.ndarray) else value.last_to_host()
