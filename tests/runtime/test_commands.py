@@ -704,7 +704,8 @@ def test_predict_writes_objects_that_cocos_tools_read(
     run, fake_bundle, supports, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    from pycocotools.coco import COCO
+    pytest.importorskip("skimage")
+    COCO = pytest.importorskip("pycocotools.coco").COCO  # noqa: N806 - its own name
 
     image = np.full((60, 160, 3), (20, 40, 200), np.uint8)
     image[15:45, :40] = image[15:45, 120:] = (220, 30, 20)  # whole patches

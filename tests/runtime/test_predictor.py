@@ -325,6 +325,7 @@ def blue(red_square):
 
 
 def test_an_absent_class_is_said_to_be_and_its_mask_is_empty(predictor, red_square, blue):
+    pytest.importorskip("skimage")  # for the instances
     support = predictor.enroll([red_square], "red")
     there, gone = (predictor.predict(image, support) for image in (red_square[0], blue))
     assert there.present is True

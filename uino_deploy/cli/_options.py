@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -47,7 +47,13 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class ByteSize(click.ParamType[int]):
+if TYPE_CHECKING:  # the lowest click's class is not generic
+    _ParamType = click.ParamType[int]
+else:
+    _ParamType = click.ParamType
+
+
+class ByteSize(_ParamType):
     """A number of bytes, such as 20GB or 500 MB (powers of ten); 0 needs no unit."""
 
     name = "size"
