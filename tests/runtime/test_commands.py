@@ -705,7 +705,7 @@ def test_predict_writes_objects_that_cocos_tools_read(
 ):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("skimage")
-    COCO = pytest.importorskip("pycocotools.coco").COCO  # noqa: N806 - its own name
+    COCO = pytest.importorskip("pycocotools.coco").COCO
 
     image = np.full((60, 160, 3), (20, 40, 200), np.uint8)
     image[15:45, :40] = image[15:45, 120:] = (220, 30, 20)  # whole patches
