@@ -1,8 +1,7 @@
-"""The selective scan in a form that is fast to differentiate, for the gradient of `op`.
+"""The selective scan unfused, as PyTorch users write it: what others are compared with.
 
 The mathematics is that of `naive`. Everything but the recurrence is computed for the whole
-sequence at once, and the recurrence's gradient is written out, so a training step on a CPU takes
-half the time of differentiating `naive`.
+sequence at once, and the recurrence's gradient is written out.
 """
 
 from typing import Any

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from uino_deploy.kernels.dispatch import runs_on_triton
 from uino_deploy.kernels.identity import DIRECTIONS
-from uino_deploy.kernels.selective_scan import naive
-from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as differentiable_scan
+from uino_deploy.kernels.selective_scan import blocked, naive
 
 
 @torch.library.custom_op("uino::selective_scan2d", mutates_args=())
@@ -27,7 +26,7 @@ def selective_scan2d(
 
         with torch.cuda.device(x.device):
             return triton_kernel.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
-    return naive.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
+    return blocked.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
 
 
 def _check(
@@ -76,10 +75,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         with torch.cuda.device(gradient.device):
             operands = [*ctx.saved_tensors, gradient]
             return triton_kernel_backward.selective_scan2d_backward(*operands)
-    with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        output = differentiable_scan(*inputs)
-    return torch.autograd.grad(output, inputs, gradient)
+    return blocked.gradients(*ctx.saved_tensors, gradient)
 
 
 selective_scan2d.register_autograd(_backward, setup_context=_setup_context)
