@@ -111,7 +111,8 @@ def _of_recurrence(
     before = _states_before(steps)
     of_inputs, of_exponent = torch.empty_like(steps.x), torch.empty_like(steps.x)
     of_packed = steps.x.new_zeros(*steps.x.shape[:2], width, steps.x.shape[3])
-    _, of_b, of_c, _ = of_packed.split([rank, states, states, width - rank - 2 * states], dim=2)
+    of_b = of_packed[:, :, rank : rank + states]
+    of_c = of_packed[:, :, rank + states : rank + 2 * states]
     of_a = steps.A.new_zeros(steps.A.shape[:3])
     carried = torch.zeros_like(before[0])
     for (first, end), start in zip(reversed(steps.blocks), reversed(before), strict=True):
@@ -161,21 +162,21 @@ def _steps(x: Tensor, packed: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Ten
 
 def _plane_by_step(plane: Tensor, compute: torch.dtype) -> Tensor:
     """Map [S, H, W, D] by cell -> [T, 4, D, S] by visiting step."""
-    order = visiting_order(*plane.shape[1:3], plane.device)
+    order = visiting_order(plane.shape[1], plane.shape[2], plane.device)
     cells = plane.to(compute).flatten(1, 2).permute(1, 2, 0).contiguous()
     return torch.stack([cells[order[g]] for g in range(DIRECTIONS)], dim=1)
 
 
 def _packed_by_step(packed: Tensor, compute: torch.dtype) -> Tensor:
     """Map [S, H, W, 4, P] by cell -> [T, 4, P, S] by visiting step."""
-    order = visiting_order(*packed.shape[1:3], packed.device)
+    order = visiting_order(packed.shape[1], packed.shape[2], packed.device)
     cells = packed.to(compute).flatten(1, 2).permute(1, 2, 3, 0).contiguous()
     return torch.stack([cells[order[g], g] for g in range(DIRECTIONS)], dim=1)
 
 
 def _summed_at_cells(by_step: Tensor, like: Tensor) -> Tensor:
     """Map [T, 4, D, S] by visiting step -> [S, H, W, D] by cell, summed over the directions."""
-    where = visiting_order(*like.shape[1:3], like.device).argsort(dim=1)
+    where = visiting_order(like.shape[1], like.shape[2], like.device).argsort(dim=1)
     total = by_step[where[0], 0]
     for g in range(1, DIRECTIONS):
         total += by_step[where[g], g]
@@ -184,6 +185,6 @@ def _summed_at_cells(by_step: Tensor, like: Tensor) -> Tensor:
 
 def _at_cells(by_step: Tensor, like: Tensor) -> Tensor:
     """Map [T, 4, P, S] by visiting step -> [S, H, W, 4, P] by cell."""
-    where = visiting_order(*like.shape[1:3], like.device).argsort(dim=1)
+    where = visiting_order(like.shape[1], like.shape[2], like.device).argsort(dim=1)
     cells = torch.stack([by_step[where[g], g] for g in range(DIRECTIONS)], dim=1)
     return cells.permute(3, 0, 1, 2).reshape(like.shape).to(like.dtype)

@@ -69,13 +69,13 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
     """Differentiate the scan; its states are recomputed rather than kept."""
+    operands = [*ctx.saved_tensors, gradient]
     if runs_on_triton(gradient):
         from uino_deploy.kernels.selective_scan import triton_kernel_backward
 
         with torch.cuda.device(gradient.device):
-            operands = [*ctx.saved_tensors, gradient]
             return triton_kernel_backward.selective_scan2d_backward(*operands)
-    return blocked.gradients(*ctx.saved_tensors, gradient)
+    return blocked.gradients(*operands)
 
 
 selective_scan2d.register_autograd(_backward, setup_context=_setup_context)
