@@ -58,6 +58,11 @@ def paint(image: UInt8, regions: Sequence[tuple[npt.NDArray[np.bool_], Colour, P
     return painted
 
 
+def iou_fact(iou: float) -> tuple[str, str]:
+    """Return an IoU of 0 to 1 as a fact of an `Example`: in per cent, and how good it is."""
+    return f"IoU {100 * iou:.0f}", "good" if iou >= 0.75 else "fair" if iou >= 0.5 else "poor"
+
+
 def paint_prediction(image: UInt8, truth: UInt8, predicted: UInt8) -> UInt8:
     """Paint the correct pixels, the false positives and the false negatives.
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from uino_deploy import cli
 from uino_deploy.bundle import (
     Edge,
     Manifest,
@@ -96,6 +97,19 @@ BODIES = {
             iou = Expand (half, shape)
         }""",
 }
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs the program and gives its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return caught.value.code, shown.out, shown.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

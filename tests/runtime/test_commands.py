@@ -13,26 +13,12 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from uino_deploy import cli
 from uino_deploy.bundle import MANIFEST, Bundle, write_manifest
 from uino_deploy.dependencies import is_importable
 from uino_deploy.errors import InputError, OutputExists
 from uino_deploy.files import sha256
 from uino_deploy.runtime import Predictor, Support, segment_folder
 from uino_deploy.runtime.shots import split_shot
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs the program and gives its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return caught.value.code, shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture

@@ -29,19 +29,6 @@ def no_requirement(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    """Return a function that runs the program and gives its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return caught.value.code, shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
 def unsigned(fake_bundle, tmp_path):
     """Return a copy of the bundle, to change."""
     return shutil.copytree(fake_bundle, tmp_path / "model.uino")

@@ -27,6 +27,11 @@ def run(*arguments):
     return CliRunner().invoke(train, arguments)
 
 
+def test_every_recipe_can_be_named():
+    (option,) = (each for each in train.params if each.name == "recipe_name")
+    assert list(option.type.choices) == list(recipes.RECIPES)
+
+
 def test_a_smoke_training_writes_a_checkpoint_that_loads(tmp_path):
     path = tmp_path / "smoke.safetensors"
     result = run("--recipe", "demo", "-o", str(path), "--max-steps", "1", "--seed", "3", "--json")

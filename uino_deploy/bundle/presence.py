@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from uino_deploy.images import Float32
+
+Vectors = TypeVar("Vectors", npt.NDArray[np.float32], npt.NDArray[np.float64])
 
 MIN_SCORE = 0.5
 """A class counts as present from this score on, unless the caller says otherwise."""
@@ -74,12 +77,13 @@ def resemblance(logits: Float32, tokens: Float32, prototypes: Float32) -> float:
     # Relative to the largest: where almost nothing is marked, probabilities would all round to 0.
     logarithms = -np.logaddexp(0, -cells.astype(np.float64))
     share = np.exp(logarithms - logarithms.max()).mean(axis=(1, 3)).ravel()
-    marked = _unit(share @ tokens)
-    foreground, background = _unit(prototypes.astype(np.float64))
+    marked = unit(share @ tokens)
+    foreground, background = unit(prototypes.astype(np.float64))
     return float(marked @ foreground - marked @ background)
 
 
-def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def unit(vectors: Vectors) -> Vectors:
+    """Return vectors [..., D] scaled to length 1, in their own type; zeros stay zeros."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: npt.NDArray[np.float64] = vectors / np.maximum(length, 1e-12)
-    return unit
+    scaled: Vectors = vectors / np.maximum(length, 1e-12)
+    return scaled

@@ -85,7 +85,7 @@ class Support:
         weight: [K, N]; None for a variant without hypercorrelation.
         sparse: [2, E]; None for a variant without a semantic prompt.
         calibration: tells present from absent; None if the class was enrolled without it, as
-            versions before 0.2 did.
+            earlier versions did.
     """
 
     name: str

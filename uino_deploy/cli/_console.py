@@ -36,11 +36,11 @@ NOTICES_OF_A_KIND = 3
 _INDENT = "    "
 # Letters of an error's line; a path may have 4096.
 _LONGEST_LINE = 6000
-# A cell of a column of numbers; "-" stands for a number that does not exist.
 # Characters that a terminal obeys or that cannot be written; a line break is dealt with by itself.
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# A cell of a column of numbers; "-" stands for a number that does not exist.
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?|-")
 
 

@@ -80,8 +80,8 @@ def build(
     """Build TensorRT engines and add them to the bundle.
 
     Each engine is a plan file with a JSON file beside it. TensorRT-RTX builds for any of its
-    architectures without a GPU. It has no plugins, so the correlation and the scan are built from
-    their portable ONNX functions. TensorRT builds for the GPU it runs on, with kernels from
+    architectures without a GPU. It has no plugins, so our operators are built from their
+    portable ONNX functions. TensorRT builds for the GPU it runs on, with kernels from
     `uino-deploy kernels build` as plugins.
 
     Every engine is checked: its parsed network and, if this machine can load the engine,

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from uino_deploy.training.episodic import EpisodicResult
 
 _DATASETS = ("demo", "pascal", "coco", "fss1000", "folder")
+# The names of `uino_deploy.training.recipe.RECIPES`: `--help` must not import it.
+_RECIPES = ("demo", "things")
 _COMMON = {"path", "seed", "force", "as_json", "quiet", "debug"}
 _OF_RECIPES = _COMMON | {"recipe_name", "max_steps"}
 
 
 @click.command()
-@click.option("--recipe", "recipe_name", type=click.Choice(["demo"]),
+@click.option("--recipe", "recipe_name", type=click.Choice(_RECIPES),
               help="Train from scratch by this recipe.")  # fmt: skip
 @click.option("--max-steps", type=click.IntRange(min=1),
               help="Stop each stage after this many steps; skip evaluation.")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from uino_deploy.data.dataset import Dataset, ListedEpisode
+from uino_deploy.data.dataset import Dataset
 from uino_deploy.images import UInt8
 
 SHARE = 5
@@ -39,10 +39,6 @@ class Part(Dataset):
     def mask(self, key: str, label: int) -> UInt8:
         """Return a class's mask in an image, uint8 [H, W]: 0, 1, or `IGNORED`."""
         return self._whole.mask(key, label)
-
-    def query(self, episode: ListedEpisode) -> tuple[UInt8, UInt8]:
-        """Return the image and the true mask of an episode's query."""
-        return self._whole.query(episode)
 
     def shows(self, key: str, label: int) -> bool:
         """Return whether an image shows a class, as far as the whole data set knows."""

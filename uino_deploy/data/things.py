@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from uino_deploy.images.colours import blurred, colour_cells
+
 ThingSplit = Literal["base", "held-out", "extra", "training"]
 """Every concept is of the first, second or third; training draws from base and extra."""
 Hand = Literal["noto", "twemoji", "fluent", "emojione"]
@@ -148,17 +150,9 @@ def _histograms(things: Things, hand: Hand) -> NDArray[np.float32]:
     rows = np.zeros((len(things.names), _LEVELS**3))
     for concept, tile in things.tiles[hand].items():
         pixels = np.asarray(tile).reshape(-1, 4)
-        colours = pixels[pixels[:, 3] > 127, :3].astype(np.int64) * _LEVELS // 256
-        codes = colours @ (_LEVELS**2, _LEVELS, 1)
-        rows[concept] = np.bincount(codes, minlength=_LEVELS**3) / len(codes)
-    counts = rows.reshape(-1, _LEVELS, _LEVELS, _LEVELS)
-    for axis in (1, 2, 3):  # a colour near the border of two cells counts for both
-        padded = np.pad(counts, [(0, 0), *((int(each == axis),) * 2 for each in (1, 2, 3))])
-        before, middle, after = (
-            np.take(padded, range(start, start + _LEVELS), axis) for start in range(3)
-        )
-        counts = (before + 2 * middle + after) / 4
-    flat = counts.reshape(len(rows), -1)
+        cells = colour_cells(pixels[pixels[:, 3] > 127, :3], _LEVELS)
+        rows[concept] = np.bincount(cells, minlength=_LEVELS**3) / len(cells)
+    flat = blurred(rows.reshape(-1, _LEVELS, _LEVELS, _LEVELS)).reshape(len(rows), -1)
     sums = flat.sum(axis=1, keepdims=True)
     roots: NDArray[np.float64] = np.sqrt(flat / np.where(sums, sums, 1))
     return roots.astype(np.float32)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from uino_deploy.demo.segmentation import Outcome
 from uino_deploy.page import Example, Gallery, Picture
-from uino_deploy.painting import SOLID, TRUTH_COLOUR, paint, paint_prediction
+from uino_deploy.painting import SOLID, TRUTH_COLOUR, iou_fact, paint, paint_prediction
 
 
 def gallery(title: str, outcomes: Sequence[Outcome]) -> Gallery:
@@ -16,11 +16,11 @@ def gallery(title: str, outcomes: Sequence[Outcome]) -> Gallery:
 
 def _example(outcome: Outcome) -> Example:
     support, query = outcome.episode.support[0], outcome.episode.query
-    name, iou = outcome.title, f"IoU {100 * outcome.iou:.0f}"
+    name, (iou, grade) = outcome.title, iou_fact(outcome.iou)
     return Example(
         title=name,
         facts=[
-            (iou, "good" if outcome.iou >= 0.75 else "fair" if outcome.iou >= 0.5 else "poor"),
+            (iou, grade),
             (f"predicted IoU {100 * outcome.result.score:.0f}", ""),
         ],
         pictures=[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from uino_deploy.bundle.presence import unit
 from uino_deploy.data import Episode, Pool, draw_episode
 from uino_deploy.evaluation.episodes import EVALUATION_SEED
 from uino_deploy.evaluation.metrics import SegmentationScore, foreground_iou, score_masks
@@ -16,7 +17,6 @@ from uino_deploy.evaluation.segmenters import model_segmenter
 from uino_deploy.images import Float32, UInt8, upsample_logits
 from uino_deploy.progress import Step
 from uino_deploy.runtime import Encoded, Predictor, Result, Support
-from uino_deploy.runtime.session import to_host
 
 if TYPE_CHECKING:
     from uino_deploy.model import UinoFSS
@@ -97,8 +97,8 @@ def prototype_similarity(encoded: Encoded, support: Support) -> Float32:
     Returns:
         float32 [H, W] at the query's own size.
     """
-    tokens = _unit(to_host(encoded.features["query_deep"])[0, -1].astype(np.float32))
-    foreground, background = _unit(support.prototypes.astype(np.float32))
+    tokens = unit(encoded.tokens.astype(np.float32))
+    foreground, background = unit(support.prototypes.astype(np.float32))
     grid = round(len(tokens) ** 0.5)
     plane = (tokens @ (foreground - background)).reshape(grid, grid)
     return upsample_logits(plane, encoded.height, encoded.width)
@@ -141,10 +141,3 @@ def reference_masks(model: UinoFSS, outcomes: Sequence[Outcome], step: Step) -> 
         masks.append(segment_query(shots, outcome.episode.query.image))
         step()
     return masks
-
-
-def _unit(vectors: Float32) -> Float32:
-    """Scale the rows to length 1."""
-    lengths: Float32 = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Float32 = vectors / np.maximum(lengths, np.float32(1e-12))
-    return unit

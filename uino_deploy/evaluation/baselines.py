@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from uino_deploy.bundle.presence import unit
 from uino_deploy.evaluation.segmenters import Segmenter, Shots, Tokens
 from uino_deploy.images import Float32, UInt8, upsample_logits
+from uino_deploy.images.colours import blurred, colour_cells
 
 MODEL = "model"
 EVERYTHING = "mark everything"
@@ -76,20 +78,14 @@ def by_colour(shots: Shots, query: UInt8) -> UInt8:
 
 def by_prototypes(tokens: Tokens, height: int, width: int) -> UInt8:
     """Segment a query by its tokens' likeness to the support's; see the module's description."""
-    support, query = _unit(tokens.support), _unit(tokens.query)
+    support, query = unit(tokens.support), unit(tokens.query)
     shares = tokens.shares[..., None]
     foreground, background = (
         (support * weight).sum(axis=(0, 1)) for weight in (shares, 1 - shares)
     )
-    nearer = query @ (_unit(foreground) - _unit(background))
+    nearer = query @ (unit(foreground) - unit(background))
     side = round(len(query) ** 0.5)
     return (upsample_logits(nearer.reshape(side, side), height, width) > 0).astype(np.uint8)
-
-
-def _unit(vectors: Float32) -> Float32:
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Float32 = vectors / np.maximum(length, np.float32(1e-12))
-    return unit
 
 
 def _shrunk(image: UInt8) -> UInt8:
@@ -100,30 +96,16 @@ def _shrunk(image: UInt8) -> UInt8:
 
 def _histogram(pixels: list[UInt8]) -> NDArray[np.float64]:
     """Return the shares of colours among pixels [M, 3], blurred, [_LEVELS ** 3]."""
-    codes = np.concatenate([_codes(each) for each in pixels])
-    counts = np.bincount(codes, minlength=_LEVELS**3).astype(np.float64)
-    cube = counts.reshape(_LEVELS, _LEVELS, _LEVELS)
-    for _ in range(2):
-        for axis in range(3):
-            wide = np.pad(cube, [(int(each == axis),) * 2 for each in range(3)])
-            before, middle, after = (
-                np.take(wide, range(start, start + _LEVELS), axis) for start in range(3)
-            )
-            cube = (before + 2 * middle + after) / 4
+    cells = np.concatenate([colour_cells(each, _LEVELS) for each in pixels])
+    counts = np.bincount(cells, minlength=_LEVELS**3).astype(np.float64)
+    cube = blurred(blurred(counts.reshape(_LEVELS, _LEVELS, _LEVELS)))
     shares: NDArray[np.float64] = cube.ravel() / max(cube.sum(), 1e-12)
     return shares
 
 
-def _codes(pixels: UInt8) -> NDArray[np.intp]:
-    """Return the cell of every pixel's colour, [..., 3] -> [...]."""
-    red, green, blue = np.moveaxis(pixels.astype(np.intp) * _LEVELS // 256, -1, 0)
-    codes: NDArray[np.intp] = (red * _LEVELS + green) * _LEVELS + blue
-    return codes
-
-
 def _back_projected(image: UInt8, scores: NDArray[np.float64]) -> Float32:
     """Return every pixel's score, averaged over its window, float32 [H, W]."""
-    grey = Image.fromarray((255 * scores[_codes(image)]).astype(np.uint8))
+    grey = Image.fromarray((255 * scores[colour_cells(image, _LEVELS)]).astype(np.uint8))
     radius = round(min(image.shape[:2]) / _WINDOW / 2)
     mean = np.asarray(grey.filter(ImageFilter.BoxBlur(radius)))
     scaled: Float32 = mean.astype(np.float32) / np.float32(255)

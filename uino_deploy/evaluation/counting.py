@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from uino_deploy.data.copies import CountingEpisode, draw_copies
 from uino_deploy.evaluation.segmenters import Segmenter
 from uino_deploy.images import UInt8, sigmoid, upsample_logits
-from uino_deploy.images.instances import Instances, describe_parts, find_instances, part_objects
+from uino_deploy.images.instances import (
+    Instances,
+    connected_parts,
+    describe_parts,
+    find_instances,
+    part_objects,
+)
 
 COUNTED_ON = "things-unseen-hand"
 """The data set that the scenes are like: held-out things by the unseen hand."""
@@ -128,10 +134,10 @@ def _objects(segmenter: Segmenter, episode: CountingEpisode) -> dict[tuple[str, 
     probability = sigmoid(upsample_logits(predicted.logits, *truth.shape))
     sure = np.ones(truth.shape, np.float32)
     return {
-        ("true", "components"): _found(describe_parts(_components(truth), sure)),
+        ("true", "components"): _found(describe_parts(connected_parts(truth), sure)),
         ("true", "necks"): _found(describe_parts(part_objects(truth), sure)),
         ("predicted", "components"): _found(
-            describe_parts(_components(predicted.mask), probability)
+            describe_parts(connected_parts(predicted.mask), probability)
         ),
         ("predicted", "necks"): _found(
             find_instances(predicted.mask, predicted.logits, predicted.iou)
@@ -144,13 +150,6 @@ def _found(instances: Instances) -> Found:
     shape = (len(masks), *instances.labels.shape)
     scores = [each.score for each in instances.objects]
     return np.array(masks, np.bool_).reshape(shape), np.array(scores)
-
-
-def _components(mask: UInt8) -> NDArray[np.int32]:
-    from scipy import ndimage  # type: ignore[import-untyped] # it ships no types
-
-    labels: NDArray[np.int32] = ndimage.label(mask, np.ones((3, 3), np.uint8))[0]
-    return labels
 
 
 def _figures(

@@ -14,6 +14,7 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.data.dataset import Dataset, ListedEpisode
 from uino_deploy.data.episode_list import draw_list, fingerprint, read_list, write_list
 from uino_deploy.data.open import DatasetName, open_dataset
+from uino_deploy.dependencies import require
 from uino_deploy.errors import InputError
 from uino_deploy.evaluation.baselines import MODEL, with_baselines
 from uino_deploy.evaluation.counting import COUNTED_ON, counting_document, measure_counting
@@ -98,9 +99,8 @@ def evaluate(
     _check_limit(max_miou_drop, against)
     if fold == "all" and episode_list is not None:
         raise InputError("an episode list belongs to one fold", "give --fold NUMBER")
-    if instances and dataset != COUNTED_ON:
-        raise InputError(f"objects are counted in scenes of things, not on {dataset}",
-                         f"give --dataset {COUNTED_ON} with --instances")  # fmt: skip
+    if instances:
+        _check_counting(source, dataset)
     folds = _folds(dataset, fold)
     sources = [source] if against is None else [source, against]
     _check_outputs(folds, output, write_episodes, [*sources, episode_list], force)
@@ -149,6 +149,17 @@ def _check_limit(max_miou_drop: float | None, against: str | Path | None) -> Non
     if not 0 <= max_miou_drop < math.inf:
         raise InputError(f"the limit on the drop in mIoU is {max_miou_drop:g}",
                          "give a finite number of points, 0 or more")  # fmt: skip
+
+
+def _check_counting(source: str | Path, dataset: DatasetName) -> None:
+    """Refuse to count objects where they cannot be counted, before the work."""
+    require("instances", "skimage")
+    if dataset != COUNTED_ON:
+        raise InputError(f"objects are counted in scenes of things, not on {dataset}",
+                         f"give --dataset {COUNTED_ON} with --instances")  # fmt: skip
+    if Path(source).suffix == ".json":
+        raise InputError(f"{source} holds results, and objects are counted by a model",
+                         "give a checkpoint or a bundle with --instances")  # fmt: skip
 
 
 def _folds(dataset: DatasetName, fold: int | Literal["all"] | None) -> list[int | None]:

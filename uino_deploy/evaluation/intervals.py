@@ -25,8 +25,8 @@ from uino_deploy.evaluation.metrics import (
 
 RESAMPLES = 2000
 SAMPLED = 50  # classes with episodes, from which on they are a sample of classes
-_ENDS = (0.025, 0.975)
-_SEED = 0
+ENDS = (0.025, 0.975)
+SEED = 0
 _CHUNK = 100  # resamples at a time: their weights take 8 bytes for each episode
 
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
@@ -92,7 +92,7 @@ def _summed(classes: int, labels: Sequence[int], counts: Counts) -> Counts:
 
 def _totals(classes: int, labels: Sequence[int], counts: Counts) -> Iterator[Counts]:
     """Yield resampled sums [up to 100 resamples, classes, columns of counts]."""
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     label = np.asarray(labels)
     shown = np.unique(label)
     groups = [np.flatnonzero(label == c) for c in shown.tolist()]
@@ -126,7 +126,7 @@ def _intervals(figures: NDArray[np.float64], measured: NDArray[np.float64]) -> I
     intervals = []
     for values, share in zip(figures, below.clip(1 / RESAMPLES, 1 - 1 / RESAMPLES), strict=True):
         shift = 2 * normal.inv_cdf(float(share))
-        ends = [normal.cdf(shift + normal.inv_cdf(end)) for end in _ENDS]
+        ends = [normal.cdf(shift + normal.inv_cdf(end)) for end in ENDS]
         low, high = np.quantile(values, ends)
         intervals.append(Interval(float(low), float(high)))
     return Intervals(*intervals)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from uino_deploy.evaluation.intervals import RESAMPLES, Interval
-
-_SEED = 0
-_ENDS = (0.025, 0.975)
+from uino_deploy.evaluation.intervals import ENDS, RESAMPLES, SEED, Interval
 
 Scores = NDArray[np.float64]
 
@@ -27,10 +24,10 @@ def area_under_roc(present: Scores, absent: Scores) -> float:
 
 def bootstrap_area(present: Scores, absent: Scores) -> Interval:
     """Return the 95 % interval of `area_under_roc`: both kinds of queries are resampled."""
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     areas = [
         area_under_roc(rng.choice(present, len(present)), rng.choice(absent, len(absent)))
         for _ in range(RESAMPLES)
     ]
-    low, high = np.quantile(areas, _ENDS)
+    low, high = np.quantile(areas, ENDS)
     return Interval(float(low), float(high))

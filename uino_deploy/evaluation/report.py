@@ -14,9 +14,7 @@ from uino_deploy.evaluation.episodes import Run
 from uino_deploy.evaluation.intervals import SAMPLED, Interval, bootstrap, bootstrap_difference
 from uino_deploy.evaluation.presence import area_under_roc, bootstrap_area
 from uino_deploy.evaluation.published import paper_table
-
-Runs = Mapping[int | None, Run]
-"""Runs by fold; None if the data set has no folds."""
+from uino_deploy.evaluation.results import Runs
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]
 """Columns and rows."""

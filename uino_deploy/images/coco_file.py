@@ -208,7 +208,7 @@ def read_segmentation(raw: msgspec.Raw, height: int, width: int) -> Segmentation
     short = ""
     polygons = []
     for polygon in value:
-        _check_polygon(polygon, 10 * max(height, width))
+        _check_polygon(polygon, _REACH * max(height, width))
         if len(polygon) < 6:
             short = f"a polygon of {len(polygon)} numbers"
         else:

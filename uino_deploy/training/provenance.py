@@ -1,10 +1,14 @@
-"""The provenance that a trained checkpoint records."""
+"""The provenance that a trained checkpoint records, and the identity of weights in training."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from uino_deploy import __version__
 from uino_deploy.dependencies import installed_version
@@ -30,3 +34,12 @@ def describe(
         **facts,
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over the names and the bytes of tensors, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -27,7 +27,7 @@ from uino_deploy.page import (
     Verdict,
     page,
 )
-from uino_deploy.painting import LEGEND, SOLID, TRUTH_COLOUR, paint, paint_prediction
+from uino_deploy.painting import LEGEND, SOLID, TRUTH_COLOUR, iou_fact, paint, paint_prediction
 from uino_deploy.training.judgement import BEFORE, TRAINED, Judgement
 from uino_deploy.training.reporting import Reporter
 from uino_deploy.training.run_folder import PAGE, RESULTS, Logged, read_log
@@ -162,7 +162,7 @@ def _example(held: Held, segmenter: Segmenter, index: int) -> Example:
     listed = held.episodes[index]
     shots, query, truth = load_episode(held.dataset, listed)
     found = segmenter(shots, query)
-    iou = foreground_iou(found, truth)
+    fact = iou_fact(foreground_iou(found, truth))
     name = held.dataset.classes[listed.label]
     steps = [max(1, -(-max(each.shape[:2]) // _MOST)) for each in (shots[0][0], query)]
     image, mask = (each[:: steps[0], :: steps[0]] for each in shots[0])
@@ -170,13 +170,13 @@ def _example(held: Held, segmenter: Segmenter, index: int) -> Example:
     marked, real = [(mask != 0, TRUTH_COLOUR, SOLID)], [(truth == 1, TRUTH_COLOUR, SOLID)]
     return Example(
         name,
-        [(f"IoU {100 * iou:.0f}", "good" if iou >= 0.75 else "fair" if iou >= 0.5 else "poor")],
+        [fact],
         [
             Picture("support", f"an image with the marked {name} painted", paint(image, marked)),
             Picture("truth", f"another image with the true {name} painted", paint(query, real)),
             Picture(
                 "found",
-                f"the same image with what is found painted: IoU {100 * iou:.0f} per cent",
+                f"the same image with what is found painted: {fact[0]} per cent",
                 paint_prediction(query, (truth == 1).astype(np.uint8), found),
             ),
         ],

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from uino_deploy.errors import CheckFailed
 from uino_deploy.model.assembly import Assembly
@@ -16,7 +14,7 @@ from uino_deploy.model.checkpoint import save_checkpoint
 from uino_deploy.model.segmenter import UinoFSS
 from uino_deploy.training.loop import Task, TrainingLoop, Validation
 from uino_deploy.training.processes import Processes
-from uino_deploy.training.provenance import describe
+from uino_deploy.training.provenance import describe, digest_of
 from uino_deploy.training.reporting import Reporter, narrator
 from uino_deploy.training.run_folder import MODEL
 from uino_deploy.training.schedule import RunOptions
@@ -90,13 +88,8 @@ def train_parts(
 
 def frozen_digest(model: UinoFSS, learning: Iterable[str]) -> str:
     """Return a SHA-256 of all tensors of a model but those of the parts that learn."""
-    digest = hashlib.sha256()
     parts = tuple(f"{name}." for name in learning)
-    for name, tensor in model.state_dict().items():
-        if not name.startswith(parts):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest_of({n: t for n, t in model.state_dict().items() if not n.startswith(parts)})
 
 
 def check_frozen(before: str, model: UinoFSS, learning: Iterable[str]) -> None:

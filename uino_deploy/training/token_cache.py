@@ -22,6 +22,7 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.files import atomic_file, safetensors_bytes
 from uino_deploy.images import Float32, UInt8, preprocess_image
 from uino_deploy.model.encoder import DinoVisionTransformer
+from uino_deploy.training.provenance import digest_of
 from uino_deploy.training.reporting import Reporter
 from uino_deploy.training.schedule import Precision
 
@@ -210,8 +211,5 @@ def _digest_of_encoder(
     """Return a SHA-256 of all that the tokens of an image depend on, besides its pixels."""
     facts = f"{FORMAT} {VERSION}\n{config.image_size} {config.encoder}"
     device = encoder.pos_embed.device.type
-    digest = hashlib.sha256(f"{facts}\n{precision} {device}\n".encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    weights = digest_of(encoder.state_dict())
+    return hashlib.sha256(f"{facts}\n{precision} {device}\n{weights}".encode()).hexdigest()
