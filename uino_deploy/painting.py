@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from uino_deploy.page import Legend
+from uino_deploy.page import Grade, Legend
 
 UInt8 = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -58,7 +58,7 @@ def paint(image: UInt8, regions: Sequence[tuple[npt.NDArray[np.bool_], Colour, P
     return painted
 
 
-def iou_fact(iou: float) -> tuple[str, str]:
+def iou_fact(iou: float) -> tuple[str, Grade]:
     """Return an IoU of 0 to 1 as a fact of an `Example`: in per cent, and how good it is."""
     return f"IoU {100 * iou:.0f}", "good" if iou >= 0.75 else "fair" if iou >= 0.5 else "poor"
 

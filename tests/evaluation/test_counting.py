@@ -1,12 +1,14 @@
 """Counting copies: the scenes, the average precision, and what parting gives on true masks."""
 
+import sys
+
 import numpy as np
 import pytest
 
 pytest.importorskip("skimage")
 
 from uino_deploy.data.copies import draw_copies
-from uino_deploy.errors import InputError
+from uino_deploy.errors import DependencyError, InputError
 from uino_deploy.evaluation import counting, evaluate
 from uino_deploy.evaluation.counting import average_precision, measure_counting
 from uino_deploy.evaluation.segmenters import Answer, Segmenter
@@ -61,3 +63,11 @@ def test_parting_at_necks_counts_true_masks_better_than_components_do(monkeypatc
 def test_objects_are_counted_on_things_only(tmp_path):
     with pytest.raises(InputError, match="scenes of things, not on demo"):
         evaluate(tmp_path / "m.safetensors", "demo", instances=True)
+
+
+def test_results_and_a_lack_of_scikit_image_are_refused_before_the_work(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="holds results, and objects are counted by a model"):
+        evaluate(tmp_path / "m.json", "things-unseen-hand", instances=True)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(DependencyError, match="skimage is not installed"):
+        evaluate(tmp_path / "m.safetensors", "things-unseen-hand", instances=True)
