@@ -11,11 +11,15 @@ import pytest
 from PIL import Image
 
 from uino_deploy.data.montages import Light, Variation, compose_montage
-from uino_deploy.data.thing_episodes import ThingScene, sample_episode, sample_scenes
+from uino_deploy.data.thing_episodes import ThingScene, sample_episode
 from uino_deploy.data.things import HANDS, KNOWN_HANDS, UNSEEN_HAND, Things, ThingSplit
 
 THINGS = Things.load()
-HELD_OUT_SCENES = "f1b61f4dc3193fd76620e8a871f6574790368eeff72f973136875135493292b0"
+HELD_OUT_SCENES = "cc036390ced15f84e88b74047002b0beb6516e003e27bffe5662381ec0a36eee"
+
+
+def sample_scenes(rng, count, split="base", **options) -> list[ThingScene]:
+    return [sample_episode(rng, split, shots=0, **options).query for _ in range(count)]
 
 
 @pytest.fixture(scope="module")

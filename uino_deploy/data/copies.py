@@ -35,23 +35,22 @@ class CountingEpisode:
     copies: NDArray[np.bool_]
 
 
-def draw_copies(seed: int, index: int, size: int = MONTAGE_SIZE) -> CountingEpisode:
+def draw_copies(seed: int, index: int) -> CountingEpisode:
     """Draw one episode; the same arguments give the same pixels.
 
     Args:
         seed: the sequence of episodes.
         index: position within the sequence.
-        size: the scenes' side S in pixels.
     """
     things = Things.load()
     rng = np.random.default_rng([seed, index])
-    episode = sample_episode(rng, _SPLIT, query_hand=UNSEEN_HAND, size=size)
+    episode = sample_episode(rng, _SPLIT, query_hand=UNSEEN_HAND)
     copies, distractors = (int(rng.integers(*n, endpoint=True)) for n in (_COPIES, _DISTRACTORS))
     candidates = things.others(UNSEEN_HAND, episode.concept, _SPLIT)
     others = rng.choice(candidates, distractors, replace=False).tolist()
     photographs = things.grounds(_SPLIT)
     tiles = [things.tiles[UNSEEN_HAND][each] for each in [episode.concept] * copies + others]
     ground = photographs[int(rng.integers(len(photographs)))]
-    montage = compose_montage(tiles, ground, rng, size, copies, _VARIATION)
+    montage = compose_montage(tiles, ground, rng, MONTAGE_SIZE, copies, _VARIATION)
     mine = np.array(montage.placed) < copies
     return CountingEpisode(episode.name, episode.support[0], montage.image, montage.masks[mine])

@@ -1,17 +1,14 @@
-"""Episodes and scenes of things: what is asked of a model, and what its encoder learns from.
+"""Episodes of things: what is asked of a model, and scenes from which its encoder learns.
 
 Example:
     rng = np.random.default_rng(0)
     episode = sample_episode(rng, split="held-out", query_hand="fluent", shots=1)
     episode.name, episode.support[0].image, episode.query.mask, episode.present
-
-    scenes = sample_scenes(rng, 32, "training", varied=True)    # by the known hands
-    scenes[0].masks, scenes[0].concepts         # a concept's number for every mask
+    episode.query.masks, episode.query.concepts         # a concept's number for every mask
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +67,6 @@ class ThingEpisode:
 def sample_episode(
     rng: np.random.Generator,
     split: ThingSplit = "base",
-    hands: Sequence[Hand] = KNOWN_HANDS,
     query_hand: Hand | None = None,
     shots: int = 1,
     absent: float = 0.0,
@@ -80,7 +76,7 @@ def sample_episode(
 ) -> ThingEpisode:
     """Draw an episode.
 
-    The support is drawn by one of `hands`, the query by another; both have drawn the target.
+    The support is drawn by a known hand, the query by another; both have drawn the target.
     Every scene has 2 to 5 things, one of which shares the target's colours (`Things.colour_twins`)
     and its light. No distractor is a near-duplicate of the target, and all are of its split, as are
     the photographs; no two scenes of an episode are on the same photograph while there are enough.
@@ -88,9 +84,8 @@ def sample_episode(
     Args:
         rng: the only source of randomness.
         split: of concepts and photographs.
-        hands: who may draw the support.
-        query_hand: who draws the query and knows the split; None for another of `hands`.
-        shots: support scenes K.
+        query_hand: who draws the query and knows the split; None for another known hand.
+        shots: support scenes K; none is enough for a scene alone.
         absent: the share of episodes whose query does not show the target.
         concept: the target's number; None for any of the split.
         size: the scenes' side S in pixels.
@@ -99,7 +94,7 @@ def sample_episode(
     things = Things.load()
     if concept is None:
         concept = int(rng.choice(things.concepts(split)))
-    drawn = things.hands(concept, hands)
+    drawn = things.hands(concept, KNOWN_HANDS)
     if query_hand is None:
         support_hand, query_hand = (
             drawn[index] for index in rng.permutation(len(drawn))[:2].tolist()
@@ -124,38 +119,6 @@ def sample_episode(
         for number in range(shots + 1)
     ]
     return ThingEpisode(concept, things.names[concept], tuple(scenes[:-1]), scenes[-1], present)
-
-
-def sample_scenes(
-    rng: np.random.Generator,
-    count: int,
-    split: ThingSplit = "base",
-    hands: Sequence[Hand] = KNOWN_HANDS,
-    size: int = MONTAGE_SIZE,
-    varied: bool = False,
-) -> list[ThingScene]:
-    """Draw scenes to learn concepts from, each with the masks and the concepts of all its things.
-
-    `Things.load().classes(scene.concepts, split)` gives their classes.
-
-    Args:
-        rng: the only source of randomness.
-        count: the number of scenes.
-        split: of concepts and photographs.
-        hands: who may draw; each scene is drawn by one.
-        size: the scenes' side S in pixels.
-        varied: whether scenes differ as training wants them to, not as the tests' do.
-    """
-    things = Things.load()
-    grounds = things.grounds(split)
-    scenes = []
-    for _ in range(count):
-        target = int(rng.choice(things.concepts(split)))
-        drawn = things.hands(target, hands)
-        hand = drawn[int(rng.integers(len(drawn)))]
-        ground = grounds[int(rng.integers(len(grounds)))]
-        scenes.append(_scene(rng, split, target, hand, ground, size, varied))
-    return scenes
 
 
 def _scene(

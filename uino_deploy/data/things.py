@@ -34,6 +34,7 @@ KNOWN_HANDS: tuple[Hand, ...] = ("noto", "twemoji", "emojione")
 UNSEEN_HAND: Hand = "fluent"
 
 _LEVELS = 8  # of each colour in a histogram
+_TWINS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +123,8 @@ class Things:
         return chosen
 
     @cache  # noqa: B019
-    def colour_twins(
-        self, hand: Hand, concept: int, split: ThingSplit, count: int = 8
-    ) -> NDArray[np.int64]:
-        """Return the `others` whose colours, drawn by a hand, are nearest to a concept's.
+    def colour_twins(self, hand: Hand, concept: int, split: ThingSplit) -> NDArray[np.int64]:
+        """Return the eight `others` whose colours, drawn by a hand, are nearest to a concept's.
 
         Nearness is the Bhattacharyya coefficient of two blurred histograms of 8x8x8 colours.
         """
@@ -133,7 +132,7 @@ class Things:
         others = self.others(hand, concept, split)
         nearness = histograms[others] @ histograms[concept]
         order = np.argsort(-nearness, kind="stable")
-        return others[order[:count]]
+        return others[order[:_TWINS]]
 
 
 def _atlas() -> bytes:

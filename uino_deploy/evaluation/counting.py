@@ -95,9 +95,7 @@ def counting_document(rows: Sequence[Counting], scenes: int) -> dict[str, Any]:
     }
 
 
-def average_precision(
-    truths: Sequence[NDArray[np.bool_]], found: Sequence[Found], matched: float = _MATCHED
-) -> float:
+def average_precision(truths: Sequence[NDArray[np.bool_]], found: Sequence[Found]) -> float:
     """Return the area under precision over recall, precision made to fall as COCO's is.
 
     The surest object takes the true one that it overlaps most, if no surer one has taken it.
@@ -105,7 +103,6 @@ def average_precision(
     Args:
         truths: for each scene its true objects, bool [C, S, S].
         found: for each scene the objects found and their scores.
-        matched: the least IoU of a match.
     """
     ious = [_ious(masks, true) for (masks, _), true in zip(found, truths, strict=True)]
     ranked = sorted(
@@ -117,7 +114,7 @@ def average_precision(
     for _, scene, row in ranked:
         overlaps = ious[scene][row]
         best = int(overlaps.argmax())
-        hits.append(bool(overlaps[best] >= matched))
+        hits.append(bool(overlaps[best] >= _MATCHED))
         if hits[-1]:
             ious[scene][:, best] = 0  # taken
     right = np.cumsum(hits)

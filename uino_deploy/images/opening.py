@@ -83,13 +83,13 @@ class Header:
         return (self.width, self.height) if sideways else (self.height, self.width)
 
 
-def read_header(path: str | Path, what: str = "image") -> Header:
-    """Read a picture's header: a cheap first look.
+def read_header(path: str | Path) -> Header:
+    """Read an image's header: a cheap first look.
 
     Raises:
         InputError: as `read_picture`, except for damage that only its pixels show.
     """
-    with _opened(path, what) as image:
+    with _opened(path, "image") as image:
         return _header(image)
 
 

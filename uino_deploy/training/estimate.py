@@ -2,7 +2,8 @@
 
 The model is built and run on PyTorch's device `meta`, which computes shapes only. PyTorch counts
 the multiplications and additions of matrix products and convolutions, and the bytes of the tensors
-that the backward pass keeps. Hours follow from an assumed speed, `SPEED`.
+that the backward pass keeps; what our operators do inside themselves it does not see. Hours follow
+from an assumed speed, `SPEED`.
 """
 
 from __future__ import annotations
@@ -87,9 +88,9 @@ def training_step(preset: str, batch: int = EPISODIC.batch) -> Step:
     return Step(2 * batch * encoder, batch * rest, batch * kept, _weights(model, learning))
 
 
-def distillation_steps(preset: str, batch: int = DISTILLATION.batch) -> list[Step]:
+def distillation_steps(preset: str) -> list[Step]:
     """Count a step of each stage of `distill`; its teacher is left out."""
-    steps = []
+    steps, batch = [], DISTILLATION.batch
     with torch.device("meta"):
         model = _model(preset, ("adapter",))
         student = up_to_early(model.encoder)
