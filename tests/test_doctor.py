@@ -91,7 +91,7 @@ def test_missing_backends_come_with_the_pip_command():
     statuses = judge_backends(packages(), [], None, None)
     assert set(statuses) == set(BACKENDS)
     assert not any(status.runs for status in statuses.values())
-    assert statuses["onnxruntime"].advice == "pip install '.[cpu]' in a checkout of uino-deploy"
+    assert statuses["onnxruntime"].advice == "pip install -e '.[cpu]' in a checkout of uino-deploy"
 
 
 def test_backends_that_would_run():
@@ -155,4 +155,4 @@ def test_require_names_what_is_missing_and_the_extra():
     require("cpu", "json")
     with pytest.raises(DependencyError, match="no_such_module is not installed") as raised:
         require("export", "json", "no_such_module")
-    assert raised.value.hint == "pip install '.[export]' in a checkout of uino-deploy"
+    assert raised.value.hint == "pip install -e '.[export]' in a checkout of uino-deploy"

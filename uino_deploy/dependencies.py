@@ -51,8 +51,11 @@ def is_importable(module: str) -> bool:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra; the project is not on PyPI."""
-    return f"pip install '.[{extra}]' in a checkout of uino-deploy"
+    """Return the command that installs an extra; the project is not on PyPI.
+
+    Without -e it would put a copy in the place of `make demo`'s editable install.
+    """
+    return f"pip install -e '.[{extra}]' in a checkout of uino-deploy"
 
 
 def read_jetpack(release: Path) -> str | None:

@@ -532,7 +532,7 @@ def test_onnxruntime_missing(run, fake_bundle, supports, red_files, tmp_path, mo
         run, fake_bundle, tmp_path / "out", red_files[0], "--support", supports[0]
     )
     assert code == 3
-    one_line(err, "pip install '.[cpu]' in a checkout")
+    one_line(err, "pip install -e '.[cpu]' in a checkout")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def sbom(path: Path | None, force: bool, output: Output) -> None:
     \b
     Examples:
       uino-deploy sbom
-      uino-deploy sbom -o uino-deploy.cdx.json
+      uino-deploy sbom -o build/uino-deploy.cdx.json
     """
     from uino_deploy.sbom import bill_of_materials, licence_of, write_bill
 
@@ -31,6 +31,9 @@ def sbom(path: Path | None, force: bool, output: Output) -> None:
     if path is not None:
         write_bill(bill, path, force)
     parts = [bill["metadata"]["component"], *bill["components"]]
-    rows = [[each["name"], each["version"], licence_of(each)] for each in parts]
-    output.table(["package", "version", "licence"], rows)
+    if path is not None:
+        output.text(f"{len(parts)} packages, {path}")
+    else:
+        rows = [[each["name"], each["version"], licence_of(each)] for each in parts]
+        output.table(["package", "version", "licence"], rows)
     output.document(bill)
