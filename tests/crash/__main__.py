@@ -22,11 +22,14 @@ _COLUMNS = ("kill by the clock", "kill at a change", "SIGTERM", "SIGINT", "SIGHU
 
 
 def main() -> None:
-    """Attack until the time is up; leave with 1 where a fault was found."""
+    """Attack until the time is up; leave with 1 for a fault, or a command that was not attacked."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=None, help="default: drawn, and printed")
-    parser.add_argument("--command", action="append", help="attack only this one; repeatable")
+    names = [each.name for each in COMMANDS]
+    parser.add_argument(
+        "--command", action="append", choices=names, help="attack only this one; repeatable"
+    )
     parser.add_argument("--attack", action="append", choices=list(ATTACKS))
     parser.add_argument("--bundle", type=Path, help="the demo's bundle; exported if not given")
     given = parser.parse_args()
@@ -47,7 +50,11 @@ def main() -> None:
 def attack(
     folder: Path, chosen: list, attacks: list[str], minutes: float, seed: int, bundle: Path | None
 ) -> int:
-    """Give each command the same share of the time; print each fault and the summary."""
+    """Give each command the same share of the time; print each fault and the summary.
+
+    Returns:
+        The number of faults and of commands that were not attacked.
+    """
     rng = random.Random(seed)
     inputs = folder / "inputs"
     exporting = Campaign(COMMANDS[0], inputs, folder / "export")
@@ -80,7 +87,15 @@ def attack(
             print(f"FAULT {name}: {fault}", flush=True)
         spent[name] += time.monotonic() - began
     _summarise(campaigns, faults, skipped)
-    return sum(faults.values())
+    idle = [each.command.name for each in campaigns if not attacked(each)]
+    if idle:
+        print(f"FAILED: nothing was done to {', '.join(idle)}: give it more minutes")
+    return sum(faults.values()) + len(idle)
+
+
+def attacked(campaign: Campaign) -> int:
+    """Return how many attacks were made: what ended before it was killed is none."""
+    return sum(campaign.done[column] for column in _COLUMNS)
 
 
 def _summarise(campaigns: list[Campaign], faults: Counter[str], skipped: dict[str, str]) -> None:

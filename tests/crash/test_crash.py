@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.crash import __main__ as command_line
 from tests.crash.campaign import Campaign, Fault, Known, Skipped
 from tests.crash.commands import COMMANDS, make_inputs
 from tests.export.conftest import bundle, exported, model  # noqa: F401 - fixtures
@@ -99,3 +100,25 @@ def test_what_is_left_behind_is_a_fault(campaigns, tmp_path):
     (place / "tmp/.uino-deploy-piece.tmp-0123456789abcdef").mkdir()
     with pytest.raises(Fault, match="too much"):
         campaign.untouched(place)
+
+
+@pytest.mark.parametrize("minutes", [0, 0.001])
+def test_a_command_that_was_not_attacked_is_no_pass(
+    campaigns, tmp_path, monkeypatch, capsys, minutes
+):
+    """There was no time, or this machine can play none of the attacks."""
+
+    def skips(_campaign, _rng):
+        raise Skipped("nothing can be mounted here")
+
+    inputs = campaigns["enroll"].inputs
+    made = iter([campaigns["enroll"], campaigns["enroll"]])
+    monkeypatch.setattr(command_line, "Campaign", lambda *_: next(made))
+    monkeypatch.setattr(command_line, "make_inputs", lambda folder, *_: None)
+    monkeypatch.setattr(command_line.shutil, "copyfile", lambda *_: None)
+    monkeypatch.setitem(command_line.ATTACKS, "disk full", skips)
+    enroll = [each for each in COMMANDS if each.name == "enroll"]
+    campaigns["enroll"].done.clear()
+    bad = command_line.attack(tmp_path, enroll, ["disk full"], minutes, SEED, inputs)
+    assert bad == 1
+    assert "FAILED: nothing was done to enroll" in capsys.readouterr().out

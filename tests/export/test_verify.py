@@ -114,6 +114,39 @@ def test_an_operator_whose_result_is_thrown_away_is_found(
     assert (piece, "operator.1.input") in wrong
 
 
+def scaled(operator):
+    """Return a change of a graph: an operator's portable function gives one per cent too much."""
+
+    def change(proto):
+        (body,) = [f for f in proto.functions if f.name == operator]
+        name = body.output[0]
+        (last,) = [n for n in body.node if name in n.output]
+        last.output[list(last.output).index(name)] = "right"
+        factor = onnx.numpy_helper.from_array(np.float32(1.01), "factor")
+        body.node.append(onnx.helper.make_node("Constant", [], ["factor"], value=factor))
+        body.node.append(onnx.helper.make_node("Mul", ["right", "factor"], [name]))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("call", "operator"),
+    [
+        (0, "Correlation4d"),
+        (1, "ScanPrologue"),
+        (2, "SelectiveScan2d"),
+        (3, "ScanEpilogue"),
+        (7, "NormMlp"),
+    ],
+)
+def test_every_operator_is_held_by_its_own_result(damaged, backend, call, operator):
+    """In the exported functions, without a model: the norm behind a factor would swallow it."""
+    report = verify_bundle(rewrite(damaged / "prompt.onnx", scaled(operator)), backend)
+    assert report.guilty == ["prompt"]
+    first = next(each.output for each in report.operators if not each.passed)
+    assert first == f"operator.{call}.output"
+
+
 def test_what_the_operators_take_and_give_is_compared(bundle, backend):
     report = verify_bundle(bundle, backend)
     compared = {(c.piece, c.output) for c in report.operators}

@@ -131,7 +131,8 @@ def attack(name: str, parser: Parser, seed: int, inputs: int, seconds: float, fo
             if ended:
                 damaged = _changed(case, folder)
                 _save(found, name, damaged, _death(ended, case), ended)
-            tally.inputs += max(1, round(numbers[0]))
+            # One that ended its process before it was counted must not come again.
+            tally.inputs += max(1 if ended else 0, round(numbers[0]))
             tally.accepted += round(numbers[1])
             tally.slowest = max(tally.slowest, numbers[2])
             tally.largest = max(tally.largest, numbers[3])

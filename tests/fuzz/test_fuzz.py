@@ -33,6 +33,20 @@ def test_every_reader_holds(tmp_path):
         assert f"{name:<14} {INPUTS:>8} inputs" in ended.stdout
 
 
+def test_a_reader_that_got_no_input_is_no_pass(tmp_path):
+    words = [sys.executable, "-m", "tests.fuzz", "coco", "--minutes", "0", "--found", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    ended = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1
+    assert "no input was read in the time: coco" in ended.stdout
+
+
+def test_an_input_counts_once_it_is_read(tmp_path):
+    """The child's own time is used up before its first input."""
+    tally = attack("planted", case_of(refuses), seed=1, inputs=9, seconds=1e-6, found=tmp_path)
+    assert tally.inputs == 0
+
+
 def refuses(folder):
     if (folder / "f").read_bytes() != b"valid":
         raise InputError("it is damaged", "write it again")

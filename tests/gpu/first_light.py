@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,13 +155,27 @@ def worst(rows: list[dict[str, Any]]) -> str:
 class Report:
     """The results so far, written after every change: the machine may disappear at any moment."""
 
-    def __init__(self, out: Path, rehearsal: bool) -> None:
+    def __init__(self, out: Path, rehearsal: bool, wanted: Sequence[str], part: str = "") -> None:
+        """Begin without results.
+
+        Args:
+            out: the folder for the results.
+            rehearsal: whether this is one.
+            wanted: the steps that must be right.
+            part: the shards that were asked for; empty for all.
+        """
         self.out, self.began = out, time.monotonic()
         self.results: dict[str, dict[str, Any]] = {}
-        self.rehearsal = rehearsal
+        self.rehearsal, self.wanted, self.part = rehearsal, wanted, part
+        self.unfinished = set(wanted)
         out.mkdir(parents=True, exist_ok=True)
 
-    def put(self, name: str, rows: list[dict[str, Any]], seconds: float) -> None:
+    def put(
+        self, name: str, rows: list[dict[str, Any]], seconds: float, finished: bool = True
+    ) -> None:
+        """Record a step's findings so far."""
+        if finished:
+            self.unfinished.discard(name)
         self.results[name] = {"status": worst(rows), "seconds": seconds, "rows": rows}
         total = round(time.monotonic() - self.began)
         document = {"rehearsal": self.rehearsal, "verdict": self.verdict(), "seconds": total}
@@ -178,13 +193,23 @@ class Report:
         return name in self.results and self.results[name]["status"] in GOOD
 
     def verdict(self) -> str:
-        """Return PASSED, or FAILED and the steps that are not right."""
-        wrong = [name for name, result in self.results.items() if result["status"] not in GOOD]
+        """Return PASSED, or FAILED and the steps that are not right or not finished.
+
+        What was left out at the caller's wish is named: it did not pass.
+        """
+        good = GOOD if self.rehearsal else GOOD[:1]
+        wrong = [name for name, result in self.results.items() if result["status"] not in good]
         if not self.results:
             return "FAILED: no step ran"
         if wrong:
             return f"FAILED: {', '.join(wrong)}"
-        return f"REHEARSED: {self.not_rehearsed()}" if self.rehearsal else "PASSED"
+        if self.unfinished:
+            return f"FAILED: not finished: {', '.join(n for n in STEPS if n in self.unfinished)}"
+        if self.rehearsal:
+            return f"REHEARSED: {self.not_rehearsed()}"
+        alone = [", ".join(self.wanted)] if set(self.wanted) < set(STEPS) else []
+        alone += [f"shards {self.part}"] if self.part else []
+        return f"PASSED: {'; '.join(alone)} alone" if alone else "PASSED"
 
     def not_rehearsed(self) -> str:
         """Say what a rehearsal leaves to the card."""
@@ -291,8 +316,9 @@ def run_wave(names: list[str], report: Report, folder: Path, end: float, argumen
             done.append(shard)
             mine = [s for s in done if s.step == shard.step]
             rows = [row for s in mine for row in s.rows]
-            report.put(shard.step, rows, max(s.seconds or 0 for s in mine))
-            if len(mine) == len(shards[shard.step]):
+            finished = len(mine) == len(shards[shard.step])
+            report.put(shard.step, rows, max(s.seconds or 0 for s in mine), finished)
+            if finished:
                 print(f"{shard.step}: {report.results[shard.step]['status']}", flush=True)
         time.sleep(0.05)
 
@@ -356,9 +382,9 @@ def main() -> int:
         return 0
     if arguments.child:
         return run_child(arguments.child, arguments.shard)
-    report = Report(arguments.out, arguments.rehearse)
-    end = report.began + 60 * arguments.minutes - CLOSING
     wanted = with_gates(arguments.only or list(STEPS))
+    report = Report(arguments.out, arguments.rehearse, wanted, " ".join(arguments.shards))
+    end = report.began + 60 * arguments.minutes - CLOSING
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for wave in sorted({STEPS[name].wave for name in wanted}):
             names = [name for name in wanted if STEPS[name].wave == wave]

@@ -37,7 +37,9 @@ def result_page(found: Row) -> str:
 
     steps = found["steps"]
     wrong = [name for name, step in steps.items() if step["status"] not in GOOD]
-    verdict = Verdict("FAILED" if wrong else "PASSED", "failed" if wrong else "passed", wrong)
+    passed = not wrong and found["verdict"].startswith("PASSED")
+    text = found["verdict"] if not wrong else "FAILED"
+    verdict = Verdict(text, "passed" if passed else "failed", wrong)
     if found["rehearsal"]:
         verdict = Verdict("Rehearsal: nothing ran on a card", "disturbed", wrong)
     return page(

@@ -91,20 +91,44 @@ def test_a_planted_fault_is_reported_by_every_step(packed, tmp_path, plant, step
 
 
 def report(tmp_path, **rows):
-    found = first_light.Report(tmp_path, rehearsal=False)
+    found = first_light.Report(tmp_path, rehearsal=False, wanted=list(rows))
     for step, status in rows.items():
         found.put(step, [{"case": "", "status": status}] if status else [], 0.0)
     return found
 
 
-@pytest.mark.parametrize("status", ["FAILED", "TIMEOUT", "MISSING", "SKIPPED", None])
+@pytest.mark.parametrize("status", ["FAILED", "TIMEOUT", "MISSING", "SKIPPED", "REHEARSED", None])
 def test_only_what_ran_and_was_right_passes(tmp_path, status):
-    assert report(tmp_path, aot="PASSED", jit="PASSED").verdict() == "PASSED"
+    assert report(tmp_path, aot="PASSED", jit="PASSED").verdict() == "PASSED: aot, jit alone"
     assert report(tmp_path, aot="PASSED", jit=status).verdict() == "FAILED: jit"
 
 
 def test_nothing_is_no_pass(tmp_path):
     assert report(tmp_path).verdict() == "FAILED: no step ran"
+
+
+def test_only_a_whole_run_passes_without_a_word(tmp_path):
+    """The results are written after every shard: a run that is cut off leaves no PASSED behind."""
+    found = first_light.Report(tmp_path, False, list(first_light.STEPS))
+    rows = [{"case": "", "status": "PASSED"}]
+    for step in first_light.STEPS:
+        found.put(step, rows, 0.0, finished=False)
+        written = json.loads((tmp_path / "first_light.json").read_text())
+        assert written["verdict"].startswith("FAILED: not finished: ")
+        found.put(step, rows, 0.0)
+    assert found.verdict() == "PASSED"
+    found.part = "float16"
+    assert found.verdict() == "PASSED: shards float16 alone"
+
+
+def test_a_page_of_a_run_that_was_cut_off_does_not_pass(tmp_path):
+    import page
+
+    report(tmp_path, versions="PASSED").put("aot", [], 0.0)
+    found = json.loads((tmp_path / "first_light.json").read_text())
+    assert found["verdict"] == "FAILED: aot"
+    found = {"steps": {}, "rehearsal": False, "verdict": "FAILED: not finished: aot"}
+    assert "FAILED: not finished: aot" in page.result_page(found)
 
 
 def test_no_speed_without_right_results(packed, tmp_path):
@@ -199,7 +223,7 @@ def test_a_fault_of_mamba_ssms_kernel_is_reported(packed_with_mamba, tmp_path, m
     """The step alone: in a whole rehearsal the same fault in `aot` would keep it from running."""
     monkeypatch.setenv("FIRST_LIGHT_PLANT", plant)
     monkeypatch.setattr(first_light, "HERE", packed_with_mamba)
-    found = first_light.Report(tmp_path / "out", rehearsal=True)
+    found = first_light.Report(tmp_path / "out", True, ["aot", "mamba"])
     found.put("aot", [{"case": "", "status": "REHEARSED"}], 0.0)
     end = time.monotonic() + (30 if plant == "hang" else 120)
     arguments = SimpleNamespace(rehearse=True, shards=[], jobs=1)

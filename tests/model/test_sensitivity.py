@@ -4,6 +4,7 @@ A model whose logits do not depend on a part proves nothing of that part's kerne
 """
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from uino_deploy import UinoConfig, UinoFSS
 from uino_deploy.config import PRESETS, VARIANTS
 from uino_deploy.model import load_checkpoint
+from uino_deploy.model.hypercorrelation import Operators
 from uino_deploy.model.prompt_generator import PromptGenerator
 from uino_deploy.training.recipe import RECIPES
 
@@ -22,6 +24,9 @@ TRAINED_TINY = Path(__file__).parents[2] / "uino_deploy/assets/tiny.safetensors"
 SIZE = {"tiny": None}
 SMALL = 14 * 9
 QUICK = ("tiny", "vits14")
+# An operator of a plane's scan, and which of its results. The prologue also gives the packed
+# projection, from which the scan has its steps and its state: see `states_of`.
+OPERATORS_OF_A_PLANE = (("prologue", 0), ("scan", None), ("epilogue", None))
 
 
 def zeroed(output):
@@ -53,12 +58,19 @@ def replaced(owner, name, function):
         setattr(owner, name, original)
 
 
-def operator(owner, name, change):
-    """Change what one operator of a module gives."""
+def operator(owner, name, change, which=None):
+    """Change what one operator of a module gives: its result, or one of several."""
 
     def changed(operators):
         original = getattr(operators, name)
-        return operators._replace(**{name: lambda *a, **k: change(original(*a, **k))})
+
+        def run(*arguments):
+            out = original(*arguments)
+            if which is None:
+                return change(out)
+            return tuple(change(o) if index == which else o for index, o in enumerate(out))
+
+        return operators._replace(**{name: run})
 
     return replaced(owner, "operators", changed)
 
@@ -80,12 +92,25 @@ def parts_of(model):
         for plane in ("query", "support"):
             scan = getattr(block.mixer, f"{plane}_scan", None)
             if scan is not None:
-                part = lambda change, m=scan: operator(m, "scan", change)  # noqa: E731
+                for name, which in OPERATORS_OF_A_PLANE:
+                    part = partial(operator, scan, name, which=which)
+                    parts[f"{name}, {plane} plane, block {index}"] = part
             else:
                 convolution = getattr(block.mixer, f"{plane}_conv")
-                part = lambda change, m=convolution: module_output(m, change)  # noqa: E731
-            parts[f"{plane} plane, block {index}"] = part
+                parts[f"{plane} plane, block {index}"] = partial(module_output, convolution)
+        parts[f"mlp, block {index}"] = partial(operator, block, "mlp")
     return parts
+
+
+def states_of(model):
+    """Return a part for each scan's state: without its projection a scan gives skip * x alone."""
+    return {
+        f"state, {plane} plane, block {index}": partial(
+            operator, getattr(block.mixer, f"{plane}_scan"), "prologue", which=1
+        )
+        for index, block in enumerate(model.prompt_generator.hypercorrelation.blocks)
+        for plane in ("query", "support")
+    }
 
 
 @contextmanager
@@ -124,6 +149,45 @@ def changes(model, inputs, parts):
                     logits, _ = model(*inputs)
                 found[name, change.__name__] = ((logits - plain).norm() / plain.norm()).item()
     return found
+
+
+def test_every_operator_of_the_model_is_a_part():
+    """A new operator is listed here, or nothing would show that it matters."""
+    model = UinoFSS(UinoConfig.from_preset("tiny"))
+    scans = {name for name, _ in OPERATORS_OF_A_PLANE}
+    assert {"correlate", "mlp"} | scans == set(Operators._fields)
+    assert sum(name.startswith((*scans, "mlp")) for name in parts_of(model)) == 2 * (2 * 3 + 1)
+    assert len(states_of(model)) == 2 * 2
+
+
+SHAPES = {"tiny": UinoConfig.from_preset("tiny"), "things": RECIPES["things"].model}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_state_moves_the_logits_where_steps_are_long(shape):
+    """A training may reach such weights: steps of 6 and a projection 20 times as large."""
+    torch.manual_seed(7)
+    model = UinoFSS(shape).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("x_proj.weight"):
+            parameter.data *= 20
+        elif name.endswith("dt_bias"):
+            parameter.data += 6
+    found = changes(model, inputs_of(shape), states_of(model))
+    assert min(found.values()) > LEAST, found
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="Mamba's initialisation gives steps of 0.001 to 0.1: a state is 1e-4 to 1e-2 of what a "
+    "scan gives, the logits hardly move, and a seeded or briefly trained model shows nothing of it",
+)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_state_of_a_seeded_model_moves_the_logits(shape):
+    torch.manual_seed(7)
+    model = UinoFSS(shape).eval()
+    found = changes(model, inputs_of(shape), states_of(model))
+    assert min(found.values()) > LEAST, found
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    """Run each backend in its own process; leave with 1 where a fault was found."""
+    """Run each backend in its own process; leave with 1 where a fault was found or nothing ran."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--predictions", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=60.0, help="at most, for a backend")
@@ -32,12 +32,15 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="the demo's bundle; exported if not given")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON; replaced")
     given = parser.parse_args()
+    absent = [name for name in BACKENDS if not is_importable(name)]
+    if missed := [name for name in given.backend or BACKENDS[:1] if name in absent]:
+        sys.exit(f"FAILED: {', '.join(missed)} did not run: not installed")
     with tempfile.TemporaryDirectory() as folder:
         bundle = given.bundle or export(Path(folder, "demo.uino"))
         runs = {
             name: run(bundle, name, given.predictions, 60 * given.minutes)
             for name in given.backend or BACKENDS
-            if is_importable(name) or print(f"SKIPPED {name}: it is not installed")
+            if name not in absent or print(f"SKIPPED {name}: it is not installed")
         }
     document = {
         "command": f"make soak PREDICTIONS={given.predictions}",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.conftest import write_fake_bundle
+from tests.soak import __main__ as command
 from tests.soak.__main__ import run
 from tests.soak.soak import PLANTS, grows, trend
 from uino_deploy.dependencies import is_importable
@@ -40,6 +41,18 @@ def test_a_planted_leak_is_noticed(bundle, plant, fault):
 def test_a_run_that_is_too_short_to_judge_is_a_fault(bundle):
     (fault,) = run(bundle, "onnxruntime", 200, seconds=0)["faults"]
     assert fault.startswith("only 1 predictions in ")
+
+
+@pytest.mark.parametrize("asked", [[], ["--backend", "openvino"]])
+def test_a_backend_that_did_not_run_is_no_pass(bundle, tmp_path, monkeypatch, asked):
+    """ONNX Runtime always runs; of the others those that are installed, or asked for."""
+    written = tmp_path / "soak.json"
+    words = ["soak", "--bundle", str(bundle), "-o", str(written), *asked]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(command, "is_importable", lambda _name: False)
+    with pytest.raises(SystemExit, match="did not run: not installed"):
+        command.main()
+    assert not written.exists()
 
 
 def test_every_plant_is_tested():
