@@ -79,7 +79,8 @@ def compare_records(before: Record, after: Record, margin: float) -> Comparison:
     Raises:
         InputError: the methods, machines or models differ, no entry is in both, or an entry stands
             twice in a record.
-        CheckFailed: an entry or a case that passed in the first record is not in the second.
+        CheckFailed: an entry or a case that passed in the first record is not in the second, or
+            there is nothing to compare.
     """
     _check_comparable(before, after)
     old, new = _by_key(before, "first"), _by_key(after, "second")
@@ -94,6 +95,10 @@ def compare_records(before: Record, after: Record, margin: float) -> Comparison:
             broken.append(f"{_name(was)} {now.status}: {now.reason}")
         elif was.status == "passed":
             changes += list(_changes(was, now, margin))
+    if not (changes or broken):
+        raise CheckFailed(
+            "no figure is in both records: what both have did not run", "measure the first again"
+        )
     missing = [_name((old | new)[key]) for key in old.keys() ^ new.keys()]
     return Comparison(changes, broken, sorted(missing))
 

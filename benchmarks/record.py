@@ -317,8 +317,14 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def failures(self) -> list[str]:
-        """Every entry that failed, and every backend that ran no bundle, with the reason."""
+        """Every entry that failed, and every backend that ran no bundle, with the reason.
+
+        Where nothing ran at all, that is the failure.
+        """
         ran = {entry.runner for entry in self.entries if entry.status != "refused"}
+        if not ran:
+            reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in self.entries)
+            return [f"nothing was measured: {reasons or 'there was no entry'}"]
         return [
             f"{entry.name}: {entry.reason}"
             for entry in self.entries

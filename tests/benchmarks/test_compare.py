@@ -82,6 +82,13 @@ def test_a_case_that_has_gone_does_not_pass(record, record_of, entry_of):
     assert str(gone.case) in str(failure.value)
 
 
+def test_nothing_to_compare_does_not_pass(record_of, entry_of):
+    refused = entry_of()
+    refused.status, refused.reason = "refused", "it is not installed"
+    with pytest.raises(CheckFailed, match="no figure is in both records"):
+        compare_records(record_of([refused]), record_of([entry_of()]), 0.1)
+
+
 def test_an_entry_that_stands_twice_is_refused(record, record_of, entry_of):
     twice = record_of([entry_of(scale=50.0), entry_of()])
     for before, after in ((record, twice), (twice, record)):

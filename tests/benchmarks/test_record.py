@@ -88,3 +88,11 @@ def test_times_that_no_clock_gives_are_refused(record, tmp_path, change):
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match="a timing needs rounds"):
         load_record(path)
+
+
+def test_a_record_of_what_did_not_run_does_not_pass(record_of, entry_of):
+    assert record_of([]).failures == ["nothing was measured: there was no entry"]
+    refused = entry_of("PyTorch eager fp32", peer=True)
+    refused.status, refused.reason = "refused", "no torch"
+    assert record_of([refused]).failures == ["nothing was measured: PyTorch eager fp32: no torch"]
+    assert record_of([entry_of(), refused]).failures == []

@@ -1,4 +1,8 @@
-"""Substitutes for what the stub library lacks: a plugin registry, TensorRT's shape symbols."""
+"""Substitutes for what the stub library lacks: a plugin registry, TensorRT's shape symbols.
+
+Methods and enums are those of IPluginRegistry, IExprBuilder and IDimensionExpr in NvInferRuntime.h
+and in the bindings' plugin package, which calls them; descriptions are the bindings' own classes.
+"""
 
 import tensorrt as trt
 

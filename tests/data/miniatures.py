@@ -1,4 +1,9 @@
-"""Miniature data sets in the real layouts: JPEG images, palette PNG, SBD's .mat, COCO's json."""
+"""Miniature data sets in the real layouts: JPEG images, palette PNG, SBD's .mat, COCO's json.
+
+VOC's folders and lists are those of the VOC 2012 development kit; `GTcls` and `Segmentation`, the
+folder `dataset/cls` and the lists those of SBD's benchmark.tgz, as torchvision's SBDataset reads
+them; COCO's keys those of its "Data format" page, as pycocotools reads them.
+"""
 
 import json
 from pathlib import Path

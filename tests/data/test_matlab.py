@@ -12,13 +12,18 @@ from uino_deploy.data import matlab
 from uino_deploy.data.matlab import read_field
 
 savemat = pytest.importorskip("scipy.io").savemat
+sparse = pytest.importorskip("scipy.sparse")
 
 LABELS = np.random.default_rng(0).integers(0, 21, (7, 5), np.uint8)
 
 
 def written(value, compressed=False, **others):
     file = io.BytesIO()
-    fields = {"Boundaries": np.zeros((2, 3)), "Segmentation": value}
+    # As SBD's own files, but for two classes in place of 20: a cell of sparse arrays stands before.
+    boundaries = np.empty((2, 1), object)
+    boundaries[:, 0] = [sparse.csc_matrix(np.eye(3, dtype=bool)) for _ in range(2)]
+    present = np.array([[1], [15]], np.uint8)
+    fields = {"Boundaries": boundaries, "Segmentation": value, "CategoriesPresent": present}
     savemat(file, {**others, "GTcls": fields}, do_compression=compressed)
     return file.getvalue()
 

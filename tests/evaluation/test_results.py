@@ -100,3 +100,12 @@ def test_an_interval_without_width_is_no_certainty():
     assert all("[too few episodes]" in sentence for sentence in few)
     enough = make_report("demo", 1, 0, {None: RUN}, {}).sentences
     assert "too few" not in enough[0]
+
+
+def test_a_limit_on_the_drop_does_not_pass_where_no_query_shows_its_class():
+    """Every mIoU is 0 there, and none lies below another."""
+    some, nothing = replace(RUN, absent=(1,)), replace(RUN, absent=(0, 1, 2))
+    for run, passed in ((some, True), (nothing, False)):
+        report = make_report("demo", 1, 0, {None: run}, {None: run}, max_miou_drop=1.0)
+        assert report.document["passed"] is passed
+        assert bool(report.failures) is not passed

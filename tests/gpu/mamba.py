@@ -108,7 +108,10 @@ class Theirs:
     record: dict[str, Any]
 
     def launch(self, on: Sequences) -> None:
-        """Launch on PyTorch's current stream."""
+        """Launch on PyTorch's current stream.
+
+        The argument is an SSMParamsBase, field by field as the sdist's selective_scan.h has it.
+        """
         count, _, channels, length = on.u.shape
         sizes, strides = layout(count, channels, on.a.shape[1], length, on.rows)
         tensors = (on.a, on.b, on.c, on.skip, on.u, on.delta, on.bias, on.out, on.last)

@@ -1,10 +1,10 @@
 """The stand-in for the card in a rehearsal, and the faults planted in it.
 
 The driver replaces cuda-python's own: functions, results and attributes have the names of
-`cuda.bindings.driver`. Device memory is host memory; a launch decodes the argument block as the
-driver would and runs the kernel in the project's PTX executor, which faults on every access outside
-an array. This rehearses everything that the card's first launch needs: module, parameters, packing,
-grid, shapes.
+`cuda.bindings.driver`, to which test_first_light.py holds them. Device memory is host memory; a
+launch decodes the argument block as the driver would and runs the kernel in the project's PTX
+executor, which faults on every access outside an array. This rehearses everything that the card's
+first launch needs: module, parameters, packing, grid, shapes.
 
 A planted fault shows that a step would report it: `wrong` results, a CUDA `fault`, a `hang`, or a
 `missing` module.

@@ -1,5 +1,6 @@
 """A rehearsal of the checks for a card: correct code passes, every planted fault is reported."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -58,6 +59,25 @@ def test_a_rehearsal_passes_and_says_that_no_card_was_there(packed, tmp_path):
     assert done.returncode == 0, done.stdout
     assert found["verdict"] == "REHEARSED: nothing ran on a card"
     assert statuses(found, "memory") == {"REHEARSED"}
+
+
+def test_the_rehearsals_driver_has_only_what_cuda_python_has():
+    import rehearsal
+
+    real = pytest.importorskip("cuda.bindings.driver")
+    for result in rehearsal.Result:
+        assert int(getattr(real.CUresult, result.name)) == result
+    for name, value in vars(rehearsal.Driver.CUfunction_attribute).items():
+        assert int(getattr(real.CUfunction_attribute, name)) == value
+    functions = {n: f for n, f in vars(rehearsal.Driver).items() if n.startswith("cu")}
+    assert len(functions) > 10
+    for name, function in functions.items():
+        # The first line of its documentation is the signature.
+        signature = getattr(real, name).__doc__.splitlines()[0]
+        arguments = signature.partition("(")[2].rstrip(")")
+        code = function.__code__
+        if not code.co_flags & inspect.CO_VARARGS:
+            assert len(list(filter(None, arguments.split(",")))) == code.co_argcount - 1, signature
 
 
 def expected(plant):

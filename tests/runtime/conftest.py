@@ -23,6 +23,7 @@ from uino_deploy.bundle import (
     write_manifest,
 )
 from uino_deploy.config import UinoConfig
+from uino_deploy.pipeline import PIECES, Edges
 
 SIZE = 56
 
@@ -152,6 +153,10 @@ def write_fake_bundle(directory: Path, weights: str = "0" * 64) -> Path:
             inputs=[_tensor(value) for value in model.graph.input],
             outputs=[_tensor(value) for value in model.graph.output],
         )
+        edges = Edges(
+            *(tuple(e.name for e in group) for group in (pieces[name].inputs, pieces[name].outputs))
+        )
+        assert edges == PIECES[name], "not the exporter's names"
     (directory / "reference.safetensors").write_bytes(b"not looked into by the runtime")
     config = UinoConfig.from_preset("tiny", image_size=SIZE).to_dict()
     manifest = Manifest(

@@ -4,6 +4,10 @@ What a stream is given is done when someone waits for it and not before, so that
 too early, or a result read too early, gives wrong numbers. Device addresses are no addresses of
 this process; fresh device memory holds NaN; pinned memory is read when the copy is done. Every call
 is logged and any can be made to fail. Engines compute with ONNX Runtime.
+
+The names are held to cuda-python (test_cuda_memory.py) and to TensorRT-RTX's bindings, which are
+TensorRT's (test_tensorrt_backend.py). What TensorRT says of a file that is no plan is a string of
+libnvinfer's. The layers' names are invented: they are passed on unread.
 """
 
 from __future__ import annotations
@@ -282,7 +286,7 @@ class Runtime:
     def deserialize_cuda_engine(self, plan):
         if plan.startswith(b"damaged"):
             self.logger.log(self.trt.ILogger.WARNING, "not this")
-            self.logger.log(self.trt.ILogger.ERROR, "magic tag is wrong")
+            self.logger.log(self.trt.ILogger.ERROR, "Magic tag does not match")
             return None
         return Engine(self.trt, _session(plan.decode()))
 

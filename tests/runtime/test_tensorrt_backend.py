@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.runtime import fake_cuda
 from tests.runtime.fake_cuda import FakeTensorRt
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import PlanInfo, plan_folder
@@ -102,7 +103,7 @@ def test_the_second_backends_errors_are_its_own(planned, trt):
     info = plan_info(planned, planned.piece("encoder"), sha256(plan))
     plan.with_suffix(".json").write_bytes(msgspec.json.encode(info))
     names = [f"{plan_folder('tensorrt', ARCH)}/encoder.{kind}" for kind in ("plan", "json")]
-    with pytest.raises(BundleError, match="magic tag is wrong"):
+    with pytest.raises(BundleError, match="Magic tag does not match"):
         second.load(planned.add(names), "encoder")
 
 
@@ -315,7 +316,7 @@ def test_an_engine_that_fails_while_it_is_captured(planned, trt, cudart):
 
 def test_a_plan_that_cannot_be_loaded(planned, trt, monkeypatch):
     bundle = with_plan(planned, "encoder", b"damaged")
-    with pytest.raises(BundleError, match=r"cannot be loaded: magic tag.*uino-deploy build"):
+    with pytest.raises(BundleError, match=r"cannot be loaded: Magic tag.*uino-deploy build"):
         TensorRtBackend().load(bundle, "encoder")
 
 
@@ -404,3 +405,25 @@ def test_layers_are_those_of_the_last_run(planned, trt):
         ("[MUL]-[node_mul]", "[MUL]-[node_mul]", 0.0005),
         ("_gemm_mha_v2", "_gemm_mha_v2", 0.0015),
     ]
+
+
+def test_the_fake_has_only_what_tensorrt_has():
+    """TensorRT-RTX's bindings are TensorRT's, with more; tests/contract asks TensorRT's own."""
+    real = pytest.importorskip("tensorrt_rtx")
+    for kind in fake_cuda.DataType:
+        assert int(getattr(real.DataType, kind.name)) == kind.value
+    severities = vars(FakeTensorRt.ILogger).items()
+    assert {int(getattr(real.ILogger, n)) == v for n, v in severities if n.isupper()} == {True}
+    for name in ("TensorIOMode", "TensorLocation"):
+        assert all(
+            hasattr(getattr(real, name), member) for member in vars(getattr(FakeTensorRt, name))
+        )
+    for fake, name in (
+        (fake_cuda.Runtime, "Runtime"),
+        (fake_cuda.Engine, "ICudaEngine"),
+        (fake_cuda.Context, "IExecutionContext"),
+    ):
+        methods = {each for each in vars(fake) if not each.startswith("_")} - {"edge"}
+        assert [each for each in methods if not hasattr(getattr(real, name), each)] == []
+    assert hasattr(real.IProfiler, "report_layer_time")
+    assert hasattr(real.ICudaEngine, "num_io_tensors")

@@ -237,6 +237,7 @@ def test_a_model_beats_the_simple_methods_only_for_certain():
     assert made_up(60, 40).beats_baselines
     assert not made_up(40, 40).beats_baselines
     assert not made_up(30, 40).beats_baselines
+    assert not Judgement({}, {"baselines": {}}).beats_baselines
     assert made_up(30, 40).sentence == ("mIoU 30.0 against 40.0 by simple: -10.0 [-10.0, -10.0]")
 
 

@@ -127,7 +127,9 @@ def make_report(
     failures = []
     if max_miou_drop is not None:
         drop = -whole["against"]["difference"]
-        if drop > max_miou_drop:
+        if any(len(run.absent) == len(run.labels) for run in runs.values()):
+            failures = ["no query shows its class: an mIoU of nothing cannot drop"]
+        elif not drop <= max_miou_drop:
             other = whole["against"]["model"]
             failures = [f"mIoU is {drop:.2f} below {other}'s, over {max_miou_drop:g}"]
     document = {

@@ -93,7 +93,10 @@ def _add_to_zero(a: Array, b: Array) -> Array:
 def _mixed(
     machine: State, instruction: Instruction, where: Array | None, function: Callable[..., Array]
 ) -> Action | None:
-    """Bind an instruction from sm_100 on whose last source alone is float32, as the result is."""
+    """Bind an instruction from sm_100 on whose last source alone is float32, as the result is.
+
+    PTX ISA, section "Mixed Precision Floating Point Instructions".
+    """
     *others, wide, narrow = ("", "", *instruction.modifiers)
     if wide != "f32" or narrow not in ("f16", "bf16"):
         return None

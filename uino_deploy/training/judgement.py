@@ -48,7 +48,7 @@ class Judgement:
         The 95 % interval of the difference from each lies above zero.
         """
         beside = self.document["baselines"].values()
-        return all(each["difference_interval"][0] > 0 for each in beside)
+        return bool(beside) and all(each["difference_interval"][0] > 0 for each in beside)
 
     @property
     def sentence(self) -> str:
