@@ -142,9 +142,15 @@ def attack(name: str, parser: Parser, seed: int, inputs: int, seconds: float, fo
 
 
 def rerun(parser: Parser, saved: Path) -> str:
-    """Read one saved input again, in a child; return its fault, empty if there is none now."""
+    """Read one saved input again, in a child; return its fault, empty if there is none now.
+
+    Raises:
+        ValueError: nothing was saved there.
+    """
     with _prepared(parser) as (case, folder), tempfile.TemporaryDirectory() as temporary:
         files = {each.name: each.read_bytes() for each in (saved / "input").iterdir()}
+        if not files:
+            raise ValueError(f"{saved / 'input'} holds no file: there is nothing to read again")
         names = {_flat(name): name for name in case.valid}
         damaged = {names[name]: data for name, data in files.items()}
         found = Path(temporary)

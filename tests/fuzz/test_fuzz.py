@@ -47,6 +47,12 @@ def test_an_input_counts_once_it_is_read(tmp_path):
     assert tally.inputs == 0
 
 
+def test_an_empty_input_is_not_read_again(tmp_path):
+    (tmp_path / "planted-0/input").mkdir(parents=True)
+    with pytest.raises(ValueError, match="nothing to read again"):
+        rerun(case_of(refuses), tmp_path / "planted-0")
+
+
 def refuses(folder):
     if (folder / "f").read_bytes() != b"valid":
         raise InputError("it is damaged", "write it again")
