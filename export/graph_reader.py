@@ -109,13 +109,7 @@ def precision_of(data: bytes) -> Precision:
 
 def _count_weights(graph: memoryview, elements: Counter[Precision]) -> None:
     """Count the elements of those initialisers that a node of the graph takes."""
-    taken = {
-        text(each.value)
-        for node in fields(graph)
-        if node.number == _GRAPH_NODE
-        for each in fields(submessage(node.value))
-        if each.number == _NODE_INPUT
-    }
+    taken = {name for node in _nodes(graph) for name in node.inputs}
     for found in fields(graph):
         if found.number != _GRAPH_INITIALIZER:
             continue
@@ -153,7 +147,7 @@ def with_taps(data: bytes) -> tuple[bytes, list[Tap]]:
             parts.append(data[start:end])
             continue
         graph = submessage(value)
-        nodes = [_Node.read(submessage(f.value)) for f in fields(graph) if f.number == _GRAPH_NODE]
+        nodes = _nodes(graph)
         ours = [node for node in nodes if node.domain == DOMAIN]
         made = {name for node in nodes for name in node.outputs}
         given = {
@@ -184,6 +178,10 @@ class _Node(NamedTuple):
             if number in found:
                 found[number].append(text(value))
         return cls("".join(found[_NODE_DOMAIN][-1:]), found[_NODE_INPUT], found[_NODE_OUTPUT])
+
+
+def _nodes(graph: memoryview) -> list[_Node]:
+    return [_Node.read(submessage(f.value)) for f in fields(graph) if f.number == _GRAPH_NODE]
 
 
 def without_functions(path: Path) -> bytes:

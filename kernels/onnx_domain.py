@@ -1,15 +1,18 @@
-"""What the operators' ONNX forms share: types, plugin attributes, and parts of their functions."""
+"""What the operators' ONNX forms share: their schemas, signatures, and parts of their functions."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
+import onnx
 from onnx.defs import OpSchema
 
-from uino_deploy.kernels.identity import NORM_EPS
+from uino_deploy.kernels.identity import DOMAIN, NORM_EPS, VERSION
 
-FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
+_FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
 # Declared for `plugins.names.PLUGIN`, which every node carries.
-PLUGIN_ATTRIBUTES = [
+_PLUGIN_ATTRIBUTES = [
     OpSchema.Attribute("aot", OpSchema.AttrType.INT, required=True),
     OpSchema.Attribute("plugin_namespace", OpSchema.AttrType.STRING, required=True),
     OpSchema.Attribute("plugin_version", OpSchema.AttrType.STRING, required=True),
@@ -43,6 +46,65 @@ PLANE_SIZES = """
         third = Add (support_if_query, query_if_support)
         fourth = Add (over_query, support_if_support)
 """
+
+
+def operator_schema(
+    name: str,
+    doc: str,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    *,
+    attributes: Collection[str] = (),
+    float32: Collection[str] = (),
+    version: int = VERSION,
+) -> OpSchema:
+    """Return an operator's schema.
+
+    Args:
+        name: the operator's.
+        doc: what it computes.
+        inputs: their shapes by name, in the node's order.
+        outputs: likewise.
+        attributes: its own, all of them integers; the plugin's are added.
+        float32: the inputs of this type; all else has the operator's own floating type.
+        version: the domain's version that has the operator as it is.
+    """
+    taken, given = (
+        [
+            OpSchema.FormalParameter(tensor, "tensor(float)" if tensor in float32 else "T", shape)
+            for tensor, shape in group.items()
+        ]
+        for group in (inputs, outputs)
+    )
+    own = [OpSchema.Attribute(each, OpSchema.AttrType.INT, required=True) for each in attributes]
+    return OpSchema(
+        name,
+        DOMAIN,
+        version,
+        doc=doc,
+        inputs=taken,
+        outputs=given,
+        type_constraints=[("T", _FLOATS, "floating point")],
+        attributes=[*own, *_PLUGIN_ATTRIBUTES],
+    )
+
+
+def operator_function(schema: OpSchema, opset: int, nodes: str) -> onnx.FunctionProto:
+    """Return an operator's portable function, whose signature is the schema's.
+
+    Args:
+        schema: of the operator.
+        opset: the model's opset of standard operators.
+        nodes: the body in ONNX's textual syntax.
+    """
+    attributes = ", ".join(sorted(schema.attributes))
+    inputs, outputs = (
+        ", ".join(tensor.name for tensor in group) for group in (schema.inputs, schema.outputs)
+    )
+    return onnx.parser.parse_function(f"""
+    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
+    {schema.name} <{attributes}> ({inputs}) => ({outputs}) {{{nodes}}}
+    """)
 
 
 def normed(name: str, weight: str, bias: str, result: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,8 +65,8 @@ def relative_error(kernel: Executable, shape: Shape, capability: int) -> float:
         shared=kernel.shared_bytes,
         arguments=[*map(bits, tensors), *scalars_of(shape), *made],
     )
-    errors = []
-    for out, expected in zip(made, reference(tensors, shape), strict=True):
+    errors, exact = [], specified([t.double() for t in tensors], shape)
+    for out, expected in zip(made, exact, strict=True):
         if not out.complete:
             raise CheckFailed(f"{variant.name} leaves a part of its output unwritten")
         got = torch.from_numpy(out.array)
@@ -94,17 +95,18 @@ def bits(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generi
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def reference(tensors: list[torch.Tensor], shape: Shape) -> list[torch.Tensor]:
-    """Return the specification's results in float64 on the same, already rounded inputs."""
-    exact: list[Any] = [t.double() for t in tensors]
+def specified(tensors: Sequence[torch.Tensor], shape: Shape) -> list[torch.Tensor]:
+    """Return what the operator's specification makes of its inputs, which are in the ABI's order.
+
+    Of float64, on inputs that were rounded before, these are the exact results.
+    """
+    given: list[Any] = list(tensors)
     if isinstance(shape, ScanShape):
-        return [selective_scan.selective_scan2d(*exact)]
+        return [selective_scan.selective_scan2d(*given)]
     if isinstance(shape, CorrelationShape):
-        exact += [shape.height, shape.width, shape.pool]
-        return [correlation.correlation4d(*exact)]
+        return [correlation.correlation4d(*given, shape.height, shape.width, shape.pool)]
     if shape.op == "norm_mlp":
-        return [mlp.norm_mlp(*exact)]
-    exact.append(shape.plane)
+        return [mlp.norm_mlp(*given)]
     if shape.op == "scan_prologue":
-        return list(prologue.scan_prologue(*exact))
-    return [epilogue.scan_epilogue(*exact)]
+        return list(prologue.scan_prologue(*given, shape.plane))
+    return [epilogue.scan_epilogue(*given, shape.plane)]

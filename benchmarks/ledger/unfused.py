@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from uino_deploy.benchmarks.ledger.numerics import specified
 from uino_deploy.benchmarks.ledger.operators import OperatorCount
 from uino_deploy.benchmarks.ledger.traffic import arrays
 from uino_deploy.kernels.compiler.shapes import CorrelationShape, ScanShape, VolumeShape
 from uino_deploy.kernels.compiler.variants import ELEMENT_BYTES, Shape, Variant
-from uino_deploy.kernels.epilogue import naive as epilogue
 from uino_deploy.kernels.identity import EPS
-from uino_deploy.kernels.mlp import naive as mlp
-from uino_deploy.kernels.prologue import naive as prologue
-from uino_deploy.kernels.selective_scan import naive as selective_scan
 
 
 def moved_bytes(variant: Variant, shape: Shape) -> tuple[int, int]:
@@ -65,19 +59,13 @@ def scan_bytes(variant: Variant, shape: ScanShape) -> int:
     operands = [torch.empty(*size, dtype=dtype, device="meta") for size in own]
     operands += [torch.empty(*size, device="meta") for size in (weight, bias, decay, skip)]
     with torch.no_grad(), OperatorCount() as counter:
-        selective_scan.selective_scan2d(*operands)
+        specified(operands, shape)
     return counter.bytes
 
 
 def volume_bytes(variant: Variant, shape: VolumeShape) -> int:
     """Return the bytes into and out of the reference's operators, without its casts to float32."""
-    operands: list[Any] = [torch.empty(*size, device="meta") for size in arrays(shape)[0]]
-    if shape.op == "norm_mlp":
-        reference: Callable[..., Any] = mlp.norm_mlp
-    else:
-        prepares = shape.op == "scan_prologue"
-        reference = prologue.scan_prologue if prepares else epilogue.scan_epilogue
-        operands.append(shape.plane)
+    operands = [torch.empty(*size, device="meta") for size in arrays(shape)[0]]
     with torch.no_grad(), OperatorCount() as counter:
-        reference(*operands)
+        specified(operands, shape)
     return counter.bytes * ELEMENT_BYTES[variant.dtype] // ELEMENT_BYTES["float32"]

@@ -9,9 +9,10 @@ import torch
 
 from uino_deploy.benchmarks.ledger.operators import OperatorCount
 from uino_deploy.config import UinoConfig
+from uino_deploy.kernels.plugins.library import OPERATORS
 from uino_deploy.model.hypercorrelation import Hypercorrelation, SelectiveScanBlock
 
-OURS = ("correlation4d", "scan_prologue", "selective_scan2d", "scan_epilogue", "norm_mlp")
+OURS = tuple(operator.kernel for operator in OPERATORS.values())
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,6 @@ from uino_deploy.kernels.epilogue import naive as epilogue
 from uino_deploy.kernels.identity import EPS
 from uino_deploy.kernels.mlp import naive as norm_mlp
 from uino_deploy.kernels.prologue import naive as prologue
-from uino_deploy.kernels.selective_scan.gradient import (
-    in_steps,
-    plane_in_steps,
-    summed_at_cells,
-)
 from uino_deploy.kernels.selective_scan.naive import parts
 from uino_deploy.model.hypercorrelation import Operators
 
@@ -118,3 +113,33 @@ def _delta(dt: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> Tensor:
     """[T, S, 4, R] -> steps [T, S, 4, D], float32."""
     raised = torch.einsum("tsgr,gdr->tsgd", dt, dt_weight)
     return F.softplus(raised + dt_bias)
+
+
+def plane_in_steps(x: Tensor) -> Tensor:
+    """Map [S, H, W, D] -> [T, S, 4, D], in the order in which each direction visits the cells."""
+    forward = torch.stack([x.flatten(1, 2), x.transpose(1, 2).flatten(1, 2)], dim=2)
+    return torch.cat([forward, forward.flip(1)], dim=2).transpose(0, 1).contiguous()
+
+
+def in_steps(values: Tensor) -> Tensor:
+    """Map [S, H, W, 4, C] -> [T, S, 4, C], in the order in which each direction visits the cells.
+
+    Flips and transpositions are cheaper to differentiate than an order's indices.
+    """
+    rows, columns, rows_back, columns_back = values.unbind(3)
+    steps = [
+        rows.flatten(1, 2),
+        columns.transpose(1, 2).flatten(1, 2),
+        rows_back.flatten(1, 2).flip(1),
+        columns_back.transpose(1, 2).flatten(1, 2).flip(1),
+    ]
+    return torch.stack(steps, dim=2).transpose(0, 1).contiguous()
+
+
+def summed_at_cells(y: Tensor, height: int, width: int) -> Tensor:
+    """Map [T, S, 4, D] by step -> [S, H, W, D] by cell, the sum over the directions."""
+    rows, columns, rows_back, columns_back = y.transpose(0, 1).unbind(2)
+    sequences, _, channels = rows.shape
+    along_rows = (rows + rows_back.flip(1)).reshape(sequences, height, width, channels)
+    along_columns = (columns + columns_back.flip(1)).reshape(sequences, width, height, channels)
+    return along_rows + along_columns.transpose(1, 2)

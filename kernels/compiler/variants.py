@@ -22,6 +22,7 @@ from uino_deploy.kernels.correlation import triton_kernel_backward as correlatio
 from uino_deploy.kernels.epilogue import triton_kernel as epilogue
 from uino_deploy.kernels.mlp import triton_kernel as mlp
 from uino_deploy.kernels.plugins.operator import POINTER_ALIGNMENT, Parameter
+from uino_deploy.kernels.plugins.volumes import PLANES
 from uino_deploy.kernels.prologue import triton_kernel as prologue
 from uino_deploy.kernels.selective_scan import triton_kernel as selective_scan
 from uino_deploy.kernels.selective_scan import triton_kernel_1d as selective_scan_1d
@@ -133,7 +134,7 @@ def _scan_variant(op: str, tiling: Tiling, shape: ScanShape, dtype: str) -> Vari
 def volume_variant(shape: VolumeShape, dtype: str, capability: int) -> Variant:
     """Return the variant of the operator that a shape is of."""
     channels, gpu = shape.channels, (ELEMENT_BYTES[dtype], capability)
-    plane = ("query", "support")[shape.plane]
+    plane = PLANES[shape.plane]
     if shape.op == "scan_prologue":
         config = f"{plane}-d{channels}p{shape.width}"
         constants = prologue.constants(shape.plane, channels, shape.width, *gpu)

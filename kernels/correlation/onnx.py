@@ -1,30 +1,21 @@
 """Correlation4d in ONNX: its schema, and a portable function for runtimes that lack it."""
 
 import onnx
-from onnx.defs import OpSchema
 
-from uino_deploy.kernels.identity import DOMAIN, EPS
-from uino_deploy.kernels.onnx_domain import FLOATS, PLUGIN_ATTRIBUTES
+from uino_deploy.kernels.identity import EPS
+from uino_deploy.kernels.onnx_domain import operator_function, operator_schema
 
-SCHEMA = OpSchema(
+SCHEMA = operator_schema(
     "Correlation4d",
-    DOMAIN,
-    1,  # the domain's version that has it as it is
-    doc="The weighted, pooled, rectified cosine of query and support tokens.",
-    inputs=[
-        OpSchema.FormalParameter("query", "T", "[B, L, Nq, D]"),
-        OpSchema.FormalParameter("support", "T", "[B or 1, K, L, Ns, D]"),
-        OpSchema.FormalParameter("weight", "T", "[B or 1, K, Ns]"),
-    ],
-    outputs=[OpSchema.FormalParameter("volume", "T", "[B, K, L, Nq, h'*w']")],
-    type_constraints=[("T", FLOATS, "floating point")],
-    attributes=[
-        *(
-            OpSchema.Attribute(name, OpSchema.AttrType.INT, required=True)
-            for name in ("height", "width", "pool")
-        ),
-        *PLUGIN_ATTRIBUTES,
-    ],
+    "The weighted, pooled, rectified cosine of query and support tokens.",
+    {
+        "query": "[B, L, Nq, D]",
+        "support": "[B or 1, K, L, Ns, D]",
+        "weight": "[B or 1, K, Ns]",
+    },
+    {"volume": "[B, K, L, Nq, h'*w']"},
+    attributes=("height", "width", "pool"),
+    version=1,  # the domain's version that has it as it is
 )
 
 
@@ -40,11 +31,7 @@ def portable_function(
         dtype: the inputs' type, an `onnx.TensorProto` number.
         opset: the model's opset of standard operators.
     """
-    return onnx.parser.parse_function(f"""
-    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
-    Correlation4d <height, width, pool, aot, plugin_namespace, plugin_version>
-        (query, support, weight) => (volume)
-    {{
+    nodes = f"""
         eps = Constant <value = float {{{EPS}}}> ()
         last = Constant <value = int64[1] {{-1}}> ()
         query_32 = Cast <to = 1> (query)
@@ -72,5 +59,5 @@ def portable_function(
         shape = Concat <axis = 0> (lead, last)
         volume_32 = Reshape (pooled, shape)
         volume = Cast <to = {dtype}> (volume_32)
-    }}
-    """)
+    """
+    return operator_function(SCHEMA, opset, nodes)

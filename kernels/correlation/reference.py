@@ -5,15 +5,10 @@ It repeats the mathematics of `naive.py`; where torch is installed, the tests co
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from uino_deploy.kernels.identity import EPS
-
-Array = npt.NDArray[Any]
-Float64 = npt.NDArray[np.float64]
+from uino_deploy.kernels.numpy_parts import Array, Float64
 
 
 def correlation4d(

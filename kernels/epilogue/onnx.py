@@ -1,38 +1,30 @@
 """ScanEpilogue in ONNX: its schema, and a portable function for runtimes that lack it."""
 
 import onnx
-from onnx.defs import OpSchema
 
-from uino_deploy.kernels.identity import DOMAIN, VERSION
 from uino_deploy.kernels.onnx_domain import (
-    FLOATS,
     PLANE_SIZES,
-    PLUGIN_ATTRIBUTES,
     normed,
+    operator_function,
+    operator_schema,
     product,
 )
 
-SCHEMA = OpSchema(
+SCHEMA = operator_schema(
     "ScanEpilogue",
-    DOMAIN,
-    VERSION,
-    doc="What follows a scan: the norm, the gate, the projection and the residual.",
-    inputs=[
-        OpSchema.FormalParameter("y", "T", "[S', H, W, D]"),
-        OpSchema.FormalParameter("volume", "T", "[S, hq, wq, hs, ws, D]"),
-        OpSchema.FormalParameter("norm_weight", "T", "[D]"),
-        OpSchema.FormalParameter("norm_bias", "T", "[D]"),
-        OpSchema.FormalParameter("gate_weight", "T", "[D, D]"),
-        OpSchema.FormalParameter("out_norm_weight", "T", "[D]"),
-        OpSchema.FormalParameter("out_norm_bias", "T", "[D]"),
-        OpSchema.FormalParameter("projection", "T", "[D, D]"),
-    ],
-    outputs=[OpSchema.FormalParameter("out", "T", "[S, hq, wq, hs, ws, D]")],
-    type_constraints=[("T", FLOATS, "floating point")],
-    attributes=[
-        OpSchema.Attribute("plane", OpSchema.AttrType.INT, required=True),
-        *PLUGIN_ATTRIBUTES,
-    ],
+    "What follows a scan: the norm, the gate, the projection and the residual.",
+    {
+        "y": "[S', H, W, D]",
+        "volume": "[S, hq, wq, hs, ws, D]",
+        "norm_weight": "[D]",
+        "norm_bias": "[D]",
+        "gate_weight": "[D, D]",
+        "out_norm_weight": "[D]",
+        "out_norm_bias": "[D]",
+        "projection": "[D, D]",
+    },
+    {"out": "[S, hq, wq, hs, ws, D]"},
+    attributes=("plane",),
 )
 
 
@@ -43,12 +35,7 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         dtype: the inputs' type, an `onnx.TensorProto` number.
         opset: the model's opset of standard operators.
     """
-    return onnx.parser.parse_function(f"""
-    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
-    ScanEpilogue <plane, aot, plugin_namespace, plugin_version>
-        (y, volume, norm_weight, norm_bias, gate_weight, out_norm_weight, out_norm_bias, projection)
-        => (out)
-    {{
+    nodes = f"""
         {PLANE_SIZES}
         {normed("y", "out_norm_weight", "out_norm_bias", "scanned")}
         plane_sizes = Concat <axis = 0> (shots, third, second, fourth, channels_size)
@@ -66,5 +53,5 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         added_32 = Cast <to = 1> (added)
         out_32 = Add (normed_of, added_32)
         out = Cast <to = {dtype}> (out_32)
-    }}
-    """)
+    """
+    return operator_function(SCHEMA, opset, nodes)

@@ -1,7 +1,5 @@
 """The torch operator `uino::scan_epilogue`: shape rule, dispatch and gradient."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -66,21 +64,5 @@ def _(
 ) -> Tensor:
     return volume.new_empty(volume.shape)
 
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.plane = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiate the specification; what it computes on the way is computed again."""
-    with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        operands: list[Any] = [*inputs, ctx.plane]
-        output = naive.scan_epilogue(*operands)
-    return (*torch.autograd.grad(output, inputs, gradient), None)
-
-
-operator.register_autograd(_backward, setup_context=_setup_context)
 
 scan_epilogue = differentiable(operator, naive.scan_epilogue)

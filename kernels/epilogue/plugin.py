@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uino_deploy.kernels.plugins import volumes
 from uino_deploy.kernels.plugins.expressions import Expression, Numbers, evaluate
-from uino_deploy.kernels.plugins.operator import Attributes, Operator, Shapes, Tensor
+from uino_deploy.kernels.plugins.operator import Attributes, Operator, Shapes, Tensor, check_shapes
 
 
 def _output_shapes(_attributes: Attributes) -> tuple[tuple[Expression, ...], ...]:
@@ -16,6 +16,7 @@ def _configurations(attributes: Attributes, shapes: Shapes) -> list[str]:
 
 
 def _check(attributes: Attributes, shapes: Shapes) -> None:
+    volumes.check_plane(attributes)
     channels = shapes["volume"][-1]
     planes = (evaluate(e, Numbers(shapes)) for e in volumes.planes(attributes))
     expected = {
@@ -27,7 +28,7 @@ def _check(attributes: Attributes, shapes: Shapes) -> None:
         "out_norm_bias": (channels,),
         "projection": (channels, channels),
     }
-    volumes.check(attributes, shapes, expected)
+    check_shapes(shapes, expected)
 
 
 OPERATOR = Operator(

@@ -3,28 +3,22 @@
 import math
 
 import onnx
-from onnx.defs import OpSchema
 
-from uino_deploy.kernels.identity import DOMAIN, VERSION
-from uino_deploy.kernels.onnx_domain import FLOATS, PLUGIN_ATTRIBUTES, normed, product
+from uino_deploy.kernels.onnx_domain import normed, operator_function, operator_schema, product
 
-SCHEMA = OpSchema(
+SCHEMA = operator_schema(
     "NormMlp",
-    DOMAIN,
-    VERSION,
-    doc="A volume and what two layers make of its norm, cell by cell.",
-    inputs=[
-        OpSchema.FormalParameter("volume", "T", "[S, hq, wq, hs, ws, D]"),
-        OpSchema.FormalParameter("norm_weight", "T", "[D]"),
-        OpSchema.FormalParameter("norm_bias", "T", "[D]"),
-        OpSchema.FormalParameter("weight1", "T", "[F, D]"),
-        OpSchema.FormalParameter("bias1", "T", "[F]"),
-        OpSchema.FormalParameter("weight2", "T", "[D, F]"),
-        OpSchema.FormalParameter("bias2", "T", "[D]"),
-    ],
-    outputs=[OpSchema.FormalParameter("out", "T", "[S, hq, wq, hs, ws, D]")],
-    type_constraints=[("T", FLOATS, "floating point")],
-    attributes=PLUGIN_ATTRIBUTES,
+    "A volume and what two layers make of its norm, cell by cell.",
+    {
+        "volume": "[S, hq, wq, hs, ws, D]",
+        "norm_weight": "[D]",
+        "norm_bias": "[D]",
+        "weight1": "[F, D]",
+        "bias1": "[F]",
+        "weight2": "[D, F]",
+        "bias2": "[D]",
+    },
+    {"out": "[S, hq, wq, hs, ws, D]"},
 )
 
 
@@ -35,11 +29,7 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         dtype: the inputs' type, an `onnx.TensorProto` number.
         opset: the model's opset of standard operators.
     """
-    return onnx.parser.parse_function(f"""
-    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
-    NormMlp <aot, plugin_namespace, plugin_version>
-        (volume, norm_weight, norm_bias, weight1, bias1, weight2, bias2) => (out)
-    {{
+    nodes = f"""
         half = Constant <value = float {{0.5}}> ()
         unit = Constant <value = float {{1.0}}> ()
         root = Constant <value = float {{{math.sqrt(2)}}}> ()
@@ -59,5 +49,5 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         added = Add (second_32, offset2)
         out_32 = Add (normed_of, added)
         out = Cast <to = {dtype}> (out_32)
-    }}
-    """)
+    """
+    return operator_function(SCHEMA, opset, nodes)

@@ -1,7 +1,5 @@
 """The torch operator `uino::norm_mlp`: shape rule, dispatch and gradient."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -59,19 +57,5 @@ def _(
 ) -> Tensor:
     return volume.new_empty(volume.shape)
 
-
-def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-    """Differentiate the specification; what it computes on the way is computed again."""
-    with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        output = naive.norm_mlp(*inputs)
-    return torch.autograd.grad(output, inputs, gradient)
-
-
-operator.register_autograd(_backward, setup_context=_setup_context)
 
 norm_mlp = differentiable(operator, naive.norm_mlp)

@@ -10,6 +10,7 @@ from uino_deploy.kernels.plugins.operator import (
     Scalar,
     Shapes,
     Tensor,
+    check_shapes,
 )
 
 
@@ -21,7 +22,7 @@ def _configurations(_attributes: Attributes, shapes: Shapes) -> list[str]:
     return [f"d{shapes['volume'][-1]}f{shapes['weight1'][0]}"]
 
 
-def _check(attributes: Attributes, shapes: Shapes) -> None:
+def _check(_attributes: Attributes, shapes: Shapes) -> None:
     channels, hidden = shapes["volume"][-1], shapes["weight1"][0]
     expected = {
         "norm_weight": (channels,),
@@ -31,7 +32,7 @@ def _check(attributes: Attributes, shapes: Shapes) -> None:
         "weight2": (channels, hidden),
         "bias2": (channels,),
     }
-    volumes.check(attributes, shapes, expected)
+    check_shapes(shapes, expected)
 
 
 OPERATOR = Operator(

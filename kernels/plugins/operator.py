@@ -126,5 +126,16 @@ class Operator:
         return x, y, z
 
 
+def check_shapes(shapes: Shapes, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse shapes other than those expected.
+
+    Raises:
+        ValueError: with the first of them.
+    """
+    for name, shape in expected.items():
+        if tuple(shapes[name]) != shape:
+            raise ValueError(f"{name} is {tuple(shapes[name])}, not {shape}")
+
+
 def _pointer(tensor: Tensor, dtype: str) -> Parameter:
     return Parameter(f"{tensor.name}_ptr", tensor.dtype or dtype, True, POINTER_ALIGNMENT)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from uino_deploy.kernels.plugins.expressions import Dimension, Expression, ceil_div, product
-from uino_deploy.kernels.plugins.operator import Attributes, Constants, Scalar, Shapes
+from uino_deploy.kernels.plugins.operator import Attributes, Constants, Scalar
 
 SHOTS, QUERY_HEIGHT, QUERY_WIDTH, SUPPORT_HEIGHT, SUPPORT_WIDTH, CHANNELS = (
     Dimension("volume", axis) for axis in range(6)
@@ -40,15 +38,8 @@ def grid(
     return ceil_div(CELLS, constants["CELLS"]), 1, 1
 
 
-def check(attributes: Attributes, shapes: Shapes, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse shapes other than those expected, and a plane that a volume does not have.
-
-    Raises:
-        ValueError: with the first of them.
-    """
-    plane = attributes.get("plane", 0)
+def check_plane(attributes: Attributes) -> None:
+    """Raise ValueError for a plane that a volume does not have."""
+    plane = attributes["plane"]
     if plane not in range(len(PLANES)):
         raise ValueError(f"plane {plane} is neither 0, the query's, nor 1, the support's")
-    for name, shape in expected.items():
-        if tuple(shapes[name]) != shape:
-            raise ValueError(f"{name} is {tuple(shapes[name])}, not {shape}")

@@ -1,42 +1,31 @@
 """ScanPrologue in ONNX: its schema, and a portable function for runtimes that lack it."""
 
 import onnx
-from onnx.defs import OpSchema
 
-from uino_deploy.kernels.identity import DIRECTIONS, DOMAIN, VERSION
+from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.onnx_domain import (
-    FLOATS,
     PLANE_SIZES,
-    PLUGIN_ATTRIBUTES,
     normed,
+    operator_function,
+    operator_schema,
     product,
 )
 
-SCHEMA = OpSchema(
+SCHEMA = operator_schema(
     "ScanPrologue",
-    DOMAIN,
-    VERSION,
-    doc="What a scan takes: the norm, the projection and the convolution of one plane of a volume.",
-    inputs=[
-        OpSchema.FormalParameter("volume", "T", "[S, hq, wq, hs, ws, D]"),
-        OpSchema.FormalParameter("norm_weight", "T", "[D]"),
-        OpSchema.FormalParameter("norm_bias", "T", "[D]"),
-        OpSchema.FormalParameter("in_weight", "T", "[D, D]"),
-        OpSchema.FormalParameter("conv_weight", "T", "[D, 3, 3]"),
-        OpSchema.FormalParameter("conv_bias", "T", "[D]"),
-        OpSchema.FormalParameter("projection", "T", "[4, P, D]"),
-    ],
-    outputs=[
-        OpSchema.FormalParameter("x", "T", "[S', H, W, D]"),
-        OpSchema.FormalParameter("packed", "T", "[S', H, W, 4, P]"),
-    ],
-    type_constraints=[("T", FLOATS, "floating point")],
-    attributes=[
-        OpSchema.Attribute("plane", OpSchema.AttrType.INT, required=True),
-        # For the function alone: Conv's number of groups must be an attribute.
-        OpSchema.Attribute("channels", OpSchema.AttrType.INT, required=True),
-        *PLUGIN_ATTRIBUTES,
-    ],
+    "What a scan takes: the norm, the projection and the convolution of one plane of a volume.",
+    {
+        "volume": "[S, hq, wq, hs, ws, D]",
+        "norm_weight": "[D]",
+        "norm_bias": "[D]",
+        "in_weight": "[D, D]",
+        "conv_weight": "[D, 3, 3]",
+        "conv_bias": "[D]",
+        "projection": "[4, P, D]",
+    },
+    {"x": "[S', H, W, D]", "packed": "[S', H, W, 4, P]"},
+    # `channels` for the function alone: Conv's number of groups must be an attribute.
+    attributes=("plane", "channels"),
 )
 
 
@@ -47,12 +36,7 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         dtype: the inputs' type, an `onnx.TensorProto` number.
         opset: the model's opset of standard operators.
     """
-    return onnx.parser.parse_function(f"""
-    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
-    ScanPrologue <plane, channels, aot, plugin_namespace, plugin_version>
-        (volume, norm_weight, norm_bias, in_weight, conv_weight, conv_bias, projection)
-        => (x, packed)
-    {{
+    nodes = f"""
         {PLANE_SIZES}
         directions = Constant <value = int64[1] {{{DIRECTIONS}}}> ()
         width = Shape <start = 1, end = 2> (projection)
@@ -84,5 +68,5 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         {product("x", "rows", "packed_rows", dtype)}
         packed_sizes = Concat <axis = 0> (all, H, W, directions, width)
         packed = Reshape (packed_rows, packed_sizes)
-    }}
-    """)
+    """
+    return operator_function(SCHEMA, opset, nodes)

@@ -1,7 +1,5 @@
 """The torch operator `uino::scan_prologue`: shape rule, dispatch and gradient."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -65,21 +63,5 @@ def _(
     x = volume.new_empty(*planes, volume.shape[-1])
     return x, volume.new_empty(*planes, *projection.shape[:2])
 
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.plane = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiate the specification; what it computes on the way is computed again."""
-    with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        operands: list[Any] = [*inputs, ctx.plane]
-        outputs = naive.scan_prologue(*operands)
-    return (*torch.autograd.grad(outputs, inputs, gradients), None)
-
-
-operator.register_autograd(_backward, setup_context=_setup_context)
 
 scan_prologue = differentiable(operator, naive.scan_prologue)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.plugins import volumes
 from uino_deploy.kernels.plugins.expressions import Dimension, Expression
-from uino_deploy.kernels.plugins.operator import Attributes, Operator, Shapes, Tensor
+from uino_deploy.kernels.plugins.operator import Attributes, Operator, Shapes, Tensor, check_shapes
 
 _PACKED = Dimension("projection", 1)
 
@@ -21,6 +21,7 @@ def _configurations(attributes: Attributes, shapes: Shapes) -> list[str]:
 
 
 def _check(attributes: Attributes, shapes: Shapes) -> None:
+    volumes.check_plane(attributes)
     channels, packed = shapes["volume"][-1], shapes["projection"][1]
     expected = {
         "norm_weight": (channels,),
@@ -30,7 +31,7 @@ def _check(attributes: Attributes, shapes: Shapes) -> None:
         "conv_bias": (channels,),
         "projection": (DIRECTIONS, packed, channels),
     }
-    volumes.check(attributes, shapes, expected)
+    check_shapes(shapes, expected)
 
 
 OPERATOR = Operator(

@@ -1,27 +1,23 @@
 """SelectiveScan2d in ONNX: its schema, and a portable function for runtimes that lack it."""
 
 import onnx
-from onnx.defs import OpSchema
 
-from uino_deploy.kernels.identity import DIRECTIONS, DOMAIN, VERSION
-from uino_deploy.kernels.onnx_domain import FLOATS, PLUGIN_ATTRIBUTES
+from uino_deploy.kernels.identity import DIRECTIONS
+from uino_deploy.kernels.onnx_domain import operator_function, operator_schema
 
-SCHEMA = OpSchema(
+SCHEMA = operator_schema(
     "SelectiveScan2d",
-    DOMAIN,
-    VERSION,
-    doc="The selective scan of a plane in four directions, added up.",
-    inputs=[
-        OpSchema.FormalParameter("x", "T", "[S, H, W, D]"),
-        OpSchema.FormalParameter("packed", "T", "[S, H, W, 4, P]"),
-        OpSchema.FormalParameter("dt_weight", "tensor(float)", "[4, D, R]"),
-        OpSchema.FormalParameter("dt_bias", "tensor(float)", "[4, D]"),
-        OpSchema.FormalParameter("A", "tensor(float)", "[4, D, N]"),
-        OpSchema.FormalParameter("skip", "tensor(float)", "[4, D]"),
-    ],
-    outputs=[OpSchema.FormalParameter("y", "T", "[S, H, W, D]")],
-    type_constraints=[("T", FLOATS, "floating point")],
-    attributes=PLUGIN_ATTRIBUTES,
+    "The selective scan of a plane in four directions, added up.",
+    {
+        "x": "[S, H, W, D]",
+        "packed": "[S, H, W, 4, P]",
+        "dt_weight": "[4, D, R]",
+        "dt_bias": "[4, D]",
+        "A": "[4, D, N]",
+        "skip": "[4, D]",
+    },
+    {"y": "[S, H, W, D]"},
+    float32=("dt_weight", "dt_bias", "A", "skip"),
 )
 
 
@@ -36,11 +32,7 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         dtype: the inputs' type, an `onnx.TensorProto` number.
         opset: the model's opset of standard operators.
     """
-    return onnx.parser.parse_function(f"""
-    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
-    SelectiveScan2d <aot, plugin_namespace, plugin_version>
-        (x, packed, dt_weight, dt_bias, A, skip) => (y)
-    {{
+    nodes = f"""
         minus_one = Constant <value = int64[1] {{-1}}> ()
         zero = Constant <value = int64[1] {{0}}> ()
         one = Constant <value = int64[1] {{1}}> ()
@@ -109,8 +101,8 @@ def portable_function(dtype: int, opset: int) -> onnx.FunctionProto:
         skipped = Mul (skip_sum, x_32)
         y_32 = Add (y_scanned, skipped)
         y = Cast <to = {dtype}> (y_32)
-    }}
-    """)
+    """
+    return operator_function(SCHEMA, opset, nodes)
 
 
 def _softplus(name: str, result: str) -> str:

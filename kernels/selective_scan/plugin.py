@@ -11,6 +11,7 @@ from uino_deploy.kernels.plugins.operator import (
     Scalar,
     Shapes,
     Tensor,
+    check_shapes,
 )
 from uino_deploy.kernels.selective_scan.tiling import tilings
 
@@ -42,15 +43,14 @@ def _check(_attributes: Attributes, shapes: Shapes) -> None:
     *cells, channels = shapes["x"]
     states, rank = shapes["a"][2], shapes["dt_weight"][2]
     width = max(shapes["packed"][-1], rank + 2 * states)
-    for name, expected in (
-        ("packed", (*cells, DIRECTIONS, width)),
-        ("dt_weight", (DIRECTIONS, channels, rank)),
-        ("dt_bias", (DIRECTIONS, channels)),
-        ("a", (DIRECTIONS, channels, states)),
-        ("skip", (DIRECTIONS, channels)),
-    ):
-        if tuple(shapes[name]) != expected:
-            raise ValueError(f"{name} is {tuple(shapes[name])}, not {expected}")
+    expected = {
+        "packed": (*cells, DIRECTIONS, width),
+        "dt_weight": (DIRECTIONS, channels, rank),
+        "dt_bias": (DIRECTIONS, channels),
+        "a": (DIRECTIONS, channels, states),
+        "skip": (DIRECTIONS, channels),
+    }
+    check_shapes(shapes, expected)
 
 
 OPERATOR = Operator(

@@ -5,13 +5,9 @@ It repeats the mathematics of `naive.py`; where torch is installed, the tests co
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Float64 = npt.NDArray[np.float64]
+from uino_deploy.kernels.numpy_parts import Array, Float64
 
 
 def selective_scan2d(

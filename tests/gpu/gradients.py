@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
+from uino_deploy.benchmarks.runners.plain_torch import in_steps, plane_in_steps, summed_at_cells
 from uino_deploy.kernels import correlation4d, selective_scan2d, selective_scan_fn
 from uino_deploy.kernels.compiler.shapes import packed_width
 from uino_deploy.kernels.correlation import naive as correlation_naive
 from uino_deploy.kernels.selective_scan import naive as scan_naive
-from uino_deploy.kernels.selective_scan.gradient import selective_scan2d as unfused_scan
 from uino_deploy.tolerances import OPERATOR
 
 # (sequences, height, width, channels, states, rank): those of vitb14, and ragged ones.
@@ -159,6 +160,48 @@ def cases(quick: bool) -> Any:
             mine = lambda *t, fixed=fixed: correlation4d(*t, *fixed)  # noqa: E731
             right = lambda *t, fixed=fixed: correlation_naive.correlation4d(*t, *fixed)  # noqa: E731
             yield f"correlation {shape} {dtype}", mine, right, tokens(shape, kind)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence state[t] = decay[t] * state[t - 1] + inputs[t] along axis 0, from zero."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        states = inputs.clone()
+        for t in range(1, len(states)):
+            states[t].addcmul_(decay[t], states[t - 1])
+        ctx.save_for_backward(decay, states)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        decay, states = ctx.saved_tensors
+        of_inputs = gradient.clone()
+        for t in range(len(states) - 1, 0, -1):
+            of_inputs[t - 1].addcmul_(decay[t], of_inputs[t])
+        of_decay = torch.zeros_like(decay)
+        torch.mul(of_inputs[1:], states[:-1], out=of_decay[1:])
+        return of_decay, of_inputs
+
+
+def unfused_scan(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    dt_weight: torch.Tensor,
+    dt_bias: torch.Tensor,
+    A: torch.Tensor,
+    skip: torch.Tensor,
+) -> torch.Tensor:
+    """Scan a plane as PyTorch users write it: all but the recurrence for all steps at once."""
+    x_t = plane_in_steps(x.float())
+    dt, inputs, outputs = scan_naive.parts(in_steps(packed.float()), dt_weight, A)
+    delta = F.softplus(torch.einsum("tsgr,gdr->tsgd", dt, dt_weight) + dt_bias)
+    decay = torch.exp(delta[..., None] * A)  # [T, S, 4, D, N]
+    states = _Recurrence.apply(  # type: ignore[no-untyped-call] # torch leaves it untyped
+        decay, (delta * x_t)[..., None] * inputs[:, :, :, None, :]
+    )
+    y = (states @ outputs[..., None])[..., 0] + skip * x_t
+    return summed_at_cells(y, *x.shape[1:3]).to(x.dtype)
 
 
 def main() -> int:

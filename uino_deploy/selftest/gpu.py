@@ -273,7 +273,7 @@ def _plugins_match(setting: Setting, label: str, backend: EngineBackend) -> Iter
         )
     bundle = planned(setting, label, backend)
     if bundle.config.prompt.hypercorrelation == "none":
-        raise CannotCheck("this model's variant has neither operator")
+        raise CannotCheck("this model's variant has none of our operators")
     own = (setting.architecture, backend, _PLUGIN_PIECE)
     info = next(i for i in plans_of(bundle) if (i.arch, i.backend, i.piece) == own)
     if not info.plugins:
