@@ -104,9 +104,11 @@ def specified(tensors: Sequence[torch.Tensor], shape: Shape) -> list[torch.Tenso
     if isinstance(shape, ScanShape):
         return [selective_scan.selective_scan2d(*given)]
     if isinstance(shape, CorrelationShape):
-        return [correlation.correlation4d(*given, shape.height, shape.width, shape.pool)]
+        given += [shape.height, shape.width, shape.pool]
+        return [correlation.correlation4d(*given)]
     if shape.op == "norm_mlp":
         return [mlp.norm_mlp(*given)]
+    given.append(shape.plane)
     if shape.op == "scan_prologue":
-        return list(prologue.scan_prologue(*given, shape.plane))
-    return [epilogue.scan_epilogue(*given, shape.plane)]
+        return list(prologue.scan_prologue(*given))
+    return [epilogue.scan_epilogue(*given)]

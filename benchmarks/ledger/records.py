@@ -24,7 +24,7 @@ from uino_deploy.kernels.compiler.shapes import (
     scan_shapes,
     volume_shapes,
 )
-from uino_deploy.kernels.compiler.targets import capability_of, oldest_cuda, target
+from uino_deploy.kernels.compiler.targets import capability_of, dtypes_of, oldest_cuda, target
 from uino_deploy.kernels.compiler.variants import (
     ELEMENT_BYTES,
     Shape,
@@ -172,7 +172,7 @@ def records(
             shapes.setdefault(shape, []).append(preset)
     for arch in archs:
         for dtype in dtypes:
-            if dtype != "bfloat16" or capability_of(arch) >= 80:
+            if dtype in dtypes_of(capability_of(arch)):
                 for shape, users in shapes.items():
                     yield {"presets": users, **record(instruments, arch, dtype, shape)}
 

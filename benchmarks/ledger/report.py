@@ -16,8 +16,7 @@ from uino_deploy.dependencies import require
 from uino_deploy.errors import InputError
 from uino_deploy.files import atomic_file
 from uino_deploy.kernels.compiler.build import read
-from uino_deploy.kernels.compiler.targets import ARCHITECTURES
-from uino_deploy.kernels.compiler.variants import DTYPES
+from uino_deploy.kernels.compiler.targets import ARCHITECTURES, DTYPES
 from uino_deploy.markdown import rewrite
 
 

@@ -1,4 +1,4 @@
-"""The GPUs we compile for, and the first CUDA release that supports each."""
+"""The GPUs we compile for: the CUDA releases and element types of each."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ ARCHITECTURES: dict[str, tuple[str, int]] = {
     "sm_120": ("Blackwell: RTX 50", 87),
     "sm_121": ("Blackwell: GB10", 88),
 }
+
+# The element types of the kernels, and their short names, in file names and as Triton's types.
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ def newest_isa(assembler: str) -> int:
 def capability_of(arch: str) -> int:
     """Return an architecture's compute capability as Triton writes it, 87 for sm_87."""
     return int(arch.removeprefix("sm_"))
+
+
+def dtypes_of(capability: int) -> list[str]:
+    """Return the element types that the kernels for a compute capability compute in."""
+    return [dtype for dtype in DTYPES if dtype != "bfloat16" or capability >= 80]
 
 
 def oldest_cuda(arch: str) -> str:

@@ -17,6 +17,7 @@ from uino_deploy.kernels.compiler.shapes import (
     scan_shapes,
     volume_shapes,
 )
+from uino_deploy.kernels.compiler.targets import DTYPES, dtypes_of
 from uino_deploy.kernels.correlation import triton_kernel as correlation
 from uino_deploy.kernels.correlation import triton_kernel_backward as correlation_backward
 from uino_deploy.kernels.epilogue import triton_kernel as epilogue
@@ -32,7 +33,6 @@ from uino_deploy.kernels.selective_scan import (
 from uino_deploy.kernels.selective_scan import triton_kernel_backward as selective_scan_backward
 from uino_deploy.kernels.selective_scan.tiling import Tiling, segments, tiling_for
 
-DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 _KERNELS = {
@@ -195,7 +195,7 @@ def variants_of(config: UinoConfig, capability: int, dtypes: list[str]) -> list[
 
 def model_variants(configs: Sequence[UinoConfig], capability: int) -> list[Variant]:
     """Return the variants that models need on an architecture, in every type it supports."""
-    dtypes = [t for t in DTYPES if t != "bfloat16" or capability >= 80]
+    dtypes = dtypes_of(capability)
     variants = {}
     for config in configs:
         variants.update({v.name: v for v in variants_of(config, capability, dtypes)})

@@ -18,8 +18,8 @@ from triton.compiler import ASTSource
 from uino_deploy.child import Note
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.strip import strip_hidden
-from uino_deploy.kernels.compiler.targets import Target, isa_for
-from uino_deploy.kernels.compiler.variants import DTYPES, Variant
+from uino_deploy.kernels.compiler.targets import DTYPES, Target, isa_for
+from uino_deploy.kernels.compiler.variants import Variant
 from uino_deploy.kernels.plugins.operator import Parameter
 from uino_deploy.workspace import work_folder
 

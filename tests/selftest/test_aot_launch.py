@@ -12,8 +12,9 @@ from tests.selftest.faults import QUICK, faults_of
 from uino_deploy import ptx
 from uino_deploy.config import PRESETS
 from uino_deploy.errors import BuildError
+from uino_deploy.kernels.compiler.targets import DTYPES
 from uino_deploy.kernels.plugins.library import OPERATORS, Kernel
-from uino_deploy.selftest.cases import CORRELATION, DTYPES, SCAN, ragged_cases
+from uino_deploy.selftest.cases import CORRELATION, SCAN, ragged_cases
 from uino_deploy.selftest.operators import compare, execute_ptx
 
 CASES = ragged_cases(PRESETS.values())

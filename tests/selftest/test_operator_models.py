@@ -14,9 +14,10 @@ from uino_deploy.export.engines import build_in, builder
 from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.export.onnx_writer import check_model
 from uino_deploy.export.operator_models import operator_model
+from uino_deploy.kernels.compiler.targets import DTYPES
 from uino_deploy.kernels.plugins.names import PLUGIN
 from uino_deploy.runtime import openvino_backend
-from uino_deploy.selftest.cases import DTYPES, EPILOGUE, MLP, PROLOGUE, ragged_cases
+from uino_deploy.selftest.cases import EPILOGUE, MLP, PROLOGUE, ragged_cases
 from uino_deploy.selftest.operator_engines import feeds_of
 from uino_deploy.selftest.operators import judged
 

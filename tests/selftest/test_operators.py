@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from uino_deploy.config import UinoConfig
+from uino_deploy.kernels.compiler.targets import DTYPES
 from uino_deploy.kernels.correlation import naive as correlation
 from uino_deploy.kernels.correlation import reference
 from uino_deploy.kernels.plugins.library import OPERATORS, Launch
 from uino_deploy.selftest import cases as cases_module
 from uino_deploy.selftest import operators
 from uino_deploy.selftest.cases import (
-    DTYPES,
     SCAN,
     Case,
     cases_of,

@@ -22,7 +22,6 @@ from uino_deploy.kernels.compiler.shapes import (
     scan_shapes,
     volume_shapes,
 )
-from uino_deploy.kernels.compiler.targets import capability_of
 from uino_deploy.kernels.correlation.reference import correlation4d
 from uino_deploy.kernels.epilogue.reference import scan_epilogue
 from uino_deploy.kernels.mlp.reference import norm_mlp
@@ -47,7 +46,6 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
     EPILOGUE.name: scan_epilogue,
     MLP.name: norm_mlp,
 }
-DTYPES = ("float32", "float16", "bfloat16")
 
 # Two images, two shots, a rest in every tile: of queries, of windows, of channels.
 _RAGGED = {"batch": 2, "shots": 2, "layers": 2, "n_query": 140, "channels": 80}
@@ -132,11 +130,6 @@ def narrow(values: Array, dtype: str) -> Array:
 def wide(array: Array) -> Array:
     """Return float64."""
     return (widen_bf16(array) if array.dtype == np.uint16 else array).astype(np.float64)
-
-
-def dtypes_of(architecture: str) -> list[str]:
-    """Return the types that the kernels for an architecture compute in."""
-    return [t for t in DTYPES if t != "bfloat16" or capability_of(architecture) >= 80]
 
 
 def ragged_cases(configs: Iterable[UinoConfig]) -> list[Case]:

@@ -15,6 +15,7 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.plans import EngineBackend, PlanInfo, plan_folder, plans_of
 from uino_deploy.bundle.reference import inputs_of, load_example
 from uino_deploy.dependencies import is_importable
+from uino_deploy.kernels.compiler.targets import capability_of, dtypes_of
 from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.pipeline import WHOLE
@@ -24,7 +25,6 @@ from uino_deploy.runtime.session import Array, Backend
 from uino_deploy.selftest.cases import (
     Case,
     cases_of,
-    dtypes_of,
     exact_on_gpu,
     listed,
     model_cases,
@@ -125,7 +125,7 @@ def _launched(setting: Setting, operator: Operator) -> Iterator[Measured]:
 
     cases = [*model_cases(setting.config()), *ragged_cases(setting.configs())]
     for case in cases_of(operator, cases):
-        for dtype in dtypes_of(arch):
+        for dtype in dtypes_of(capability_of(arch)):
             yield compare(library, case, dtype, run, exact_on_gpu)
 
 
@@ -157,7 +157,7 @@ def _in_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
 
     function = getattr(kernels, operator.kernel)
     for case in cases_of(operator, model_cases(setting.config())):
-        for dtype in dtypes_of(setting.architecture):
+        for dtype in dtypes_of(capability_of(setting.architecture)):
             yield _one_in_torch(function, case, dtype)
 
 

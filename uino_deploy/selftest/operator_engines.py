@@ -23,6 +23,7 @@ from uino_deploy.export.audit import check_plugins
 from uino_deploy.export.engine_job import Job
 from uino_deploy.export.engines import RTX_ARCHITECTURES, build_in, builder
 from uino_deploy.export.graph_reader import read_graph
+from uino_deploy.kernels.compiler.targets import capability_of, dtypes_of
 from uino_deploy.kernels.plugins import register_plugins
 from uino_deploy.kernels.plugins.library import OPERATORS
 from uino_deploy.kernels.plugins.operator import Operator
@@ -31,7 +32,6 @@ from uino_deploy.selftest.cases import (
     Array,
     Case,
     cases_of,
-    dtypes_of,
     exact_on_gpu,
     ragged_cases,
     wide,
@@ -75,7 +75,7 @@ def _in_engines(
     # form only, so that the other's nodes find none.
     with builder() as child:
         for case in cases_of(operator, ragged_cases(setting.configs())):
-            for dtype in dtypes_of(setting.architecture):
+            for dtype in dtypes_of(capability_of(setting.architecture)):
                 job = _job(setting, backend, case, dtype, folder, kernels)
                 yield _measured(child, runner, job, case, dtype)
 

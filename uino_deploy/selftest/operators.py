@@ -10,10 +10,10 @@ import numpy as np
 from uino_deploy.dependencies import is_importable
 from uino_deploy.errors import BuildError
 from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES
+from uino_deploy.kernels.compiler.targets import DTYPES
 from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
 from uino_deploy.kernels.plugins.operator import Operator
 from uino_deploy.selftest.cases import (
-    DTYPES,
     Array,
     Case,
     cases_of,

@@ -33,9 +33,8 @@ from uino_deploy.kernels.compiler.shapes import (
     scan_shapes,
     volume_shapes,
 )
-from uino_deploy.kernels.compiler.targets import ARCHITECTURES
+from uino_deploy.kernels.compiler.targets import ARCHITECTURES, DTYPES
 from uino_deploy.kernels.compiler.variants import (
-    DTYPES,
     correlation_variant,
     scan_variant,
     volume_variant,
