@@ -121,8 +121,9 @@ class Shard:
     def _read(self, code: int | None) -> None:
         lines = self.part.read_text().splitlines() if self.part.exists() else []
         self.rows = [json.loads(line) for line in lines if line.endswith("}")]
-        self.log.seek(0)
-        tail = self.log.read().decode(errors="replace")[-3000:]
+        with self.log:
+            self.log.seek(0)
+            tail = self.log.read().decode(errors="replace")[-3000:]
         if code is None:
             why = f"killed after {self.limit:.0f} s, {len(self.rows)} findings before"
             self.rows.append({"case": self.name, "status": "TIMEOUT", "error": why, "log": tail})
