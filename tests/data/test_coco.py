@@ -111,7 +111,7 @@ def test_a_file_that_is_not_cocos_is_refused(tmp_path):
 
 def test_without_cocos_tools_the_extra_is_named(coco, monkeypatch):
     monkeypatch.setattr("uino_deploy.dependencies.is_importable", lambda module: False)
-    with pytest.raises(DependencyError, match=r"pip install '\.\[coco\]"):
+    with pytest.raises(DependencyError, match=r"pip install -e '\.\[coco\]"):
         Coco(coco, 0)
 
 

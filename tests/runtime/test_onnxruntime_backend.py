@@ -120,7 +120,7 @@ def test_a_provider_that_silently_fell_back_is_refused(bundle, monkeypatch):
 
 def test_onnxruntime_itself_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(DependencyError, match=r"pip install '\.\[cpu\]"):
+    with pytest.raises(DependencyError, match=r"pip install -e '\.\[cpu\]"):
         OnnxRuntimeBackend()
 
 

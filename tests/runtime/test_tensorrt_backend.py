@@ -389,7 +389,7 @@ def test_python_plugins_are_registered_before_their_plan_is_loaded(
 def test_without_tensorrt_the_extra_is_named(monkeypatch, cudart):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(
-        DependencyError, match=r"tensorrt cannot be imported.*pip install '\.\[tensorrt"
+        DependencyError, match=r"tensorrt cannot be imported.*pip install -e '\.\[tensorrt"
     ):
         TensorRtBackend()
 
