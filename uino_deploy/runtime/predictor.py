@@ -38,6 +38,7 @@ from uino_deploy.runtime.session import (
     Value,
     feeds_of,
     last_to_host,
+    rows_of,
     run_pieces,
     run_to_host,
     to_host,
@@ -250,9 +251,27 @@ class Predictor:
         Raises:
             InputError: the image is unreadable, or an array of another type or shape.
         """
-        pixels = _image(image, "the image")
+        return self.encode_all([image])[0]
+
+    def encode_all(self, images: Sequence[ImageSource]) -> list[Encoded]:
+        """Run the encoder and the adapter once for several query images, as one batch.
+
+        The sums of a batch may be rounded otherwise than those of one image.
+
+        Args:
+            images: one or more, as in `encode`; no more than a TensorRT engine was built for.
+
+        Raises:
+            InputError: an image is unreadable, or an array of another type or shape.
+        """
+        pixels = [_image(each, "the image") for each in images]
         self._load(_PER_IMAGE)
-        return self._encode(pixels)
+        made = self._features(QUERY, np.concatenate([self._preprocessed(each) for each in pixels]))
+        rows = {name: rows_of(value) for name, value in made.items()}
+        return [
+            Encoded({name: row[index] for name, row in rows.items()}, *each.shape[:2])
+            for index, each in enumerate(pixels)
+        ]
 
     @overload
     def predict(
