@@ -16,7 +16,7 @@ from tests.serving.client import Client
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
-from tests.runtime.conftest import fake_bundle, red_files, red_square, run  # noqa: E402
+from tests.runtime.conftest import fake_bundle, red_files, red_square, run
 
 __all__ = ["fake_bundle", "red_files", "red_square", "run"]
 

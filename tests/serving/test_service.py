@@ -78,7 +78,9 @@ def test_masks_come_as_outlines_and_as_a_label_map(client, shot):
     assert (labels == mask).all()
     assert "rle" not in client.segment(image, "classes=red&masks=none").json["classes"][0]
     kind, body = form([("image", image)])
-    assert client.ask("POST", "/v1/segment?classes=red", body, kind).json["classes"][0]["rle"] == rle
+    assert (
+        client.ask("POST", "/v1/segment?classes=red", body, kind).json["classes"][0]["rle"] == rle
+    )
 
 
 def test_a_file_put_into_the_folder_is_served_and_a_damaged_one_is_refused(service, client, shot):
@@ -96,7 +98,8 @@ def test_a_file_put_into_the_folder_is_served_and_a_damaged_one_is_refused(servi
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "%2e%2e", "a%2Fb", "a%5Cb", "..%2F..%2Fx", "a%00b", ".x", "con", "a,b", "x" * 300]
+    "name",
+    ["..", "%2e%2e", "a%2Fb", "a%5Cb", "..%2F..%2Fx", "a%00b", ".x", "con", "a,b", "x" * 300],
 )
 def test_no_name_leads_out_of_the_folder(service, client, shot, name):
     before = {path for path in service.classes.parent.rglob("*")}
@@ -125,7 +128,11 @@ def test_bad_requests_are_told_in_one_line(client, shot, red_square):
         "text": (client.segment(b"hello", "classes=red"), 400, "not an image"),
         "half": (client.segment(image[1][:150], "classes=red"), 400, "cannot be read"),
         "huge": (client.segment(huge, "classes=red"), 413, "300 x 400 pixels"),
-        "type": (client.ask("POST", "/v1/segment?classes=red", b"{}", "text/json"), 415, "text/json"),
+        "type": (
+            client.ask("POST", "/v1/segment?classes=red", b"{}", "text/json"),
+            415,
+            "text/json",
+        ),
         "no mask": (client.enroll("x", image), 400, "0 files in 'mask'"),
         "no pair": (client.enroll("x", image, image, mask), 400, "2 images and 1 masks"),
         "part": (client.enroll("x", image, mask, ("other", b"")), 400, "no part is called 'other'"),
@@ -152,7 +159,8 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(service):
         raw.sendall(
             b"POST /v1/segment?classes=red HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + 5 * (b"10000\r\n" + bytes(0x10000) + b"\r\n")
+            + 5
+            * (b"10000\r\n" + bytes(0x10000) + b"\r\n")
         )
         assert raw.recv(64).startswith(b"HTTP/1.1 413 ")
     with socket.create_connection(service.address.split(":")) as raw:

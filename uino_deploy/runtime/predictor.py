@@ -266,6 +266,8 @@ class Predictor:
         """
         pixels = [_image(each, "the image") for each in images]
         self._load(_PER_IMAGE)
+        if len(pixels) == 1:
+            return [self._encode(pixels[0])]
         made = self._features(QUERY, np.concatenate([self._preprocessed(each) for each in pixels]))
         rows = {name: rows_of(value) for name, value in made.items()}
         return [

@@ -58,12 +58,14 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status, taken = time.perf_counter(), 500, 0
+        start, status, taken, whole = time.perf_counter(), 500, 0, False
         until = asyncio.get_running_loop().time() + self.limits.deadline
         scope["uino.until"] = until
 
         async def limited() -> Message:
-            nonlocal taken
+            nonlocal taken, whole
+            if whole:  # what comes now is the end of the connection
+                return await receive()
             try:
                 message = await asyncio.wait_for(
                     receive(), until - asyncio.get_running_loop().time()
@@ -71,6 +73,7 @@ class Guard:
             except (TimeoutError, asyncio.TimeoutError) as error:
                 why = f"the body did not come within {self.limits.deadline:g} s"
                 raise Refused(408, why, {"Connection": "close"}) from error
+            whole = not message.get("more_body", False)
             count = len(message.get("body", b""))
             taken += count
             self._hold(count)
