@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -82,7 +83,12 @@ def make_app(
         Route("/", service.page),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
-    handlers = {Refused: _refused, HTTPException: _unknown, Exception: _bug}
+    handlers: dict[Any, Any] = {
+        Refused: _refused,
+        HTTPException: _unknown,
+        ClientDisconnect: _gone,
+        Exception: _bug,
+    }
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, settings.limits, metrics, token, local)
@@ -252,7 +258,9 @@ async def _unknown(request: Request, error: Exception) -> Response:
     return refuse(Refused(error.status_code, why, error.headers))
 
 
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
 async def _bug(_request: Request, error: Exception) -> Response:
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=400)  # nobody reads it
     return refuse(refusal(error))
