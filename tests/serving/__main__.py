@@ -219,7 +219,8 @@ async def slow(service: Service, material: Material, given: object) -> dict:
         while True:
             await asyncio.sleep(0.5)
             for _, writer in streams:
-                writer.write(b"x")
+                if not writer.is_closing():
+                    writer.write(b"x")
 
     dripping = asyncio.create_task(drip())
     tally = await load(service.address, 8, max(12, given.seconds), *segmenting(material))

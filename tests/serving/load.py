@@ -1,4 +1,4 @@
-"""Clients that ask a service at once: many connections in one process, each waits for its answer."""
+"""Clients that ask a service at once, in one process, each on a connection of its own."""
 
 from __future__ import annotations
 

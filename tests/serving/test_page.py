@@ -1,4 +1,4 @@
-"""The page in a real browser, on the demo's bundle: mark, enroll, find, delete; by hand and keys."""
+"""The page in a real browser, on the demo's bundle: mark, enroll, find, delete, by keys too."""
 
 import os
 import shutil
