@@ -263,4 +263,8 @@ def _notes(
             notes.append("the kernels are inside the plans: no plugin library, no LD_PRELOAD")
     if backend == "openvino":
         notes.append(f"a request holds one image, and every class has {shots} shot(s)")
+        notes.append(
+            "this backend cannot be told to keep to float32: on a processor with bfloat16 it "
+            "computes in that"
+        )
     return notes
