@@ -18,4 +18,4 @@ ENV PATH=/opt/venv/bin:$PATH HOME=/tmp
 WORKDIR /work
 RUN uino-deploy --version
 ENTRYPOINT ["uino-deploy"]
-CMD ["serve", "--help"]
+CMD ["doctor"]

@@ -28,6 +28,8 @@ from uino_deploy.images.coco_file import runs_of_mask
 from uino_deploy.runtime import Predictor
 
 CLIENTS, WORKERS = 64, 2
+# Answers between two kills.
+LEAST_BETWEEN = 10
 SIZE = (640, 480)
 
 
@@ -51,17 +53,20 @@ class Material:
             for image in images
         ]
 
-    def in_process(self, count: int = 40) -> float:
-        """Return the median milliseconds of a predictor that reads the JPEG itself."""
+    def in_process(self, count: int = 40) -> dict[str, float]:
+        """Return the milliseconds of a predictor that reads the JPEG itself."""
         support = self.predictor.enroll([self.shots[0]], "s0")
-        spent = []
+        spent, cpu = [], time.process_time()
         for turn in range(count):
             start = time.perf_counter()
             jpeg = self.jpegs[turn % len(self.jpegs)]
             image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
             runs_of_mask(self.predictor.predict(image, support).mask)
             spent.append(time.perf_counter() - start)
-        return round(1000 * float(np.median(spent)), 1)
+        return {
+            "p50": round(1000 * float(np.median(spent)), 1),
+            "cpu_ms": round(1000 * (time.process_time() - cpu) / count, 1),
+        }
 
 
 def main() -> None:
@@ -77,7 +82,7 @@ def main() -> None:
         f"{platform.python_version()}",
         "load_average_before": [round(each, 1) for each in os.getloadavg()],
         "image": f"JPEG {SIZE[0]}x{SIZE[1]}, answers as run lengths, one class",
-        "in_process_median_ms": material.in_process(),
+        "in_process": material.in_process(),
         "clients": {},
     }
     bundle = given.demo / "demo.uino"
@@ -137,8 +142,26 @@ def enroll_all(service: Service, material: Material) -> None:
 
 async def steady(service: Service, material: Material, clients: int, given: object) -> dict:
     """Segment as fast as the service answers."""
+    before = cpu_seconds(service)
     tally = await load(service.address, clients, given.seconds, *segmenting(material))
-    return described(tally, given.seconds)
+    spent = {
+        name: round(1000 * (seconds - before[name]) / max(1, tally.count(200)), 1)
+        for name, seconds in cpu_seconds(service).items()
+    }
+    return {**described(tally, given.seconds), "cpu_ms_an_answer": spent}
+
+
+def cpu_seconds(service: Service) -> dict[str, float]:
+    """Return the processor time of the service's own process, and of its workers."""
+
+    def seconds(number: int) -> float:
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    return {
+        "service": seconds(service.process.pid),
+        "workers": sum(map(seconds, service.workers())),
+    }
 
 
 async def overload(service: Service, material: Material, given: object) -> dict:
@@ -156,9 +179,9 @@ async def overload(service: Service, material: Material, given: object) -> dict:
 
 
 async def killed(service: Service, material: Material, seconds: float) -> dict:
-    """Enroll and segment while one worker is killed, or all, as soon as all are loaded."""
+    """Enroll and segment while one worker is killed, or all, after every few answers."""
     segment, check = segmenting(material)
-    kills = 0
+    kills, tally = 0, Tally()
 
     def request(client: int, turn: int) -> tuple[str, str, bytes, str]:
         if client % 4 or turn % 5:
@@ -174,19 +197,19 @@ async def killed(service: Service, material: Material, seconds: float) -> dict:
 
     async def kill() -> None:
         nonlocal kills
-        until = time.monotonic() + seconds
+        until, answered = time.monotonic() + seconds, 0
         while time.monotonic() < until:
             await asyncio.sleep(random.uniform(0.5, 2))
             # Killed faster than they load, no worker would ever work.
-            if await figure(service, "uino_workers_ready") < WORKERS:
+            if tally.count(200) < answered + LEAST_BETWEEN:
                 continue
-            found = service.workers()
-            for number in found[: 2 if kills % 5 == 4 else 1]:
+            answered = tally.count(200)
+            for number in service.workers()[: 2 if kills % 5 == 4 else 1]:
                 os.kill(number, signal.SIGKILL)
                 kills += 1
 
     killing = asyncio.create_task(kill())
-    tally = await load(service.address, CLIENTS, seconds, request, checked)
+    await load(service.address, CLIENTS, seconds, request, checked, tally=tally)
     await killing
     return {
         **described(tally, seconds),

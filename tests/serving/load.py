@@ -71,6 +71,7 @@ async def load(
     request: Callable[[int, int], tuple[str, str, bytes, str]],
     check: Callable[[int, int, Reply], str] = lambda client, turn, reply: "",
     pause: float = 0.0,
+    tally: Tally | None = None,
 ) -> Tally:
     """Let clients ask for some seconds, each one request after the other.
 
@@ -81,8 +82,9 @@ async def load(
         request: method, path, body and type, from the client's number and its turn.
         check: what is wrong with a reply; nothing if it is right.
         pause: seconds that a client waits after it was refused.
+        tally: receives the answers as they come; a new one if None.
     """
-    tally, until = Tally(), time.monotonic() + seconds
+    tally, until = tally or Tally(), time.monotonic() + seconds
 
     async def one(client: int) -> None:
         asker, turn = Asker(address), 0
