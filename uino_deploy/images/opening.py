@@ -191,7 +191,7 @@ def _opened(path: Source, what: str) -> Iterator[Image.Image]:
         raise InputError(f"{named} cannot be read: {reason}") from error
 
 
-def open_picture(path: Source, what: str) -> io.BufferedIOBase:
+def open_picture(path: Source, what: str) -> io.BytesIO | io.BufferedReader:
     """Open a picture's bytes: a regular file of a bounded size, or what was received.
 
     Raises:

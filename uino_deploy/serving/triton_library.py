@@ -5,19 +5,24 @@ folder of classes is looked at again for every request: what `uino-deploy enroll
 there is found at once, on every server that sees the folder.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 import threading
 import unicodedata
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 SUFFIX = ".safetensors"
 KEPT_BYTES = 2 << 30
-TYPES = {"F32": np.float32, "F16": np.float16}
+Arrays = Mapping[str, Any]
+TYPES: Arrays = {"F32": np.float32, "F16": np.float16}
 # The support file's names, and those of a query's inputs, which have an axis more for the class.
 QUERY_NAMES = {"deep": "support_deep"}
 CLASS_AXIS = {"deep", "weight", "sparse"}
@@ -30,7 +35,7 @@ class Unusable(Exception):
 class TritonPythonModel:
     """Reads supports from a folder and keeps them."""
 
-    def initialize(self, args):
+    def initialize(self, args: Mapping[str, str]) -> None:
         """Take the folder and the model that classes must belong to from the configuration."""
         config = json.loads(args["model_config"])
         given = {key: each["string_value"] for key, each in config["parameters"].items()}
@@ -40,15 +45,15 @@ class TritonPythonModel:
             each["name"]: pb_utils.triton_string_to_numpy(each["data_type"])
             for each in config["output"]
         }
-        self.kept = OrderedDict()
+        self.kept: OrderedDict[str, tuple[tuple[int, int, int], Arrays]] = OrderedDict()
         self.lock = threading.Lock()
         os.listdir(self.folder)  # a wrong folder is told at the start
 
-    def execute(self, requests):
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request with the tensors of the class that it names."""
         return [self.answer(request) for request in requests]
 
-    def answer(self, request):
+    def answer(self, request: Any) -> Any:
         """Return one request's response."""
         given = pb_utils.get_input_tensor_by_name(request, "name").as_numpy().ravel()[0]
         name = unicodedata.normalize("NFC", given.decode("utf-8", "replace"))
@@ -65,12 +70,12 @@ class TritonPythonModel:
             [pb_utils.Tensor(each, found[each].astype(kind)) for each, kind in self.outputs.items()]
         )
 
-    def names(self):
+    def names(self) -> list[str]:
         """Return the names of the classes in the folder."""
         found = sorted(os.listdir(self.folder))
         return [each[: -len(SUFFIX)] for each in found if each.endswith(SUFFIX) and each[0] != "."]
 
-    def read(self, name):
+    def read(self, name: str) -> Arrays:
         """Return a class's tensors by a query's names, from memory if its file is the same."""
         if name not in self.names():  # so no name leads out of the folder
             raise LookupError(name)
@@ -86,7 +91,7 @@ class TritonPythonModel:
                 held -= self.kept.popitem(last=False)[1][0][2]
             return self.kept[name][1]
 
-    def load(self, name, path):
+    def load(self, name: str, path: str) -> Arrays:
         """Read and check a class's file."""
         with open(path, "rb") as file:
             data = file.read()
@@ -110,7 +115,7 @@ class TritonPythonModel:
         return tensors
 
 
-def parse(data):
+def parse(data: bytes) -> tuple[Mapping[str, str], Arrays]:
     """Return the metadata and the arrays of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -123,7 +128,7 @@ def parse(data):
     return said, arrays
 
 
-def digest(arrays):
+def digest(arrays: Arrays) -> str:
     """Return the hash that the file's metadata must have, as the program that wrote it does."""
     made = hashlib.sha256()
     for name, array in sorted(arrays.items()):
@@ -132,6 +137,6 @@ def digest(arrays):
     return made.hexdigest()
 
 
-def failed(told, code):
+def failed(told: str, code: int) -> Any:
     """Return a response that says why there is none."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(told, code))
