@@ -128,6 +128,8 @@ def failures(report: dict) -> list[str]:
         found.append("nothing was refused at overload")
     if killed_["kills"] < 3 or killed_["replaced"] < killed_["kills"]:
         found.append(f"{killed_['replaced']} of {killed_['kills']} killed workers were replaced")
+    if killed_["orphans"]:
+        found.append("workers outlived a service that was killed")
     if report["slow_clients"]["still_open"]:
         found.append("a connection without a request stayed open")
     return found
@@ -211,10 +213,15 @@ async def killed(service: Service, material: Material, seconds: float) -> dict:
     killing = asyncio.create_task(kill())
     await load(service.address, CLIENTS, seconds, request, checked, tally=tally)
     await killing
+    replaced = int(await figure(service, "uino_workers_replaced_total"))
+    workers = service.workers()
+    service.process.kill()
+    await asyncio.sleep(5)
     return {
         **described(tally, seconds),
         "kills": kills,
-        "replaced": int(await figure(service, "uino_workers_replaced_total")),
+        "replaced": replaced,
+        "orphans": sum(Path(f"/proc/{number}").exists() for number in workers),
     }
 
 

@@ -6,6 +6,7 @@ After a run: cp build/serving.json tests/serving/measured.json && python -m test
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 from tests.pages import ROOT
@@ -20,7 +21,10 @@ def section(report: dict[str, Any]) -> str:
     rows = [
         [name, str(each["answered"]), f"{each['answered_a_second']:g}", *quantiles(each["ms"])]
         for name, each in (
-            *((f"{count} clients", each) for count, each in report["clients"].items()),
+            *(
+                (f"{count} client{'s' * (count != '1')}", each)
+                for count, each in report["clients"].items()
+            ),
             ("8 clients beside 100 slow ones", report["slow_clients"]),
             ("64 clients, a queue of 8", report["overload"]),
             ("64 clients, workers killed", report["killed_workers"]),
@@ -32,14 +36,19 @@ def section(report: dict[str, Any]) -> str:
     wrong += sum(len(report[each]["wrong"]) for each in ("slow_clients", "overload"))
     wrong += len(killed["wrong"])
     overload, own = report["overload"], report["in_process"]["cpu_ms"]
-    text = f"""One run ({report["machine"]}; {report["image"]}), **on a machine that did other work**:
-its load average was {loads}. Times and rates are many times worse than an idle machine's: repeat them, do not
-rely on them. Wrong or lost answers: {wrong}. Killed workers: {killed["kills"]}, replaced: {killed["replaced"]}.
-Refused at once: {overload["refused"]}, half of them within {overload["refused_ms"]["p50"]:g} ms. Processor time of an
-answer, which suffers less from other work: {one["service"]:g} ms in the service and {one["workers"]:g} ms in its
-worker, against {own:g} ms of a predictor in one process.
-
-"""
+    said = [
+        f"One run ({report['machine']}; {report['image']}), **on a machine that did other work**:",
+        f"its load average was {loads}.",
+        "Times and rates are many times worse than an idle machine's: repeat them, do not rely on",
+        f"them. Wrong or lost answers: {wrong}.",
+        f"Killed workers: {killed['kills']}, replaced: {killed['replaced']}.",
+        f"Refused at once: {overload['refused']}, half of them within",
+        f"{overload['refused_ms']['p50']:g} ms.",
+        "Processor time of an answer, which suffers less from other work:",
+        f"{one['service']:g} ms in the service and {one['workers']:g} ms in its worker, against",
+        f"{own:g} ms of a predictor in one process.",
+    ]
+    text = textwrap.fill(" ".join(said), 118) + "\n\n"
     return text + table(["load", "answers", "a second", "p50 ms", "p95 ms", "p99 ms"], rows)
 
 

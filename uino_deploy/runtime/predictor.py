@@ -28,6 +28,7 @@ from uino_deploy.images import (
     upsample_logits,
 )
 from uino_deploy.images.instances import Instances, find_instances
+from uino_deploy.images.opening import Received, Source
 from uino_deploy.inputs import notice
 from uino_deploy.pipeline import CLASS, QUERY, Route
 from uino_deploy.runtime.backends import BackendOptions, open_backend
@@ -44,8 +45,8 @@ from uino_deploy.runtime.session import (
     to_host,
 )
 
-ImageSource = UInt8 | str | Path
-MaskSource = Array | str | Path
+ImageSource = UInt8 | Source
+MaskSource = Array | Source
 
 # A query's pieces that run once per image, and those that run for each class.
 _PER_IMAGE, _PER_CLASS = QUERY.split({"image"})
@@ -177,8 +178,8 @@ class Predictor:
         the class enrolled from the others; for a single shot, in its mirror image.
 
         Args:
-            shots: images (uint8 RGB [H, W, 3], or files) and their masks ([H, W], non-zero is
-                foreground, or files) of the same size.
+            shots: images (uint8 RGB [H, W, 3], or files, or what was received) and their masks
+                ([H, W], non-zero is foreground, or files likewise) of the same size.
             name: the class's name.
             negatives: images that do not show the class; they sharpen the calibration.
             calibrated: whether to calibrate, which takes a query for each shot and each negative.
@@ -385,11 +386,11 @@ class Predictor:
     def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[Float32, Float32]:
         """Return a preprocessed support image and its mask's fraction of each patch."""
         where = f"shot {number}"
-        if isinstance(image, (str, Path)):
-            where += f" ({Path(image).name})"
+        if isinstance(image, Source):
+            where += f" ({image if isinstance(image, Received) else Path(image).name})"
         pixels = _image(image, where)
-        if isinstance(mask, (str, Path)):
-            marked = load_mask(mask, image if isinstance(image, (str, Path)) else None)
+        if isinstance(mask, Source):
+            marked = load_mask(mask, image if isinstance(image, Source) else None)
         else:
             marked = np.asarray(mask)
         if marked.shape != pixels.shape[:2]:
@@ -495,7 +496,7 @@ def label_map(results: Sequence[Result]) -> UInt8:
 
 
 def _image(source: ImageSource, where: str) -> UInt8:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, Source):
         return load_image(source)
     if not isinstance(source, np.ndarray):
         raise InputError(

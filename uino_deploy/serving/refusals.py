@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from uino_deploy.errors import CheckFailed, InputError, UinoDeployError
 
+_STATUSES = {InputError: 400, CheckFailed: 500}
+_LATER = {"Retry-After": "5"}
+
 
 class Refused(Exception):
     """A request that is not served.
@@ -27,12 +30,11 @@ def refusal(error: Exception) -> Refused:
     """Return what a client is told of an error of the library, or of any other."""
     if isinstance(error, Refused):
         return error
-    if isinstance(error, InputError):
-        return Refused(400, str(error))
-    if isinstance(error, CheckFailed):
-        return Refused(500, str(error))
     if isinstance(error, MemoryError):
-        return Refused(503, "out of memory; send a smaller image", {"Retry-After": "5"})
+        return Refused(503, "out of memory; send a smaller image", _LATER)
+    if isinstance(error, OSError):
+        return Refused(507, f"the class cannot be written: {error.strerror or error}")
     if isinstance(error, UinoDeployError):
-        return Refused(503, str(error), {"Retry-After": "5"})
+        known = next((each for kind, each in _STATUSES.items() if isinstance(error, kind)), 503)
+        return Refused(known, str(error), _LATER if known == 503 else None)
     return Refused(500, f"unexpected {type(error).__name__}: this is a bug, see the service's log")

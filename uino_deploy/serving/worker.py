@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ import msgspec
 
 from uino_deploy.bundle.support import Support, describe_model
 from uino_deploy.errors import UinoDeployError
-from uino_deploy.images import UInt8, load_image, load_mask
+from uino_deploy.images import UInt8, load_image
 from uino_deploy.images.opening import Received, read_header
 from uino_deploy.letters import draw_letter
 from uino_deploy.runtime import Encoded, Predictor
@@ -113,11 +114,9 @@ class Worker:
     def _read(self, job: SegmentJob) -> tuple[UInt8, list[Support]]:
         names = job.query.classes.split(",")
         supports = [self.library.read(name) for name in names]
-        return self._picture(Received(job.image, "image")), supports
-
-    def _picture(self, picture: Received) -> UInt8:
+        picture = Received(job.image, "image")
         check_pixels(picture, self._limits)
-        return load_image(picture)
+        return load_image(picture), supports
 
     def _answer(
         self,
@@ -151,19 +150,14 @@ class Worker:
     def _enroll(self, job: EnrollJob) -> Answer:
         start = time.perf_counter()
         path = self.library.path(job.name)
-        shots = []
-        for image, mask in job.shots:
-            check_pixels(mask, self._limits)
-            shots.append((self._picture(image), load_mask(mask, image)))
-        negatives = [self._picture(each) for each in job.negatives]
-        decoded = time.perf_counter()
-        support = self.predictor.enroll(shots, job.name, negatives)
+        for picture in (*chain.from_iterable(job.shots), *job.negatives):
+            check_pixels(picture, self._limits)
+        support = self.predictor.enroll(job.shots, job.name, job.negatives)
         existed = path.exists()
         enrolled = time.perf_counter()
         support.save(path, force=True)
         seconds = {
-            "decode": decoded - start,
-            "enroll": enrolled - decoded,
+            "enroll": enrolled - start,
             "write": time.perf_counter() - enrolled,
         }
         body = msgspec.json.encode(describe_support(support))
