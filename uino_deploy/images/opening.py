@@ -103,13 +103,17 @@ class Header:
         return (self.width, self.height) if sideways else (self.height, self.width)
 
 
-def read_header(path: Source) -> Header:
-    """Read an image's header: a cheap first look.
+def read_header(path: Source, what: str = "image") -> Header:
+    """Read a picture's header: a cheap first look.
+
+    Args:
+        path: the file, or what was received.
+        what: what it is, for messages.
 
     Raises:
         InputError: as `read_picture`, except for damage that only its pixels show.
     """
-    with _opened(path, "image") as image:
+    with _opened(path, what) as image:
         return _header(image)
 
 

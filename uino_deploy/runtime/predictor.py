@@ -28,7 +28,7 @@ from uino_deploy.images import (
     upsample_logits,
 )
 from uino_deploy.images.instances import Instances, find_instances
-from uino_deploy.images.opening import Received, Source
+from uino_deploy.images.opening import Source
 from uino_deploy.inputs import notice
 from uino_deploy.pipeline import CLASS, QUERY, Route
 from uino_deploy.runtime.backends import BackendOptions, open_backend
@@ -386,8 +386,8 @@ class Predictor:
     def _shot(self, number: int, image: ImageSource, mask: MaskSource) -> tuple[Float32, Float32]:
         """Return a preprocessed support image and its mask's fraction of each patch."""
         where = f"shot {number}"
-        if isinstance(image, Source):
-            where += f" ({image if isinstance(image, Received) else Path(image).name})"
+        if isinstance(image, (str, Path)):
+            where += f" ({Path(image).name})"
         pixels = _image(image, where)
         if isinstance(mask, Source):
             marked = load_mask(mask, image if isinstance(image, Source) else None)

@@ -217,7 +217,7 @@ class Service:
                     raise Refused(400, f"{len(files)} files in {name!r}; send {count}")
                 found.append(
                     [
-                        Received(await each.read(), f"{name} {number} ({each.filename})")
+                        Received(await each.read(), _named(name, number, each.filename))
                         for number, each in enumerate(files, 1)
                     ]
                 )
@@ -244,6 +244,12 @@ def read_query(request: Request, most: int) -> Query:
     if len(set(names)) < len(names):
         raise Refused(400, "a class is named twice")
     return query
+
+
+def _named(part: str, number: int, file: str | None) -> str:
+    """Return what messages call a picture, after the word image or mask."""
+    which = f"{number} of the negatives" if part == "negative" else str(number)
+    return f"{which} ({file[:100]})" if file else which
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

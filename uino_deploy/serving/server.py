@@ -151,7 +151,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP as every other error."""
-        body = b'{"error":"this is not HTTP"}'
+        body = b'{"error":"this is not HTTP/1.1, or its head is too large"}'
         head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
         head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)

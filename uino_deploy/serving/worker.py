@@ -12,14 +12,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from multiprocessing.connection import wait
 from typing import TypeVar
 
 import msgspec
+from PIL import Image
 
 from uino_deploy.bundle.support import Support, describe_model
-from uino_deploy.errors import UinoDeployError
+from uino_deploy.errors import InputError, UinoDeployError
 from uino_deploy.images import UInt8, load_image
 from uino_deploy.images.opening import Received, read_header
 from uino_deploy.letters import draw_letter
@@ -114,7 +114,7 @@ class Worker:
     def _read(self, job: SegmentJob) -> tuple[UInt8, list[Support]]:
         names = job.query.classes.split(",")
         supports = [self.library.read(name) for name in names]
-        picture = Received(job.image, "image")
+        picture = Received(job.image, "that was sent")
         check_pixels(picture, self._limits)
         return load_image(picture), supports
 
@@ -150,8 +150,11 @@ class Worker:
     def _enroll(self, job: EnrollJob) -> Answer:
         start = time.perf_counter()
         path = self.library.path(job.name)
-        for picture in (*chain.from_iterable(job.shots), *job.negatives):
-            check_pixels(picture, self._limits)
+        for image, mask in job.shots:
+            check_pixels(image, self._limits)
+            check_pixels(mask, self._limits, "mask")
+        for image in job.negatives:
+            check_pixels(image, self._limits)
         support = self.predictor.enroll(job.shots, job.name, job.negatives)
         existed = path.exists()
         enrolled = time.perf_counter()
@@ -181,19 +184,23 @@ def describe_support(support: Support) -> Class:
     )
 
 
-def check_pixels(picture: Received, limits: Limits) -> None:
+def check_pixels(picture: Received, limits: Limits, what: str = "image") -> None:
     """Refuse a picture that is larger than the service decodes, before it is decoded.
 
     Raises:
         Refused: it has too many pixels.
         InputError: it is no picture.
     """
-    header = read_header(picture)
-    if header.height * header.width > limits.pixels:
+    try:
+        header = read_header(picture, what)
+        pixels = header.height * header.width
+    except InputError as error:
+        if not isinstance(error.__cause__, Image.DecompressionBombError):
+            raise
+        pixels = limits.pixels + 1
+    if pixels > limits.pixels:
         raise Refused(
-            413,
-            f"{picture} has {header.width} x {header.height} pixels, the limit is {limits.pixels}; "
-            "send a smaller one",
+            413, f"{what} {picture} has more than {limits.pixels} pixels; send a smaller one"
         )
 
 
