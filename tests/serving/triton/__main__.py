@@ -92,8 +92,9 @@ class Check:
                 path.write_text(text, "utf-8")
         # The server's stub starts without PYTHONPATH.
         library = folder / "library" / "1" / "model.py"
-        path = f"import sys\nsys.path.insert(0, {str(self.packages)!r})\n"
-        library.write_text(path + library.read_text("utf-8"), "utf-8")
+        numpy = f"import sys\nsys.path.insert(0, {str(self.packages)!r})\nimport numpy as np\n"
+        text = library.read_text("utf-8").replace("import numpy as np\n", numpy, 1)
+        library.write_text(text, "utf-8")
         first, second, third = (path.stem for path in self.supports)
         with self.serving(folder) as address:
             worst = self.compare(address, [first, second])
