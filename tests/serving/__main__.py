@@ -28,6 +28,8 @@ from uino_deploy.images.coco_file import runs_of_mask
 from uino_deploy.runtime import Predictor
 
 CLIENTS, WORKERS = 64, 2
+# Workers that are killed at least, unless that takes longer than so many seconds.
+KILLS, LONGEST = 5, 300
 # Answers between two kills.
 LEAST_BETWEEN = 10
 SIZE = (640, 480)
@@ -126,7 +128,7 @@ def failures(report: dict) -> list[str]:
         found.append(f"wrong or lost answers: {wrong}")
     if overloaded["refused"] == 0:
         found.append("nothing was refused at overload")
-    if killed_["kills"] < 3 or killed_["replaced"] < killed_["kills"]:
+    if killed_["kills"] < KILLS or killed_["replaced"] < killed_["kills"]:
         found.append(f"{killed_['replaced']} of {killed_['kills']} killed workers were replaced")
     if killed_["orphans"]:
         found.append("workers outlived a service that was killed")
@@ -199,8 +201,8 @@ async def killed(service: Service, material: Material, seconds: float) -> dict:
 
     async def kill() -> None:
         nonlocal kills
-        until, answered = time.monotonic() + seconds, 0
-        while time.monotonic() < until:
+        answered = 0
+        while time.monotonic() < start + seconds or longer():
             await asyncio.sleep(random.uniform(0.5, 2))
             # Killed faster than they load, no worker would ever work.
             if tally.count(200) < answered + LEAST_BETWEEN:
@@ -210,9 +212,15 @@ async def killed(service: Service, material: Material, seconds: float) -> dict:
                 os.kill(number, signal.SIGKILL)
                 kills += 1
 
+    def longer() -> bool:
+        return kills < KILLS and time.monotonic() < start + LONGEST
+
+    start = time.monotonic()
     killing = asyncio.create_task(kill())
-    await load(service.address, CLIENTS, seconds, request, checked, tally=tally)
+    await load(service.address, CLIENTS, seconds, request, checked, tally=tally, longer=longer)
+    seconds = time.monotonic() - start
     await killing
+    await asyncio.sleep(2)  # the last death is noticed within a second
     replaced = int(await figure(service, "uino_workers_replaced_total"))
     workers = service.workers()
     service.process.kill()

@@ -72,6 +72,7 @@ async def load(
     check: Callable[[int, int, Reply], str] = lambda client, turn, reply: "",
     pause: float = 0.0,
     tally: Tally | None = None,
+    longer: Callable[[], bool] = lambda: False,
 ) -> Tally:
     """Let clients ask for some seconds, each one request after the other.
 
@@ -83,12 +84,13 @@ async def load(
         check: what is wrong with a reply; nothing if it is right.
         pause: seconds that a client waits after it was refused.
         tally: receives the answers as they come; a new one if None.
+        longer: whether to go on although the time is over.
     """
     tally, until = tally or Tally(), time.monotonic() + seconds
 
     async def one(client: int) -> None:
         asker, turn = Asker(address), 0
-        while time.monotonic() < until:
+        while time.monotonic() < until or longer():
             start = time.perf_counter()
             try:
                 reply = await asker.ask(*request(client, turn))
