@@ -70,6 +70,9 @@ def test_a_web_page_cannot_reach_a_service_of_this_machine():
     assert ask(host="[::1]:8000")[0] == 200
     assert ask(host="rebound.example")[0] == 421
     assert ask(host="[broken")[0] == 421
+    assert ask(host="127.0.0.5:8000")[0] == 200
+    assert ask(host="127.0.0.1.evil.example")[0] == 421
+    assert ask(origin="http://[broken")[0] == 403
     assert ask(origin="http://127.0.0.1:8000")[0] == 200
     assert ask(origin="http://evil.example")[0] == 403
     assert ask(origin="null")[0] == 403

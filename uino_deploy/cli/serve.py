@@ -120,7 +120,8 @@ def serve(
     from uino_deploy.dependencies import require
 
     require("serve", "starlette", "uvicorn", "prometheus_client", "python_multipart", "skimage")
-    from uino_deploy.serving.server import is_loopback, read_token, serve
+    from uino_deploy.serving.guard import is_loopback
+    from uino_deploy.serving.server import read_token, serve
     from uino_deploy.serving.settings import Limits, Settings
 
     limits = Limits(

@@ -7,8 +7,9 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from starlette.datastructures import Headers
@@ -23,9 +24,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Names of this machine that only its own programs reach."""
 
 # What is open to everybody: it tells nothing of the classes and takes no work.
 _OPEN = ("/", "/page/", "/docs", "/openapi.json", "/health/")
@@ -103,9 +101,9 @@ class Guard:
     def _check(self, path: str, headers: Headers) -> None:
         """Refuse a request by its head alone."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self.local and _hostname(f"//{host}") not in LOOPBACK:
+        if self.local and not is_loopback(_address(f"//{host}").hostname or ""):
             raise Refused(421, f"this service is for this machine alone, not for host {host!r}")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _address(origin).netloc != host:
             raise Refused(403, f"a page of {origin} may not ask this service")
         is_open = any(path == each or (each[-1] == "/" and path.startswith(each) and each != "/")
                       for each in _OPEN)  # fmt: skip
@@ -141,11 +139,19 @@ def answer(
     return Response(msgspec.json.encode(value), status, headers, "application/json")
 
 
-def _hostname(address: str) -> str | None:
+def is_loopback(host: str) -> bool:
+    """Return whether an address is reached by this machine's own programs alone."""
     try:
-        return urlsplit(address).hostname
+        return ip_address(host).is_loopback
     except ValueError:
-        return None
+        return host == "localhost"
+
+
+def _address(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:  # a bracket that is not closed
+        return urlsplit("")
 
 
 def _route(path: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
@@ -15,7 +14,7 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.errors import InputError
 from uino_deploy.inputs import read_regular
 from uino_deploy.serving.app import make_app
-from uino_deploy.serving.guard import LOOPBACK
+from uino_deploy.serving.guard import is_loopback
 from uino_deploy.serving.settings import Settings
 
 MOST_CONNECTIONS = 512
@@ -101,14 +100,6 @@ def read_token(path: Path) -> str:
             "make one with: openssl rand -hex 32",
         )
     return token
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reached by this machine's own programs alone."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host in LOOPBACK
 
 
 def check_exposure(host: str, token: str | None, proxied: bool) -> None:
