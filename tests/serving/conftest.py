@@ -60,7 +60,8 @@ def served(bundle, classes, *options):
     """Run a service; at the end it must have ended as SIGTERM ends it."""
     command = [sys.executable, "-m", "uino_deploy", "serve", str(bundle), "--classes", str(classes)]
     command += ["--port", "0", "--json", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
     )

@@ -90,7 +90,7 @@ def test_what_cannot_be_enrolled_leaves_the_class_as_it_was(worker, job, monkeyp
     assert isinstance(refused, Refused)
     assert (refused.status, refused.why) == (
         507,
-        "the class cannot be written: No space left on device",
+        "the folder of classes cannot be used: No space left on device",
     )
     assert worker.library.path("red").read_bytes() == before
 

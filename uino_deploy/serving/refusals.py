@@ -33,7 +33,7 @@ def refusal(error: Exception) -> Refused:
     if isinstance(error, MemoryError):
         return Refused(503, "out of memory; send a smaller image", _LATER)
     if isinstance(error, OSError):
-        return Refused(507, f"the class cannot be written: {error.strerror or error}")
+        return Refused(507, f"the folder of classes cannot be used: {error.strerror or error}")
     if isinstance(error, UinoDeployError):
         known = next((each for kind, each in _STATUSES.items() if isinstance(error, kind)), 503)
         return Refused(known, str(error), _LATER if known == 503 else None)
