@@ -152,7 +152,7 @@ async def steady(service: Service, material: Material, clients: int, given: obje
         name: round(1000 * (seconds - before[name]) / max(1, tally.count(200)), 1)
         for name, seconds in cpu_seconds(service).items()
     }
-    return {**described(tally, given.seconds), "cpu_ms_an_answer": spent}
+    return {**described(tally), "cpu_ms_an_answer": spent}
 
 
 def cpu_seconds(service: Service) -> dict[str, float]:
@@ -175,10 +175,10 @@ async def overload(service: Service, material: Material, given: object) -> dict:
         service.address, CLIENTS, given.seconds, *segmenting(material, (200, 503)), pause=0.05
     )
     return {
-        **described(tally, given.seconds),
+        **described(tally),
         "refused": tally.count(503),
         "refused_ms": tally.quantiles(503),
-        "share_of_peak": round(tally.count(200) / max(1, calm.count(200)), 3),
+        "share_of_peak": round(tally.rate / calm.rate, 3),
     }
 
 
@@ -218,7 +218,6 @@ async def killed(service: Service, material: Material, seconds: float) -> dict:
     start = time.monotonic()
     killing = asyncio.create_task(kill())
     await load(service.address, CLIENTS, seconds, request, checked, tally=tally, longer=longer)
-    seconds = time.monotonic() - start
     await killing
     await asyncio.sleep(2)  # the last death is noticed within a second
     replaced = int(await figure(service, "uino_workers_replaced_total"))
@@ -226,7 +225,7 @@ async def killed(service: Service, material: Material, seconds: float) -> dict:
     service.process.kill()
     await asyncio.sleep(5)
     return {
-        **described(tally, seconds),
+        **described(tally),
         "kills": kills,
         "replaced": replaced,
         "orphans": sum(Path(f"/proc/{number}").exists() for number in workers),
@@ -267,7 +266,7 @@ async def slow(service: Service, material: Material, given: object) -> dict:
     dripping.cancel()
     for _, writer in streams:
         writer.close()
-    return {**described(tally, max(12, given.seconds)), "slow": 100, "still_open": open_heads}
+    return {**described(tally), "slow": 100, "still_open": open_heads}
 
 
 def segmenting(material: Material, allowed: tuple[int, ...] = (200,)) -> tuple:
@@ -294,10 +293,10 @@ def segmenting(material: Material, allowed: tuple[int, ...] = (200,)) -> tuple:
     return request, check
 
 
-def described(tally: Tally, seconds: float) -> dict:
+def described(tally: Tally) -> dict:
     """Return a tally's figures."""
     return {
-        "answered_a_second": round(tally.count(200) / seconds, 1),
+        "answered_a_second": round(tally.rate, 1),
         "ms": tally.quantiles(200),
         "answered": tally.count(200),
         "wrong": tally.wrong[:5],

@@ -41,14 +41,20 @@ class Asker:
 
 @dataclass
 class Tally:
-    """What clients were answered: seconds by status, and what was wrong."""
+    """What clients were answered: seconds by status, what was wrong, and how long it all took."""
 
+    elapsed: float = 0.0
     seconds: dict[int, list[float]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
     def count(self, status: int) -> int:
         """Return how many answers had a status."""
         return len(self.seconds.get(status, ()))
+
+    @property
+    def rate(self) -> float:
+        """The answers a second."""
+        return self.count(200) / self.elapsed
 
     def quantiles(self, status: int) -> dict[str, float]:
         """Return p50, p95 and p99 of an answer's milliseconds."""
@@ -86,7 +92,8 @@ async def load(
         tally: receives the answers as they come; a new one if None.
         longer: whether to go on although the time is over.
     """
-    tally, until = tally or Tally(), time.monotonic() + seconds
+    tally, begun = tally or Tally(), time.monotonic()
+    until = begun + seconds
 
     async def one(client: int) -> None:
         asker, turn = Asker(address), 0
@@ -107,4 +114,5 @@ async def load(
         asker.close()
 
     await asyncio.gather(*map(one, range(clients)))
+    tally.elapsed = time.monotonic() - begun  # until the last answer
     return tally
