@@ -21,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz check format test-contract test-lowest test-runtime wheel sdist lock \
-	clean crash soak gpu-check gpu-wheelhouse
+	clean crash soak gpu-check gpu-wheelhouse serve-check triton-check
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +34,8 @@ help:
 	@echo "make test-runtime  the runtime's tests where torch, onnx and triton are not installed"
 	@echo "make crash         kill and starve the commands at random; MINUTES=20 and SEED= can be set"
 	@echo "make soak          20,000 predictions (PREDICTIONS=) in one process for each CPU backend"
+	@echo "make serve-check   load the service, kill its workers, run its page in a headless Chromium"
+	@echo "make triton-check  load Triton's model repository into the server's own core"
 	@echo "make gpu-check     prove and time the operators and the model on this machine's card"
 	@echo "make gpu-wheelhouse ARCH=sm_90   pack build/gpu for a card on a machine without a network"
 	@echo "make format        rewrite the sources in the project's format"
@@ -72,6 +74,24 @@ crash: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak --predictions $(or $(PREDICTIONS),20000) -o build/soak.json
 
+# docs/service.md says what must hold, of both. Playwright drives the machine's own Chromium.
+SECONDS ?= 15
+serve-check: $(VENV)/.dev build/demo/report.json
+	@$(call PIP,$(VENV)) "playwright>=1.49"
+	$(BIN)/python -m pytest -q -m slow tests/serving/test_page.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.serving build/demo -o build/serving.json --seconds $(SECONDS)
+
+# The wheel, of 55 MB, holds the server; its Python needs a shared libpython, and numpy below 2.
+triton-check: $(VENV)/.dev $(VENV)-triton/.ready build/demo/report.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.serving.triton build/demo \
+		--environment $(VENV)-triton -o build/triton.json
+
+$(VENV)-triton/.ready:
+	@$(PYTHON) -m venv --clear $(VENV)-triton
+	@$(call PIP,$(VENV)-triton) --no-deps nvidia-pytriton==0.7.0
+	@$(call PIP,$(VENV)-triton) "numpy<2" onnxruntime "tritonclient[http]"
+	@touch $@
+
 # tests/gpu/README.md says what they prove. A machine's own card, at most 10 minutes:
 gpu-check: $(VENV)/.dev
 	$(BIN)/python tests/gpu/wheelhouse.py build/gpu --here
@@ -108,7 +128,7 @@ $(VENV)-lock/bin/uv:
 	@$(call PIP,$(VENV)-lock) uv
 
 clean:
-	rm -rf $(VENV) $(VENV)-runtime $(VENV)-lowest $(VENV)-lock build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-triton $(VENV)-runtime $(VENV)-lowest $(VENV)-lock build dist *.egg-info
 
 $(VENV)/bin/python:
 	@echo "making the environment $(VENV)"

@@ -15,6 +15,7 @@ else:
     import tomli as tomllib
 
 GUIDE = ROOT / "docs" / "deployment.md"
+SERVICE = (ROOT / "docs" / "service.md").read_text("utf-8")
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
@@ -61,11 +62,13 @@ def test_there_is_an_image_for_each_target():
         "orin-jetpack6",
         "orin-jetpack7",
         "rtx-workstation",
+        "service",
         "thor-jetpack7",
     }
     guide = GUIDE.read_text("utf-8")
     for path in DOCKERFILES:
-        assert f"../docker/{path.name}" in guide
+        page = SERVICE if path.name.startswith("service") else guide
+        assert f"../docker/{path.name}" in page
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -46,6 +46,7 @@ ALLOWED = {
     "model": LEAVES | {"kernels"},
     "data": LEAVES,
     "runtime": LEAVES | {"kernels"},
+    "serving": LEAVES | {"runtime"},
     "evaluation": LEAVES | {"model", "data", "runtime"},
     "training": LEAVES | {"model", "data", "evaluation"},
     "doctor": LEAVES | {"runtime"},
@@ -73,6 +74,7 @@ TORCH_FREE = LEAVES | {
     "ptx",
     "runtime",
     "selftest",
+    "serving",
     "studies",
 }
 

@@ -141,6 +141,7 @@ def test_extras_are_the_documented_ones():
         "mamba",
         "openvino",
         "pages",
+        "serve",
         "signing",
         "tensorrt",
         "tensorrt-rtx",

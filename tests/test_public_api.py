@@ -90,6 +90,8 @@ LIGHT = [
     "uino_deploy.runtime",
     "uino_deploy.runtime.openvino_backend",
     "uino_deploy.selftest.operators",
+    "uino_deploy.serving.settings",
+    "uino_deploy.serving.triton_repository",
     "uino_deploy.tolerances",
 ]
 

@@ -33,7 +33,8 @@ CONTINUED = [ROOT / "docs" / "inspection.md"]
 # Deployment and tutorial have their own tests.
 PARSED = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
 PARSED += [
-    ROOT / "docs" / name for name in ("ablation.md", "backends.md", "presence.md", "training.md")
+    ROOT / "docs" / name
+    for name in ("ablation.md", "backends.md", "presence.md", "service.md", "training.md")
 ]
 
 

@@ -87,8 +87,10 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def printable(path: str | Path) -> str:
-    """Return a path as text that any encoding of Unicode takes; wrong bytes become %E9 and so on.
+def printable(path: object) -> str:
+    """Return a path, or another name, as text that any encoding of Unicode takes.
+
+    Wrong bytes become %E9 and so on.
 
     On Linux a name may hold any bytes; Python keeps those that are not UTF-8 as lone surrogates.
     """

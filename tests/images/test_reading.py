@@ -18,7 +18,7 @@ from uino_deploy.images import (
     load_image,
     load_mask,
 )
-from uino_deploy.images.opening import PIXELS_VARIABLE
+from uino_deploy.images.opening import PIXELS_VARIABLE, Received
 from uino_deploy.inputs import InputNotice
 
 
@@ -356,6 +356,27 @@ def test_of_several_pictures_the_first_is_taken_and_that_is_said(tmp_path, suffi
     first.save(path, save_all=True, append_images=[second])
     with pytest.warns(InputNotice, match=rf"two\.{suffix} holds several pictures: the first"):
         assert load_image(path).min() > 200
+
+
+# --- bytes that were received, not a file
+
+
+def test_received_bytes_are_read_as_a_file_is(tmp_path, picture):
+    grey = np.linspace(0, 1023, 600).reshape(20, 30).astype(np.uint16)
+    for name, array in (("a.png", picture), ("a.jpg", picture), ("deep.png", grey)):
+        Image.fromarray(array).save(tmp_path / name)
+        data = Received((tmp_path / name).read_bytes(), "image 1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputNotice)
+            assert (load_image(data) == load_image(tmp_path / name)).all()
+    assert check_image(data).shape == (20, 30)
+
+
+def test_received_bytes_that_are_no_picture_are_named(picture):
+    with pytest.raises(InputError, match="image 1 cannot be read: not an image"):
+        load_image(Received(b"hello", "image 1"))
+    with pytest.raises(InputError, match="mask 2 cannot be read: not an image"):
+        load_mask(Received(b"", "mask 2"))
 
 
 # --- damage that was found by `make fuzz`

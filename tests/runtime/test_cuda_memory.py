@@ -267,3 +267,16 @@ def test_real_bindings_without_a_driver_say_so_in_one_line():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5), (1, 4), (2, 1000)])
+def test_rows_are_copied_inside_the_device_and_aligned(cudart, shape):
+    array = numbers(*shape)
+    there = Device().upload(array)
+    before = cudart.calls.count("cudaStreamSynchronize")
+    rows = there.rows()
+    assert cudart.calls.count("cudaStreamSynchronize") == before
+    del there
+    for index, row in enumerate(rows):
+        assert row.address % ALIGNMENT == 0
+        np.testing.assert_array_equal(row.to_host(), array[index : index + 1])

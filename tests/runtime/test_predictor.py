@@ -89,6 +89,23 @@ def test_shots_of_several_sizes_are_one_class(predictor, red_square):
     assert iou(predictor.predict(image, both).mask, mask) > 0.9
 
 
+def test_several_images_share_a_pass_of_the_encoder(fake_bundle, red_square):
+    backend = Counting()
+    predictor = Predictor(Bundle.open(fake_bundle), backend)
+    image, mask = red_square
+    support = predictor.enroll([(image, mask)], "red")
+    images = [image, image[::-1], np.zeros((9, 30, 3), np.uint8)]
+    backend.ran.clear()
+    together = predictor.encode_all(images)
+    assert backend.ran == ["encoder", "adapter"]
+    for encoded, alone in zip(together, images, strict=True):
+        assert (encoded.height, encoded.width) == alone.shape[:2]
+        expected = predictor.predict(alone, support)
+        found = predictor.predict(encoded, support)
+        np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
+        assert found.presence == pytest.approx(expected.presence, abs=1e-5)
+
+
 def test_several_classes_take_one_pass_of_the_encoder(fake_bundle, red_square):
     backend = Counting()
     predictor = Predictor(Bundle.open(fake_bundle), backend)

@@ -65,9 +65,14 @@ def check_signature(data: bytes, path: str | Path, required: Required = None) ->
         ) from error
 
 
+def is_required(required: Required = None) -> bool:
+    """Return whether a signature is required, by the caller or by the environment."""
+    return _required_key(required) is not None
+
+
 def note_unchecked(path: str | Path, what: str) -> None:
     """Say that a file is used although signatures are required, since its kind has none."""
-    if _required_key(None) is not None:
+    if is_required():
         notice("signature", f"{printable(path)} is {what}, which has no signature to check")
 
 

@@ -29,6 +29,8 @@ COMMANDS = {
     "verify": "uino_deploy.cli.verify:verify",
     "enroll": "uino_deploy.cli.enroll:enroll",
     "predict": "uino_deploy.cli.predict:predict",
+    "serve": "uino_deploy.cli.serve:serve",
+    "triton-repository": "uino_deploy.cli.triton_repository:triton_repository",
     "build": "uino_deploy.cli.build:build",
     "evaluate": "uino_deploy.cli.evaluate:evaluate",
     "figure": "uino_deploy.cli.figure:figure",

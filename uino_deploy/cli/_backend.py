@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,26 @@ if TYPE_CHECKING:
 
 # The runtime's, and the model itself: `--help` must not import the runtime.
 NAMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch")
+
+
+@dataclass(frozen=True)
+class Load:
+    """Opens a bundle as the options say; it can be pickled, for another process to open it."""
+
+    backend: str
+    provider: str | None
+    threads: int | None
+    cuda_graphs: bool
+    torch_checkpoint: Path | None
+
+    def __call__(self, bundle: Path) -> Predictor:
+        """Return a predictor of the bundle."""
+        from uino_deploy.runtime import Predictor
+
+        if self.torch_checkpoint is not None or self.backend == "torch":
+            return _load_torch(bundle, self.backend, self.torch_checkpoint)
+        providers = None if self.provider is None else [self.provider]
+        return Predictor.load(bundle, self.backend, providers, self.threads, self.cuda_graphs)
 
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,14 +80,7 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         torch_checkpoint: Path | None,
         **kwargs: Any,
     ) -> Any:
-        def load(bundle: Path) -> Predictor:
-            from uino_deploy.runtime import Predictor
-
-            if torch_checkpoint is not None or backend == "torch":
-                return _load_torch(bundle, backend, torch_checkpoint)
-            providers = None if provider is None else [provider]
-            return Predictor.load(bundle, backend, providers, threads, cuda_graphs)
-
+        load = Load(backend, provider, threads, cuda_graphs, torch_checkpoint)
         return command(*args, load=load, **kwargs)
 
     return wrapped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from uino_deploy.errors import InputError
-from uino_deploy.images.opening import Header, UInt8
-from uino_deploy.inputs import find_file, notice, printable
+from uino_deploy.images.opening import Header, Source, UInt8, open_picture
+from uino_deploy.inputs import notice, printable
 
 _BITS = (8, 10, 12, 14, 16)
 _PHOTOMETRIC, _SMALLEST, _LARGEST = 262, (340, 280), (341, 281)
@@ -23,7 +22,7 @@ def white_is_zero(image: Image.Image) -> bool:
     return image.mode[0] in "IF" and _tag(image, (_PHOTOMETRIC,)) == 0
 
 
-def to_8_bits(image: Image.Image, path: str | Path, bits: int | None) -> UInt8:
+def to_8_bits(image: Image.Image, path: Source, bits: int | None) -> UInt8:
     """Scale a grey picture of 16 or 32 bits to 8 bits.
 
     The range is that of `bits`, else what the file states (TIFF: SMinSampleValue and
@@ -66,7 +65,7 @@ def _extrema(image: Image.Image) -> list[tuple[int, int]]:
 
 
 def _range(
-    image: Image.Image, values: npt.NDArray[Any], path: str | Path, bits: int | None
+    image: Image.Image, values: npt.NDArray[Any], path: Source, bits: int | None
 ) -> tuple[float, float]:
     smallest, largest = float(values.min()), float(values.max())
     if not np.isfinite([smallest, largest]).all():
@@ -108,9 +107,9 @@ def _tag(image: Image.Image, names: tuple[int, ...]) -> float | None:
     return None
 
 
-def _significant_bits(path: str | Path) -> int | None:
+def _significant_bits(path: Source) -> int | None:
     """Return a grey PNG's sBIT, which Pillow does not read."""
-    with open(find_file(Path(path)), "rb") as file:
+    with open_picture(path, "image") as file:
         file.seek(8)
         while len(start := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", start)

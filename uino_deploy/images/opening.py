@@ -22,6 +22,26 @@ from uino_deploy.inputs import find_file, notice, open_regular, printable
 
 UInt8 = npt.NDArray[np.uint8]
 
+
+@dataclass(frozen=True)
+class Received:
+    """A picture that came as bytes and not as a file.
+
+    Attributes:
+        data: the bytes of its file.
+        name: what messages call it.
+    """
+
+    data: bytes
+    name: str
+
+    def __str__(self) -> str:
+        """Return the name, for messages."""
+        return self.name
+
+
+Source = str | Path | Received
+
 FORMATS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -83,21 +103,25 @@ class Header:
         return (self.width, self.height) if sideways else (self.height, self.width)
 
 
-def read_header(path: str | Path) -> Header:
-    """Read an image's header: a cheap first look.
+def read_header(path: Source, what: str = "image") -> Header:
+    """Read a picture's header: a cheap first look.
+
+    Args:
+        path: the file, or what was received.
+        what: what it is, for messages.
 
     Raises:
         InputError: as `read_picture`, except for damage that only its pixels show.
     """
-    with _opened(path, "image") as image:
+    with _opened(path, what) as image:
         return _header(image)
 
 
-def read_picture(path: str | Path, what: str = "image") -> tuple[Image.Image, Header]:
+def read_picture(path: Source, what: str = "image") -> tuple[Image.Image, Header]:
     """Decode a picture; its header says how to turn it.
 
     Args:
-        path: the file; a name in another Unicode form is found too.
+        path: the file, or what was received; a name in another Unicode form is found too.
         what: what it is, for messages.
 
     Raises:
@@ -139,7 +163,7 @@ class _Clamped(io.BufferedReader):
 
 
 @contextmanager
-def _opened(path: str | Path, what: str) -> Iterator[Image.Image]:
+def _opened(path: Source, what: str) -> Iterator[Image.Image]:
     named = f"{what} {printable(path)}"
     try:
         with warnings.catch_warnings():
@@ -147,7 +171,7 @@ def _opened(path: str | Path, what: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             limit = _pixel_limit()
             with (
-                _Clamped(open_regular(find_file(Path(path)), what, MAX_BYTES).detach()) as file,
+                open_picture(path, what) as file,
                 Image.open(file, formats=_readable()) as image,
             ):
                 if image.width * image.height > limit:
@@ -169,6 +193,18 @@ def _opened(path: str | Path, what: str) -> Iterator[Image.Image]:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"not an image of a known format ({', '.join(FORMATS)})" if unknown else error
         raise InputError(f"{named} cannot be read: {reason}") from error
+
+
+def open_picture(path: Source, what: str) -> io.BytesIO | io.BufferedReader:
+    """Open a picture's bytes: a regular file of a bounded size, or what was received.
+
+    Raises:
+        InputError: it is no regular file, or larger than `MAX_BYTES`.
+        OSError: it does not exist or cannot be opened.
+    """
+    if isinstance(path, Received):
+        return io.BytesIO(path.data)
+    return _Clamped(open_regular(find_file(Path(path)), what, MAX_BYTES).detach())
 
 
 @cache

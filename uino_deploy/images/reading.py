@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
 
@@ -16,14 +14,14 @@ from uino_deploy.images.levels import (
     decide_indices,
 )
 from uino_deploy.images.numbers import check_16_bit_colours, to_8_bits, white_is_zero
-from uino_deploy.images.opening import Header, UInt8, read_header, read_picture, turned
+from uino_deploy.images.opening import Header, Source, UInt8, read_header, read_picture, turned
 from uino_deploy.inputs import notice, printable
 
 # Rows are converted in strips: Pillow takes four bytes a pixel, and a copy as many again.
 _STRIP_PIXELS = 1 << 20
 
 
-def load_image(path: str | Path, bits: int | None = None) -> UInt8:
+def load_image(path: Source, bits: int | None = None) -> UInt8:
     """Read an image as RGB, turned upright by its EXIF orientation.
 
     Transparent pixels are blended with white; an animation gives its first frame; colour profiles
@@ -31,7 +29,7 @@ def load_image(path: str | Path, bits: int | None = None) -> UInt8:
     states or that its largest number suggests.
 
     Args:
-        path: the file.
+        path: the file, or what was received.
         bits: real depth of grey numbers of more than 8 bits; None to find it.
 
     Returns:
@@ -52,7 +50,7 @@ def load_image(path: str | Path, bits: int | None = None) -> UInt8:
         raise InputError(f"image {printable(path)}: {error.what}", error.hint) from error
 
 
-def load_mask(path: str | Path, image: str | Path | None = None, label: int | None = None) -> UInt8:
+def load_mask(path: Source, image: Source | None = None, label: int | None = None) -> UInt8:
     """Read a mask; as `load_marked`, with what is ignored as background.
 
     Returns:
@@ -63,9 +61,7 @@ def load_mask(path: str | Path, image: str | Path | None = None, label: int | No
     return mask
 
 
-def load_marked(
-    path: str | Path, image: str | Path | None = None, label: int | None = None
-) -> UInt8:
+def load_marked(path: Source, image: Source | None = None, label: int | None = None) -> UInt8:
     """Read a mask, turned upright by its EXIF orientation, and decide from its values.
 
     `uino_deploy.images.levels` says how: two levels, labels with an ignored border, or soft values
@@ -73,7 +69,7 @@ def load_marked(
     a cut-out the opacity decides. What has to be assumed is said by an `InputNotice`.
 
     Args:
-        path: the mask's file.
+        path: the mask's file, or what was received.
         image: the image that it marks: a mask of the image as stored is turned with it.
         label: the object's value, where the mask holds labels.
 
@@ -97,7 +93,7 @@ def load_marked(
     return mask
 
 
-def turn_with(mask: UInt8, image: str | Path, what: str) -> UInt8:
+def turn_with(mask: UInt8, image: Source, what: str) -> UInt8:
     """Turn a mask of an image's stored pixels upright as the image is.
 
     Its size decides. Where it cannot, as after half a turn, the mask is taken for one of the
@@ -129,7 +125,7 @@ def turn_with(mask: UInt8, image: str | Path, what: str) -> UInt8:
     return turned(mask, header.orientation)
 
 
-def check_image(path: str | Path) -> Header:
+def check_image(path: Source) -> Header:
     """Read only a file's header: a cheap first look at a batch.
 
     Raises:

@@ -276,7 +276,7 @@ def write_results(
             "presence": None if result.presence is None else round(result.presence, 6),
             "score": round(result.score, 6),
             "area": round(float(result.mask.mean()), 6),
-            "box": _box(result.mask),
+            "box": mask_box(result.mask),
             "mask": mask.as_posix(),
         }
         if instances:
@@ -284,7 +284,7 @@ def write_results(
         record["classes"].append(entry)
     if len(results) > 1:
         record["labels"] = f"labels/{name}.png"
-        _save(_palette_image(labels), folder / record["labels"])
+        _save(palette_image(labels), folder / record["labels"])
     if draw and max(labels.shape) > _JPEG_SIDE:
         record["overlay_error"] = f"JPEG holds at most {_JPEG_SIDE} pixels a side"
     elif draw:
@@ -346,15 +346,16 @@ def _save(image: Image.Image, path: Path, **options: Any) -> None:
     image.save(path, **options)
 
 
-def _palette_image(labels: UInt8) -> Image.Image:
+def palette_image(labels: UInt8) -> Image.Image:
+    """Return a label map, uint8 [H, W], as a picture: 0 is black, each class has its colour."""
     image = Image.fromarray(labels).convert("P")
     colours = [channel for index in range(255) for channel in class_colour(index)]
     image.putpalette([0, 0, 0, *colours])
     return image
 
 
-def _box(mask: UInt8) -> list[int] | None:
-    """Return [left, top, right, bottom] of the foreground, the last two exclusive."""
+def mask_box(mask: UInt8) -> list[int] | None:
+    """Return left, top, right, bottom of the foreground, the last two exclusive; None if empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None

@@ -182,7 +182,7 @@ class Device:
                 ctypes.memmove(copies[name].ctypes.data, address + offsets[name], array.nbytes)
             return copies
 
-    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+    def copy(self, target: DeviceArray, source: DeviceArray | _Part) -> None:
         """Start copying an array to another of the same size, both on this device."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._copy(target.address, source.address, source.nbytes, kind, "copying inside the GPU")
@@ -322,6 +322,19 @@ class DeviceArray:
         nbytes = math.prod(shape) * self.dtype.itemsize
         address = self.address + (self.shape[1] - 1) * nbytes
         return self.device.download({"part": _Part(shape, self.dtype, nbytes, address)})["part"]
+
+    def rows(self) -> list[DeviceArray]:
+        """Start copying each [1, ...] of the first dimension to an array of its own, aligned."""
+        shape = (1, *self.shape[1:])
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        rows = []
+        with self.device.lock:
+            for index in range(self.shape[0]):
+                row = self.device.empty(shape, self.dtype)
+                address = self.address + index * nbytes
+                self.device.copy(row, _Part(shape, self.dtype, nbytes, address))
+                rows.append(row)
+        return rows
 
 
 class _Part(NamedTuple):

@@ -182,12 +182,7 @@ class OpenVinoBackend(HostBackend):
                 raise
             # OpenVINO's exceptions have no common base but Exception.
             except Exception as error:
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                raise BundleError(
-                    f"{bundle.root}: openvino {self._version} cannot load piece {piece.name}: "
-                    f"{lines[-1] if lines else type(error).__name__}",
-                    "export the bundle again, or install a newer openvino",
-                ) from error
+                raise _unreadable(bundle, piece, error) from error
             if kept is not None:
                 self._keep(compiled.model, kept)
                 # Imported from its file, a piece takes a third less memory than freshly compiled.
@@ -373,6 +368,39 @@ def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:
         tensor.name: tuple(1 if isinstance(d, str) else d for d in tensor.shape)
         for tensor in piece.inputs
     }
+
+
+def save_static(
+    bundle: Bundle, piece: Piece, shapes: Mapping[str, Sequence[int]], path: Path
+) -> None:
+    """Write a piece as OpenVINO's own two files, in which our operators are its standard ones.
+
+    Args:
+        bundle: opened.
+        piece: the piece.
+        shapes: the static shape of each input.
+        path: the `.xml`; the weights lie beside it.
+
+    Raises:
+        BundleError: OpenVINO cannot read the piece.
+        DependencyError: OpenVINO is not installed.
+    """
+    openvino = _import_openvino()
+    with checked_copy(bundle, piece) as graph:
+        try:
+            model = _read(graph, {name: tuple(shape) for name, shape in shapes.items()})
+        except Exception as error:
+            raise _unreadable(bundle, piece, error) from error
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _unreadable(bundle: Bundle, piece: Piece, error: Exception) -> BundleError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return BundleError(
+        f"{bundle.root}: openvino {_import_openvino().__version__} cannot load piece "
+        f"{piece.name}: {lines[-1] if lines else type(error).__name__}",
+        "export the bundle again, or install a newer openvino",
+    )
 
 
 def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:

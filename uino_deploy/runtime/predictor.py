@@ -28,6 +28,7 @@ from uino_deploy.images import (
     upsample_logits,
 )
 from uino_deploy.images.instances import Instances, find_instances
+from uino_deploy.images.opening import Source
 from uino_deploy.inputs import notice
 from uino_deploy.pipeline import CLASS, QUERY, Route
 from uino_deploy.runtime.backends import BackendOptions, open_backend
@@ -38,13 +39,14 @@ from uino_deploy.runtime.session import (
     Value,
     feeds_of,
     last_to_host,
+    rows_of,
     run_pieces,
     run_to_host,
     to_host,
 )
 
-ImageSource = UInt8 | str | Path
-MaskSource = Array | str | Path
+ImageSource = UInt8 | Source
+MaskSource = Array | Source
 
 # A query's pieces that run once per image, and those that run for each class.
 _PER_IMAGE, _PER_CLASS = QUERY.split({"image"})
@@ -176,8 +178,8 @@ class Predictor:
         the class enrolled from the others; for a single shot, in its mirror image.
 
         Args:
-            shots: images (uint8 RGB [H, W, 3], or files) and their masks ([H, W], non-zero is
-                foreground, or files) of the same size.
+            shots: images (uint8 RGB [H, W, 3], or files, or what was received) and their masks
+                ([H, W], non-zero is foreground, or files likewise) of the same size.
             name: the class's name.
             negatives: images that do not show the class; they sharpen the calibration.
             calibrated: whether to calibrate, which takes a query for each shot and each negative.
@@ -250,9 +252,29 @@ class Predictor:
         Raises:
             InputError: the image is unreadable, or an array of another type or shape.
         """
-        pixels = _image(image, "the image")
+        return self.encode_all([image])[0]
+
+    def encode_all(self, images: Sequence[ImageSource]) -> list[Encoded]:
+        """Run the encoder and the adapter once for several query images, as one batch.
+
+        The sums of a batch may be rounded otherwise than those of one image.
+
+        Args:
+            images: one or more, as in `encode`; no more than a TensorRT engine was built for.
+
+        Raises:
+            InputError: an image is unreadable, or an array of another type or shape.
+        """
+        pixels = [_image(each, "the image") for each in images]
         self._load(_PER_IMAGE)
-        return self._encode(pixels)
+        if len(pixels) == 1:
+            return [self._encode(pixels[0])]
+        made = self._features(QUERY, np.concatenate([self._preprocessed(each) for each in pixels]))
+        rows = {name: rows_of(value) for name, value in made.items()}
+        return [
+            Encoded({name: row[index] for name, row in rows.items()}, *each.shape[:2])
+            for index, each in enumerate(pixels)
+        ]
 
     @overload
     def predict(
@@ -367,8 +389,8 @@ class Predictor:
         if isinstance(image, (str, Path)):
             where += f" ({Path(image).name})"
         pixels = _image(image, where)
-        if isinstance(mask, (str, Path)):
-            marked = load_mask(mask, image if isinstance(image, (str, Path)) else None)
+        if isinstance(mask, Source):
+            marked = load_mask(mask, image if isinstance(image, Source) else None)
         else:
             marked = np.asarray(mask)
         if marked.shape != pixels.shape[:2]:
@@ -474,7 +496,7 @@ def label_map(results: Sequence[Result]) -> UInt8:
 
 
 def _image(source: ImageSource, where: str) -> UInt8:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, Source):
         return load_image(source)
     if not isinstance(source, np.ndarray):
         raise InputError(

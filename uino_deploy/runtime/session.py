@@ -42,6 +42,9 @@ class Resident(Protocol):
     def last_to_host(self) -> Array:
         """Return a copy of the array at [0, -1] alone in host memory, likewise."""
 
+    def rows(self) -> Sequence[Resident]:
+        """Return an array [1, ...] for each index of the first dimension, in the same memory."""
+
 
 # An input of a session: a host array, or a resident output of a session of the same backend.
 Value: TypeAlias = Array | Resident
@@ -315,6 +318,13 @@ def check_shape(piece: Piece, tensor: Edge, shape: tuple[int, ...]) -> None:
 def to_host(value: Value) -> Array:
     """Return a value as a host array; a host array is returned as it is."""
     return value if isinstance(value, np.ndarray) else value.to_host()
+
+
+def rows_of(value: Value) -> Sequence[Value]:
+    """Return an array [1, ...] for each index of a value's first dimension, without the host."""
+    if isinstance(value, np.ndarray):
+        return [value[index : index + 1] for index in range(len(value))]
+    return value.rows()
 
 
 def last_to_host(value: Value) -> Array:
