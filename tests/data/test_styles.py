@@ -34,9 +34,10 @@ def test_an_even_mesh_only_adds_a_margin(monkeypatch):
     bent = styles._bent(TILE, np.random.default_rng(0))
     margin = (bent.size[0] - TILE.size[0]) // 2
     assert margin > 0
-    inner = np.asarray(bent)[margin:-margin, margin:-margin, 3].astype(float)
+    inner = np.asarray(bent)[margin:-margin, margin:-margin, 3] > 127
+    alpha = np.asarray(TILE)[..., 3] > 127
     # A mesh's corners are rounded to whole pixels.
-    assert np.abs(inner - np.asarray(TILE)[..., 3]).mean() < 5
+    assert (inner & alpha).sum() > 0.8 * (inner | alpha).sum()
 
 
 def test_shading_keeps_alpha_and_lights_opposite_sides_differently():
