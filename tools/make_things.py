@@ -104,6 +104,7 @@ class Concept:
 
     name: str
     category: str
+    family: str
     pictures: dict[str, Image.Image]
 
 
@@ -133,6 +134,7 @@ def read_concepts(packages: Path) -> dict[str, Concept]:
         concepts[each["short_name"]] = Concept(
             each["name"].lower(),
             each["category"],
+            each["subcategory"],
             {hand: _picture(file) for hand, file in pictures.items()},
         )
     return dict(sorted(concepts.items()))
@@ -293,7 +295,12 @@ def main(pictures: Path, environment: Path) -> None:
         "side": SIDE,
         "columns": COLUMNS,
         "concepts": [
-            {"name": concept.name, "group": leaders.index(groups[short]), "split": split}
+            {
+                "name": concept.name,
+                "group": leaders.index(groups[short]),
+                "family": concept.family,
+                "split": split,
+            }
             for (short, concept), split in zip(concepts.items(), splits, strict=True)
         ],
         "photographs": {Path(name).stem: split for name, split in PHOTOGRAPHS.items()},

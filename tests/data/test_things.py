@@ -67,6 +67,12 @@ def test_no_group_and_no_photograph_is_on_both_sides_of_the_split():
     assert UNSEEN_HAND not in KNOWN_HANDS
 
 
+def test_a_family_holds_what_is_of_one_kind():
+    family = {name: THINGS.families[number] for number, name in enumerate(THINGS.names)}
+    assert family["fox face"] == family["mouse face"] != family["automobile"]
+    assert len(set(THINGS.families[THINGS.concepts("training")])) > 50
+
+
 def test_training_has_three_hands_and_a_concept_at_least_two_of_them():
     drawn = [len(THINGS.hands(concept, KNOWN_HANDS)) for concept in THINGS.concepts("training")]
     assert set(drawn) == {2, 3}

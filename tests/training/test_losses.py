@@ -68,6 +68,28 @@ def test_the_classifier_reads_pooled_things_tokens_and_the_ground():
     assert classifier.loss(wrong, batch).item() == pytest.approx(1.5 * 20, rel=1e-4)
 
 
+def test_the_classifier_also_tells_families():
+    classifier = Classifier(width=3, classes=2, families=[0, 0])
+    alone = Classifier(width=3, classes=2)
+    alone.load_state_dict({k: v for k, v in classifier.state_dict().items() if k != "kinds"})
+    shares = torch.zeros(1, 2, 4)
+    shares[:, 0, 0] = 1
+    labels = torch.tensor([[1, NO_CLASS]])
+    batch = Batch(torch.empty(0), shares, labels, torch.empty(0))
+    tokens = torch.randn(1, 4, 3)
+    # One family is always told right.
+    assert classifier.loss(tokens, batch).item() == pytest.approx(alone.loss(tokens, batch).item())
+    split = Classifier(width=3, classes=2, families=[0, 1])
+    with torch.no_grad():
+        split.weight.copy_(classifier.weight)
+        split.kinds.copy_(torch.tensor([[1.0, 0, 0], [-1, 0, 0]]))
+        split.scale.fill_(1.0)
+        alone.scale.fill_(1.0)
+    first = torch.tensor([1.0, 0, 0]).expand(1, 4, 3)
+    found = split.loss(first, batch) - alone.loss(first, batch)
+    assert found.item() == pytest.approx(math.log(1 + math.exp(2)), rel=1e-5)
+
+
 def test_the_readout_prefers_similarity_on_the_target():
     share = torch.tensor([[1.0, 0.0, 0.0]])
     readout = SimilarityReadout()

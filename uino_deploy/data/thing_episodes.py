@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from uino_deploy.data.montages import MONTAGE_SIZE, PLAIN, VARIED, Montage, compose_montage
+from uino_deploy.data.styles import restyle
 from uino_deploy.data.things import KNOWN_HANDS, Hand, Things, ThingSplit
 
 _THINGS = (2, 5)  # in a scene, both included
@@ -139,6 +140,8 @@ def _scene(
     more = rng.choice(others[others != twin], size=count - len(asked), replace=False)
     concepts = [*asked, *more.tolist()]
     tiles = [things.tiles[hand][concept] for concept in concepts]
+    if varied:
+        tiles = [restyle(tile, rng) for tile in tiles]
     montage: Montage = compose_montage(
         tiles, photograph, rng, size, alike=len(asked), variation=VARIED if varied else PLAIN
     )

@@ -44,6 +44,7 @@ class Things:
     Attributes:
         names: of every concept; an index into them is a concept's number.
         groups: int64 [C], equal for near-duplicates.
+        families: int64 [C], equal for things of one kind, such as all birds: Unicode's subcategory.
         splits: of every concept.
         tiles: hand -> number -> the concept's picture, RGBA, all of one size; a hand may lack some.
         photographs: split -> RGB images.
@@ -51,6 +52,7 @@ class Things:
 
     names: tuple[str, ...]
     groups: NDArray[np.int64]
+    families: NDArray[np.int64]
     splits: tuple[ThingSplit, ...]
     tiles: dict[Hand, dict[int, Image.Image]]
     photographs: dict[ThingSplit, dict[str, Image.Image]]
@@ -75,6 +77,7 @@ class Things:
         return Things(
             tuple(concept["name"] for concept in concepts),
             np.array([concept["group"] for concept in concepts]),
+            np.unique([concept["family"] for concept in concepts], return_inverse=True)[1],
             tuple(concept["split"] for concept in concepts),
             tiles,
             photographs,

@@ -72,6 +72,14 @@ class Batches(Dataset[Batch]):
             return len(Things.load().concepts("training"))
         return sum(len(pool.labels) for pool in self.pools)
 
+    @cached_property
+    def families(self) -> tuple[int, ...] | None:
+        """The family of each class, such as birds; None if classes have none."""
+        if self.pools:
+            return None
+        things = Things.load()
+        return tuple(things.families[things.concepts("training")].tolist())
+
     def __len__(self) -> int:
         """Return the number of batches, one for each step of all stages."""
         return len(self._deformations)

@@ -150,7 +150,7 @@ class FromScratch(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = UinoFSS(config)
-            classifier = Classifier(config.encoder.width, batches.classes)
+            classifier = Classifier(config.encoder.width, batches.classes, batches.families)
         readout = SimilarityReadout()
         parts = {"encoder": model.encoder, "classifier": classifier, **dict(model.named_children())}
         super().__init__({**parts, "readout": readout})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -15,30 +17,48 @@ class Classifier(nn.Module):
     """A cosine classifier of encoder tokens: the classes, then the background.
 
     The segmenter compares tokens by their cosines, so that is what the encoder is taught by.
+
+    Args:
+        width: of a token.
+        classes: the number of classes.
+        families: of each class the number of its family, such as birds. To know it as well is a
+            second task: what all birds share is of use for a bird that no step has shown.
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    _family: Tensor | None
+
+    def __init__(self, width: int, classes: int, families: Sequence[int] | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(classes + 1, width) * width**-0.5)
         self.scale = nn.Parameter(torch.tensor(16.0))
+        family = None if families is None else torch.tensor(families)
+        self.register_buffer("_family", family, persistent=False)
+        if families is not None:
+            self.kinds = nn.Parameter(torch.randn(max(families) + 1, width) * width**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [..., width] -> logits [..., classes + 1]."""
-        directions = F.normalize(self.weight, dim=-1)
+        return self._logits(features, self.weight)
+
+    def _logits(self, features: Tensor, weight: Tensor) -> Tensor:
+        directions = F.normalize(weight, dim=-1)
         return self.scale * (F.normalize(features.float(), dim=-1) @ directions.T)
 
     def loss(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of pooled things plus half of that of single tokens.
+        """Return the cross-entropy of pooled things, also by family, plus half of single tokens'.
 
         Args:
             tokens: [2B, N, D], the encoder's last deep layer.
             batch: the scenes they come from.
         """
         total = batch.shares.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        pooled = self(batch.shares / total @ tokens.float())  # [2B, G, classes + 1]
-        thing_loss = F.cross_entropy(
-            pooled.flatten(0, 1), batch.labels.flatten(), ignore_index=NO_CLASS
-        )
+        pooled = (batch.shares / total @ tokens.float()).flatten(0, 1)  # [2B * G, width]
+        labels = batch.labels.flatten()
+        thing_loss = F.cross_entropy(self(pooled), labels, ignore_index=NO_CLASS)
+        if self._family is not None:
+            family = torch.where(labels == NO_CLASS, NO_CLASS, self._family[labels])
+            kinds = self._logits(pooled, self.kinds)
+            thing_loss = thing_loss + F.cross_entropy(kinds, family, ignore_index=NO_CLASS)
         share, thing = batch.shares.max(dim=1)  # [2B, N]
         label = batch.labels.gather(1, thing)
         label = torch.where(share >= _COVERED, label, len(self.weight) - 1)

@@ -101,9 +101,9 @@ RECIPES = {
         drawn_from={},
         absent=0.15,
         stages=(
-            Stage("classification", steps=6000, muon=0.02, adam=3e-3),
-            Stage("compact", steps=5000, muon=0.01, adam=1e-3),
-            Stage("episodic", steps=5000, muon=0.01, adam=1e-3),
+            Stage("classification", steps=4000, muon=0.02, adam=3e-3),
+            Stage("compact", steps=2500, muon=0.01, adam=1e-3),
+            Stage("episodic", steps=2500, muon=0.01, adam=1e-3),
         ),
         required_miou={"things": 60.0, "things-unseen-hand": 60.0},
     ),
