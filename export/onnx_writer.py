@@ -96,7 +96,7 @@ def check_model(path: Path) -> None:
     Raises:
         BuildError: the model is not valid; the message has the checker's first line.
     """
-    _register_schemas()
+    register_schemas()
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -104,7 +104,7 @@ def check_model(path: Path) -> None:
         raise BuildError(f"{path.name} is not a valid ONNX model: {first}") from error
 
 
-def _register_schemas() -> None:
+def register_schemas() -> None:
     """Register the operators with onnx; the exporter refuses nodes without a schema."""
     for module in (correlation, prologue, selective_scan, epilogue, norm_mlp):
         if not onnx.defs.has(module.SCHEMA.name, DOMAIN):
@@ -112,7 +112,7 @@ def _register_schemas() -> None:
 
 
 def _traced(made: PieceModule, opset: int) -> onnx_ir.Model:
-    _register_schemas()
+    register_schemas()
     piece = made.piece
     dims = {name: torch.export.Dim(name) for name in _EXAMPLES}
     shapes = [
