@@ -127,6 +127,8 @@ class Chain:
         levels = onnxruntime.GraphOptimizationLevel
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
+        # Dozens of sessions stay open: arenas of their own would keep what each once needed.
+        options.enable_cpu_mem_arena = False
         options.graph_optimization_level = (
             levels.ORT_ENABLE_ALL if whole else levels.ORT_ENABLE_BASIC
         )

@@ -24,9 +24,9 @@ _FAINTEST, _STRONGEST = -6, 0  # decades of error that shades span
 METHOD = (
     "float16 and bfloat16 round every float input and output of a node; what is too large becomes "
     "infinite. Sums, norms and softmax are float32 inside.",
-    "TF32, int8 and fp8 concern products alone and round their inputs: TF32 to 10 bits of fraction; "
-    "int8 and fp8 by the largest magnitude of each output channel of a weight and of each token of "
-    "an activation (a convolution's input has one scale). Their outputs are float32.",
+    "TF32, int8 and fp8 concern products alone and round their inputs: TF32 to 10 bits of "
+    "fraction; int8 and fp8 by the largest magnitude of each output channel of a weight and of "
+    "each token of an activation (a convolution's input has one scale). Their outputs are float32.",
     "An engine that fuses nodes rounds less between them, so errors are upper bounds in kind, not "
     "guarantees: they say where to look, and verify and selftest say what a machine does.",
     "A node is guilty in a type if it alone, rounded, breaks the budget of mask IoU.",
@@ -39,30 +39,35 @@ def write_page(forecast: Forecast) -> str:
     Raises:
         DependencyError: Jinja2 or matplotlib is not installed.
     """
-    names = ", ".join(forecast.samples)
     over = [
-        kind_name(k) for k, effect in forecast.whole.items() if not effect.keeps(forecast.budget)
+        kind_name(kind)
+        for kind, effect in forecast.whole.items()
+        if not effect.keeps(forecast.budget)
     ]
     verdict = Verdict(
         f"Over the budget: {', '.join(over)}" if over else "Every type keeps the budget",
         "failed" if over else "passed",
         [f"{each.node} in {kind_name(each.kind)}: {each.reason}" for each in forecast.guilty[:3]],
     )
-    notes = remarks(forecast)
+    whole = _table("All nodes that have a form in a type", whole_rows(forecast))
+    notes = [Text(lines, listed=True)] if (lines := remarks(forecast)) else []
+    depth = [_strip(forecast), _errors(forecast), _ranges(forecast)]
+    guilty = _found("Break the budget alone", guilty_rows(forecast, _MOST))
+    heaviest = _found("Of the nodes that were tried", heaviest_rows(forecast, _MOST))
     return page(
         f"Precision of {forecast.bundle}",
-        f"What each type would do to {forecast.bundle} ({forecast.preset}), simulated on {names}. "
-        f"The budget is a mask IoU of {forecast.budget} with float32.",
+        f"What each type would do to {forecast.bundle} ({forecast.preset}), simulated on "
+        f"{', '.join(forecast.samples)}. The budget is a mask IoU of {forecast.budget} with "
+        "float32.",
         [verdict],
         [
-            Section("The whole", [_table("All nodes that have a form in a type", whole_rows(forecast)),
-                                  *([Text(notes, listed=True)] if notes else [])]),
-            Section("Over depth", [_strip(forecast), _errors(forecast), _ranges(forecast)]),
-            Section("Guilty nodes", _found("Break the budget alone", guilty_rows(forecast, _MOST))),
-            Section("Largest errors", _found("Of the nodes that were tried", heaviest_rows(forecast, _MOST))),
+            Section("The whole", [whole, *notes]),
+            Section("Over depth", depth),
+            Section("Guilty nodes", guilty),
+            Section("Largest errors", heaviest),
             Section("Method", [Text(METHOD, listed=True)]),
         ],
-    )  # fmt: skip
+    )
 
 
 def _table(title: str, rows: Rows) -> Table:
@@ -77,9 +82,8 @@ def _strip(forecast: Forecast) -> Table:
     """Return the blocks in their order, each type's error the darker the larger."""
     header, rows = block_rows(forecast)
     kinds = list(forecast.whole)
-    first = len(header) - len(kinds)
     shades = {
-        (row, first + column): _shade(block.effects[kind])
+        (row, 1 + column): _shade(block.effects[kind])
         for row, block in enumerate(forecast.blocks)
         for column, kind in enumerate(kinds)
         if kind in block.effects

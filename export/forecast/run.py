@@ -1,4 +1,4 @@
-"""`forecast`: what `uino-deploy precision` does, from a bundle or a checkpoint to JSON and a page."""
+"""`forecast`: what `uino-deploy precision` does, from a bundle or checkpoint to JSON and page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.dependencies import require
 from uino_deploy.errors import InputError
 from uino_deploy.export.forecast.results import Forecast
+from uino_deploy.export.forecast.rounding import KINDS, Kind
 from uino_deploy.export.forecast.samples import COUNT, folder_samples, thing_samples
 from uino_deploy.files import atomic_directory, refuse_existing
 from uino_deploy.workspace import work_folder
@@ -25,6 +26,7 @@ def forecast(
     *,
     images: Path | None = None,
     shots: Sequence[tuple[Path, Path]] = (),
+    kinds: Sequence[Kind] = (),
     most: int = COUNT,
     budget: float = 0.99,
     minutes: float = 30.0,
@@ -40,6 +42,7 @@ def forecast(
         images: a folder; scenes of one drawn thing if None.
         shots: images and masks of the class that is asked for in `images`; if empty, each image is
             segmented by an ellipse in the one before it.
+        kinds: the types; all if empty.
         most: the most images.
         budget: the least IoU of a mask with float32's.
         minutes: when they are over, what is left is skipped and listed.
@@ -70,6 +73,7 @@ def forecast(
         found = forecast_precision(
             bundle,
             samples,
+            kinds=kinds or KINDS,
             budget=budget,
             minutes=minutes,
             name=target.name,

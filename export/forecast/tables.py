@@ -46,13 +46,13 @@ def block_rows(forecast: Forecast) -> Rows:
     rows = [
         [
             block.name,
-            f"{100 * block.flops / total:.1f}",
-            number_text(block.largest),
             *(error_text(block.effects.get(kind)) for kind in kinds),
+            number_text(block.largest),
+            f"{100 * block.flops / total:.1f}",
         ]
         for block in forecast.blocks
     ]
-    return ["block", "% FLOPs", "largest", *(_NAMES[kind] for kind in kinds)], rows
+    return ["block", *kinds, "largest", "% FLOPs"], rows
 
 
 def guilty_rows(forecast: Forecast, most: int) -> Rows:
@@ -105,8 +105,8 @@ def remarks(forecast: Forecast) -> list[str]:
     flows = [node for node in forecast.nodes if node.overflows.get("fp16") == "takes"]
     if flows:
         lines.append(
-            f"{len(flows)} more nodes get values beyond {LARGEST['fp16']:.0f} from the nodes above, "
-            f"the first {flows[0].name}: they cannot be float16 either"
+            f"{len(flows)} more nodes get values beyond {LARGEST['fp16']:.0f} from those that "
+            f"overflow, {flows[0].name} first: they cannot be float16 either"
         )
     if forecast.skipped:
         lines.append(f"skipped for lack of time: {'; '.join(_gathered(forecast.skipped))}")

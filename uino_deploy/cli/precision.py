@@ -12,6 +12,7 @@ from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_opt
 
 if TYPE_CHECKING:
     from uino_deploy.export.forecast.results import Forecast
+    from uino_deploy.export.forecast.rounding import Kind
 
 _SHOWN = 5  # nodes of each type; the record has all
 
@@ -25,6 +26,13 @@ _SHOWN = 5  # nodes of each type; the record has all
     multiple=True,
     metavar="IMAGE:MASK",
     help="Support for --images. Repeatable.  [default: an ellipse in the image before]",
+)
+@click.option(
+    "--type",
+    "kinds",
+    type=click.Choice(["fp16", "bf16", "tf32", "int8", "fp8"]),
+    multiple=True,
+    help="Type to forecast.  [default: all; repeatable]",
 )
 @click.option(
     "--most", type=click.IntRange(2, 64), default=4, show_default=True, help="Most images to run."
@@ -54,6 +62,7 @@ def precision(
     target: Path,
     images: Path | None,
     shots: tuple[str, ...],
+    kinds: tuple[Kind, ...],
     most: int,
     budget: float,
     minutes: float,
@@ -82,6 +91,7 @@ def precision(
         target,
         images=images,
         shots=[split_shot(shot) for shot in shots],
+        kinds=kinds,
         most=most,
         budget=budget,
         minutes=minutes,
