@@ -72,7 +72,7 @@ def write_piece(made: PieceModule, folder: Path, opset: int) -> Path:
     piece = made.piece
     path = folder / piece.model
     model = _cleaned(_traced(made, opset), piece)
-    model.functions.extend(_functions(model, opset))
+    model.functions.extend(operator_functions(model, opset))
     save_model(model, path, f"{piece.name}.weights")
     check_model(path)
     return path
@@ -192,7 +192,7 @@ def _type_edges(proto: onnx.ModelProto, piece: Piece) -> None:
             value.CopyFrom(typed)
 
 
-def _functions(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
+def operator_functions(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
     """Return the portable ONNX functions of the operators that a model calls."""
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     dtype = _operator_type(model, nodes)

@@ -106,7 +106,7 @@ class Chain:
             session = self._own[number]
             if number in replaced:
                 session = self.open(replaced[number])
-            made = {}
+            made: dict[tuple[int, str], Array] = {}
             for place in places:
                 made |= self._outputs(session, block, place, self.inputs(block, place, changed))
             changed |= made

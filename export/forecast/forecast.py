@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx
 
@@ -64,19 +65,19 @@ def forecast_precision(
     for kind in kinds:
         if clock.allows(f"{kind}: the whole"):
             progress(f"{kind}: the whole")
-            whole[kind] = clock.timed(lambda kind=kind: trials.everything(kind))
+            whole[kind] = clock.timed(partial(trials.everything, kind))
     blocks: dict[str, dict[Kind, Effect]] = {block.name: {} for block in chain.blocks}
     for kind in kinds:
         for number, block in enumerate(chain.blocks):
             if trials.named(block, kind) and clock.allows(f"{kind}: {block.name}"):
                 progress(f"{kind}: {block.name}")
-                effect = clock.timed(lambda n=number, k=kind: trials.block(n, k))
+                effect = clock.timed(partial(trials.block, number, kind))
                 blocks[block.name][kind] = effect
     nodes: dict[str, dict[Kind, Effect]] = {}
     for number, node, kind in _suspects(trials, blocks, kinds, budget):
         if clock.allows(f"{kind}: nodes of {node.block}"):
             progress(f"{kind}: {node.name}")
-            effect = clock.timed(lambda n=number, o=node, k=kind: trials.node(n, o, k))
+            effect = clock.timed(partial(trials.node, number, node, kind))
             nodes.setdefault(node.name, {})[kind] = effect
     found = trials.forecasts(nodes)
     return Forecast(
@@ -138,14 +139,20 @@ class Trials:
         """Round all nodes that have a form in a type."""
         return self.mixed({n: k for b in self.chain.blocks for n, k in self.named(b, kind).items()})
 
-    def mixed(self, kinds: Mapping[str, Kind]) -> Effect:
-        """Round some nodes, each in its type."""
+    def few(self, worst: int = 0) -> list[int]:
+        """Return the samples to try single nodes on: all; in a large model one."""
+        small = sum(each.flops for each in self.ranges.values()) < _SMALL
+        return list(range(len(self.chain.samples))) if small else [worst]
+
+    def mixed(self, kinds: Mapping[str, Kind], samples: Sequence[int] | None = None) -> Effect:
+        """Round some nodes, each in its type, on some samples or all."""
         models = {
             number: rounded(block, kinds)
             for number, block in enumerate(self.chain.blocks)
             if any(node.name in kinds for node in block.nodes)
         }
-        return self._compared(models, range(len(self.chain.samples)))[0]
+        chosen = range(len(self.chain.samples)) if samples is None else samples
+        return self._compared(models, chosen)[0]
 
     def block(self, number: int, kind: Kind) -> Effect:
         """Round one block, and remember the sample that it hurts most."""
@@ -158,9 +165,7 @@ class Trials:
     def node(self, number: int, node: Node, kind: Kind) -> Effect:
         """Round one node; in a large model, only on the sample that its block hurts most."""
         model = rounded(self.chain.blocks[number], {node.name: kind})
-        worst = [self._worst.get((node.block, kind), 0)]
-        small = sum(each.flops for each in self.ranges.values()) < _SMALL
-        samples = range(len(self.chain.samples)) if small else worst
+        samples = self.few(self._worst.get((node.block, kind), 0))
         return self._compared({number: model}, samples)[0]
 
     def overflows(self, node: Node) -> dict[Kind, str]:

@@ -16,7 +16,7 @@ from uino_deploy.export.forecast.tables import (
     remarks,
     whole_rows,
 )
-from uino_deploy.page import Section, Table, Text, Verdict, page
+from uino_deploy.page import Block, Section, Table, Text, Verdict, page
 
 _MOST = 40  # nodes of each type
 _FAINTEST, _STRONGEST = -6, 0  # decades of error that shades span
@@ -51,7 +51,7 @@ def write_page(forecast: Forecast) -> str:
     )
     whole = _table("All nodes that have a form in a type", whole_rows(forecast))
     notes = [Text(lines, listed=True)] if (lines := remarks(forecast)) else []
-    depth = [_strip(forecast), _errors(forecast), _ranges(forecast)]
+    depth: list[Block] = [_strip(forecast), _errors(forecast), _ranges(forecast)]
     guilty = _found("Break the budget alone", guilty_rows(forecast, _MOST))
     heaviest = _found("Of the nodes that were tried", heaviest_rows(forecast, _MOST))
     return page(

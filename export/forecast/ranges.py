@@ -51,12 +51,14 @@ class NodeRange(NamedTuple):
         weights: constants.
         gives: outputs.
         flops: additions and multiplications for one image.
+        elements: of its outputs, for one image.
     """
 
     takes: Range | None
     weights: Range | None
     gives: Range
     flops: int
+    elements: int
 
 
 def measure_ranges(chain: Chain) -> dict[str, NodeRange]:
@@ -72,6 +74,7 @@ def measure_ranges(chain: Chain) -> dict[str, NodeRange]:
                 _joined([ranges[name] for name in constants]),
                 _joined([ranges[n] for n in node.proto.output if n in ranges]) or _EMPTY,
                 flops_of(node, shapes),
+                sum(prod(shapes[name]) for name in node.proto.output if name in shapes),
             )
     return found
 

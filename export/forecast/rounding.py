@@ -77,17 +77,27 @@ def rounded(block: Block, kinds: Mapping[str, Kind]) -> onnx.ModelProto:
 
 
 def float_operands(block: Block, node: NodeProto) -> Iterator[tuple[int, str]]:
-    """Yield the inputs that have a node's own floating type: place and name.
+    """Yield the inputs that have a node's own floating type: place and name."""
+    for place in float_places(node, block.types):
+        yield place, node.input[place]
+
+
+def float_places(node: NodeProto, types: Mapping[str, int]) -> Iterator[int]:
+    """Yield the places of the inputs that have a node's own floating type.
 
     Our operators have float32 parameters, which keep their type.
+
+    Args:
+        node: of a float32 graph.
+        types: element types of the graph's tensors.
     """
     fixed = set()
     if node.domain == DOMAIN:
         schema = onnx.defs.get_schema(node.op_type, domain=DOMAIN)
         fixed = {i for i, each in enumerate(schema.inputs) if each.type_str == "tensor(float)"}
     for place, name in enumerate(node.input):
-        if name and place not in fixed and block.types.get(name) == TensorProto.FLOAT:
-            yield place, name
+        if name and place not in fixed and types.get(name) == TensorProto.FLOAT:
+            yield place
 
 
 def _matmul(_node: NodeProto) -> list[Axes]:

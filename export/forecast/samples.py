@@ -11,7 +11,7 @@ from uino_deploy.data.photographs import ellipse
 from uino_deploy.data.thing_episodes import sample_episode
 from uino_deploy.data.things import ThingSplit
 from uino_deploy.errors import InputError
-from uino_deploy.export.forecast.chain import Sample
+from uino_deploy.export.forecast.chain import Sample, UInt8
 from uino_deploy.images import load_image, load_mask
 
 COUNT = 4
@@ -58,11 +58,11 @@ def folder_samples(images: Path, shots: Sequence[tuple[Path, Path]], count: int)
         return [Sample(n, image, given) for n, image in zip(names, loaded, strict=True)]
     if len(paths) < 2:
         raise InputError(f"{images} holds one image", "give two or more, or --shot IMAGE:MASK")
-    masks = [ellipse(*image.shape[:2], n) for n, image in enumerate(loaded)]
+    masks = [ellipse(image.shape[0], image.shape[1], n) for n, image in enumerate(loaded)]
     return _ring(names, list(zip(loaded, masks, strict=True)))
 
 
-def _ring(names: Sequence[str], marked: Sequence[tuple]) -> list[Sample]:  # type: ignore[type-arg]
+def _ring(names: Sequence[str], marked: Sequence[tuple[UInt8, UInt8]]) -> list[Sample]:
     """Return samples of which each takes the marked image before it as its one shot."""
     return [
         Sample(name, image, [marked[n - 1]])

@@ -149,6 +149,6 @@ def _gathered(skipped: Sequence[str]) -> Iterable[str]:
     for each in skipped:
         kind, _, what = each.partition(": ")
         by_kind.setdefault(kind, []).append(what)
-    for kind, what in by_kind.items():
-        more = f" and {len(what) - 2} more" if len(what) > 2 else ""
-        yield f"{kind}: {', '.join(what[:2])}{more}"
+    for kind, names in by_kind.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        yield f"{kind}: {', '.join(names[:2])}{more}"

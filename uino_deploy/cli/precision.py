@@ -9,6 +9,7 @@ import click
 
 from uino_deploy.cli._console import Output
 from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
+from uino_deploy.cli._signature import signature_option
 
 if TYPE_CHECKING:
     from uino_deploy.export.forecast.results import Forecast
@@ -56,6 +57,7 @@ _SHOWN = 5  # nodes of each type; the record has all
 @click.option(
     "-o", "--output", "folder", type=FILE, help="Folder for the JSON record and the page."
 )
+@signature_option
 @force_option
 @output_options
 def precision(
