@@ -140,11 +140,14 @@ def _export_auto(
 ) -> Bundle:
     """Choose types on a float32 bundle and write it in them."""
     from uino_deploy.export.choice import choose_types
-    from uino_deploy.export.exporter import export_mixed
+    from uino_deploy.export.exporter import export_mixed, reference_letters
+    from uino_deploy.export.forecast.chain import Sample
     from uino_deploy.export.forecast.samples import COUNT, folder_samples, thing_samples
 
     samples = thing_samples() if images is None else folder_samples(images, [], COUNT)
-    halves, decision = choose_types(exact, samples, budget, progress)
+    (query, _), shot = reference_letters()
+    example = Sample("the stored example", query, [shot])
+    halves, decision = choose_types(exact, samples, example, budget, progress)
     progress("writing the chosen types")
     return export_mixed(exact, output, halves, decision, force)
 

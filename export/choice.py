@@ -30,6 +30,7 @@ _NOT_FINITE = 1e6  # the error that counts for one that is not finite
 def choose_types(
     bundle: Bundle,
     samples: Sequence[Sample],
+    example: Sample,
     budget: float,
     progress: Callable[[str], None] = lambda _note: None,
 ) -> tuple[set[str], Decision]:
@@ -38,6 +39,7 @@ def choose_types(
     Args:
         bundle: float32.
         samples: images to choose on.
+        example: that stored in the bundle, to forecast its error in the chosen types.
         budget: the least IoU of the masks with float32's.
         progress: called with a note before each step.
 
@@ -45,7 +47,8 @@ def choose_types(
         The nodes that compute in float16, by their names in the joined query, and the decision.
     """
     progress("choosing types: float32")
-    chain = Chain(bundle, samples)
+    chain = Chain(bundle, [*samples, example])
+    own = range(len(samples))
     trials = Trials(chain, measure_ranges(chain))
     nodes = [node for block in chain.blocks for node in block.nodes]
     kept = _beyond_float16(nodes, trials)
@@ -53,13 +56,14 @@ def choose_types(
     while True:
         halves = {node.name for node in nodes} - kept.keys()
         progress(f"choosing types: {len(halves)} of {len(nodes)} nodes in float16")
-        effect = trials.mixed(dict.fromkeys(halves, "fp16"))
+        effect = trials.mixed(dict.fromkeys(halves, "fp16"), own)
         if effect.keeps(1 - MARGIN * (1 - budget)) or not halves:
             break
         if waiting is None:
             waiting = _worst_first(trials, halves, progress)
         block, reason = waiting.pop(0)
         kept |= dict.fromkeys(_together(block, chain.blocks) - kept.keys(), reason)
+    stored = trials.mixed(dict.fromkeys(halves, "fp16"), [len(samples)])
     flops = {node.name: trials.ranges[node.name].flops for node in nodes}
     return halves, Decision(
         min_mask_iou=budget,
@@ -67,6 +71,7 @@ def choose_types(
         half_flops=sum(flops[name] for name in halves) / (sum(flops.values()) or 1),
         float32={n.name: f"{n.layer}: {kept[n.name]}" for n in nodes if n.name in kept},
         logits_error=effect.logits or 0.0,
+        example_error=stored.logits or 0.0,
         mask_iou=effect.mask_iou,
     )
 

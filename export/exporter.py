@@ -116,8 +116,8 @@ def export_bundle(
         progress("joining the pieces of a query")
         write_query(pieces, folder)
         progress("running the reference")
-        query, _ = draw_letter(REFERENCE_SEED, REFERENCE_LETTER)
-        example = example_of(model, query, [draw_letter(REFERENCE_SEED + 1, REFERENCE_LETTER)])
+        (query, _), shot = reference_letters()
+        example = example_of(model, query, [shot])
         save_file(example, folder / REFERENCE)
         write_bill(bill_of_materials(["cpu", "export"]), folder / SBOM)
         progress("hashing the files")
@@ -144,6 +144,11 @@ def export_bundle(
             ),
         )
     return Bundle.open(output, verify=False, require_signature=False)
+
+
+def reference_letters() -> list[tuple[Image, Image]]:
+    """Return the stored example's query and its shot, images with their masks."""
+    return [draw_letter(REFERENCE_SEED + n, REFERENCE_LETTER) for n in range(2)]
 
 
 def export_mixed(

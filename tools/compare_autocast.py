@@ -1,4 +1,4 @@
-"""Compares `--precision auto` with ModelOpt's AutoCast: `benchmarks/data/autocast.json`, a table.
+"""Compares `--precision auto` with ModelOpt's AutoCast: a record, and a table in docs/precision.md.
 
     python -m venv build/modelopt
     build/modelopt/bin/pip install "nvidia-modelopt[onnx]"
@@ -38,18 +38,19 @@ from uino_deploy.export.forecast.ranges import measure_ranges
 from uino_deploy.export.forecast.samples import thing_samples
 from uino_deploy.export.onnx_writer import register_schemas, save_model
 from uino_deploy.kernels.identity import DOMAIN
-from uino_deploy.markdown import table
+from uino_deploy.markdown import renew, rewrite, table
 from uino_deploy.runtime import Predictor
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from uino_deploy.tolerances import relative_l2
 
 BUDGET = 0.99
 PLANTED = ("encoder.blocks.3.mlp.fc2", 1e4)
-TARGET = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "autocast.json"
+ROOT = Path(__file__).resolve().parent.parent
+TARGET, PAGE = ROOT / "benchmarks" / "data" / "autocast.json", ROOT / "docs" / "precision.md"
 
 
 def main(exact: Path, python: Path) -> None:
-    """Compare on both models, write the record and print the table."""
+    """Compare on both models; write the record and the table."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         plain = Bundle.open(exact)
@@ -60,28 +61,28 @@ def main(exact: Path, python: Path) -> None:
             for row in compared(name, bundle, python, work / name.replace(" ", "-"))
         ]
     TARGET.write_text(json.dumps(rows, indent=1) + "\n")
+    write_table()
+
+
+def write_table() -> None:
+    """Write the record's table into the page."""
+    rows = json.loads(TARGET.read_text())
     cells = [
         [r["model"], r["method"], f"{100 * r['half_flops']:.1f}", f"{r['logits_error']:.1e}",
          f"{r['mask_iou']:.4f}", r["remark"]]
         for r in rows
     ]  # fmt: skip
-    header = [
-        "model",
-        "method",
-        "% of FLOPs in float16",
-        "logits relative L2",
-        "mask IoU",
-        "remark",
-    ]
-    print(table(header, cells))
+    header = ["model", "method", "% of FLOPs in float16", "logits error", "mask IoU", "remark"]
+    rewrite(PAGE, lambda page: renew(page, "autocast", table(header, cells)))
 
 
 def compared(name: str, exact: Bundle, python: Path, work: Path) -> list[dict]:
     """Return a row for each method."""
     work.mkdir()
-    chain = Chain(exact, thing_samples())
+    samples = thing_samples()
+    chain = Chain(exact, samples)
     flops = {node: each.flops for node, each in measure_ranges(chain).items()}
-    halves, decision = choose_types(exact, thing_samples(), BUDGET)
+    halves, decision = choose_types(exact, samples, samples[0], BUDGET)
     ours = export_mixed(exact, work / "auto.uino", halves, decision)
     theirs, cast, failed = autocast(exact, chain, python, work)
     wanted = logits(exact)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ from uino_deploy.runtime import Predictor
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from uino_deploy.tolerances import relative_l2
 
+ROOT = Path(__file__).resolve().parents[2]
 LAYER = "encoder.blocks.3.mlp.fc2"
 
 
@@ -40,7 +42,7 @@ def planted(bundle, tmp_path_factory) -> tuple[Bundle, str]:
 @pytest.fixture(scope="module")
 def chosen(planted, tmp_path_factory):
     """That model in chosen types."""
-    halves, decision = choose_types(planted[0], [sample("S", 0)], 0.99)
+    halves, decision = choose_types(planted[0], [sample("S", 0)], sample("E", 3), 0.99)
     target = tmp_path_factory.mktemp("chosen") / "chosen.uino"
     return export_mixed(planted[0], target, halves, decision), halves
 
@@ -95,8 +97,10 @@ def test_the_graph_is_typed_as_decided(planted, chosen):
     assert edges == {"early": "float16", "deep": "float32"}  # deep has the massive channels' norms
 
 
-def test_without_risks_everything_is_float16(bundle, tmp_path):
-    halves, decision = choose_types(bundle, [sample("S", 0)], 0.9)
+def test_without_risks_all_is_float16_and_verify_holds_it_to_the_budget(
+    bundle, tmp_path, monkeypatch
+):
+    halves, decision = choose_types(bundle, [sample("S", 0)], sample("E", 3), 0.98)
     assert (decision.half_flops, decision.float32) == (1.0, {})
     mixed = export_mixed(bundle, tmp_path / "half.uino", halves, decision)
     for name in ("encoder.weights", "prompt.weights"):
@@ -104,17 +108,10 @@ def test_without_risks_everything_is_float16(bundle, tmp_path):
         assert size < 0.6, name
     report = verify_bundle(mixed, OnnxRuntimeBackend())
     assert report.passed, report.reason
-    assert report.swaps[-1].iou_floor == 0.97  # float16's own, above the budget
-
-
-def test_verify_holds_a_bundle_to_its_budget(chosen, monkeypatch):
-    bundle = chosen[0]
-    report = verify_bundle(bundle, OnnxRuntimeBackend())
-    assert report.swaps[-1].iou_floor == bundle.manifest.decision.min_mask_iou == 0.99
-    monkeypatch.setattr("uino_deploy.export.verify.mask_iou", lambda *_: 0.98)
-    report = verify_bundle(bundle, OnnxRuntimeBackend())
-    assert not report.passed
-    assert "0.9800 (at least 0.99)" in report.reason
+    assert report.swaps[-1].iou_floor == 0.98  # float16's own is 0.97
+    monkeypatch.setattr("uino_deploy.export.verify.mask_iou", lambda *_: 0.975)
+    report = verify_bundle(mixed, OnnxRuntimeBackend())
+    assert "0.9750 (at least 0.98)" in report.reason
 
 
 def test_over_the_budget_whole_blocks_return_and_our_operators_together(bundle, monkeypatch):
@@ -122,7 +119,7 @@ def test_over_the_budget_whole_blocks_return_and_our_operators_together(bundle, 
     answers = iter([False] * 4)
     monkeypatch.setattr(Effect, "keeps", lambda *_: next(answers, True))
     monkeypatch.setattr(Trials, "mixed", faked_errors)
-    halves, decision = choose_types(bundle, [sample("S", 0)], 0.99)
+    halves, decision = choose_types(bundle, [sample("S", 0)], sample("E", 3), 0.99)
     chain_nodes = {n.name: n for b in Chain(bundle, [sample("S", 0)]).blocks for n in b.nodes}
     stayed = {chain_nodes[name].block for name in decision.float32}
     assert {"prompt.hypercorrelation.blocks.0", "adapter.mix"} <= stayed
@@ -182,3 +179,14 @@ def test_a_damaged_decision_is_refused(chosen, tmp_path):
 
     with pytest.raises(BundleError):
         Bundle.open(root)
+
+
+def test_the_page_has_the_figures_of_the_comparison_with_autocast():
+    """Renew both with tools/compare_autocast.py."""
+    page = (ROOT / "docs/precision.md").read_text("utf-8")
+    section = page[page.index("<!-- autocast begins") : page.index("<!-- autocast ends")]
+    rows = json.loads((ROOT / "benchmarks/data/autocast.json").read_text())
+    assert {row["method"] for row in rows} == {"auto", "AutoCast"}
+    lines = section.splitlines()[3:]
+    for row, line in zip(rows, lines, strict=True):
+        assert f"| {100 * row['half_flops']:.1f} | {row['logits_error']:.1e} |" in line

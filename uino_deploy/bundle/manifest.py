@@ -95,6 +95,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         half_flops: share of a query's operations in float16, 0 to 1.
         float32: the nodes of the joined query that stay float32, and why.
         logits_error: forecast relative L2 error of the logits, of the worst of these images.
+        example_error: likewise of the example stored in the bundle, so that a device can compare.
         mask_iou: forecast IoU of the masks.
     """
 
@@ -103,6 +104,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     half_flops: _Share
     float32: dict[str, str]
     logits_error: _Error
+    example_error: _Error
     mask_iou: _Share
 
 
