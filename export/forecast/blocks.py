@@ -15,9 +15,10 @@ from uino_deploy.bundle.checked import checked_copy
 from uino_deploy.errors import InputError
 from uino_deploy.export.onnx_writer import register_schemas
 from uino_deploy.kernels.identity import DOMAIN
+from uino_deploy.pipeline import CLASS, QUERY
 
 # The order in which the pieces are forecast: a class is enrolled, then a query is segmented.
-ORDER = ("encoder", "support", "adapter", "prompt", "decoder")
+ORDER = tuple(dict.fromkeys((*CLASS.pieces, *QUERY.pieces)))
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 # These move values and compute nothing: they have the type of what they are given.
 MOVES = frozenset(
