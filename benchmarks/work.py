@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uino_deploy.benchmarks.record import Case
-from uino_deploy.dependencies import is_importable
+from uino_deploy.data.photographs import ellipse, shipped_photographs
 from uino_deploy.errors import DependencyError, InputError
 from uino_deploy.images import load_image
 
@@ -26,9 +26,6 @@ Shot = tuple[UInt8, UInt8]
 
 FILE = "work.json"
 _MOST_PHOTOGRAPHS = 4
-
-# Photographs in scikit-image's wheel; it downloads its other pictures on demand.
-_SCIKIT_IMAGE = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,17 +58,6 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             height, width = image.shape[:2]
             made.append((image, ellipse(height, width, number + 7 * shot)))
         return made
-
-
-def ellipse(height: int, width: int, number: int) -> UInt8:
-    """Return mask `number`: an ellipse over a twelfth to a third of the image, uint8 [H, W]."""
-    random = np.random.default_rng([height, width, number])
-    y, x = np.mgrid[0:height, 0:width]
-    centre = random.uniform(0.35, 0.65, 2)
-    radius = random.uniform(0.17, 0.32, 2)
-    down, across = (y / height - centre[0]) / radius[0], (x / width - centre[1]) / radius[1]
-    mask: UInt8 = (down**2 + across**2 < 1).astype(np.uint8)
-    return mask
 
 
 def prepare(folder: Path, images: Path | None, cases: Sequence[Case], episodes: int) -> Work:
@@ -119,32 +105,10 @@ def find_photographs(images: Path | None) -> list[Path]:
         if not images.is_dir():
             raise InputError(f"{images} is not a folder", "give a folder of photographs")
         return find_images([str(images)])[:_MOST_PHOTOGRAPHS]
-    photographs = _shipped_photographs()
+    photographs = shipped_photographs()
     if not photographs:
         raise DependencyError(
             "no photograph to measure on: neither scikit-learn nor scikit-image is installed",
             "give a folder of images with --images, or pip install scikit-learn",
         )
     return photographs[:_MOST_PHOTOGRAPHS]
-
-
-def _shipped_photographs() -> list[Path]:
-    """Return the photographs that installed packages ship, without importing the packages."""
-    paths = []
-    for module, folder, names in (
-        ("sklearn", "datasets/images", ("china.jpg", "flower.jpg")),
-        ("skimage", "data", _SCIKIT_IMAGE),
-    ):
-        if is_importable(module):
-            root = _package_folder(module) / folder
-            paths += [root / name for name in names if (root / name).is_file()]
-    return paths
-
-
-def _package_folder(module: str) -> Path:
-    from importlib.util import find_spec
-
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        raise DependencyError(f"{module} has no folder")
-    return Path(spec.origin).parent

@@ -100,20 +100,23 @@ def _check_attributes(where: str, call: Call, expected: Mapping[str, int | str])
             )
 
 
-def check_network(piece: Piece, precisions: Set[str], matrix_layers: Mapping[str, int]) -> None:
+def check_network(
+    piece: Piece, precisions: Set[str], matrix_layers: Mapping[str, int], islands: bool = False
+) -> None:
     """Refuse a parsed network whose arithmetic is not in the requested precision.
 
     Args:
         piece: the piece that was parsed.
         precisions: the precisions of its graphs.
         matrix_layers: number of matrix products and convolutions by type, as parsed.
+        islands: any number of them may be float32, by the decision of `--precision auto`.
 
     Raises:
         CheckFailed: too few have the requested type.
     """
     wanted = {TYPE_NAMES[precision] for precision in precisions}
     share = share_of(wanted, matrix_layers)
-    least = max(_MATRIX_SHARE[precision] for precision in precisions)
+    least = 0.0 if islands else max(_MATRIX_SHARE[precision] for precision in precisions)
     missing = sorted(name for name in wanted if not matrix_layers.get(name))
     if share < least or missing:
         raise CheckFailed(

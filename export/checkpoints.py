@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uino_deploy.bundle import Bundle
+from uino_deploy.bundle import MANIFEST, Bundle
 from uino_deploy.config import UinoConfig, Variant
 from uino_deploy.dependencies import is_importable, require
 from uino_deploy.errors import CheckFailed, InputError
-from uino_deploy.files import sha256
+from uino_deploy.files import refuse_existing, sha256
+from uino_deploy.workspace import work_folder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from uino_deploy.model.assembly import Assembly
+
+AUTO = "auto"
+BUDGET = 0.99
 
 
 def export_checkpoint(
@@ -31,6 +36,7 @@ def export_checkpoint(
     variant: Variant | None = None,
     image_size: int | None = None,
     precision: Sequence[str] = (),
+    min_mask_iou: float | None = None,
     calibrate: Path | None = None,
     opset: int = 18,
     max_batch: int | None = None,
@@ -49,9 +55,11 @@ def export_checkpoint(
         seed: seed of the random weights, with `preset`; 0 if None.
         variant: with `preset`; "full" if None.
         image_size: side of the square image in pixels; the model's own if None.
-        precision: such as "fp16" for all pieces or "encoder=fp32" for one.
-        calibrate: a folder of images that set the scales of int8; photographs and demo scenes of
-            installed packages if None.
+        precision: such as "fp16" for all pieces or "encoder=fp32" for one; "auto" alone chooses
+            float16 or float32 for each node.
+        min_mask_iou: with "auto", the least IoU of masks with float32's; 0.99 if None.
+        calibrate: a folder of images that set the scales of int8, or that "auto" chooses on; if
+            None, photographs and demo scenes of installed packages, or scenes of a drawn thing.
         opset: version of ONNX's standard operators.
         max_batch: the largest batch of queries to allow; any if None.
         max_shots: the largest number of support images to allow; any if None.
@@ -84,19 +92,26 @@ def export_checkpoint(
     from uino_deploy.export.precision import parse_precision
     from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
 
-    precisions = parse_precision(precision)
+    chosen = AUTO in precision
+    if chosen and len(precision) > 1:
+        raise InputError("--precision auto chooses for every piece", "give it alone")
+    if min_mask_iou is not None and not chosen:
+        raise InputError("--min-mask-iou needs --precision auto")
+    precisions = parse_precision(() if chosen else precision)
     quantises = "int8" in precisions.values()
-    if calibrate is not None and not quantises:
-        raise InputError("--calibrate needs --precision encoder=int8")
+    if calibrate is not None and not (quantises or chosen):
+        raise InputError("--calibrate needs --precision encoder=int8 or auto")
     calibration = _calibration(calibrate) if quantises else []
+    if chosen:
+        refuse_existing(output, force, MANIFEST)
     if checkpoint is not None:
         made = assemble_from_checkpoint(checkpoint, image_size)
     else:
         config = UinoConfig.from_preset(preset or "", variant or "full", image_size)
         made = assemble_from_parts(config, encoder_checkpoint, sam_checkpoint, seed or 0)
-    return export_bundle(
+    export = partial(
+        export_bundle,
         made.model,
-        output,
         precision=precisions,
         opset=opset,
         max_batch=max_batch,
@@ -104,10 +119,37 @@ def export_checkpoint(
         sources=made.sources,
         untrained=made.untrained,
         seed=made.seed,
-        force=force,
         calibration=calibration,
         progress=progress,
     )
+    if not chosen:
+        return export(output, force=force)
+    with work_folder(None, "uino-auto") as folder:
+        exact = export(folder / "exact.uino")
+        budget = BUDGET if min_mask_iou is None else min_mask_iou
+        return _export_auto(exact, output, calibrate, budget, force, progress)
+
+
+def _export_auto(
+    exact: Bundle,
+    output: str | Path,
+    images: Path | None,
+    budget: float,
+    force: bool,
+    progress: Callable[[str], None],
+) -> Bundle:
+    """Choose types on a float32 bundle and write it in them."""
+    from uino_deploy.export.choice import choose_types
+    from uino_deploy.export.exporter import export_mixed, reference_letters
+    from uino_deploy.export.forecast.chain import Sample
+    from uino_deploy.export.forecast.samples import COUNT, folder_samples, thing_samples
+
+    samples = thing_samples() if images is None else folder_samples(images, [], COUNT)
+    (query, _), shot = reference_letters()
+    example = Sample("the stored example", query, [shot])
+    halves, decision = choose_types(exact, samples, example, budget, progress)
+    progress("writing the chosen types")
+    return export_mixed(exact, output, halves, decision, force)
 
 
 @dataclass(frozen=True)

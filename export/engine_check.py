@@ -14,7 +14,9 @@ from uino_deploy.bundle import Bundle, Piece
 from uino_deploy.bundle.reference import Example, inputs_of, load_example, outputs_of
 from uino_deploy.child import Note
 from uino_deploy.errors import DependencyError, InputError, UinoDeployError
+from uino_deploy.export.forecast.gate import departs
 from uino_deploy.export.verify import mask_iou
+from uino_deploy.pipeline import WHOLE
 from uino_deploy.runtime.backends import open_backend
 from uino_deploy.runtime.session import Array, Backend
 from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, relative_l2, whole_tolerance
@@ -77,6 +79,9 @@ def find_wrong(
     outputs = session.run(inputs_of(session.piece, example))
     for output, wanted in outputs_of(session.piece, example).items():
         reason = _judge(session.piece, output, outputs[output], wanted, precisions)
+        decision = bundle.manifest.decision
+        if not reason and decision is not None and (name, output) == (WHOLE, "logits"):
+            reason = departs(relative_l2(outputs[output], wanted), decision.example_error)
         if reason:
             return reason
     return ""

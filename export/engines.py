@@ -446,7 +446,9 @@ def _finish(
 ) -> PlanInfo:
     """Check the built engine and describe its plan."""
     precisions = bundle.precisions(piece)
-    check_network(piece, precisions, outcome.matrix_layers)
+    decision = bundle.manifest.decision
+    islands = decision is not None and bool(decision.float32)
+    check_network(piece, precisions, outcome.matrix_layers, islands)
     plugins = check_plugins(piece, summary.calls, outcome.plugins) if job.plugins else {}
     operators = [call.operator for call in summary.calls]
     # RTX engines can be built on machines that cannot run them; TensorRT builds on the GPU itself.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+import onnx
 from msgspec.structs import replace
 from safetensors.torch import save_file
 from torch import nn
@@ -16,7 +17,11 @@ import uino_deploy
 from uino_deploy.bundle import (
     MANIFEST,
     Bundle,
+    Decision,
+    DType,
+    Edge,
     Manifest,
+    Piece,
     Precision,
     Preprocess,
     Provenance,
@@ -24,10 +29,13 @@ from uino_deploy.bundle import (
     model_fingerprint,
     write_manifest,
 )
+from uino_deploy.bundle.checked import checked_copy
 from uino_deploy.errors import InputError
 from uino_deploy.export.compose import describe_query, write_query
 from uino_deploy.export.examples import Image, example_of
-from uino_deploy.export.onnx_writer import write_piece
+from uino_deploy.export.forecast.blocks import ORDER
+from uino_deploy.export.mixed import mixed_piece
+from uino_deploy.export.onnx_writer import check_model, save_model, write_piece
 from uino_deploy.export.opsets import DEFAULT_OPSET, OPSETS
 from uino_deploy.export.pieces import BATCH, SHOTS, exportable_pieces
 from uino_deploy.export.precision import parse_precision
@@ -37,7 +45,7 @@ from uino_deploy.images import preprocess_image
 from uino_deploy.kernels.identity import VERSION
 from uino_deploy.letters import draw_letter
 from uino_deploy.model.segmenter import UinoFSS
-from uino_deploy.pipeline import WHOLE
+from uino_deploy.pipeline import CLASS, PIECES, QUERY, WHOLE, producer, route_of
 from uino_deploy.sbom import bill_of_materials, write_bill
 
 REFERENCE = "reference.safetensors"
@@ -108,8 +116,8 @@ def export_bundle(
         progress("joining the pieces of a query")
         write_query(pieces, folder)
         progress("running the reference")
-        query, _ = draw_letter(REFERENCE_SEED, REFERENCE_LETTER)
-        example = example_of(model, query, [draw_letter(REFERENCE_SEED + 1, REFERENCE_LETTER)])
+        (query, _), shot = reference_letters()
+        example = example_of(model, query, [shot])
         save_file(example, folder / REFERENCE)
         write_bill(bill_of_materials(["cpu", "export"]), folder / SBOM)
         progress("hashing the files")
@@ -136,6 +144,65 @@ def export_bundle(
             ),
         )
     return Bundle.open(output, verify=False, require_signature=False)
+
+
+def reference_letters() -> list[tuple[Image, Image]]:
+    """Return the stored example's query and its shot, images with their masks."""
+    return [draw_letter(REFERENCE_SEED + n, REFERENCE_LETTER) for n in range(2)]
+
+
+def export_mixed(
+    bundle: Bundle,
+    output: str | Path,
+    halves: Collection[str],
+    decision: Decision,
+    force: bool = False,
+) -> Bundle:
+    """Write a float32 bundle again with some of its nodes in float16.
+
+    Args:
+        bundle: float32.
+        output: the new bundle's folder, `NAME.uino`.
+        halves: names, in the joined query, of the nodes that compute in float16.
+        decision: why; the manifest keeps it.
+        force: replace an existing bundle.
+
+    Returns:
+        The bundle, opened.
+
+    Raises:
+        OutputExists: the bundle exists, or the folder exists and is not a bundle.
+        BuildError: a piece is not a valid ONNX model.
+    """
+    manifest = bundle.manifest
+    kept = [manifest.reference, *([manifest.provenance.sbom] if manifest.provenance.sbom else [])]
+    with atomic_directory(output, force, marker=MANIFEST) as folder:
+        pieces: dict[str, Piece] = {}
+        for name in ORDER:
+            piece = bundle.piece(name)
+            taken = {edge.name: _given_type(name, edge, pieces) for edge in piece.inputs}
+            own = {half.partition("/")[2] for half in halves if half.startswith(f"{name}/")}
+            with checked_copy(bundle, piece) as graph:
+                pieces[name], model = mixed_piece(piece, onnx.load(graph), own, taken)
+            save_model(model, folder / piece.model, f"{name}.weights")
+            check_model(folder / piece.model)
+        pieces = {name: pieces[name] for name in PIECES}
+        write_query(pieces, folder)
+        for name in kept:
+            (folder / name).write_bytes(bundle.read(name))
+        pieces[WHOLE] = describe_query(pieces)
+        write_manifest(folder, replace(manifest, pieces=pieces, decision=decision, files={}))
+    return Bundle.open(output, verify=False, require_signature=False)
+
+
+def _given_type(piece: str, edge: Edge, pieces: Mapping[str, Piece]) -> DType:
+    """Return the type of an input: that of the output of another piece which feeds it."""
+    tensor = route_of(piece).name(edge.name)
+    maker = producer(tensor)
+    if maker is None:
+        return edge.dtype
+    outputs = {route.name(e.name): e for route in (CLASS, QUERY) for e in pieces[maker].outputs}
+    return outputs[tensor].dtype
 
 
 def _limits(max_batch: int | None, max_shots: int | None) -> dict[str, int]:

@@ -72,7 +72,7 @@ def write_piece(made: PieceModule, folder: Path, opset: int) -> Path:
     piece = made.piece
     path = folder / piece.model
     model = _cleaned(_traced(made, opset), piece)
-    model.functions.extend(_functions(model, opset))
+    model.functions.extend(operator_functions(model, opset))
     save_model(model, path, f"{piece.name}.weights")
     check_model(path)
     return path
@@ -96,7 +96,7 @@ def check_model(path: Path) -> None:
     Raises:
         BuildError: the model is not valid; the message has the checker's first line.
     """
-    _register_schemas()
+    register_schemas()
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -104,7 +104,7 @@ def check_model(path: Path) -> None:
         raise BuildError(f"{path.name} is not a valid ONNX model: {first}") from error
 
 
-def _register_schemas() -> None:
+def register_schemas() -> None:
     """Register the operators with onnx; the exporter refuses nodes without a schema."""
     for module in (correlation, prologue, selective_scan, epilogue, norm_mlp):
         if not onnx.defs.has(module.SCHEMA.name, DOMAIN):
@@ -112,7 +112,7 @@ def _register_schemas() -> None:
 
 
 def _traced(made: PieceModule, opset: int) -> onnx_ir.Model:
-    _register_schemas()
+    register_schemas()
     piece = made.piece
     dims = {name: torch.export.Dim(name) for name in _EXAMPLES}
     shapes = [
@@ -192,7 +192,7 @@ def _type_edges(proto: onnx.ModelProto, piece: Piece) -> None:
             value.CopyFrom(typed)
 
 
-def _functions(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
+def operator_functions(model: onnx.ModelProto, opset: int) -> list[onnx.FunctionProto]:
     """Return the portable ONNX functions of the operators that a model calls."""
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     dtype = _operator_type(model, nodes)

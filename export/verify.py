@@ -156,15 +156,17 @@ def verify_bundle(
     ]
     comparisons: list[Comparison] = []
     swaps: list[Swap] = []
+    decision = bundle.manifest.decision
+    budget = 0.0 if decision is None else decision.min_mask_iou
     for name in names:
         progress(f"comparing {name}")
         session = backend.load(bundle, name)
         outputs = [session.run(inputs_of(session.piece, example)) for example in loaded]
         comparisons += _compare_piece(session, precisions[name], loaded, outputs)
         if model is not None:
-            swaps.append(_swap(model, name, precisions[name], loaded, outputs))
+            swaps.append(_swap(model, name, precisions[name], loaded, outputs, budget))
     progress("comparing the whole model")
-    swaps.append(_whole(bundle, backend, list(precisions.values()), loaded))
+    swaps.append(_whole(bundle, backend, list(precisions.values()), loaded, budget))
     operators = _compare_operators(bundle, backend, precisions["prompt"], loaded)
     guilty = sorted({c.piece for c in (*comparisons, *operators) if not c.passed})
     reason = "; ".join(mislabelled) or _reason([*comparisons, *operators], swaps)
@@ -290,6 +292,7 @@ def _swap(
     precision: Precision,
     examples: list[Example],
     outputs: list[dict[str, Array]],
+    budget: float,
 ) -> Swap:
     """Put one exported piece into the PyTorch model and compare the mask."""
     import torch
@@ -305,11 +308,15 @@ def _swap(
             key: torch.from_numpy(np.array(value, np.float32)) for key, value in swapped.items()
         }
         pairs.append((logits_from(model, name, tensors).numpy(), example["logits"]))
-    return _judge(name, [precision], pairs)
+    return _judge(name, [precision], pairs, budget)
 
 
 def _whole(
-    bundle: Bundle, backend: Backend, precisions: Sequence[Precision], examples: list[Example]
+    bundle: Bundle,
+    backend: Backend,
+    precisions: Sequence[Precision],
+    examples: list[Example],
+    budget: float,
 ) -> Swap:
     """Enroll and segment with exported graphs only, the query as one graph."""
     support = [backend.load(bundle, name) for name in CLASS.pieces]
@@ -321,12 +328,15 @@ def _whole(
         known = with_class_axis({name: to_host(value) for name, value in enrolled.items()})
         feeds = feeds_of(QUERY, query, {**known, "image": example["image"]})
         pairs.append((query.run(feeds)["logits"], example["logits"]))
-    return _judge(WHOLE, precisions, pairs)
+    return _judge(WHOLE, precisions, pairs, budget)
 
 
-def _judge(name: str, precisions: Sequence[str], pairs: list[tuple[Array, Array]]) -> Swap:
+def _judge(
+    name: str, precisions: Sequence[str], pairs: list[tuple[Array, Array]], budget: float
+) -> Swap:
+    """Judge by the precisions' bounds, and by the budget that the types were chosen for, if any."""
     allowed = whole_tolerance(precisions).relative_l2
-    floor = mask_iou_floor(precisions)
+    floor = max(mask_iou_floor(precisions), budget)
     relative = max(relative_l2(got, wanted) for got, wanted in pairs)
     iou = min(mask_iou(got > 0, wanted > 0) for got, wanted in pairs)
     return Swap(

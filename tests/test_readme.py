@@ -34,7 +34,14 @@ CONTINUED = [ROOT / "docs" / "inspection.md"]
 PARSED = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
 PARSED += [
     ROOT / "docs" / name
-    for name in ("ablation.md", "backends.md", "presence.md", "service.md", "training.md")
+    for name in (
+        "ablation.md",
+        "backends.md",
+        "precision.md",
+        "presence.md",
+        "service.md",
+        "training.md",
+    )
 ]
 
 

@@ -54,6 +54,10 @@ _MASK_IOU: dict[str, float] = {"fp32": 0.995, "fp16": 0.97, "bf16": 0.90, "int8"
 # borderline pixels, 0.2 and 1.0 are what half precision and int8 promise to users.
 _MIOU_DROP: dict[str, float] = {"fp32": 0.1, "fp16": 0.2, "bf16": 0.2, "int8": 1.0}
 
+# How far, either way, a machine's error may be from its forecast: one that fuses nodes rounds less
+# often than the graph says, and sums in another order.
+FORECAST_FACTOR = 4.0
+
 FINENESS = ("fp32", "fp16", "bf16", "int8")
 
 

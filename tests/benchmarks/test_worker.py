@@ -10,8 +10,9 @@ from PIL import Image
 from uino_deploy.benchmarks import worker as module
 from uino_deploy.benchmarks.record import MAIN, Case
 from uino_deploy.benchmarks.runners.runner import CannotRun, Found, Task
-from uino_deploy.benchmarks.work import ellipse, prepare, read
+from uino_deploy.benchmarks.work import prepare, read
 from uino_deploy.benchmarks.worker import Answers, Worker
+from uino_deploy.data.photographs import ellipse
 from uino_deploy.errors import CheckFailed, DependencyError, InputError
 
 TEN = Case(classes=10)

@@ -194,6 +194,7 @@ COMMANDS = {
     "enroll": ["{bundle}", "--shot", "{image}:{mask}", "--name", "a", "-o", "out"],
     "evaluate": ["{bundle}", "--dataset", "digits", "--episodes", "1"],
     "verify": ["{bundle}"],
+    "precision": ["{bundle}"],
     "figure grid": ["{bundle}", "--dataset", "digits", "-o", "out.png"],
     "inspect": ["{bundle}"],
     "benchmark": ["{bundle}"],

@@ -49,6 +49,8 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
 _Some = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 _Opset = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _Level = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Error = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 _Scale = Annotated[float, msgspec.Meta(gt=0, le=1000)]
 
 # What a source's role is called on the command line.
@@ -82,6 +84,28 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
     layers: _Some
     left_out: list[str]
     images: _Some
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """How `--precision auto` chose the types, and its forecast, to which `verify` holds the bundle.
+
+    Attributes:
+        min_mask_iou: the budget: the least IoU of a mask with float32's.
+        samples: names of the images that it chose on.
+        half_flops: share of a query's operations in float16, 0 to 1.
+        float32: the nodes of the joined query that stay float32, and why.
+        logits_error: forecast relative L2 error of the logits, of the worst of these images.
+        example_error: likewise of the example stored in the bundle, so that a device can compare.
+        mask_iou: forecast IoU of the masks.
+    """
+
+    min_mask_iou: _Share
+    samples: list[str]
+    half_flops: _Share
+    float32: dict[str, str]
+    logits_error: _Error
+    example_error: _Error
+    mask_iou: _Share
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +172,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     `operators` is the version of our operators that the graphs call. `fingerprint` names the
     configuration and the weights that a support depends on, never the graphs, so a bundle exported
     again by another version takes the supports of the first. `limits` holds the largest "batch"
-    and "shots" that the exporter allowed, if it set any.
+    and "shots" that the exporter allowed, if it set any. `decision` is that of `--precision auto`.
     """
 
     schema: str = SCHEMA
@@ -161,6 +185,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     provenance: Provenance
     limits: dict[str, _Count] = msgspec.field(default_factory=dict)
+    decision: Decision | None = None
     licences: list[str] = msgspec.field(default_factory=list)
     kernels: dict[str, Any] = msgspec.field(default_factory=dict)
     plans: dict[str, Any] = msgspec.field(default_factory=dict)

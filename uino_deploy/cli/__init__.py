@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": "uino_deploy.cli.demo:demo",
     "export": "uino_deploy.cli.export:export",
     "verify": "uino_deploy.cli.verify:verify",
+    "precision": "uino_deploy.cli.precision:precision",
     "enroll": "uino_deploy.cli.enroll:enroll",
     "predict": "uino_deploy.cli.predict:predict",
     "serve": "uino_deploy.cli.serve:serve",

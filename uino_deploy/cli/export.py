@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from uino_deploy.cli._console import Output
-from uino_deploy.cli._options import FILE, force_option, output_options
+from uino_deploy.cli._options import FILE, FiniteRange, force_option, output_options
 from uino_deploy.config import PRESETS, VARIANTS, Variant
 from uino_deploy.pipeline import PIECES, WHOLE
+
+if TYPE_CHECKING:
+    from uino_deploy.bundle import Decision
 
 
 @click.command()
@@ -29,14 +33,20 @@ from uino_deploy.pipeline import PIECES, WHOLE
     "--precision",
     "precisions",
     multiple=True,
-    metavar="[PIECE=]fp32|fp16|bf16|int8",
+    metavar="[PIECE=]fp32|fp16|bf16|int8|auto",
     help=f"Precision of every piece, or of PIECE: {', '.join(PIECES)}. Repeatable; int8 is for the "
-    "encoder only.",
+    "encoder only. auto chooses float16 or float32 for each node.",
+)
+@click.option(
+    "--min-mask-iou",
+    type=FiniteRange(0, 1),
+    help="With --precision auto, least IoU of the masks with float32's.  [default: 0.99]",
 )
 @click.option(
     "--calibrate",
     type=FILE,
-    help="Folder of images to calibrate int8 on.  [default: photographs and demo scenes]",
+    help="Folder of images to calibrate int8, or to choose types, on.  [default: photographs and "
+    "demo scenes]",
 )
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX opset.")
 @click.option("--max-shots", type=int, help="Largest number of support images a class may have.")
@@ -55,6 +65,7 @@ def export(
     variant: Variant | None,
     image_size: int | None,
     precisions: tuple[str, ...],
+    min_mask_iou: float | None,
     calibrate: Path | None,
     opset: int,
     max_shots: int | None,
@@ -78,8 +89,12 @@ def export(
           --sam-checkpoint sam_vit_b_01ec64.pth --seed 0 -o vitb14.uino
       uino-deploy export --checkpoint model.safetensors --precision bf16 \\
           --precision encoder=int8 --calibrate photographs -o model.uino
+      uino-deploy export --checkpoint model.safetensors --precision auto --min-mask-iou 0.99 \\
+          -o model.uino
       uino-deploy export --preset tiny --seed 0 -o untrained.uino
     """
+    import msgspec
+
     from uino_deploy.export import export_checkpoint
 
     begun = time.perf_counter()
@@ -93,6 +108,7 @@ def export(
         variant=variant,
         image_size=image_size,
         precision=precisions,
+        min_mask_iou=min_mask_iou,
         calibrate=calibrate,
         opset=opset,
         max_batch=max_batch,
@@ -106,6 +122,8 @@ def export(
     untrained = manifest.provenance.untrained
     if untrained:
         output.warn(f"UNTRAINED, random weights: {', '.join(untrained)}")
+    if manifest.decision is not None:
+        _show_decision(manifest.decision, output)
     output.text(f"wrote {target} ({size / 1e6:.1f} MB) in {seconds:.1f} s")
     output.document(
         {
@@ -116,7 +134,23 @@ def export(
             "precision": {
                 name: piece.precision for name, piece in manifest.pieces.items() if name != WHOLE
             },
+            "decision": msgspec.to_builtins(manifest.decision),
             "untrained": untrained,
             "seconds": round(seconds, 2),
         }
+    )
+
+
+def _show_decision(decision: Decision, output: Output) -> None:
+    """Say what share computes in which type, and which nodes stay float32 and why."""
+    half = 100 * decision.half_flops
+    output.text(f"float16: {half:.2f} % of the operations; float32: {100 - half:.2f} %")
+    if decision.float32:
+        output.table(
+            ["stays float32", "layer", "why"],
+            [[name, *why.split(": ", 1)] for name, why in decision.float32.items()],
+        )
+    output.text(
+        f"forecast: logits differ by {decision.logits_error:.1e}, mask IoU "
+        f"{decision.mask_iou:.4f}, at least {decision.min_mask_iou}"
     )

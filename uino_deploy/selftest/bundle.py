@@ -18,6 +18,7 @@ from uino_deploy.runtime import Predictor, Result, Support, nvml
 from uino_deploy.runtime.session import Backend, Session, Value
 from uino_deploy.selftest.findings import CannotCheck, Claim, Measured
 from uino_deploy.selftest.setting import CHECKPOINT, Setting
+from uino_deploy.tolerances import FORECAST_FACTOR
 from uino_deploy.workspace import work_folder
 
 Open = Callable[[], tuple[Bundle, Backend]]
@@ -96,6 +97,22 @@ def _verified(setting: Setting, bundle: Bundle, backend: Backend) -> Iterator[Me
             s.logits_relative_l2, "relative L2", s.logits_allowed, what=f"{part}, logits"
         )
         yield Measured(s.mask_iou, "IoU", s.iou_floor, at_least=True, what=f"{part}, mask")
+    if report.reference == "stored" and bundle.manifest.decision is not None:
+        error = report.swaps[-1].logits_relative_l2
+        yield from _forecast(backend, error, bundle.manifest.decision.example_error)
+
+
+def _forecast(backend: Backend, error: float, forecast: float) -> Iterator[Measured]:
+    """Compare the whole model's error with its forecast: on a GPU either way.
+
+    A CPU backend may compute in float32 what the graph has in float16.
+    """
+    most, least = FORECAST_FACTOR * forecast, forecast / FORECAST_FACTOR
+    unit, what = "relative L2", f"a miscompile, if far over the forecast {forecast:.1e}"
+    yield Measured(error, unit, most, what=what)
+    if backend.describe()["backend"].startswith("tensorrt"):
+        what = f"another type, if far under the forecast {forecast:.1e}"
+        yield Measured(error, unit, least, at_least=True, what=what)
 
 
 def _enrolled(bundle: Bundle, backend: Backend) -> Iterator[Measured]:
