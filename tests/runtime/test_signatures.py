@@ -200,6 +200,16 @@ COMMANDS = {
     "benchmark": ["{bundle}"],
     "build": ["{bundle}", "--backend", "tensorrt-rtx", "--arch", "sm_89", "--dry-run"],
     "selftest": ["--bundle", "{bundle}"],
+    "serve": ["{bundle}", "--classes", "classes"],
+    "triton-repository": [
+        "{bundle}",
+        "--classes",
+        "classes",
+        "--backend",
+        "onnxruntime",
+        "-o",
+        "out",
+    ],
     "kernels build": ["--bundle", "{bundle}", "--arch", "sm_87"],
 }
 # They hold no bundle and no support: checkpoints, records and data sets.
