@@ -53,8 +53,10 @@ _COMPUTED = {
     "bf16": ("bf16", "bf16", "f32"),
     "int8": ("i8", "u8", "f32", "bf16"),
 }
-# Multiply-adds of an encoder, one image, below which a thread alone is as fast as several.
-_SMALL = 2e9
+# Of the encoder for one image: with fewer multiply-adds, one thread is as fast as several.
+_SMALL_WORK = 2e9
+# The scans' many short steps are worth several threads if the query has that many tokens (448 px).
+_SCANNED_TOKENS = 1024
 # Number of compiled pieces that a session keeps, one for each set of input shapes.
 _KEPT_SHAPES = 4
 # Our operators' OpenVINO forms, and the files that they are written in.
@@ -83,8 +85,8 @@ class OpenVinoBackend(HostBackend):
     the user's own key (`user_key`) for the bundle's hashes, so a cache that came with a bundle or
     from another user is not used.
 
-    Several threads may run a session at once, each with its own request. A small model's request
-    uses one thread (`spreads`), a large one's all.
+    Several threads may run a session at once, each with its own request. That of a small piece
+    uses one thread, that of a large one all (`spreads`).
 
     Args:
         threads: CPU threads; one per core if None.
@@ -165,14 +167,18 @@ class OpenVinoBackend(HostBackend):
         """Index of the calling thread's request; None outside `each`."""
         return getattr(self._thread, "lane", None)
 
-    def spreads(self, bundle: Bundle) -> bool:
+    def spreads(self, bundle: Bundle, piece: Piece) -> bool:
         """Return whether a request of the calling thread is spread over all threads.
 
-        Not those of `each`, and not a small model's: its layers are done before a second thread
-        wakes, and oneTBB keeps what it hands to a thread that never comes, some 300 kB a
-        prediction, until the piece is released.
+        Not in `each`, and not if the piece's layers are short: on a busy machine they are done
+        before a second thread wakes, and oneTBB keeps what it hands to a thread that never comes
+        until the piece is released. In the scans that is up to 8 MB a run.
         """
-        return self.lane is None and _work(bundle.config) > _SMALL
+        if self.lane is not None:
+            return False
+        if piece.name == "prompt":
+            return bundle.config.tokens >= _SCANNED_TOKENS
+        return _work(bundle.config) >= _SMALL_WORK
 
     def compile(
         self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
@@ -213,7 +219,7 @@ class OpenVinoBackend(HostBackend):
         }
         if self._profile:
             options["PERF_COUNT"] = True
-        spreads = self.spreads(bundle)
+        spreads = self.spreads(bundle, piece)
         if spreads:
             options["PERFORMANCE_HINT"] = "LATENCY"
         else:
@@ -367,7 +373,7 @@ class OpenVinoSession(HostSession):
 
     def _compiled_for(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Compiled, list[Any]]:
         """Return the piece for some shapes, and its requests that are free."""
-        key = (self._backend.spreads(self._bundle), *sorted(shapes.items()))
+        key = (self._backend.spreads(self._bundle, self.piece), *sorted(shapes.items()))
         if key not in self._compiled:
             if len(self._compiled) == _KEPT_SHAPES:
                 self._compiled.pop(next(iter(self._compiled)))
