@@ -690,6 +690,10 @@ def test_a_support_of_before_is_called_uncalibrated(
     assert code == 0
     assert "red: enrolled without a calibration" in err
     assert out.splitlines()[2].split()[:4] == ["a.png", "red", "-", "-"]
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    code, _, err = run("predict", fake_bundle, "b.png", "--support", old, "-o", "p", "-q")
+    assert code == 2
+    one_line(err, "b.png cannot be read")
 
 
 # pycocotools' arrays lack a keyword that numpy 2 needs.
