@@ -172,7 +172,7 @@ class OpenVinoBackend(HostBackend):
 
         Not in `each`, and not if the piece's layers are short: on a busy machine they are done
         before a second thread wakes, and oneTBB keeps what it hands to a thread that never comes
-        until the piece is released. In the scans that is up to 8 MB a run.
+        until the piece is released: at 224 px the scans would keep megabytes a run.
         """
         if self.lane is not None:
             return False
