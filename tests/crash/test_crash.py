@@ -4,6 +4,7 @@ import random
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,3 +134,12 @@ def test_every_command_is_attacked_once_before_any_again_and_the_slow_ones_last(
     assert sorted(order) == sorted(spent)
     assert set(order[-3:]) == set(command_line.SLOW)
     assert command_line.next_of(spent) not in command_line.SLOW
+
+
+def test_a_command_that_takes_too_long_is_called_so(tmp_path, monkeypatch):
+    enroll = next(each for each in COMMANDS if each.name == "enroll")
+    campaign = Campaign(enroll, tmp_path, tmp_path / "enroll")
+    run = SimpleNamespace(wait=lambda: None, said=lambda: "encoding", began=0.0)
+    monkeypatch.setattr(Campaign, "start", lambda *_, **__: run)
+    with pytest.raises(Fault, match="the undisturbed run takes more than 600 s: encoding"):
+        campaign.known()
