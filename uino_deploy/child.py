@@ -171,14 +171,14 @@ def _how(status: int) -> str:
         return f"died of signal {-status}"
 
 
-def end_with_parent(_worker: int) -> None:
+def end_with_parent(_worker: int = 0) -> None:
     """Make this worker of `multiprocessing` end when its parent has gone, however that ended.
 
     torch's own watch begins after a worker's start, and takes whoever is the parent then for it: a
     worker whose parent is killed before stays for ever.
     """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+    if (parent := multiprocessing.parent_process()) is None:
+        return  # run in the parent itself
 
     def leave() -> None:
         parent.join()

@@ -49,6 +49,10 @@ PACKAGES = {
     "scikit-image": ("scikit-image",),
     "pycocotools": ("pycocotools",),
     "cryptography": ("cryptography",),
+    "starlette": ("starlette",),
+    "uvicorn": ("uvicorn",),
+    "python-multipart": ("python-multipart",),
+    "prometheus-client": ("prometheus-client",),
     "jinja2": ("jinja2",),
     "matplotlib": ("matplotlib",),
 }
@@ -67,6 +71,10 @@ EXTRAS = {
     "train": (("torch", "scikit-learn", "jinja2", "matplotlib"), "train, distill"),
     "instances": (("scikit-image",), "predict --instances, evaluate --instances"),
     "signing": (("cryptography",), "sign, --require-signature"),
+    "serve": (
+        ("starlette", "uvicorn", "python-multipart", "prometheus-client", "scikit-image"),
+        "serve",
+    ),
     "coco": (("pycocotools",), "--dataset coco"),
     "pages": (("jinja2", "matplotlib"), "reports and charts"),
 }
