@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from uino_deploy.child import end_with_parent
+
 SEEN = []
 
 
@@ -53,3 +55,11 @@ def sleep(request, note):
     os.write(2, b"sleeping\n")
     time.sleep(request)
     return "rested"
+
+
+def outlive(parent):
+    """Start to end with the parent only after it has gone."""
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    end_with_parent(0)
+    time.sleep(60)

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from uino_deploy.child import Child, ChildFailed
+
+ROOT = Path(__file__).parents[1]
 
 
 def job(name):
@@ -27,7 +30,7 @@ def running(pid):
 
 
 def all_end(pids):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 20
     while any(map(running, pids)) and time.monotonic() < end:
         time.sleep(0.02)
     return not any(map(running, pids))
@@ -143,3 +146,26 @@ def test_the_environment_is_the_one_given():
     environment = {**os.environ, "PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"}
     with Child(job("count"), environment) as child, pytest.raises(ChildFailed):
         child.ask(0)
+
+
+STARTS_A_WORKER = """
+import multiprocessing, os, time
+from tests.child_jobs import outlive
+worker = multiprocessing.get_context("spawn").Process(target=outlive, args=(os.getpid(),))
+worker.start()
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_whose_parent_is_killed_as_it_starts_ends_too():
+    words = [sys.executable, "-c", STARTS_A_WORKER]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    try:
+        assert all_end([worker])
+    finally:
+        if running(worker):
+            os.kill(worker, signal.SIGKILL)

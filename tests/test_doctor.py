@@ -1,7 +1,9 @@
 """doctor: known bad combinations, usable backends, and advice."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,11 +13,13 @@ from uino_deploy.cli import cli, main
 from uino_deploy.dependencies import read_jetpack, require
 from uino_deploy.doctor import (
     BACKENDS,
+    EXTRAS,
     PACKAGES,
     diagnose,
     find_conflicts,
     find_warnings,
     judge_backends,
+    judge_extras,
 )
 from uino_deploy.errors import DependencyError
 from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
@@ -105,6 +109,22 @@ def test_backends_that_would_run():
     assert not judge_backends(found, [], "H100", None)["onnxruntime"].runs
 
 
+def test_extras_of_single_commands_come_with_the_pip_command():
+    advice = {name: each.advice for name, each in judge_extras(packages(scikit_image="1")).items()}
+    assert advice["instances"] == ""
+    assert advice["signing"] == "pip install -e '.[signing]' in a checkout of uino-deploy"
+    partly = judge_extras(packages(jinja2="3"))
+    assert partly["pages"].advice.startswith("pip install -e '.[pages]'")
+
+
+def test_the_extras_are_those_of_pyproject():
+    metadata = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    for extra, (needed, _purpose) in EXTRAS.items():
+        declared = re.search(rf"^{extra} = (\[[^]]*\])$", metadata, re.MULTILINE)
+        assert set(re.findall(r'"([\w-]+)', declared[1])) == set(needed)
+        assert set(needed) <= set(PACKAGES)
+
+
 def test_a_jetson_is_told_to_use_jetpacks_tensorrt():
     statuses = judge_backends(packages(), [], "Jetson integrated GPU", "R36 (release)")
     assert "python3-libnvinfer" in statuses["tensorrt"].advice
@@ -144,7 +164,7 @@ def test_a_provider_that_aborts_is_reported_and_no_more(monkeypatch):
 
 def test_the_command_fails_with_3_on_a_broken_environment(monkeypatch):
     broken = diagnose().to_dict() | {"problems": ["a and b overwrite each other"]}
-    broken["backends"] = diagnose().backends
+    broken |= {"backends": diagnose().backends, "extras": diagnose().extras}
     monkeypatch.setattr(doctor_module, "diagnose", lambda: doctor_module.Diagnosis(**broken))
     done = CliRunner().invoke(cli, ["doctor"])
     assert done.exit_code == 3

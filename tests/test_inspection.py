@@ -86,12 +86,17 @@ def test_our_own_checkpoint(tmp_path):
     path = tmp_path / "tiny.safetensors"
     with torch.random.fork_rng():
         model = UinoFSS(UinoConfig.from_preset("tiny"))
-    save_checkpoint(model, path, {"seed": 3})
+    made = {"seed": 3, "note": "long " * 30, "stages": [{"steps": 2600}] * 4, "command": None}
+    save_checkpoint(model, path, made)
     found = inspect(str(path))
     assert found["layout"] == "uino-deploy"
     assert found["metadata"]["config"]["preset"] == "tiny"
-    assert found["metadata"]["provenance"] == {"seed": 3}
-    assert "provenance: seed 3" in shown(str(path))
+    assert found["metadata"]["provenance"] == made
+    lines = shown(str(path)).splitlines()
+    assert "provenance: seed 3; --json also has note, stages" in lines
+    assert any(
+        line.startswith("config: image_size 112, preset tiny, variant full;") for line in lines
+    )
 
 
 def test_safetensors_checkpoint(tmp_path):

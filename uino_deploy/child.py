@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import queue
 import signal
@@ -168,6 +169,22 @@ def _how(status: int) -> str:
         return f"died of {signal.Signals(-status).name}"
     except ValueError:  # a real-time signal has no name
         return f"died of signal {-status}"
+
+
+def end_with_parent(_worker: int = 0) -> None:
+    """Make this worker of `multiprocessing` end when its parent has gone, however that ended.
+
+    torch's own watch begins after a worker's start, and takes whoever is the parent then for it: a
+    worker whose parent is killed before stays for ever.
+    """
+    if (parent := multiprocessing.parent_process()) is None:
+        return  # run in the parent itself
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def _read(stream: IO[bytes], receive: Callable[[bytes], None]) -> None:

@@ -45,6 +45,16 @@ PACKAGES = {
     "onnx": ("onnx",),
     "onnxscript": ("onnxscript",),
     "mamba-ssm": ("mamba-ssm",),
+    "scikit-learn": ("scikit-learn",),
+    "scikit-image": ("scikit-image",),
+    "pycocotools": ("pycocotools",),
+    "cryptography": ("cryptography",),
+    "starlette": ("starlette",),
+    "uvicorn": ("uvicorn",),
+    "python-multipart": ("python-multipart",),
+    "prometheus-client": ("prometheus-client",),
+    "jinja2": ("jinja2",),
+    "matplotlib": ("matplotlib",),
 }
 
 # Backend of the runtime -> the packages it needs and the extra that installs them.
@@ -54,6 +64,19 @@ BACKENDS = {
     "tensorrt": (("tensorrt", "cuda-python"), "tensorrt"),
     "tensorrt-rtx": (("tensorrt-rtx", "cuda-python"), "tensorrt-rtx"),
     "torch": (("torch",), "export"),
+}
+
+# Extra that single commands and options need -> its packages, and what it is for.
+EXTRAS = {
+    "train": (("torch", "scikit-learn", "jinja2", "matplotlib"), "train, distill"),
+    "instances": (("scikit-image",), "predict --instances, evaluate --instances"),
+    "signing": (("cryptography",), "sign, --require-signature"),
+    "serve": (
+        ("starlette", "uvicorn", "python-multipart", "prometheus-client", "scikit-image"),
+        "serve",
+    ),
+    "coco": (("pycocotools",), "--dataset coco"),
+    "pages": (("jinja2", "matplotlib"), "reports and charts"),
 }
 
 # Backends that cannot run a model without an NVIDIA GPU and its driver.
@@ -74,6 +97,14 @@ class BackendStatus:
 
 
 @dataclass(frozen=True)
+class ExtraStatus:
+    """What an extra is for, and the command that installs it, "" if it is installed."""
+
+    purpose: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The report of `doctor`.
 
@@ -86,6 +117,7 @@ class Diagnosis:
         jetpack: the first line of the board's release file, None off a Jetson.
         kernels: the implementation of the operators that PyTorch would use.
         backends: the runtime's backends by name.
+        extras: the extras that single commands and options need, by name.
         warnings: known miscompiles and slow code of installed compilers, by name.
         problems: broken installations and how to fix them; any of these makes `doctor` fail.
     """
@@ -100,6 +132,7 @@ class Diagnosis:
     jetpack: str | None
     kernels: str
     backends: dict[str, BackendStatus]
+    extras: dict[str, ExtraStatus]
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -128,6 +161,7 @@ def diagnose() -> Diagnosis:
         jetpack=jetpack,
         kernels=_kernel_dispatch(packages, gpu),
         backends=judge_backends(packages, providers, gpu, jetpack),
+        extras=judge_extras(packages),
         problems=problems,
         warnings=find_warnings(packages, gpu),
     )
@@ -214,6 +248,22 @@ def judge_backends(
             advice = ""
         statuses[name] = BackendStatus(runs=not advice, advice=advice)
     return statuses
+
+
+def judge_extras(packages: dict[str, str | None]) -> dict[str, ExtraStatus]:
+    """Return, for every extra of single commands and options, how to install what it lacks.
+
+    Args:
+        packages: name -> version as in `Diagnosis.packages`.
+    """
+    return {
+        extra: ExtraStatus(purpose, "" if _has(packages, needed) else install_command(extra))
+        for extra, (needed, purpose) in EXTRAS.items()
+    }
+
+
+def _has(packages: dict[str, str | None], needed: tuple[str, ...]) -> bool:
+    return all(packages.get(package) for package in needed)
 
 
 def _first_version(names: tuple[str, ...]) -> str | None:

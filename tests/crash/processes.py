@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "UINO_DEPLOY_CRASH"
 # Seconds that a command may take to leave after a signal, and its workers after it is killed.
 PATIENCE = 60.0
-_LIMIT = 600.0
+LIMIT = 600.0
 
 
 class Run:
@@ -61,7 +61,7 @@ class Run:
                 start_new_session=True,
             )
 
-    def wait(self, seconds: float = _LIMIT) -> int | None:
+    def wait(self, seconds: float = LIMIT) -> int | None:
         """Return the exit status, negative for a signal; None if it still runs by then."""
         try:
             return self._process.wait(seconds)

@@ -4,6 +4,7 @@ import random
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,4 +122,24 @@ def test_a_command_that_was_not_attacked_is_no_pass(
     campaigns["enroll"].done.clear()
     bad = command_line.attack(tmp_path, enroll, ["disk full"], minutes, SEED, inputs)
     assert bad == 1
-    assert "FAILED: nothing was done to enroll" in capsys.readouterr().out
+    assert "FAILED: nothing was done to enroll (1 of 1)" in capsys.readouterr().out
+
+
+def test_every_command_is_attacked_once_before_any_again_and_the_slow_ones_last():
+    spent = {each.name: 0.0 for each in COMMANDS}
+    order = []
+    while not all(spent.values()):
+        order.append(command_line.next_of(spent))
+        spent[order[-1]] += 100.0 if order[-1] in command_line.SLOW else 1.0
+    assert sorted(order) == sorted(spent)
+    assert set(order[-3:]) == set(command_line.SLOW)
+    assert command_line.next_of(spent) not in command_line.SLOW
+
+
+def test_a_command_that_takes_too_long_is_called_so(tmp_path, monkeypatch):
+    enroll = next(each for each in COMMANDS if each.name == "enroll")
+    campaign = Campaign(enroll, tmp_path, tmp_path / "enroll")
+    run = SimpleNamespace(wait=lambda: None, said=lambda: "encoding", began=0.0)
+    monkeypatch.setattr(Campaign, "start", lambda *_, **__: run)
+    with pytest.raises(Fault, match="the undisturbed run takes more than 600 s: encoding"):
+        campaign.known()

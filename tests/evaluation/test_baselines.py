@@ -116,6 +116,20 @@ def test_the_report_and_the_results_hold_the_baselines(model, tmp_path):
     assert evaluate(path, "things", episodes=3).document["baselines"] == {}
 
 
+def test_a_model_named_like_a_baseline_has_a_row_of_its_own():
+    dataset = Objects()
+    episodes = [dataset.episode(0, index, 1) for index in range(2)]
+    ours, theirs = (
+        run_episodes(PROTOTYPES, lambda _, query, v=value: np.full(query.shape[:2], v, np.uint8),
+                     dataset, episodes)
+        for value in (1, 0)
+    )  # fmt: skip
+    runs = {None: ours}
+    report = make_report("objects", 1, 0, runs, runs, None, {PROTOTYPES: {None: theirs}})
+    names = [row[0] for row in report.paper_table[1]]
+    assert names == [PROTOTYPES, f"{PROTOTYPES} (against)", f"{PROTOTYPES} (model)"]
+
+
 def test_a_model_that_does_not_beat_the_best_baseline_is_called_so():
     dataset = Objects()
     episodes = [dataset.episode(0, index, 1) for index in range(8)]

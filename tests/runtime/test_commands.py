@@ -669,6 +669,14 @@ def test_enroll_takes_negatives_and_predict_says_who_is_absent(
                        "red", "--negative", tmp_path / "none", "-o", tmp_path / "x")  # fmt: skip
     assert code == 2
     one_line(err, "none")
+    before = (negatives / "green.png").read_bytes()
+    code, _, err = run(
+        "enroll", fake_bundle, "--shot", ":".join(map(str, red_files)), "--name", "red",
+        "--negative", negatives, "-o", negatives / "green.png", "--force",
+    )  # fmt: skip
+    assert code == 2
+    one_line(err, "is also an input")
+    assert (negatives / "green.png").read_bytes() == before
 
 
 def test_a_support_of_before_is_called_uncalibrated(
@@ -682,6 +690,10 @@ def test_a_support_of_before_is_called_uncalibrated(
     assert code == 0
     assert "red: enrolled without a calibration" in err
     assert out.splitlines()[2].split()[:4] == ["a.png", "red", "-", "-"]
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    code, _, err = run("predict", fake_bundle, "b.png", "--support", old, "-o", "p", "-q")
+    assert code == 2
+    one_line(err, "b.png cannot be read")
 
 
 # pycocotools' arrays lack a keyword that numpy 2 needs.

@@ -55,6 +55,14 @@ def doctor(output: Output) -> None:
             ],
         )
         output.text()
+        output.table(
+            ["extra", "for", "here", "what to do"],
+            [
+                [name, status.purpose, "-" if status.advice else "yes", status.advice]
+                for name, status in diagnosis.extras.items()
+            ],
+        )
+        output.text()
 
     diagnosis = diagnose()
     show(diagnosis)

@@ -90,7 +90,7 @@ def enroll(
     if label is not None and coco is not None:
         raise click.UsageError("--label is for mask files, not for --coco")
     refuse_existing(output_path, force)
-    refuse_input(output_path, [bundle, *files_of(shots, coco)])
+    refuse_input(output_path, [bundle, *files_of(shots, coco, negatives)])
     read = read_shots(shots, coco, category or name, label, bits)
     without = read_negatives(negatives, bits)
     support = warned(load, output)(bundle).enroll(read, name, without)

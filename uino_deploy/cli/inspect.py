@@ -13,6 +13,9 @@ from uino_deploy.cli._signature import signature_option
 
 Description = dict[str, Any]
 
+# Of a value in a checkpoint's metadata that is shown.
+_MOST_LETTERS = 120
+
 
 @click.command()
 @click.argument("target", metavar="FILE|PRESET")
@@ -181,10 +184,19 @@ _SHOWN: dict[str, Callable[[Description, Output], None]] = {
 
 
 def _plain(value: Any) -> str:
-    """Return a value of the metadata without JSON's quotes and braces."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
-    return str(value)
+    """Return a value of the metadata on one line: of an object what is short, and what is left."""
+    if not isinstance(value, dict):
+        return str(value)
+    short = {
+        key: each
+        for key, each in value.items()
+        if each is not None
+        and not isinstance(each, (dict, list))
+        and len(str(each)) <= _MOST_LETTERS
+    }
+    left = [key for key in value if key not in short and value[key] is not None]
+    told = ", ".join(f"{key} {each}" for key, each in short.items())
+    return told + (f"; --json also has {', '.join(left)}" if left else "")
 
 
 def shape(dimensions: list[int | str]) -> str:

@@ -55,6 +55,8 @@ class Report:
         for runs, suffix in ((self.others, " (against)"), (self.runs, "")):
             if runs:
                 name = next(iter(runs.values())).name + suffix
+                # A checkpoint may be named like a simple method.
+                name += " (model)" if name in methods else ""
                 methods[name] = {fold: run.evaluation for fold, run in runs.items()}
         return paper_table(self.document["dataset"], self.document["shots"], methods)
 

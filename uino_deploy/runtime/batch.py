@@ -108,7 +108,6 @@ def segment_folder(
     files = [each for each in supports if not isinstance(each, Support)]
     refuse_input(folder, [predictor.bundle.root, *files, *paths])
     with atomic_directory(Path(folder), force, marker=RESULTS) as made:
-        _tell_uncalibrated(classes)
         objects = InstancesFile([each.name for each in classes]) if instances else None
         for path in paths if fail_fast else ():
             check_image(path)
@@ -135,6 +134,8 @@ def segment_folder(
                 step()
         if len(failures) == len(lines) and isinstance(failures[0], CheckFailed):
             raise failures[0]  # the bundle's fault, not the images'
+        if len(failures) < len(lines):  # else there is nothing that lacks it
+            _tell_uncalibrated(classes)
         if objects is not None:
             objects.write(made / INSTANCES)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -17,6 +17,7 @@ import numpy as np
 
 from uino_deploy.bundle import Bundle, Edge, Piece
 from uino_deploy.bundle.checked import checked_copy, piece_files
+from uino_deploy.config import UinoConfig
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
@@ -52,6 +53,10 @@ _COMPUTED = {
     "bf16": ("bf16", "bf16", "f32"),
     "int8": ("i8", "u8", "f32", "bf16"),
 }
+# Of the encoder for one image: with fewer multiply-adds, one thread is as fast as several.
+_SMALL_WORK = 2e9
+# The scans' many short steps are worth several threads if the query has that many tokens (448 px).
+_SCANNED_TOKENS = 1024
 # Number of compiled pieces that a session keeps, one for each set of input shapes.
 _KEPT_SHAPES = 4
 # Our operators' OpenVINO forms, and the files that they are written in.
@@ -80,7 +85,8 @@ class OpenVinoBackend(HostBackend):
     the user's own key (`user_key`) for the bundle's hashes, so a cache that came with a bundle or
     from another user is not used.
 
-    Several threads may run a session at once, each with its own request.
+    Several threads may run a session at once, each with its own request. That of a small piece
+    uses one thread, that of a large one all (`spreads`).
 
     Args:
         threads: CPU threads; one per core if None.
@@ -161,6 +167,19 @@ class OpenVinoBackend(HostBackend):
         """Index of the calling thread's request; None outside `each`."""
         return getattr(self._thread, "lane", None)
 
+    def spreads(self, bundle: Bundle, piece: Piece) -> bool:
+        """Return whether a request of the calling thread is spread over all threads.
+
+        Not in `each`, and not if the piece's layers are short: on a busy machine they are done
+        before a second thread wakes, and oneTBB keeps what it hands to a thread that never comes
+        until the piece is released: at 224 px the scans would keep megabytes a run.
+        """
+        if self.lane is not None:
+            return False
+        if piece.name == "prompt":
+            return bundle.config.tokens >= _SCANNED_TOKENS
+        return _work(bundle.config) >= _SMALL_WORK
+
     def compile(
         self, bundle: Bundle, piece: Piece, files: list[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> Compiled:
@@ -171,12 +190,12 @@ class OpenVinoBackend(HostBackend):
             DependencyError: OpenVINO would not compute in the piece's precision.
         """
         kept = self._kept(bundle, piece, files, shapes)
-        compiled = None if kept is None else self._import(kept, piece)
+        compiled = None if kept is None else self._import(kept, bundle, piece)
         if compiled is None:
             try:
                 with checked_copy(bundle, piece) as graph:
                     model = _read(graph, shapes)
-                    made = self._core.compile_model(model, _DEVICE, self._options(piece))
+                    made = self._core.compile_model(model, _DEVICE, self._options(bundle, piece))
                 compiled = Compiled(None, made)
             except (InputError, DependencyError):
                 raise
@@ -186,12 +205,12 @@ class OpenVinoBackend(HostBackend):
             if kept is not None:
                 self._keep(compiled.model, kept)
                 # Imported from its file, a piece takes a third less memory than freshly compiled.
-                compiled = self._import(kept, piece) or compiled
+                compiled = self._import(kept, bundle, piece) or compiled
         _check_edges(bundle, piece, compiled.model)
         self._check_computed(bundle, piece, compiled.model)
         return compiled
 
-    def _options(self, piece: Piece) -> dict[str, Any]:
+    def _options(self, bundle: Bundle, piece: Piece) -> dict[str, Any]:
         # The file states each tensor's type, and OpenVINO must not lower any; but the float32 part
         # of an int8 piece is computed in bfloat16.
         lowered = piece.precision == "int8" and "BF16" in self._capabilities
@@ -200,11 +219,12 @@ class OpenVinoBackend(HostBackend):
         }
         if self._profile:
             options["PERF_COUNT"] = True
-        if self.lane is None:
+        spreads = self.spreads(bundle, piece)
+        if spreads:
             options["PERFORMANCE_HINT"] = "LATENCY"
         else:
             options["NUM_STREAMS"] = str(self.lanes)
-        if self._threads is not None or self.lane is not None:
+        if self._threads is not None or not spreads:
             options["INFERENCE_NUM_THREADS"] = self.lanes
         return options
 
@@ -245,14 +265,14 @@ class OpenVinoBackend(HostBackend):
             self._version,
             self.describe()["device"],
             [sha256(Path(source)) for source in _SOURCES],
-            sorted(self._options(piece).items()),
+            sorted(self._options(bundle, piece).items()),
             sorted(shapes.items()),
             [bundle.manifest.files[name].sha256 for name in files],
         ]
         key = hashlib.sha256(repr(told).encode()).hexdigest()
         return bundle.root / CACHE / f"{piece.name}-{key}.blob"
 
-    def _import(self, path: Path, piece: Piece) -> Compiled | None:
+    def _import(self, path: Path, bundle: Bundle, piece: Piece) -> Compiled | None:
         """Return a piece from the cache, or None if it is missing, damaged or not this user's."""
         key = user_key()
         if key is None or not path.is_file() or path.stat().st_size <= _DIGEST:
@@ -267,7 +287,7 @@ class OpenVinoBackend(HostBackend):
             return None
         memory = self.shared(blob)
         try:
-            model = self._core.import_model(memory, _DEVICE, self._options(piece))
+            model = self._core.import_model(memory, _DEVICE, self._options(bundle, piece))
         except Exception:  # the cache is only a shortcut: compile again
             return None
         give_back(file)  # the model keeps the weights in its own form
@@ -353,13 +373,19 @@ class OpenVinoSession(HostSession):
 
     def _compiled_for(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Compiled, list[Any]]:
         """Return the piece for some shapes, and its requests that are free."""
-        key = (self._backend.lane is None, *sorted(shapes.items()))
+        key = (self._backend.spreads(self._bundle, self.piece), *sorted(shapes.items()))
         if key not in self._compiled:
             if len(self._compiled) == _KEPT_SHAPES:
                 self._compiled.pop(next(iter(self._compiled)))
             made = self._backend.compile(self._bundle, self.piece, self._files, shapes)
             self._compiled[key] = made, []
         return self._compiled[key]
+
+
+def _work(config: UinoConfig) -> float:
+    """Return the multiply-adds of the encoder's linear layers for one image."""
+    encoder = config.encoder
+    return (4 + 2 * encoder.mlp_ratio) * encoder.width**2 * encoder.depth * config.tokens
 
 
 def _smallest(piece: Piece) -> dict[str, tuple[int, ...]]:

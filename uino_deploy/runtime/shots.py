@@ -63,11 +63,14 @@ def read_negatives(inputs: Sequence[str], bits: int | None = None) -> list[Path 
     return [image if bits is None else load_image(image, bits) for image in images]
 
 
-def files_of(shots: Sequence[str], coco: Path | None = None) -> list[Path]:
-    """Return the files that `read_shots` reads with the same arguments; errors as there."""
+def files_of(
+    shots: Sequence[str], coco: Path | None = None, negatives: Sequence[str] = ()
+) -> list[Path]:
+    """Return the files that `read_shots` and `read_negatives` read; errors as there."""
+    without = find_images(negatives) if negatives else []
     if coco is not None:
-        return [coco, *map(Path, shots)]
-    return [path for shot in shots for path in split_shot(shot)]
+        return [coco, *map(Path, shots), *without]
+    return [*(path for shot in shots for path in split_shot(shot)), *without]
 
 
 def split_shot(shot: str) -> tuple[Path, Path]:

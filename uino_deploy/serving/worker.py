@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import wait
 from typing import TypeVar
 
 import msgspec
 from PIL import Image
 
 from uino_deploy.bundle.support import Support, describe_model
+from uino_deploy.child import end_with_parent
 from uino_deploy.errors import InputError, UinoDeployError
 from uino_deploy.images import UInt8, load_image
 from uino_deploy.images.opening import Received, read_header
@@ -234,7 +231,7 @@ def start(settings: Settings) -> int:
     # The parent decides when its workers end: a signal to the group lets them finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _started.append(Worker(settings))
     return _started[0].batch
 
@@ -257,10 +254,3 @@ def _attempt(step: Callable[[], _T]) -> _T | Refused:
         if told.status == 500:
             traceback.print_exc(file=sys.stderr)
         return told
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from uino_deploy.child import end_with_parent
 from uino_deploy.config import UinoConfig
 from uino_deploy.data.episodes import draw_episode
 from uino_deploy.data.pools import Pool, load_pool, roughened
@@ -106,6 +107,7 @@ class Batches(Dataset[Batch]):
             generator=torch.Generator(),  # leaves the global random state alone
             # A forked process may hang on OpenMP's threads.
             multiprocessing_context="spawn",
+            worker_init_fn=end_with_parent,
         )
         yield from loader
 
