@@ -32,7 +32,7 @@ def export_checkpoint(
     image_size: int | None = None,
     precision: Sequence[str] = (),
     calibrate: Path | None = None,
-    opset: int = 18,
+    opset: int | None = None,
     max_batch: int | None = None,
     max_shots: int | None = None,
     force: bool = False,
@@ -50,9 +50,9 @@ def export_checkpoint(
         variant: with `preset`; "full" if None.
         image_size: side of the square image in pixels; the model's own if None.
         precision: such as "fp16" for all pieces or "encoder=fp32" for one.
-        calibrate: a folder of images that set the scales of int8; photographs and demo scenes of
-            installed packages if None.
-        opset: version of ONNX's standard operators.
+        calibrate: a folder of images that set the scales of int8 or fp8; photographs and demo
+            scenes of installed packages if None.
+        opset: version of ONNX's standard operators; the first from 18 on that fits if None.
         max_batch: the largest batch of queries to allow; any if None.
         max_shots: the largest number of support images to allow; any if None.
         force: replace an existing bundle.
@@ -81,13 +81,13 @@ def export_checkpoint(
         raise InputError(f"{given[0]} needs --preset: a --checkpoint already defines it")
     require("export", "torch", "onnx", "onnxscript")
     from uino_deploy.export.exporter import export_bundle
-    from uino_deploy.export.precision import parse_precision
+    from uino_deploy.export.precision import EIGHT_BIT, parse_precision
     from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
 
     precisions = parse_precision(precision)
-    quantises = "int8" in precisions.values()
+    quantises = not set(EIGHT_BIT).isdisjoint(precisions.values())
     if calibrate is not None and not quantises:
-        raise InputError("--calibrate needs --precision encoder=int8")
+        raise InputError("--calibrate needs --precision encoder=int8 or encoder=fp8")
     calibration = _calibration(calibrate) if quantises else []
     if checkpoint is not None:
         made = assemble_from_checkpoint(checkpoint, image_size)

@@ -29,16 +29,18 @@ from uino_deploy.pipeline import PIECES, WHOLE
     "--precision",
     "precisions",
     multiple=True,
-    metavar="[PIECE=]fp32|fp16|bf16|int8",
-    help=f"Precision of every piece, or of PIECE: {', '.join(PIECES)}. Repeatable; int8 is for the "
-    "encoder only.",
+    metavar="[PIECE=]fp32|fp16|bf16|int8|fp8",
+    help=f"Precision of every piece, or of PIECE: {', '.join(PIECES)}. Repeatable; int8 and fp8 "
+    "are for the encoder only, and fp8 for engines.",
 )
 @click.option(
     "--calibrate",
     type=FILE,
-    help="Folder of images to calibrate int8 on.  [default: photographs and demo scenes]",
+    help="Folder of images to calibrate int8 and fp8 on.  [default: photographs and demo scenes]",
 )
-@click.option("--opset", type=int, default=18, show_default=True, help="ONNX opset.")
+@click.option(
+    "--opset", type=int, help="ONNX opset.  [default: 18, or 19 for fp8 and for int8 beside fp16]"
+)
 @click.option("--max-shots", type=int, help="Largest number of support images a class may have.")
 @click.option("--max-batch", type=int, help="Largest query batch.")
 @click.option(
@@ -56,7 +58,7 @@ def export(
     image_size: int | None,
     precisions: tuple[str, ...],
     calibrate: Path | None,
-    opset: int,
+    opset: int | None,
     max_shots: int | None,
     max_batch: int | None,
     target: Path,
@@ -78,6 +80,8 @@ def export(
           --sam-checkpoint sam_vit_b_01ec64.pth --seed 0 -o vitb14.uino
       uino-deploy export --checkpoint model.safetensors --precision bf16 \\
           --precision encoder=int8 --calibrate photographs -o model.uino
+      uino-deploy export --checkpoint model.safetensors --precision fp16 \\
+          --precision encoder=fp8 -o engine.uino
       uino-deploy export --preset tiny --seed 0 -o untrained.uino
     """
     from uino_deploy.export import export_checkpoint
@@ -112,7 +116,7 @@ def export(
             "bundle": str(target),
             "bytes": size,
             "fingerprint": manifest.fingerprint,
-            "opset": opset,
+            "opset": manifest.opset,
             "precision": {
                 name: piece.precision for name, piece in manifest.pieces.items() if name != WHOLE
             },

@@ -51,6 +51,7 @@ _COMPUTED = {
     "fp16": ("f16", "f32"),
     "bf16": ("bf16", "bf16", "f32"),
     "int8": ("i8", "u8", "f32", "bf16"),
+    "fp8": ("f32", "f32"),  # operands are rounded to fp8, as the file says, then multiplied
 }
 # Number of compiled pieces that a session keeps, one for each set of input shapes.
 _KEPT_SHAPES = 4
@@ -209,7 +210,8 @@ class OpenVinoBackend(HostBackend):
         return options
 
     def _check_precision(self, bundle: Bundle, piece: Piece) -> None:
-        if piece.precision == "fp16":
+        told = piece.quantisation
+        if piece.precision == "fp16" or (told is not None and told.rest == "fp16"):
             raise DependencyError(
                 f"{bundle.root}: piece {piece.name} is float16, which OpenVINO computes in "
                 "float32 on a processor",
