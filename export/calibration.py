@@ -13,8 +13,9 @@ import numpy as np
 
 from uino_deploy.export.formats import Float32, Format
 
-# What an input's scale may cover: all values, this percentile, or what the square error likes best.
-_PERCENTILE = 99.99
+# What an input's scale may cover: all values, one of these percentiles of them, or the share of the
+# largest that leaves the least square error.
+_PERCENTILES = (99.99, 99.9)
 _CLIPS = np.geomspace(1.0, 0.1, 24)
 # SmoothQuant's exponents: the share of an outlying channel's size that moves into the weights.
 _EXPONENTS = (0.4, 0.6, 0.8)
@@ -89,11 +90,11 @@ def _smoothings(inputs: Inputs, weight: Float32) -> Iterator[Float32]:
 
 
 def _scales(rows: Float32, peak: float, kind: Format) -> Iterator[np.float32]:
-    """Yield the scale of all values, of the percentile, and of the least square error."""
+    """Yield the scales of all values, of the percentiles, and of the least square error."""
     peak = peak or 1.0
-    sizes = np.abs(rows)
     yield np.float32(peak / kind.top)
-    yield np.float32((float(np.percentile(sizes, _PERCENTILE)) or peak) / kind.top)
+    for size in np.percentile(np.abs(rows), _PERCENTILES):
+        yield np.float32((float(size) or peak) / kind.top)
     some = rows[:: max(1, len(rows) // 64)]
     candidates = [np.float32(peak * clip / kind.top) for clip in _CLIPS]
     errors = [float(np.square(kind.rounded(some, scale) - some).sum()) for scale in candidates]
