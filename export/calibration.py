@@ -1,7 +1,7 @@
-"""Calibration of one linear layer: which scales, and which smoothing, hurt its output least.
+"""Calibration of one product: which scales, and which smoothing, hurt its output least.
 
-Candidates are measured, not trusted: every combination is simulated on rows of the layer's real
-inputs and compared with the exact product.
+Candidates are measured, not trusted: every combination is simulated on rows of the product's
+real inputs and compared with the exact product.
 """
 
 from __future__ import annotations
@@ -51,6 +51,19 @@ class Calibrated:
     error: float
 
 
+@dataclass(frozen=True)
+class CalibratedPair:
+    """How a product of two activations is quantised.
+
+    Attributes:
+        scales: of the left and the right one.
+        error: of the product, relative L2.
+    """
+
+    scales: tuple[np.float32, np.float32]
+    error: float
+
+
 def calibrate(inputs: Inputs, weight: Float32, kind: Format, foldable: bool) -> Calibrated:
     """Return the way of quantising a layer that changes its output least.
 
@@ -76,6 +89,32 @@ def calibrate(inputs: Inputs, weight: Float32, kind: Format, foldable: bool) -> 
     return best
 
 
+def calibrate_pair(
+    left: Float32, right: Float32, peaks: tuple[float, float], kind: Format
+) -> CalibratedPair:
+    """Return the scales of two activations that change their product least.
+
+    Args:
+        left: some rows of the left one, float32 [..., R, K].
+        right: the right one, float32 [..., K, N].
+        peaks: the largest magnitudes that they may have.
+        kind: the format of both.
+    """
+    exact = left @ right
+    size = float(np.linalg.norm(exact)) or 1.0
+    best: CalibratedPair | None = None
+    rights = [(scale, kind.rounded(right, scale)) for scale in _scales(right, peaks[1], kind)]
+    for scale in _scales(left, peaks[0], kind):
+        rounded = kind.rounded(left, scale)
+        for other, values in rights:
+            error = float(np.linalg.norm(rounded @ values - exact)) / size
+            if best is None or error < best.error:
+                best = CalibratedPair((scale, other), error)
+    if best is None:
+        raise AssertionError("a product has at least one pair of scales")
+    return best
+
+
 def weight_scale(weight: Float32, kind: Format) -> Float32:
     """Return one scale for each output channel of a weight [K, N], float32 [N]."""
     peaks = np.abs(weight).max(axis=0) / np.float32(kind.top)
@@ -95,7 +134,8 @@ def _scales(rows: Float32, peak: float, kind: Format) -> Iterator[np.float32]:
     yield np.float32(peak / kind.top)
     for size in np.percentile(np.abs(rows), _PERCENTILES):
         yield np.float32((float(size) or peak) / kind.top)
-    some = rows[:: max(1, len(rows) // 64)]
+    some = rows.reshape(-1, rows.shape[-1])
+    some = some[:: max(1, len(some) // 64)]
     candidates = [np.float32(peak * clip / kind.top) for clip in _CLIPS]
     errors = [float(np.square(kind.rounded(some, scale) - some).sum()) for scale in candidates]
     yield candidates[int(np.argmin(errors))]

@@ -61,7 +61,7 @@ class GraphSummary:
         doubles: the constants and casts in float64, by name.
         casts: the types that casts give, by ONNX's numbers.
         quantised: the products whose operands are both dequantised: name -> INT8 or FP8, the type
-            that the weight is stored in.
+            of their zero points.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -200,7 +200,7 @@ def _nodes(graph: memoryview) -> list[_Node]:
 def _quantised(graph: memoryview) -> dict[str, str]:
     """Return the products of a graph whose operands are both dequantised, with their types."""
     nodes = _nodes(graph)
-    restored = {n.outputs[0]: n.inputs[0] for n in nodes if n.operator == "DequantizeLinear"}
+    zeros = {n.outputs[0]: n.inputs[-1] for n in nodes if n.operator == "DequantizeLinear"}
     stored = {}
     for each in (f.value for f in fields(graph) if f.number == _GRAPH_INITIALIZER):
         told = {f.number: f.value for f in fields(submessage(each))}
@@ -208,10 +208,10 @@ def _quantised(graph: memoryview) -> dict[str, str]:
             stored[text(told.get(_TENSOR_NAME, memoryview(b"")))] = told[_TENSOR_TYPE]
     found = {}
     for node in nodes:
-        if node.operator == "MatMul" and all(name in restored for name in node.inputs):
-            kind = _QUANTISED_TYPES.get(stored.get(restored[node.inputs[1]], 0))
-            if kind:
-                found[node.name] = kind
+        if node.operator == "MatMul" and all(name in zeros for name in node.inputs):
+            kinds = {stored.get(zeros[name], 0) for name in node.inputs}
+            if len(kinds) == 1 and kinds <= _QUANTISED_TYPES.keys():
+                found[node.name] = _QUANTISED_TYPES[kinds.pop()]
     return found
 
 

@@ -21,7 +21,7 @@ Products = dict[str, str]
 
 _GRAPH = re.compile(rb"\ndescriptors \{(.*?)\nmain \{(.*?)\nshape_main \{", re.DOTALL)
 _TENSOR = re.compile(rb'tensor=\{[^\n]*? name="([^"\n]+)"[^\n]*? type=(\w+) \}')
-_PRODUCT = re.compile(rb"\n *(fully_connected|runtime_fusion)=\{ name=([^\n ]+)[^\n]*")
+_PRODUCT = re.compile(rb"\n *(fully_connected|runtime_fusion|function)=\{ name=([^\n ]+)[^\n]*")
 _OPERANDS = re.compile(rb" input(?:_args)?=\{([^}\n]*)\}")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _QUOTED = re.compile(rb'"([^"]*)"')
@@ -39,6 +39,8 @@ def read_plan(plan: bytes) -> Products:
     for graph in _GRAPH.finditer(plan):
         types = {name: kind.decode() for name, kind in _TENSOR.findall(graph[1])}
         for product in _PRODUCT.finditer(graph[2]):
+            if product[1] == b"function" and b"mha" not in product[2]:
+                continue  # arithmetic between products
             operands = _OPERANDS.search(product[0])
             names = _QUOTED.findall(operands[1])[:2] if operands else []
             # A fused kernel that casts its operands multiplies what they were cast to.

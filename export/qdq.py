@@ -1,8 +1,9 @@
-"""Explicit quantisation in ONNX: QuantizeLinear and DequantizeLinear around linear layers.
+"""Explicit quantisation in ONNX: QuantizeLinear and DequantizeLinear around matrix products.
 
 A layer `MatMul(x, W)` becomes `MatMul(DQ(Q(x)), DQ(w))`: the weight `w` lies in the file in its
 8 bits with a scale for each output channel (axis 1), an input has one scale, and all zero points
-are 0, which is the form that TensorRT and TensorRT-RTX compile to an 8-bit product.
+are 0, which is the form that TensorRT and TensorRT-RTX compile to an 8-bit product. In attention's
+products both operands are activations with one scale each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from uino_deploy.export.calibration import Calibrated, weight_scale
+from uino_deploy.export.calibration import Calibrated, CalibratedPair, weight_scale
 from uino_deploy.export.formats import Format
 
 
@@ -60,6 +61,62 @@ def linear_layers(model: onnx.ModelProto) -> list[Linears]:
     ]
 
 
+@dataclass(frozen=True)
+class Attention:
+    """One attention: softmax(query @ key) @ value.
+
+    Attributes:
+        scores: the first product's node.
+        mixed: the second's.
+        query: the tensor [B, heads, N, width].
+        key: the tensor [B, heads, width, N].
+        value: the tensor [B, heads, N, width].
+    """
+
+    scores: str
+    mixed: str
+    query: str
+    key: str
+    value: str
+
+
+def attentions(model: onnx.ModelProto) -> list[Attention]:
+    """Return a graph's attentions, in its order."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for node in model.graph.node:
+        softmax = makers.get(node.input[0]) if node.op_type == "MatMul" else None
+        scores = makers.get(softmax.input[0]) if softmax and softmax.op_type == "Softmax" else None
+        if scores is not None and scores.op_type == "MatMul":
+            query, key = scores.input
+            found.append(Attention(scores.name, node.name, query, key, node.input[1]))
+    return found
+
+
+def insert_pairs(
+    model: onnx.ModelProto, chosen: Mapping[str, CalibratedPair], kind: Format, dtype: np.dtype[Any]
+) -> None:
+    """Quantise products of two activations in place.
+
+    Args:
+        model: the graph.
+        chosen: products by their nodes' names.
+        kind: the format.
+        dtype: the activations' type, which their scales have too.
+    """
+    made = {}
+    for node in model.graph.node:
+        if node.name in chosen:
+            before = list[onnx.NodeProto]()
+            for index, scale in enumerate(chosen[node.name].scales):
+                name = f"{node.name}/{index}"
+                read, pair = _restored(model.graph, name, node.input[index], scale, dtype, kind)
+                node.input[index] = read
+                before += pair
+            made[node.name] = [*before, node]
+    replace_nodes(model.graph, made)
+
+
 def insert(model: onnx.ModelProto, chosen: Mapping[Linears, Calibrated], kind: Format) -> None:
     """Quantise layers of a graph in place, and fold their smoothings into the norms before them."""
     graph = model.graph
@@ -74,7 +131,7 @@ def insert(model: onnx.ModelProto, chosen: Mapping[Linears, Calibrated], kind: F
         for name, weight in zip(layers.names, layers.weights, strict=True):
             values = numpy_helper.to_array(tensors[weight])
             if not before:
-                read, before = _input(graph, layers, how, values.dtype, kind)
+                read, before = _restored(graph, name, layers.source, how.scale, values.dtype, kind)
                 made[name] = before
             own = _weight(graph, name, values, how, kind)
             nodes[name].input[:] = [read, own.output[0]]
@@ -94,18 +151,20 @@ def replace_nodes(graph: onnx.GraphProto, made: Mapping[str, list[onnx.NodeProto
     graph.MergeFrom(changed)
 
 
-def _input(
-    graph: onnx.GraphProto, layers: Linears, how: Calibrated, dtype: np.dtype[Any], kind: Format
+def _restored(
+    graph: onnx.GraphProto,
+    name: str,
+    source: str,
+    step: np.float32,
+    dtype: np.dtype[Any],
+    kind: Format,
 ) -> tuple[str, list[onnx.NodeProto]]:
-    """Add the scale of what layers read; return what they read from now on, its Q and its DQ."""
-    name = layers.names[0]
+    """Add the scale of a tensor; return what to read in its place, and its Q and DQ."""
     scale, zero, inner, outer = (f"{name}/{what}" for what in ("scale", "zero", "stored", "input"))
-    graph.initializer.append(numpy_helper.from_array(np.asarray(how.scale, dtype), scale))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(step, dtype), scale))
     graph.initializer.append(numpy_helper.from_array(np.zeros((), kind.dtype), zero))
     return outer, [
-        helper.make_node(
-            "QuantizeLinear", [layers.source, scale, zero], [inner], name=f"{name}/quantise"
-        ),
+        helper.make_node("QuantizeLinear", [source, scale, zero], [inner], name=f"{name}/quantise"),
         helper.make_node("DequantizeLinear", [inner, scale, zero], [outer], name=f"{name}/restore"),
     ]
 

@@ -1,8 +1,8 @@
-"""A piece in int8 or fp8: its linear layers, without those that measure as sensitive.
+"""A piece in int8 or fp8: its matrix products, without those that measure as sensitive.
 
-Weights are rounded symmetrically per output channel and lie in the file in their 8 bits; inputs
-have one scale, calibrated on images. Everything else keeps its type: norms, attention, activations,
-the residual stream.
+Linear layers come first: their weights are rounded symmetrically per output channel and lie in the
+file in their 8 bits, and their inputs have one scale, calibrated on images. Attention's products
+follow. Everything else keeps its type: norms, softmax, activations, the residual stream.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
 from uino_deploy.bundle import Quantisation
 from uino_deploy.errors import BuildError, InputError
-from uino_deploy.export.calibration import Calibrated, Inputs, calibrate
-from uino_deploy.export.formats import FORMATS, Float32
+from uino_deploy.export.calibration import Calibrated, CalibratedPair, calibrate, calibrate_pair
+from uino_deploy.export.formats import FORMATS, Float32, Format
+from uino_deploy.export.observation import Operand, observe
 from uino_deploy.export.onnx_writer import check_model, save_model
 from uino_deploy.export.projections import part_projections
-from uino_deploy.export.qdq import Linears, insert, linear_layers
-from uino_deploy.workspace import work_folder
+from uino_deploy.export.qdq import (
+    Attention,
+    Linears,
+    attentions,
+    insert,
+    insert_pairs,
+    linear_layers,
+)
 
-# A layer keeps its type if the 8-bit format changes its own output by more (relative L2).
+# A product keeps its type if the 8-bit format changes its own output by more (relative L2).
 SENSITIVE = 0.1
-_ROWS = 256  # rows of a layer's input, over all images, on which its ways are measured
+_QUERIES = 64  # of each head, on which attention's products are measured
 
 
 def quantise(
@@ -51,83 +56,89 @@ def quantise(
     """
     model = onnx.load(path)
     part_projections(model)
-    ways = measure(model, images, precision)
-    chosen = {layers: how for layers, how in ways.items() if how.error <= SENSITIVE}
-    left_out = [name for layers in ways if layers not in chosen for name in layers.names]
+    linears, pairs = measure(model, images, precision)
+    chosen = {layers: how for layers, how in linears.items() if how.error <= SENSITIVE}
+    attended = {name: how for name, how in pairs.items() if how.error <= SENSITIVE}
     if not chosen:
         raise BuildError(
             f"{path.name}: {precision} hurts every layer too much", "export it in bf16 or fp16"
         )
-    insert(model, chosen, FORMATS[precision])
+    kind, rest = FORMATS[precision], _floating(model)
+    insert(model, chosen, kind)
+    insert_pairs(model, attended, kind, rest)
     del model.graph.value_info[:]
     weights = path.with_suffix(".weights")
     weights.unlink()
     save_model(model, path, weights.name)
     check_model(path)
+    left_out = [name for layers in linears if layers not in chosen for name in layers.names]
+    left_out += [name for name in pairs if name not in attended]
+    smoothed = [layers for layers, how in chosen.items() if how.smoothing is not None]
     return Quantisation(
-        layers=sum(len(layers.names) for layers in chosen),
+        layers=_count(chosen) + len(attended),
         left_out=sorted(left_out),
         images=len(images),
-        smoothed=sum(
-            len(layers.names) for layers, how in chosen.items() if how.smoothing is not None
-        ),
-        rest="fp16" if _is_half(model) else "fp32",
+        smoothed=_count(smoothed),
+        rest="fp16" if rest == np.float16 else "fp32",
     )
 
 
 def measure(
     model: onnx.ModelProto, images: Sequence[Float32], precision: str
-) -> dict[Linears, Calibrated]:
-    """Return the best way to quantise the layers that read one tensor, and their outputs' error.
+) -> tuple[dict[Linears, Calibrated], dict[str, CalibratedPair]]:
+    """Return the best way to quantise each product, with the error of its own output.
 
     Args:
         model: a piece with its weights.
         images: calibration inputs [1, 3, S, S].
         precision: int8 or fp8.
 
+    Returns:
+        The linear layers that read one tensor, and attention's products by their nodes' names.
+
     Raises:
         InputError: no image.
     """
     if not images:
         raise InputError(f"{precision} needs calibration images, and none were given")
-    found = linear_layers(model)
+    kind = FORMATS[precision]
+    found, attending = linear_layers(model), attentions(model)
+    sources = [layers.source for layers in found]
+    operands = dict.fromkeys(name for a in attending for name in (a.query, a.key, a.value))
+    seen = observe(model, sources, list(operands), images)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    seen = _observed(model, [layers.source for layers in found], images)
-    ways = {}
+    linears = {}
     for layers in found:
         weights = [numpy_helper.to_array(tensors[name]) for name in layers.weights]
         joint = np.concatenate(weights, axis=1).astype(np.float32)
-        ways[layers] = calibrate(
-            seen[layers.source], joint, FORMATS[precision], foldable=bool(layers.norm)
-        )
-    return ways
+        foldable = bool(layers.norm)
+        linears[layers] = calibrate(seen.inputs[layers.source], joint, kind, foldable)
+    pairs = {}
+    for each in attending:
+        three = (seen.operands[name] for name in (each.query, each.key, each.value))
+        pairs |= _calibrated(each, *three, kind)
+    return linears, pairs
 
 
-def _observed(
-    model: onnx.ModelProto, names: Sequence[str], images: Sequence[Float32]
-) -> dict[str, Inputs]:
-    """Run a model on images and keep some rows and the peaks of inner tensors."""
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    del opened.graph.output[:]
-    opened.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    rows: dict[str, list[Float32]] = {name: [] for name in names}
-    peaks: dict[str, list[Float32]] = {name: [] for name in names}
-    with work_folder(None, "uino-quantise") as folder:
-        path = folder / "open.onnx"
-        save_model(opened, path, "open.weights")
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        for image in images:
-            outputs: list[npt.NDArray[np.floating]] = session.run(
-                list(names), {model.graph.input[0].name: image}
-            )
-            for name, values in zip(names, outputs, strict=True):
-                every = values.reshape(-1, values.shape[-1])
-                step = max(1, len(every) * len(images) // _ROWS)
-                rows[name].append(every[::step].astype(np.float32))
-                peaks[name].append(np.abs(every).max(axis=0).astype(np.float32))
-    return {name: Inputs(np.concatenate(rows[name]), np.max(peaks[name], axis=0)) for name in names}
+def _calibrated(
+    attention: Attention, query: Operand, key: Operand, value: Operand, kind: Format
+) -> dict[str, CalibratedPair]:
+    """Calibrate an attention's two products on some of its queries."""
+    some = query.values[..., :: max(1, query.values.shape[-2] // _QUERIES), :]
+    scores = some @ key.values
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return {
+        attention.scores: calibrate_pair(some, key.values, (query.peak, key.peak), kind),
+        attention.mixed: calibrate_pair(weights, value.values, (1.0, value.peak), kind),
+    }
 
 
-def _is_half(model: onnx.ModelProto) -> bool:
-    return any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+def _count(layers: Sequence[Linears] | dict[Linears, Calibrated]) -> int:
+    return sum(len(each.names) for each in layers)
+
+
+def _floating(model: onnx.ModelProto) -> np.dtype[np.float16] | np.dtype[np.float32]:
+    """Return the type of a piece's floating-point weights."""
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+    return np.dtype(np.float16) if half else np.dtype(np.float32)

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from uino_deploy.export.calibration import Inputs, calibrate, weight_scale
+from uino_deploy.export.calibration import Inputs, calibrate, calibrate_pair, weight_scale
 from uino_deploy.export.formats import FORMATS
 from uino_deploy.export.qdq import insert, linear_layers
 
@@ -122,6 +122,20 @@ def test_a_rare_outlier_is_clipped():
     )
     assert how.scale < covering / 5
     assert how.error < 0.05
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("fp8", 0.05)])
+def test_a_pair_has_a_scale_each(kind, bound):
+    rng = np.random.default_rng(2)
+    left = rng.uniform(size=(2, 3, 16, 32)).astype(np.float32)
+    right = 50 * rng.normal(size=(2, 3, 32, 8)).astype(np.float32)
+    how = calibrate_pair(left, right, (1.0, float(np.abs(right).max())), FORMATS[kind])
+    exact = left @ right
+    got = FORMATS[kind].rounded(left, how.scales[0]) @ FORMATS[kind].rounded(right, how.scales[1])
+    error = np.linalg.norm(got - exact) / np.linalg.norm(exact)
+    assert how.error == pytest.approx(error)
+    assert how.error < bound
+    assert how.scales[1] > 20 * how.scales[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.export.test_quantise import reuse
+from tests.export.conftest import reuse
 from uino_deploy.bundle import Bundle
 from uino_deploy.data.calibration import calibration_images
 from uino_deploy.errors import CheckFailed, InputError
@@ -44,20 +44,24 @@ TYPES = {"x8": "int8", "w8": "int8", "x": "float", "w": "float", "e": "fp8_e4m3"
 def test_a_plan_tells_what_each_product_multiplies():
     lines = [
         product(["x8", "w8", "alpha"], ["q", "k", "v"]),
-        product(["x8", "w"], ["mixed"]),
+        product(["x8", "w"], ["between"]),
         product(["e", "f"], ["eight"]),
         product(["x", "w"], ["half_way", "q"]),
         product(["x8", "w8"], ["cast"], "runtime_fusion", "__myl_CastMulFc"),
         product(["x8", "w8"], ["fused"], "runtime_fusion", "__myl_FcMul"),
+        product(["x8", "w8", "v"], ["scores", "mixed"], "function", "_gemm_mha_v2"),
+        product(["x8", "w8"], ["pointwise"], "function", "__myl_CastMul"),
     ]
     found = read_plan(plan(TYPES, lines))
     assert found == {
         **dict.fromkeys("qkv", "INT8"),
-        "mixed": "FLOAT",
+        "between": "FLOAT",
         "eight": "FP8",
         "half_way": "FLOAT",
         "cast": "FLOAT",
         "fused": "INT8",
+        "scores": "INT8",
+        "mixed": "INT8",
     }
 
 
@@ -103,7 +107,7 @@ def test_every_planned_layer_must_be_found_in_its_type():
 
 
 def test_the_parsed_network_must_have_every_product(quantised):
-    piece = quantised["int8"].piece("encoder")
+    piece = quantised("int8").piece("encoder")
     check_quantised(piece, {"a": "INT8"}, {"INT8": 1, "FLOAT": 9})
     check_quantised(piece, {}, {"FLOAT": 9})
     for found in ({"FLOAT": 9}, {"INT8": 2}, {"FP8": 1}):
@@ -114,20 +118,6 @@ def test_the_parsed_network_must_have_every_product(quantised):
 @pytest.fixture(scope="module")
 def rtx():
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-
-
-@pytest.fixture(scope="module")
-def quantised(model, bundle, tmp_path_factory):
-    """The bundles with a quantised encoder, by precision."""
-    made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        reuse(patch, bundle)
-        for kind in ("int8", "fp8"):
-            path = tmp_path_factory.mktemp(kind) / f"{kind}.uino"
-            chosen = parse_precision([f"encoder={kind}"])
-            images = calibration_images()[:2]
-            made[kind] = export_bundle(model, path, precision=chosen, calibration=images)
-    return made
 
 
 @pytest.mark.usefixtures("rtx")
@@ -142,7 +132,7 @@ def quantised(model, bundle, tmp_path_factory):
     ],
 )
 def test_engines_compute_every_quantised_layer_in_8_bits(quantised, tmp_path, kind, arch):
-    made = Bundle.open(shutil.copytree(quantised[kind].root, tmp_path / "made.uino"))
+    made = Bundle.open(shutil.copytree(quantised(kind).root, tmp_path / "made.uino"))
     (info,) = build_engines(made, RTX, arch, pieces=["encoder"])
     layers = made.piece("encoder").quantisation.layers
     assert info.products == {kind.upper(): layers}
@@ -159,8 +149,8 @@ def test_a_joint_projection_is_what_the_builder_dequantises(model, bundle, tmp_p
     images = calibration_images()[:1]
     made = export_bundle(model, tmp_path / "x.uino", precision=chosen, calibration=images)
     depth = model.encoder.config.depth
-    assert len(read_graph(made.path("encoder.onnx")).quantised) == 4 * depth
-    with pytest.raises(CheckFailed, match=f"{depth} of {4 * depth} quantised layers"):
+    assert len(read_graph(made.path("encoder.onnx")).quantised) == 6 * depth
+    with pytest.raises(CheckFailed, match=f"{depth} of {6 * depth} quantised layers"):
         build_engines(made, RTX, "sm_89", pieces=["encoder"])
     assert not Bundle.open(made.root).manifest.plans
 
@@ -168,4 +158,4 @@ def test_a_joint_projection_is_what_the_builder_dequantises(model, bundle, tmp_p
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86"])
 def test_fp8_needs_tensor_cores_for_it(quantised, arch):
     with pytest.raises(InputError, match=f"fp8, which {arch} does not multiply"):
-        build_engines(quantised["fp8"], RTX, arch, pieces=["query"])
+        build_engines(quantised("fp8"), RTX, arch, pieces=["query"])

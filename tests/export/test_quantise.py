@@ -7,17 +7,17 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.export.conftest import reuse
 from uino_deploy.bundle import Bundle
 from uino_deploy.data.calibration import SCENES, calibration_images
 from uino_deploy.errors import BuildError, DependencyError, InputError
-from uino_deploy.export import export_bundle, exporter, quantise, verify_bundle
+from uino_deploy.export import export_bundle, quantise, verify_bundle
 from uino_deploy.export.formats import FORMATS
 from uino_deploy.export.graph_reader import precision_of, read_graph
 from uino_deploy.export.onnx_writer import save_model
 from uino_deploy.export.opsets import DEFAULT_OPSET
 from uino_deploy.export.precision import least_opset, parse_precision, rest_of
 from uino_deploy.images import preprocess_image
-from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import PIECES
 from uino_deploy.runtime.backends import BackendOptions, open_backend
 from uino_deploy.tolerances import relative_l2
@@ -25,40 +25,6 @@ from uino_deploy.tolerances import relative_l2
 KINDS = ["int8", "fp8"]
 # The type of what lies in the file, by ONNX's number.
 STORED = {"int8": onnx.TensorProto.INT8, "fp8": onnx.TensorProto.FLOAT8E4M3FN}
-
-
-@pytest.fixture(scope="module")
-def calibration():
-    return [draw_letter(seed)[0] for seed in range(50, 54)]
-
-
-def reuse(patch, bundle):
-    """Let an export copy the float32 bundle's pieces in place of tracing the same ones again."""
-
-    def copy(made, folder, opset):
-        name = made.piece.name
-        model = onnx.load(bundle.root / f"{name}.onnx")
-        for owner in (model, *model.functions):
-            for imported in owner.opset_import:
-                if not imported.domain:
-                    imported.version = opset
-        save_model(model, folder / f"{name}.onnx", f"{name}.weights")
-        return folder / f"{name}.onnx"
-
-    patch.setattr(exporter, "write_piece", copy)
-
-
-@pytest.fixture(scope="module")
-def quantised(model, bundle, calibration, tmp_path_factory):
-    """The bundles with a quantised encoder, by precision."""
-    made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        reuse(patch, bundle)
-        for kind in KINDS:
-            path = tmp_path_factory.mktemp(kind) / f"{kind}.uino"
-            chosen = parse_precision([f"encoder={kind}"])
-            made[kind] = export_bundle(model, path, precision=chosen, calibration=calibration)
-    return made
 
 
 class Graph:
@@ -85,16 +51,19 @@ class Graph:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_linear_layer_and_nothing_else_is_quantised(quantised, model, kind):
-    graph = Graph(quantised[kind].root / "encoder.onnx")
-    told = quantised[kind].piece("encoder").quantisation
+def test_every_product_and_nothing_else_is_quantised(quantised, model, kind):
+    graph = Graph(quantised(kind).root / "encoder.onnx")
+    told = quantised(kind).piece("encoder").quantisation
     products = graph.kinds("MatMul")
     linear = [node for node in products if graph.of_weight(node)]
     depth = model.encoder.config.depth
-    assert len(linear) == told.layers == 6 * depth  # q, k, v, proj, fc1, fc2
-    assert len(products) - len(linear) == 2 * depth  # those of attention
-    for node in linear:
-        restored = graph.makers[node.input[0]]
+    assert len(linear) == 6 * depth  # q, k, v, proj, fc1, fc2
+    assert len(products) == told.layers == 8 * depth  # and attention's two
+    activations = [(node, name) for node in products for name in node.input]
+    activations = [(node, name) for node, name in activations if name != _weight(graph, node)]
+    assert len(activations) == len(linear) + 2 * 2 * depth
+    for _node, name in activations:
+        restored = graph.makers[name]
         stored = graph.makers[restored.input[0]]
         assert (restored.op_type, stored.op_type) == ("DequantizeLinear", "QuantizeLinear")
         assert list(restored.input[1:]) == list(stored.input[1:])
@@ -104,10 +73,15 @@ def test_every_linear_layer_and_nothing_else_is_quantised(quantised, model, kind
         assert graph.tensors[stored.input[2]].data_type == STORED[kind]
         assert not zero.astype(np.float32).any()
     # A tensor that several layers read is quantised once, and nobody else reads a restored one.
-    assert len(graph.kinds("QuantizeLinear")) == 4 * depth
-    assert len(graph.kinds("DequantizeLinear")) == 4 * depth + len(linear)
+    assert len(graph.kinds("QuantizeLinear")) == (4 + 2 * 2) * depth
+    assert len(graph.kinds("DequantizeLinear")) == (4 + 2 * 2) * depth + len(linear)
     readers = [n for n in graph.nodes if any(_is_restored(graph, name) for name in n.input)]
-    assert {node.name for node in readers} == {node.name for node in linear}
+    assert {node.name for node in readers} == {node.name for node in products}
+
+
+def _weight(graph, product):
+    """The name of a product's second operand if that is a linear layer's weight."""
+    return product.input[1] if graph.of_weight(product) else None
 
 
 def _is_restored(graph, name):
@@ -116,7 +90,7 @@ def _is_restored(graph, name):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_lie_in_the_file_in_8_bits_with_a_scale_for_each_channel(quantised, bundle, kind):
-    graph = Graph(quantised[kind].root / "encoder.onnx")
+    graph = Graph(quantised(kind).root / "encoder.onnx")
     assert not [t for t in graph.tensors.values() if len(t.dims) == 2 and t.data_type == 1]
     top = FORMATS[kind].top
     for node in graph.kinds("MatMul"):
@@ -128,13 +102,13 @@ def test_weights_lie_in_the_file_in_8_bits_with_a_scale_for_each_channel(quantis
             assert not zero.astype(np.float32).any()
             # Every channel uses its whole range, on both sides of zero.
             assert (np.abs(weight.astype(np.float32)).max(axis=0) == top).all()
-    sizes = [each.manifest.files["encoder.weights"].size for each in (quantised[kind], bundle)]
+    sizes = [each.manifest.files["encoder.weights"].size for each in (quantised(kind), bundle)]
     assert sizes[0] < 0.35 * sizes[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_manifest_and_the_graph_say_how(quantised, kind):
-    made = quantised[kind]
+    made = quantised(kind)
     piece = made.piece("encoder")
     told = piece.quantisation
     assert piece.precision == precision_of(made.read(piece.model)) == kind
@@ -154,7 +128,7 @@ def test_the_manifest_and_the_graph_say_how(quantised, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_passes_verification(quantised, model, backend, kind):
     pytest.importorskip(backend)
-    report = verify_bundle(quantised[kind], open_backend(backend, BackendOptions(threads=1)), model)
+    report = verify_bundle(quantised(kind), open_backend(backend, BackendOptions(threads=1)), model)
     assert report.reason == ""
     encoder = [c for c in report.pieces if c.piece == "encoder"]
     assert all(1e-4 < c.relative_l2 < 0.1 for c in encoder)  # it was rounded, and does no harm
@@ -176,15 +150,20 @@ def inputs(model, calibration):
 def test_a_sensitive_layer_is_left_out(encoder, inputs, monkeypatch):
     model = onnx.load(encoder)
     quantise.part_projections(model)
-    ways = quantise.measure(model, inputs, "int8")
-    worst = max(ways, key=lambda layers: ways[layers].error)
-    monkeypatch.setattr(quantise, "SENSITIVE", ways[worst].error * 0.999)
+    linears, pairs = quantise.measure(model, inputs, "int8")
+    worst = max(linears, key=lambda layers: linears[layers].error)
+    pair = max(pairs, key=lambda name: pairs[name].error)
+    bound = 0.999 * min(linears[worst].error, pairs[pair].error)
+    monkeypatch.setattr(quantise, "SENSITIVE", bound)
     told = quantise.quantise(encoder, inputs)
-    assert told.left_out == sorted(worst.names)
+    wanted = [name for layers, how in linears.items() if how.error > bound for name in layers.names]
+    wanted += [name for name, how in pairs.items() if how.error > bound]
+    assert told.left_out == sorted(wanted)
+    assert {pair, *worst.names} <= set(told.left_out)
     graph = Graph(encoder)
-    kept = [node for node in graph.kinds("MatMul") if node.name in worst.names]
-    assert all(node.input[0] == worst.source and node.input[1] in graph.tensors for node in kept)
-    assert told.layers == sum(len(layers.names) for layers in ways) - len(kept)
+    kept = [node for node in graph.kinds("MatMul") if node.name in told.left_out]
+    assert not [node for node in kept if any(_is_restored(graph, name) for name in node.input)]
+    assert told.layers + len(kept) == len(graph.kinds("MatMul"))
 
 
 def test_an_encoder_that_bears_no_int8_is_refused(encoder, inputs, monkeypatch):
@@ -241,7 +220,7 @@ def test_an_opset_without_fp8_is_refused(model, calibration, tmp_path):
 
 def test_openvino_refuses_a_float16_rest(quantised):
     pytest.importorskip("openvino")
-    made = quantised["int8"]
+    made = quantised("int8")
     pieces = dict(made.manifest.pieces)
     told = msgspec.structs.replace(pieces["encoder"].quantisation, rest="fp16")
     pieces["encoder"] = msgspec.structs.replace(pieces["encoder"], quantisation=told)

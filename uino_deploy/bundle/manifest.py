@@ -74,8 +74,8 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
     """How an int8 or fp8 piece was made.
 
     Attributes:
-        layers: how many layers compute in 8 bits.
-        left_out: the names of the layers that do not because it hurts them most.
+        layers: how many matrix products compute in 8 bits.
+        left_out: the names of those that do not because it hurts them most.
         images: how many calibration images set the scales.
         smoothed: how many layers have a smoothing folded into the norm before them.
         rest: the precision of everything else in the piece.
