@@ -29,14 +29,14 @@ class Format:
         """The stored values' type in numpy."""
         return onnx.helper.tensor_dtype_to_np_dtype(self.element)
 
-    def stored(self, values: Float32, scale: Float32) -> npt.NDArray[Any]:
+    def stored(self, values: Float32, scale: Float32 | np.float32) -> npt.NDArray[Any]:
         """Divide values by a scale that broadcasts, round half to even and saturate."""
         steps = values / scale
         if self.element == onnx.TensorProto.INT8:
             return np.clip(np.rint(steps), -128, 127).astype(np.int8)
         return np.clip(steps, -self.top, self.top).astype(self.dtype)
 
-    def rounded(self, values: Float32, scale: Float32) -> Float32:
+    def rounded(self, values: Float32, scale: Float32 | np.float32) -> Float32:
         """Return what remains of float32 values after storing them."""
         return self.stored(values, scale).astype(np.float32) * scale
 

@@ -23,41 +23,38 @@ from uino_deploy.export.formats import Format
 
 
 @dataclass(frozen=True)
-class Linears:
-    """The MatMuls with constant weights [K, N] that read one tensor.
+class Linear:
+    """A MatMul with a constant weight [K, N].
 
     Attributes:
-        source: the tensor that they read.
-        names: the nodes' names.
-        weights: their weights' initialisers.
-        norm: the LayerNormalization whose output only they read; empty if another node makes it.
+        name: the node's.
+        source: the tensor that it reads.
+        weight: the weight's initialiser.
+        norm: the LayerNormalization whose output only this layer reads; empty if another node
+            makes it.
     """
 
+    name: str
     source: str
-    names: tuple[str, ...]
-    weights: tuple[str, ...]
+    weight: str
     norm: str
 
 
-def linear_layers(model: onnx.ModelProto) -> list[Linears]:
+def linear_layers(model: onnx.ModelProto) -> list[Linear]:
     """Return a graph's linear layers, in its order."""
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in constants:
-            found.setdefault(node.input[0], []).append(node)
     read = Counter(name for node in graph.node for name in node.input)
     read.update(value.name for value in graph.output)
-    norms = {n.output[0]: n.name for n in graph.node if n.op_type == "LayerNormalization"}
+    norms = {
+        node.output[0]: node.name
+        for node in graph.node
+        if node.op_type == "LayerNormalization" and read[node.output[0]] == 1
+    }
     return [
-        Linears(
-            source,
-            tuple(node.name for node in nodes),
-            tuple(node.input[1] for node in nodes),
-            norms.get(source, "") if read[source] == len(nodes) else "",
-        )
-        for source, nodes in found.items()
+        Linear(node.name, node.input[0], node.input[1], norms.get(node.input[0], ""))
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in constants
     ]
 
 
@@ -117,25 +114,21 @@ def insert_pairs(
     replace_nodes(model.graph, made)
 
 
-def insert(model: onnx.ModelProto, chosen: Mapping[Linears, Calibrated], kind: Format) -> None:
+def insert(model: onnx.ModelProto, chosen: Mapping[Linear, Calibrated], kind: Format) -> None:
     """Quantise layers of a graph in place, and fold their smoothings into the norms before them."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes = {node.name: node for node in graph.node}
     made: dict[str, list[onnx.NodeProto]] = {}
-    for layers, how in chosen.items():
+    for layer, how in chosen.items():
         if how.smoothing is not None:
-            for name in nodes[layers.norm].input[1:]:
+            for name in nodes[layer.norm].input[1:]:
                 _replace(tensors[name], numpy_helper.to_array(tensors[name]) / how.smoothing)
-        read, before = layers.source, list[onnx.NodeProto]()
-        for name, weight in zip(layers.names, layers.weights, strict=True):
-            values = numpy_helper.to_array(tensors[weight])
-            if not before:
-                read, before = _restored(graph, name, layers.source, how.scale, values.dtype, kind)
-                made[name] = before
-            own = _weight(graph, name, values, how, kind)
-            nodes[name].input[:] = [read, own.output[0]]
-            made[name] = [*made.get(name, ()), own, nodes[name]]
+        weight = numpy_helper.to_array(tensors[layer.weight])
+        read, before = _restored(graph, layer.name, layer.source, how.scale, weight.dtype, kind)
+        own = _weight(graph, layer.name, weight, how, kind)
+        nodes[layer.name].input[:] = [read, own.output[0]]
+        made[layer.name] = [*before, own, nodes[layer.name]]
     replace_nodes(graph, made)
 
 

@@ -21,10 +21,10 @@ from uino_deploy.export.calibration import Calibrated, CalibratedPair, calibrate
 from uino_deploy.export.formats import FORMATS, Float32, Format
 from uino_deploy.export.observation import Operand, observe
 from uino_deploy.export.onnx_writer import check_model, save_model
-from uino_deploy.export.projections import part_projections
+from uino_deploy.export.projections import split_projections
 from uino_deploy.export.qdq import (
     Attention,
-    Linears,
+    Linear,
     attentions,
     insert,
     insert_pairs,
@@ -55,9 +55,9 @@ def quantise(
         BuildError: the format hurts every layer too much, or the result is not a valid ONNX model.
     """
     model = onnx.load(path)
-    part_projections(model)
+    split_projections(model)
     linears, pairs = measure(model, images, precision)
-    chosen = {layers: how for layers, how in linears.items() if how.error <= SENSITIVE}
+    chosen = {layer: how for layer, how in linears.items() if how.error <= SENSITIVE}
     attended = {name: how for name, how in pairs.items() if how.error <= SENSITIVE}
     if not chosen:
         raise BuildError(
@@ -71,21 +71,20 @@ def quantise(
     weights.unlink()
     save_model(model, path, weights.name)
     check_model(path)
-    left_out = [name for layers in linears if layers not in chosen for name in layers.names]
+    left_out = [layer.name for layer in linears if layer not in chosen]
     left_out += [name for name in pairs if name not in attended]
-    smoothed = [layers for layers, how in chosen.items() if how.smoothing is not None]
     return Quantisation(
-        layers=_count(chosen) + len(attended),
+        layers=len(chosen) + len(attended),
         left_out=sorted(left_out),
         images=len(images),
-        smoothed=_count(smoothed),
+        smoothed=sum(how.smoothing is not None for how in chosen.values()),
         rest="fp16" if rest == np.float16 else "fp32",
     )
 
 
 def measure(
     model: onnx.ModelProto, images: Sequence[Float32], precision: str
-) -> tuple[dict[Linears, Calibrated], dict[str, CalibratedPair]]:
+) -> tuple[dict[Linear, Calibrated], dict[str, CalibratedPair]]:
     """Return the best way to quantise each product, with the error of its own output.
 
     Args:
@@ -94,7 +93,7 @@ def measure(
         precision: int8 or fp8.
 
     Returns:
-        The linear layers that read one tensor, and attention's products by their nodes' names.
+        The linear layers, and attention's products by their nodes' names.
 
     Raises:
         InputError: no image.
@@ -103,16 +102,14 @@ def measure(
         raise InputError(f"{precision} needs calibration images, and none were given")
     kind = FORMATS[precision]
     found, attending = linear_layers(model), attentions(model)
-    sources = [layers.source for layers in found]
+    sources = list(dict.fromkeys(layer.source for layer in found))
     operands = dict.fromkeys(name for a in attending for name in (a.query, a.key, a.value))
     seen = observe(model, sources, list(operands), images)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     linears = {}
-    for layers in found:
-        weights = [numpy_helper.to_array(tensors[name]) for name in layers.weights]
-        joint = np.concatenate(weights, axis=1).astype(np.float32)
-        foldable = bool(layers.norm)
-        linears[layers] = calibrate(seen.inputs[layers.source], joint, kind, foldable)
+    for layer in found:
+        weight = numpy_helper.to_array(tensors[layer.weight]).astype(np.float32)
+        linears[layer] = calibrate(seen.inputs[layer.source], weight, kind, bool(layer.norm))
     pairs = {}
     for each in attending:
         three = (seen.operands[name] for name in (each.query, each.key, each.value))
@@ -132,10 +129,6 @@ def _calibrated(
         attention.scores: calibrate_pair(some, key.values, (query.peak, key.peak), kind),
         attention.mixed: calibrate_pair(weights, value.values, (1.0, value.peak), kind),
     }
-
-
-def _count(layers: Sequence[Linears] | dict[Linears, Calibrated]) -> int:
-    return sum(len(each.names) for each in layers)
 
 
 def _floating(model: onnx.ModelProto) -> np.dtype[np.float16] | np.dtype[np.float32]:

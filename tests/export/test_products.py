@@ -142,9 +142,9 @@ def test_engines_compute_every_quantised_layer_in_8_bits(quantised, tmp_path, ki
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 def test_a_joint_projection_is_what_the_builder_dequantises(model, bundle, tmp_path, monkeypatch):
-    """Without parting it, the command finds the weights of all three in floating point."""
+    """Without the split, the command finds that product in floating point."""
     reuse(monkeypatch, bundle)
-    monkeypatch.setattr(quantise, "part_projections", lambda _model: 0)
+    monkeypatch.setattr(quantise, "split_projections", lambda _model: 0)
     chosen = parse_precision(["encoder=int8"])
     images = calibration_images()[:1]
     made = export_bundle(model, tmp_path / "x.uino", precision=chosen, calibration=images)

@@ -57,8 +57,8 @@ def test_every_product_and_nothing_else_is_quantised(quantised, model, kind):
     products = graph.kinds("MatMul")
     linear = [node for node in products if graph.of_weight(node)]
     depth = model.encoder.config.depth
-    assert len(linear) == 6 * depth  # q, k, v, proj, fc1, fc2
-    assert len(products) == told.layers == 8 * depth  # and attention's two
+    assert len(linear) == 4 * depth  # qkv, proj, fc1, fc2
+    assert len(products) == told.layers == 6 * depth  # and attention's two
     activations = [(node, name) for node in products for name in node.input]
     activations = [(node, name) for node, name in activations if name != _weight(graph, node)]
     assert len(activations) == len(linear) + 2 * 2 * depth
@@ -72,7 +72,7 @@ def test_every_product_and_nothing_else_is_quantised(quantised, model, kind):
         assert scale > 0
         assert graph.tensors[stored.input[2]].data_type == STORED[kind]
         assert not zero.astype(np.float32).any()
-    # A tensor that several layers read is quantised once, and nobody else reads a restored one.
+    # Nobody else reads a restored tensor.
     assert len(graph.kinds("QuantizeLinear")) == (4 + 2 * 2) * depth
     assert len(graph.kinds("DequantizeLinear")) == (4 + 2 * 2) * depth + len(linear)
     readers = [n for n in graph.nodes if any(_is_restored(graph, name) for name in n.input)]
@@ -149,17 +149,17 @@ def inputs(model, calibration):
 
 def test_a_sensitive_layer_is_left_out(encoder, inputs, monkeypatch):
     model = onnx.load(encoder)
-    quantise.part_projections(model)
+    quantise.split_projections(model)
     linears, pairs = quantise.measure(model, inputs, "int8")
-    worst = max(linears, key=lambda layers: linears[layers].error)
+    worst = max(linears, key=lambda layer: linears[layer].error)
     pair = max(pairs, key=lambda name: pairs[name].error)
     bound = 0.999 * min(linears[worst].error, pairs[pair].error)
     monkeypatch.setattr(quantise, "SENSITIVE", bound)
     told = quantise.quantise(encoder, inputs)
-    wanted = [name for layers, how in linears.items() if how.error > bound for name in layers.names]
+    wanted = [layer.name for layer, how in linears.items() if how.error > bound]
     wanted += [name for name, how in pairs.items() if how.error > bound]
     assert told.left_out == sorted(wanted)
-    assert {pair, *worst.names} <= set(told.left_out)
+    assert {pair, worst.name} <= set(told.left_out)
     graph = Graph(encoder)
     kept = [node for node in graph.kinds("MatMul") if node.name in told.left_out]
     assert not [node for node in kept if any(_is_restored(graph, name) for name in node.input)]
@@ -172,20 +172,37 @@ def test_an_encoder_that_bears_no_int8_is_refused(encoder, inputs, monkeypatch):
         quantise.quantise(encoder, inputs)
 
 
-def test_parting_a_projection_changes_nothing(encoder, inputs, model, tmp_path):
-    parted = onnx.load(encoder)
-    assert quantise.part_projections(parted) == model.encoder.config.depth
-    save_model(parted, tmp_path / "parted.onnx", "parted.weights")
-    files = (encoder, tmp_path / "parted.onnx")
+def test_splitting_a_projection_changes_nothing(encoder, inputs, model, tmp_path):
+    split = onnx.load(encoder)
+    assert quantise.split_projections(split) == model.encoder.config.depth
+    save_model(split, tmp_path / "split.onnx", "split.weights")
+    files = (encoder, tmp_path / "split.onnx")
     for wanted, got in zip(*(run(path, inputs[0]) for path in files), strict=True):
         assert relative_l2(got, wanted) < 1e-5
-    assert quantise.part_projections(parted) == 0
+    assert quantise.split_projections(split) == 0
 
 
 def run(path, image):
     import onnxruntime
 
     return onnxruntime.InferenceSession(path).run(None, {"image": image})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beside_float16_scales_are_float16(half, inputs, tmp_path, kind):
+    model = onnx.load(half.root / "encoder.onnx")
+    model.opset_import[0].version = 19
+    path = tmp_path / "encoder.onnx"
+    save_model(model, path, "encoder.weights")
+    wanted = run(path, inputs[0])
+    told = quantise.quantise(path, inputs, kind)
+    assert told.rest == "fp16"
+    graph = Graph(path)
+    nodes = [*graph.kinds("QuantizeLinear"), *graph.kinds("DequantizeLinear")]
+    assert {graph.array(node.input[1]).dtype for node in nodes} == {np.dtype(np.float16)}
+    assert precision_of(path.read_bytes()) == kind
+    for got, exact in zip(run(path, inputs[0]), wanted, strict=True):
+        assert 1e-3 < relative_l2(got, exact) < 0.1
 
 
 def test_8_bits_are_for_the_encoder():
