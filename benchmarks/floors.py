@@ -23,8 +23,10 @@ from uino_deploy.markdown import table
 
 # The data sheets give int8, and fp8 from Ada and Hopper on, twice float16's dense rate: 170 sparse
 # INT8 TOPS of AGX Orin's GPU, 485 of L4, 3,958 of H100, 1,035 sparse FP8 TFLOPS of Thor.
-_SHOWN = ("Jetson Orin Nano 8GB Super", "Jetson AGX Orin 64GB", "Jetson AGX Thor T5000", "L4")
-_SHOWN += ("H100 SXM",)
+_SHOWN = {
+    *("Jetson Orin Nano 8GB Super", "Jetson AGX Orin 64GB", "Jetson AGX Thor T5000"),
+    *("L4", "H100 SXM"),
+}
 _FP8_SINCE = 89
 _NAMES = {1: "FLOAT", 10: "HALF", 16: "BF16", 3: "INT8", 17: "FP8"}
 _BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "FP8": 1}
@@ -114,7 +116,7 @@ def floors(bundles: Sequence[Bundle]) -> str:
 
 
 def _row(name: str, work: Work, boards: Sequence[Board]) -> list[str]:
-    counts = sorted(work.operations.items())
+    counts = sorted(work.operations.items(), key=lambda each: -each[1])
     told = ", ".join(f"{count / 1e9:.0f} {kind}" for kind, count in counts)
     times = (floor_ms(work, board) for board in boards)
     shown = ("no fp8" if each is None else f"{each:.2f}" for each in times)

@@ -189,8 +189,8 @@ class _Node(NamedTuple):
         for number, value, *_ in fields(node):
             if number in found:
                 found[number].append(text(value))
-        named = ("".join(found[number][-1:]) for number in single)
-        return cls(*named, inputs=found[_NODE_INPUT], outputs=found[_NODE_OUTPUT])
+        name, operator, domain = ("".join(found[number][-1:]) for number in single)
+        return cls(name, operator, domain, found[_NODE_INPUT], found[_NODE_OUTPUT])
 
 
 def _nodes(graph: memoryview) -> list[_Node]:
@@ -201,11 +201,12 @@ def _quantised(graph: memoryview) -> dict[str, str]:
     """Return the products of a graph whose operands are both dequantised, with their types."""
     nodes = _nodes(graph)
     zeros = {n.outputs[0]: n.inputs[-1] for n in nodes if n.operator == "DequantizeLinear"}
-    stored = {}
+    stored: dict[str, int] = {}
     for each in (f.value for f in fields(graph) if f.number == _GRAPH_INITIALIZER):
         told = {f.number: f.value for f in fields(submessage(each))}
-        if isinstance(told.get(_TENSOR_TYPE), int):
-            stored[text(told.get(_TENSOR_NAME, memoryview(b"")))] = told[_TENSOR_TYPE]
+        kind = told.get(_TENSOR_TYPE)
+        if isinstance(kind, int):
+            stored[text(told.get(_TENSOR_NAME, memoryview(b"")))] = kind
     found = {}
     for node in nodes:
         if node.operator == "MatMul" and all(name in zeros for name in node.inputs):

@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from uino_deploy.export.calibration import Calibrated, CalibratedPair, weight_scale
-from uino_deploy.export.formats import Format
+from uino_deploy.export.formats import Float32, Format
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def insert(model: onnx.ModelProto, chosen: Mapping[Linear, Calibrated], kind: Fo
     made: dict[str, list[onnx.NodeProto]] = {}
     for layer, how in chosen.items():
         if how.smoothing is not None:
-            for name in nodes[layer.norm].input[1:]:
-                _replace(tensors[name], numpy_helper.to_array(tensors[name]) / how.smoothing)
+            _fold(graph, nodes[layer.norm], tensors, how.smoothing)
         weight = numpy_helper.to_array(tensors[layer.weight])
         read, before = _restored(graph, layer.name, layer.source, how.scale, weight.dtype, kind)
         own = _weight(graph, layer.name, weight, how, kind)
@@ -185,6 +184,16 @@ def _weight(
     )
 
 
-def _replace(tensor: onnx.TensorProto, values: npt.NDArray[Any]) -> None:
-    dtype = numpy_helper.to_array(tensor).dtype
-    tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
+def _fold(
+    graph: onnx.GraphProto,
+    norm: onnx.NodeProto,
+    tensors: Mapping[str, onnx.TensorProto],
+    smoothing: Float32,
+) -> None:
+    """Divide a norm's gain and bias by a smoothing: as constants of its own, for norms share them."""
+    for index in range(1, len(norm.input)):
+        values = numpy_helper.to_array(tensors[norm.input[index]])
+        name = f"{norm.name}/smoothed/{index}"
+        changed = (values / smoothing).astype(values.dtype)
+        graph.initializer.append(numpy_helper.from_array(changed, name))
+        norm.input[index] = name

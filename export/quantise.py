@@ -7,15 +7,14 @@ follow. Everything else keeps its type: norms, softmax, activations, the residua
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from uino_deploy.bundle import Quantisation
+from uino_deploy.bundle import Precision, Quantisation
 from uino_deploy.errors import BuildError, InputError
 from uino_deploy.export.calibration import Calibrated, CalibratedPair, calibrate, calibrate_pair
 from uino_deploy.export.formats import FORMATS, Float32, Format
@@ -36,9 +35,7 @@ SENSITIVE = 0.1
 _QUERIES = 64  # of each head, on which attention's products are measured
 
 
-def quantise(
-    path: Path, images: Sequence[Float32], precision: Literal["int8", "fp8"] = "int8"
-) -> Quantisation:
+def quantise(path: Path, images: Sequence[Float32], precision: Precision = "int8") -> Quantisation:
     """Replace an exported piece and its weights file with their 8-bit form.
 
     Args:
@@ -110,17 +107,18 @@ def measure(
     for layer in found:
         weight = numpy_helper.to_array(tensors[layer.weight]).astype(np.float32)
         linears[layer] = calibrate(seen.inputs[layer.source], weight, kind, bool(layer.norm))
-    pairs = {}
+    pairs: dict[str, CalibratedPair] = {}
     for each in attending:
-        three = (seen.operands[name] for name in (each.query, each.key, each.value))
-        pairs |= _calibrated(each, *three, kind)
+        pairs |= _calibrated(each, seen.operands, kind)
     return linears, pairs
 
 
 def _calibrated(
-    attention: Attention, query: Operand, key: Operand, value: Operand, kind: Format
+    attention: Attention, operands: Mapping[str, Operand], kind: Format
 ) -> dict[str, CalibratedPair]:
     """Calibrate an attention's two products on some of its queries."""
+    names = (attention.query, attention.key, attention.value)
+    query, key, value = (operands[name] for name in names)
     some = query.values[..., :: max(1, query.values.shape[-2] // _QUERIES), :]
     scores = some @ key.values
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))

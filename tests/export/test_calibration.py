@@ -6,7 +6,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from uino_deploy.export.calibration import Inputs, calibrate, calibrate_pair, weight_scale
+from uino_deploy.export.calibration import (
+    Calibrated,
+    Inputs,
+    calibrate,
+    calibrate_pair,
+    weight_scale,
+)
 from uino_deploy.export.formats import FORMATS
 from uino_deploy.export.qdq import insert, linear_layers
 
@@ -89,6 +95,41 @@ def normed_layer(gain, weight):
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+
+
+def test_norms_that_share_a_gain_keep_it():
+    """The exporter writes equal constants once: folding into one norm must not change another."""
+    rng = np.random.default_rng(3)
+    constants = {
+        "g": np.ones(32, np.float32),
+        "b": np.zeros(32, np.float32),
+        "w": rng.normal(size=(32, 32)).astype(np.float32),
+        "v": rng.normal(size=(32, 32)).astype(np.float32),
+    }
+    nodes = []
+    for index, (source, weight) in enumerate((("x", "w"), ("y0", "v"))):
+        nodes += [
+            helper.make_node(
+                "LayerNormalization", [source, "g", "b"], [f"n{index}"], f"norm{index}"
+            ),
+            helper.make_node("MatMul", [f"n{index}", weight], [f"y{index}"], f"linear{index}"),
+        ]
+    edge = [TensorProto.FLOAT, ["r", 32]]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("x", *edge)],
+        [helper.make_tensor_value_info("y1", *edge)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    tokens = rng.normal(size=(64, 32)).astype(np.float32)
+    (wanted,) = run(model, tokens)
+    smoothing = np.geomspace(0.5, 2.0, 32).astype(np.float32)
+    how = Calibrated(np.float32(0.05), smoothing, 0.0)
+    insert(model, dict.fromkeys(linear_layers(model), how), FORMATS["int8"])
+    (got,) = run(model, tokens)
+    assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) < 0.05
 
 
 def with_output(model, name):
