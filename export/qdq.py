@@ -190,7 +190,10 @@ def _fold(
     tensors: Mapping[str, onnx.TensorProto],
     smoothing: Float32,
 ) -> None:
-    """Divide a norm's gain and bias by a smoothing: as constants of its own, for norms share them."""
+    """Divide a norm's gain and bias by a smoothing.
+
+    They become constants of its own: the exporter writes equal ones once, for several norms.
+    """
     for index in range(1, len(norm.input)):
         values = numpy_helper.to_array(tensors[norm.input[index]])
         name = f"{norm.name}/smoothed/{index}"
