@@ -68,7 +68,7 @@ def _export(
         raise InputError(
             f"no given bundle is {precision}", "give one, or the checkpoint to export it from"
         )
-    if "int8" in precision:
+    if "int8" in precision or "fp8" in precision:
         raise InputError(
             f"{precision} needs calibration images",
             "export it with --precision bf16 --precision encoder=int8 and name both bundles",

@@ -17,13 +17,14 @@ from uino_deploy.export.graph_reader import Call, GraphSummary, read_graph
 from uino_deploy.kernels.identity import DOMAIN
 from uino_deploy.kernels.plugins.names import PLUGIN
 
-TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "fp8": "FP8", "int8": "INT8"}
 
 # Least share of matrix products and convolutions in the piece's type. The rest is float32 by
 # design: some inside the operators' functions and the similarity's (10 of 37 in the prompt of
 # `full`, 1 of 3 in that of `comp`), and up to opset 21 bfloat16's convolutions. Plugins hide most
 # products: 1 of 8 remains in bfloat16 in the prompt of `full`.
-_MATRIX_SHARE = {"fp32": 1.0, "fp16": 0.6, "bf16": 0.1}
+# Of a quantised piece every quantised product is counted, by `check_quantised`.
+_MATRIX_SHARE = {"fp32": 1.0, "fp16": 0.6, "bf16": 0.1, "fp8": 0.0, "int8": 0.0}
 # The builder fuses layers, so shares shift; a silent downgrade leaves next to nothing.
 _ENGINE_SHARE = 0.5
 
@@ -125,6 +126,29 @@ def check_network(
             f"({_counts(matrix_layers)}); at least {least:.0%} must be",
             "export the bundle again and verify it",
         )
+
+
+def check_quantised(
+    piece: Piece, planned: Mapping[str, str], matrix_layers: Mapping[str, int]
+) -> None:
+    """Refuse a parsed network that does not have every quantised product of its file.
+
+    Args:
+        piece: the piece that was parsed.
+        planned: the quantised products of its file: name -> INT8 or FP8.
+        matrix_layers: number of matrix products and convolutions by type, as parsed.
+
+    Raises:
+        CheckFailed: a product is missing.
+    """
+    asked = Counter(planned.values())
+    for kind in (TYPE_NAMES["int8"], TYPE_NAMES["fp8"]):
+        found = matrix_layers.get(kind, 0)
+        if found != asked[kind]:
+            raise CheckFailed(
+                f"{piece.model} has {asked[kind]} products in {kind}, the parsed network {found}",
+                "export the bundle again and verify it",
+            )
 
 
 def check_engine(

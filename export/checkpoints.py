@@ -38,7 +38,7 @@ def export_checkpoint(
     precision: Sequence[str] = (),
     min_mask_iou: float | None = None,
     calibrate: Path | None = None,
-    opset: int = 18,
+    opset: int | None = None,
     max_batch: int | None = None,
     max_shots: int | None = None,
     force: bool = False,
@@ -58,9 +58,10 @@ def export_checkpoint(
         precision: such as "fp16" for all pieces or "encoder=fp32" for one; "auto" alone chooses
             float16 or float32 for each node.
         min_mask_iou: with "auto", the least IoU of masks with float32's; 0.99 if None.
-        calibrate: a folder of images that set the scales of int8, or that "auto" chooses on; if
-            None, photographs and demo scenes of installed packages, or scenes of a drawn thing.
-        opset: version of ONNX's standard operators.
+        calibrate: a folder of images that set the scales of int8 or fp8, or that "auto" chooses
+            on; if None, photographs and demo scenes of installed packages, or scenes of a drawn
+            thing.
+        opset: version of ONNX's standard operators; the first from 18 on that fits if None.
         max_batch: the largest batch of queries to allow; any if None.
         max_shots: the largest number of support images to allow; any if None.
         force: replace an existing bundle.
@@ -89,7 +90,7 @@ def export_checkpoint(
         raise InputError(f"{given[0]} needs --preset: a --checkpoint already defines it")
     require("export", "torch", "onnx", "onnxscript")
     from uino_deploy.export.exporter import export_bundle
-    from uino_deploy.export.precision import parse_precision
+    from uino_deploy.export.precision import EIGHT_BIT, parse_precision
     from uino_deploy.model.assembly import assemble_from_checkpoint, assemble_from_parts
 
     chosen = AUTO in precision
@@ -98,9 +99,9 @@ def export_checkpoint(
     if min_mask_iou is not None and not chosen:
         raise InputError("--min-mask-iou needs --precision auto")
     precisions = parse_precision(() if chosen else precision)
-    quantises = "int8" in precisions.values()
+    quantises = not set(EIGHT_BIT).isdisjoint(precisions.values())
     if calibrate is not None and not (quantises or chosen):
-        raise InputError("--calibrate needs --precision encoder=int8 or auto")
+        raise InputError("--calibrate needs --precision encoder=int8, encoder=fp8 or auto")
     calibration = _calibration(calibrate) if quantises else []
     if chosen:
         refuse_existing(output, force, MANIFEST)

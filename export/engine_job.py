@@ -9,7 +9,7 @@ import importlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +69,8 @@ class Outcome(msgspec.Struct, kw_only=True):
         hint: what to do about the error.
         kind: the kind of error.
         layers: number of network layers by the float type of their (first) output.
-        matrix_layers: the same for matrix products and convolutions only.
+        matrix_layers: the same for matrix products and convolutions only; a product of two
+            dequantised operands counts under their stored type.
         plugins: names of the network's plugin layers, which are those of the ONNX file's nodes.
         route: how our operators were built, if the piece has any.
         inspector: the engine inspector's answer in JSON; empty if the engine cannot run here.
@@ -310,13 +311,34 @@ def _count(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
     """Count the parsed layers, and the matrix products among them, by float type."""
     every: Counter[str] = Counter()
     matrix: Counter[str] = Counter()
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    makers = _restorers(layers)
+    for layer in layers:
         name = layer.get_output(0).dtype.name if layer.num_outputs else ""
         if name in _FLOATS and layer.type not in (trt.LayerType.CONSTANT, trt.LayerType.CAST):
             every[name] += 1
-            matrix[name] += layer.type.name in _MATRIX_LAYERS
-    return dict(every), {name: count for name, count in matrix.items() if count}
+            if layer.type.name in _MATRIX_LAYERS:
+                matrix[_stored_type(layer, makers) or name] += 1
+    return dict(every), dict(matrix)
+
+
+def _restorers(layers: Sequence[Any]) -> dict[str, Any]:
+    """Return, by its output, every layer that dequantises or reshapes; empty without the former."""
+    kept = [each for each in layers if each.type.name in ("DEQUANTIZE", "SHUFFLE")]
+    if not any(each.type.name == "DEQUANTIZE" for each in kept):
+        return {}
+    return {each.get_output(0).name: each for each in kept}
+
+
+def _stored_type(layer: Any, makers: Mapping[str, Any]) -> str:
+    """Return the type that both operands of a product were dequantised from; empty if not so."""
+    kinds = set()
+    for index in range(2 if makers and layer.type.name == "MATRIX_MULTIPLY" else 0):
+        maker = makers.get(layer.get_input(index).name)
+        while maker is not None and maker.type.name == "SHUFFLE":  # aligns the operands' ranks
+            maker = makers.get(maker.get_input(0).name)
+        kinds.add("" if maker is None else str(maker.get_input(0).dtype.name))
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _plugins(trt: Any, network: Any) -> list[str]:

@@ -17,6 +17,7 @@ from uino_deploy.bundle.checked import copy_kernels, kernels_folder
 from uino_deploy.bundle.external_weights import external_weights
 from uino_deploy.bundle.plans import (
     EngineBackend,
+    EngineLayers,
     PlanInfo,
     compute_capability,
     plan_folder,
@@ -39,22 +40,25 @@ from uino_deploy.errors import (
     UinoDeployError,
 )
 from uino_deploy.export.audit import (
-    TYPE_NAMES,
     check_engine,
     check_graph,
     check_network,
     check_plugins,
+    check_quantised,
 )
 from uino_deploy.export.engine_check import Answer, Request
 from uino_deploy.export.engine_job import MODULES, Job, Outcome, Progress, ranging
 from uino_deploy.export.graph_reader import GraphSummary
 from uino_deploy.export.inspector import read_inspector
+from uino_deploy.export.products import check_products, read_layers, read_plan
 from uino_deploy.files import refuse_read_only, sha256
 from uino_deploy.miscompiles import MISCOMPILES, known_miscompiles
+from uino_deploy.pipeline import QUERY, WHOLE
 from uino_deploy.workspace import locked, work_folder
 
 # The architectures that TensorRT-RTX 1.7 builds for without a GPU; TensorRT needs the GPU itself.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
+_FP8_SINCE = 89  # the first architecture whose tensor cores multiply fp8
 Shapes = Mapping[str, tuple[int, int, int]]
 Plugins = Literal["auto", "none"]
 
@@ -270,10 +274,10 @@ def _check_request(
         if largest > limit:
             raise InputError(f"--shapes {name}: the bundle allows {limit}, not {largest}")
     for piece in pieces:
-        for precision in sorted(bundle.precisions(piece) - TYPE_NAMES.keys()):
+        if "fp8" in bundle.precisions(piece) and int(arch.removeprefix("sm_")) < _FP8_SINCE:
             raise InputError(
-                f"{piece.name} has {precision}, which is for the CPU's runtimes, not for engines",
-                "choose other pieces with --piece, or export in fp32, fp16 or bf16",
+                f"{piece.name} has fp8, which {arch} does not multiply",
+                "export with --precision encoder=int8 for it",
             )
 
 
@@ -445,9 +449,10 @@ def _finish(
     workarounds: Sequence[str],
 ) -> PlanInfo:
     """Check the built engine and describe its plan."""
-    precisions = bundle.precisions(piece)
+    precisions = bundle.precisions(piece) | _rests(bundle, piece)
     decision = bundle.manifest.decision
     islands = decision is not None and bool(decision.float32)
+    check_quantised(piece, summary.quantised, outcome.matrix_layers)
     check_network(piece, precisions, outcome.matrix_layers, islands)
     plugins = check_plugins(piece, summary.calls, outcome.plugins) if job.plugins else {}
     operators = [call.operator for call in summary.calls]
@@ -456,6 +461,7 @@ def _finish(
     engine = None if unseen else read_inspector(outcome.inspector)
     if engine is not None:
         check_engine(piece, precisions, outcome.layers, engine, bool(ranging(job.shapes)))
+    products = _read_back(piece, job, summary, outcome, engine)
     concerned = known_miscompiles(job.backend, outcome.version, job.arch, precisions)
     files = bundle.manifest.files
     weights = sorted(external_weights(bundle.path(piece.model)) & set(files))
@@ -473,6 +479,7 @@ def _finish(
         layers=outcome.layers,
         matrix_layers=outcome.matrix_layers,
         engine=engine,
+        products=products,
         route=outcome.route if operators else "none",
         operators=operators,
         plugins=plugins,
@@ -487,6 +494,30 @@ def _finish(
     text = msgspec.json.format(msgspec.json.encode(info), indent=2)
     Path(job.plan).with_suffix(".json").write_bytes(text + b"\n")
     return info
+
+
+def _rests(bundle: Bundle, piece: Piece) -> set[str]:
+    """Return what a graph's quantised pieces compute everything else in."""
+    names = QUERY.pieces if piece.name == WHOLE else (piece.name,)
+    told = (bundle.piece(name).quantisation for name in names)
+    return {each.rest for each in told if each is not None}
+
+
+def _read_back(
+    piece: Piece, job: Job, summary: GraphSummary, outcome: Outcome, engine: EngineLayers | None
+) -> dict[str, int]:
+    """Return how many quantised layers the engine really computes in 8 bits, by type.
+
+    Raises:
+        CheckFailed: not all of them.
+    """
+    if not summary.quantised:
+        return {}
+    if job.backend == "tensorrt-rtx":
+        return check_products(piece.name, summary.quantised, read_plan(Path(job.plan).read_bytes()))
+    if engine is not None and not engine.types:  # 10.x names no types where sizes range
+        return {}
+    return check_products(piece.name, summary.quantised, read_layers(outcome.inspector))
 
 
 def _stage_kernels(

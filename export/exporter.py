@@ -38,7 +38,7 @@ from uino_deploy.export.mixed import mixed_piece
 from uino_deploy.export.onnx_writer import check_model, save_model, write_piece
 from uino_deploy.export.opsets import DEFAULT_OPSET, OPSETS
 from uino_deploy.export.pieces import BATCH, SHOTS, exportable_pieces
-from uino_deploy.export.precision import parse_precision
+from uino_deploy.export.precision import EIGHT_BIT, least_opset, parse_precision
 from uino_deploy.export.quantise import quantise
 from uino_deploy.files import atomic_directory
 from uino_deploy.images import preprocess_image
@@ -62,7 +62,7 @@ def export_bundle(
     output: str | Path,
     *,
     precision: Mapping[str, Precision] | None = None,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     max_batch: int | None = None,
     max_shots: int | None = None,
     sources: Sequence[Source] = (),
@@ -77,42 +77,52 @@ def export_bundle(
     Args:
         model: the trained model; it is set to evaluation mode.
         output: the bundle's folder, `NAME.uino`.
-        precision: fp32, fp16 or bf16 for each piece, or int8 for the encoder; fp32 throughout when
-            None.
-        opset: version of ONNX's standard operators.
+        precision: fp32, fp16 or bf16 for each piece, or int8 or fp8 for the encoder; fp32
+            throughout when None.
+        opset: version of ONNX's standard operators; the first that can express the precisions,
+            from 18 on, if None.
         max_batch: the largest batch of queries to allow; any if None.
         max_shots: the largest number of support images to allow; any if None.
         sources: the checkpoints that the weights came from.
         untrained: the parts with random weights.
         seed: the seed of the random weights.
         force: replace an existing bundle.
-        calibration: images uint8 [H, W, 3] that set the scales of int8 pieces.
+        calibration: images uint8 [H, W, 3] that set the scales of int8 and fp8 pieces.
         progress: called with a note before each step.
 
     Returns:
         The bundle, opened.
 
     Raises:
-        InputError: the opset is not supported, a limit is below 1, or int8 has no images.
+        InputError: the opset is not supported or does not express a precision, a limit is below 1,
+            or int8 or fp8 has no images.
         OutputExists: the bundle exists, or the folder exists and is not a bundle.
         BuildError: a piece could not be exported.
     """
+    precision = precision or parse_precision([])
+    least = max(DEFAULT_OPSET, least_opset(precision))
+    opset = least if opset is None else opset
     if opset not in OPSETS:
         raise InputError(
             f"--opset {opset} is not supported", f"use {OPSETS.start} to {OPSETS.stop - 1}"
         )
+    if opset < least_opset(precision):
+        raise InputError(
+            f"--opset {opset} quantises neither float16 nor to fp8", f"use {least} or leave it out"
+        )
     limits = _limits(max_batch, max_shots)
     model.eval()
-    modules = exportable_pieces(model, precision or parse_precision([]), opset)
+    modules = exportable_pieces(model, precision, opset)
     pieces = {name: made.piece for name, made in modules.items()}
     inputs = [preprocess_image(image, model.config.image_size)[None] for image in calibration]
     with atomic_directory(output, force, marker=MANIFEST) as folder:
         for name, made in modules.items():
             progress(f"exporting {name} in {made.piece.precision}")
             path = write_piece(made, folder, opset)
-            if made.piece.precision == "int8":
+            if made.piece.precision in EIGHT_BIT:
                 progress(f"quantising {name}")
-                pieces[name] = replace(made.piece, quantisation=quantise(path, inputs))
+                told = quantise(path, inputs, made.piece.precision)
+                pieces[name] = replace(made.piece, quantisation=told)
         progress("joining the pieces of a query")
         write_query(pieces, folder)
         progress("running the reference")

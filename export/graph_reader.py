@@ -20,7 +20,12 @@ from uino_deploy.tolerances import FINENESS
 
 # TensorProto.DataType: what weights are stored in, and the precision that it means.
 _DOUBLE = 11
-_PRECISION_OF: dict[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
+_PRECISION_OF: dict[int, Precision] = {
+    **{1: "fp32", 10: "fp16", 16: "bf16"},
+    **{2: "int8", 3: "int8", 17: "fp8"},
+}
+# What a product of 8-bit operands is called in a network and in an engine.
+_QUANTISED_TYPES = {3: "INT8", 17: "FP8"}
 # In a piece of a precision at least this share of the weights has its type; the others, such as
 # convolutions that no bfloat16 exists for, and the scan's, are float32.
 _LEAST_SHARE = 0.1
@@ -55,12 +60,15 @@ class GraphSummary:
         functions: names of the operators with a portable ONNX function.
         doubles: the constants and casts in float64, by name.
         casts: the types that casts give, by ONNX's numbers.
+        quantised: the products whose operands are both dequantised: name -> INT8 or FP8, the type
+            of their zero points.
     """
 
     calls: list[Call] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
     doubles: list[str] = field(default_factory=list)
     casts: set[int] = field(default_factory=set)
+    quantised: dict[str, str] = field(default_factory=dict)
 
 
 def read_graph(path: Path) -> GraphSummary:
@@ -74,6 +82,7 @@ def read_graph(path: Path) -> GraphSummary:
         for number, value, *_ in fields(memoryview(path.read_bytes())):
             if number == _MODEL_GRAPH:
                 _read_nodes(submessage(value), _GRAPH_NODE, summary)
+                summary.quantised.update(_quantised(submessage(value)))
             elif number == _MODEL_FUNCTIONS:
                 _read_function(submessage(value), summary)
     except (ValueError, KeyError) as error:
@@ -167,21 +176,44 @@ def with_taps(data: bytes) -> tuple[bytes, list[Tap]]:
 
 
 class _Node(NamedTuple):
+    name: str
+    operator: str
     domain: str
     inputs: list[str]
     outputs: list[str]
 
     @classmethod
     def read(cls, node: memoryview) -> _Node:
-        found: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_DOMAIN: []}
+        single = (_NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN)
+        found: dict[int, list[str]] = {n: [] for n in (*single, _NODE_INPUT, _NODE_OUTPUT)}
         for number, value, *_ in fields(node):
             if number in found:
                 found[number].append(text(value))
-        return cls("".join(found[_NODE_DOMAIN][-1:]), found[_NODE_INPUT], found[_NODE_OUTPUT])
+        name, operator, domain = ("".join(found[number][-1:]) for number in single)
+        return cls(name, operator, domain, found[_NODE_INPUT], found[_NODE_OUTPUT])
 
 
 def _nodes(graph: memoryview) -> list[_Node]:
     return [_Node.read(submessage(f.value)) for f in fields(graph) if f.number == _GRAPH_NODE]
+
+
+def _quantised(graph: memoryview) -> dict[str, str]:
+    """Return the products of a graph whose operands are both dequantised, with their types."""
+    nodes = _nodes(graph)
+    zeros = {n.outputs[0]: n.inputs[-1] for n in nodes if n.operator == "DequantizeLinear"}
+    stored: dict[str, int] = {}
+    for each in (f.value for f in fields(graph) if f.number == _GRAPH_INITIALIZER):
+        told = {f.number: f.value for f in fields(submessage(each))}
+        kind = told.get(_TENSOR_TYPE)
+        if isinstance(kind, int):
+            stored[text(told.get(_TENSOR_NAME, memoryview(b"")))] = kind
+    found = {}
+    for node in nodes:
+        if node.operator == "MatMul" and all(name in zeros for name in node.inputs):
+            kinds = {stored.get(zeros[name], 0) for name in node.inputs}
+            if len(kinds) == 1 and kinds <= _QUANTISED_TYPES.keys():
+                found[node.name] = _QUANTISED_TYPES[kinds.pop()]
+    return found
 
 
 def without_functions(path: Path) -> bytes:

@@ -22,6 +22,8 @@ from uino_deploy.errors import BuildError
 _MOVES = ("constant", "noop", "reformat", "shapehostto", "shapedeviceto", "signal", "wait")
 # Searched in this order, since "BFloat16" contains "Float16".
 _SPELLINGS = (
+    ("INT8", ("int8",)),
+    ("FP8", ("fp8",)),
     ("BF16", ("bf16", "bfloat16")),
     ("HALF", ("half", "fp16", "float16")),
     ("FLOAT", ("fp32", "float")),
@@ -72,7 +74,7 @@ def _is_plugin(layer: dict[str, Any]) -> bool:
 
 
 def _output_type(layer: dict[str, Any]) -> str:
-    """Return FLOAT, HALF or BF16 by the first output; empty for others and unknown ones."""
+    """Return one of `_SPELLINGS` by the first output; empty for others and unknown ones."""
     outputs = layer.get("Outputs") or [{}]
     tensor = outputs[0] if isinstance(outputs[0], dict) else {}
     for key in ("DataType", "Format/Datatype", "Datatype", "Format"):

@@ -16,7 +16,13 @@ from torch.nn.utils import fusion
 
 from uino_deploy.bundle import Edge, Piece, Precision
 from uino_deploy.config import UinoConfig
-from uino_deploy.export.precision import PRECISIONS, edge_type, in_precision
+from uino_deploy.export.precision import (
+    EIGHT_BIT,
+    PRECISIONS,
+    edge_type,
+    in_precision,
+    rest_of,
+)
 from uino_deploy.model.adapter import BottleneckAdapter
 from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.mask_decoder import MaskDecoder
@@ -63,8 +69,10 @@ def exportable_pieces(
     parts = {**_modules(model), "adapter": _without_batch_norm(model.adapter)}
     pieces = {}
     for name, piece in describe_pieces(model.config, precision).items():
-        cast = in_precision(parts[name], piece.precision, opset)
-        module = TypedEdges(cast, PRECISIONS[piece.precision], piece.inputs, piece.outputs)
+        # A quantised piece is written in the precision of its rest first.
+        kind = rest_of(precision) if piece.precision in EIGHT_BIT else piece.precision
+        cast = in_precision(parts[name], kind, opset)
+        module = TypedEdges(cast, PRECISIONS[kind], piece.inputs, piece.outputs)
         pieces[name] = PieceModule(piece, module.eval())
     return pieces
 

@@ -9,7 +9,7 @@ parameters are float32 too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,14 @@ PRECISIONS: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
-    "int8": torch.float32,  # exported in float32 first, then quantised
+    "int8": torch.float32,  # exported in float32 or float16 first, then quantised
+    "fp8": torch.float32,
 }
-# In the other pieces, linear layers take too little time for int8 to be worth its error.
+EIGHT_BIT: tuple[Precision, ...] = ("int8", "fp8")
+# In the other pieces, linear layers take too little time for 8 bits to be worth their error.
 QUANTISED = ("encoder",)
+# ONNX quantises float16, and to fp8, from this opset on.
+_QUANTISED_HALF_OPSET = 19
 # ONNX gives Conv and ConvTranspose a bfloat16 type from opset 22 on.
 _BFLOAT16_CONVOLUTION_OPSET = 22
 
@@ -49,10 +53,10 @@ def parse_precision(values: Sequence[str]) -> dict[str, Precision]:
                 f"--precision {value}: unknown precision {precision!r}",
                 f"choose from {', '.join(PRECISIONS)}",
             )
-        if precision == "int8" and piece not in QUANTISED:
+        if precision in EIGHT_BIT and piece not in QUANTISED:
             raise InputError(
-                f"--precision {value}: int8 is for the {' and the '.join(QUANTISED)} only",
-                "for example --precision bf16 --precision encoder=int8",
+                f"--precision {value}: {precision} is for the {' and the '.join(QUANTISED)} only",
+                f"for example --precision fp16 --precision encoder={precision}",
             )
         if not piece and "=" not in value:
             default = precision
@@ -63,6 +67,23 @@ def parse_precision(values: Sequence[str]) -> dict[str, Precision]:
                 f"--precision {value}: unknown piece {piece!r}", f"choose from {', '.join(PIECES)}"
             )
     return {piece: named.get(piece, default) for piece in PIECES}
+
+
+def rest_of(precision: Mapping[str, Precision]) -> Precision:
+    """Return what a quantised piece computes everything else in.
+
+    That is fp16 if all other pieces are fp16, and fp32 otherwise: ONNX Runtime quantises no
+    bfloat16 on a CPU, and OpenVINO lowers float32 there by itself.
+    """
+    others = {kind for kind in precision.values() if kind not in EIGHT_BIT}
+    return "fp16" if others == {"fp16"} else "fp32"
+
+
+def least_opset(precision: Mapping[str, Precision]) -> int:
+    """Return the first opset that can express these precisions; 1 if every one can."""
+    kinds = set(precision.values())
+    half = not kinds.isdisjoint(EIGHT_BIT) and rest_of(precision) == "fp16"
+    return _QUANTISED_HALF_OPSET if half or "fp8" in kinds else 1
 
 
 def edge_type(precision: Precision) -> torch.dtype:

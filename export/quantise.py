@@ -1,148 +1,135 @@
-"""A piece in int8: static quantisation by ONNX Runtime, without the layers measured as sensitive.
+"""A piece in int8 or fp8: its matrix products, without those that measure as sensitive.
 
-The linear layers are quantised: weights symmetrically per output channel, inputs with one scale
-per tensor, calibrated on images. Everything else stays float32: norms, attention,
-activations, the residual stream.
+Linear layers come first: their weights are rounded symmetrically per output channel and lie in the
+file in their 8 bits, and their inputs have one scale, calibrated on images. Attention's products
+follow. Everything else keeps its type: norms, softmax, activations, the residual stream.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from uino_deploy.bundle import Quantisation
+from uino_deploy.bundle import Precision, Quantisation
 from uino_deploy.errors import BuildError, InputError
+from uino_deploy.export.calibration import Calibrated, CalibratedPair, calibrate, calibrate_pair
+from uino_deploy.export.formats import FORMATS, Float32, Format
+from uino_deploy.export.observation import Operand, observe
 from uino_deploy.export.onnx_writer import check_model, save_model
-from uino_deploy.export.opsets import IR_VERSION
-from uino_deploy.workspace import work_folder
+from uino_deploy.export.projections import split_projections
+from uino_deploy.export.qdq import (
+    Attention,
+    Linear,
+    attentions,
+    insert,
+    insert_pairs,
+    linear_layers,
+)
 
-Float32 = npt.NDArray[np.float32]
-
-# A layer stays float32 if int8 changes its own output by more than this (relative L2).
+# A product keeps its type if the 8-bit format changes its own output by more (relative L2).
 SENSITIVE = 0.1
-_ROWS = 256  # rows of a layer's input on which its sensitivity is measured
+_QUERIES = 64  # of each head, on which attention's products are measured
 
 
-def quantise(path: Path, images: Sequence[Float32]) -> Quantisation:
-    """Replace an exported float32 piece and its weights file with their int8 form.
+def quantise(path: Path, images: Sequence[Float32], precision: Precision = "int8") -> Quantisation:
+    """Replace an exported piece and its weights file with their 8-bit form.
 
     Args:
-        path: the piece's ONNX file; its weights lie beside it under the piece's name.
+        path: the piece's ONNX file, in float32 or float16; its weights lie beside it under the
+            piece's name.
         images: calibration inputs [1, 3, S, S], preprocessed.
+        precision: int8, or fp8 (e4m3), which needs opset 19, as float16 does.
 
     Returns:
-        The quantised layers and those left out.
+        What was quantised and what was left out.
 
     Raises:
         InputError: no calibration image.
-        BuildError: int8 hurts every layer too much, or the result is not a valid ONNX model.
+        BuildError: the format hurts every layer too much, or the result is not a valid ONNX model.
     """
-    if not images:
-        raise InputError("int8 needs calibration images, and none were given")
-    errors = sensitivity(path, images[0])
-    left_out = sorted(name for name, error in errors.items() if error > SENSITIVE)
-    chosen = [name for name in errors if name not in left_out]
+    model = onnx.load(path)
+    split_projections(model)
+    linears, pairs = measure(model, images, precision)
+    chosen = {layer: how for layer, how in linears.items() if how.error <= SENSITIVE}
+    attended = {name: how for name, how in pairs.items() if how.error <= SENSITIVE}
     if not chosen:
-        raise BuildError(f"{path.name}: int8 hurts every layer too much", "export it in bf16")
-    with work_folder(None, "uino-quantise") as folder:
-        target = folder / path.name
-        _quantise(path, target, chosen, images)
-        model = onnx.load(target)
-    _cleaned(model, path.stem)
+        raise BuildError(
+            f"{path.name}: {precision} hurts every layer too much", "export it in bf16 or fp16"
+        )
+    kind, rest = FORMATS[precision], _floating(model)
+    insert(model, chosen, kind)
+    insert_pairs(model, attended, kind, rest)
+    del model.graph.value_info[:]
     weights = path.with_suffix(".weights")
     weights.unlink()
     save_model(model, path, weights.name)
     check_model(path)
-    return Quantisation(layers=len(chosen), left_out=left_out, images=len(images))
+    left_out = [layer.name for layer in linears if layer not in chosen]
+    left_out += [name for name in pairs if name not in attended]
+    return Quantisation(
+        layers=len(chosen) + len(attended),
+        left_out=sorted(left_out),
+        images=len(images),
+        smoothed=sum(how.smoothing is not None for how in chosen.values()),
+        rest="fp16" if rest == np.float16 else "fp32",
+    )
 
 
-def sensitivity(path: Path, image: Float32) -> dict[str, float]:
-    """Return, for each linear layer, the relative L2 error of its own output in int8.
+def measure(
+    model: onnx.ModelProto, images: Sequence[Float32], precision: str
+) -> tuple[dict[Linear, Calibrated], dict[str, CalibratedPair]]:
+    """Return the best way to quantise each product, with the error of its own output.
 
     Args:
-        path: a float32 piece.
-        image: one input to measure on.
+        model: a piece with its weights.
+        images: calibration inputs [1, 3, S, S].
+        precision: int8 or fp8.
+
+    Returns:
+        The linear layers, and attention's products by their nodes' names.
+
+    Raises:
+        InputError: no image.
     """
-    model = onnx.load(path)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants]
-    weights = {n.name: numpy_helper.to_array(constants[n.input[1]]) for n in layers}
-    values = _values(model, sorted({layer.input[0] for layer in layers}), image)
-    errors = {}
-    for layer in layers:
-        rows = values[layer.input[0]].reshape(-1, values[layer.input[0]].shape[-1])
-        errors[layer.name] = _int8_error(rows, weights[layer.name])
-    return errors
+    if not images:
+        raise InputError(f"{precision} needs calibration images, and none were given")
+    kind = FORMATS[precision]
+    found, attending = linear_layers(model), attentions(model)
+    sources = list(dict.fromkeys(layer.source for layer in found))
+    operands = dict.fromkeys(name for a in attending for name in (a.query, a.key, a.value))
+    seen = observe(model, sources, list(operands), images)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    linears = {}
+    for layer in found:
+        weight = numpy_helper.to_array(tensors[layer.weight]).astype(np.float32)
+        linears[layer] = calibrate(seen.inputs[layer.source], weight, kind, bool(layer.norm))
+    pairs: dict[str, CalibratedPair] = {}
+    for each in attending:
+        pairs |= _calibrated(each, seen.operands, kind)
+    return linears, pairs
 
 
-def _values(model: onnx.ModelProto, names: Sequence[str], image: Float32) -> dict[str, Float32]:
-    """Run a model and return the values of inner tensors."""
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    with work_folder(None, "uino-quantise") as folder:
-        path = folder / "open.onnx"
-        save_model(model, path, "open.weights")
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        outputs = session.run(list(names), {model.graph.input[0].name: image})
-    return dict(zip(names, outputs, strict=True))
+def _calibrated(
+    attention: Attention, operands: Mapping[str, Operand], kind: Format
+) -> dict[str, CalibratedPair]:
+    """Calibrate an attention's two products on some of its queries."""
+    names = (attention.query, attention.key, attention.value)
+    query, key, value = (operands[name] for name in names)
+    some = query.values[..., :: max(1, query.values.shape[-2] // _QUERIES), :]
+    scores = some @ key.values
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return {
+        attention.scores: calibrate_pair(some, key.values, (query.peak, key.peak), kind),
+        attention.mixed: calibrate_pair(weights, value.values, (1.0, value.peak), kind),
+    }
 
 
-def _int8_error(rows: Float32, weight: Float32) -> float:
-    scale = np.abs(weight).max(axis=0) / 127
-    low, high = min(float(rows.min()), 0.0), max(float(rows.max()), 0.0)
-    step = (high - low) / 255 or 1.0
-    some = rows[:: max(1, len(rows) // _ROWS)]
-    exact = some @ weight
-    rounded = (np.rint(some / step) * step) @ (np.rint(weight / scale) * scale)
-    return float(np.linalg.norm(rounded - exact) / np.linalg.norm(exact))
-
-
-class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """The calibration images, handed to ONNX Runtime one at a time."""
-
-    def __init__(self, name: str, images: Sequence[Float32]) -> None:
-        self._feeds: Iterator[dict[str, Float32]] = iter([{name: image} for image in images])
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._feeds, None)
-
-
-def _quantise(source: Path, target: Path, layers: list[str], images: Sequence[Float32]) -> None:
-    name = onnx.load(source, load_external_data=False).graph.input[0].name
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it recommends a preparation that the exporter has already done
-    try:
-        quantize_static(
-            source,
-            target,
-            _Images(name, images),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=layers,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
-        )
-    finally:
-        logger.setLevel(level)
-
-
-def _cleaned(model: onnx.ModelProto, name: str) -> None:
-    """Drop the quantiser's notes about itself."""
-    del model.metadata_props[:]
-    del model.graph.value_info[:]
-    model.ir_version = IR_VERSION
-    model.producer_name, model.producer_version = "uino-deploy", ""
-    model.graph.name = name
+def _floating(model: onnx.ModelProto) -> np.dtype[np.float16] | np.dtype[np.float32]:
+    """Return the type of a piece's floating-point weights."""
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+    return np.dtype(np.float16) if half else np.dtype(np.float32)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _HALF = frozenset({"fp16", "bf16"})
-_ALL = frozenset({"fp32", "fp16", "bf16"})
+_ALL = frozenset({"fp32", "fp16", "bf16", "fp8", "int8"})
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ _PIECE: dict[str, Tolerance] = {
     ),
     "fp16": Tolerance(2e-2, "11-bit weights and activations; errors add over the blocks"),
     "bf16": Tolerance(1e-1, "8-bit weights and activations; errors add over the blocks"),
+    "fp8": Tolerance(1.5e-1, "4-bit weights and activations, at any size; errors add over blocks"),
     "int8": Tolerance(1.5e-1, "256 steps for the range of a tensor; errors add over the blocks"),
 }
 
@@ -44,25 +45,26 @@ _WHOLE: dict[str, Tolerance] = {
     "fp32": Tolerance(5e-4, "the pieces' float32 errors, carried through the decoder"),
     "fp16": Tolerance(5e-2, "the pieces' float16 errors, carried through the decoder"),
     "bf16": Tolerance(5e-2, "the pieces' bfloat16 errors, carried through the decoder"),
+    "fp8": Tolerance(1.5e-1, "the encoder's fp8 errors, carried through the other pieces"),
     "int8": Tolerance(1.5e-1, "the encoder's int8 errors, carried through the other pieces"),
 }
 
 # The lowest acceptable IoU of the mask with float32 PyTorch's.
-_MASK_IOU: dict[str, float] = {"fp32": 0.995, "fp16": 0.97, "bf16": 0.90, "int8": 0.85}
+_MASK_IOU: dict[str, float] = {"fp32": 0.995, "fp16": 0.97, "bf16": 0.90, "fp8": 0.85, "int8": 0.85}
 
 # How many points of mIoU a bundle may lose on the demo's held-out episodes: 0.1 is a handful of
-# borderline pixels, 0.2 and 1.0 are what half precision and int8 promise to users.
-_MIOU_DROP: dict[str, float] = {"fp32": 0.1, "fp16": 0.2, "bf16": 0.2, "int8": 1.0}
+# borderline pixels, 0.2, 0.5 and 1.0 are what half precision, fp8 and int8 promise to users.
+_MIOU_DROP: dict[str, float] = {"fp32": 0.1, "fp16": 0.2, "bf16": 0.2, "fp8": 0.5, "int8": 1.0}
 
 # How far, either way, a machine's error may be from its forecast: one that fuses nodes rounds less
 # often than the graph says, and sums in another order.
 FORECAST_FACTOR = 4.0
 
-FINENESS = ("fp32", "fp16", "bf16", "int8")
+FINENESS = ("fp32", "fp16", "bf16", "fp8", "int8")
 
 
 def piece_tolerance(precision: str) -> Tolerance:
-    """Return the bound for one exported piece in `precision` (fp32, fp16, bf16 or int8)."""
+    """Return the bound for one exported piece in `precision` (a name of `FINENESS`)."""
     return _PIECE[precision]
 
 

@@ -43,6 +43,12 @@ def checkpoint(model, tmp_path_factory) -> Path:
         (["--checkpoint", "a", "--variant", "comp"], "--variant needs --preset"),
         (["--preset", "huge"], "huge"),
         (["--preset", "tiny", "--precision", "int8"], "int8 is for the encoder only"),
+        (["--preset", "tiny", "--precision", "decoder=fp8"], "fp8 is for the encoder only"),
+        (
+            ["--preset", "tiny", "--precision", "encoder=fp8", "--opset", "18"],
+            "--opset 18 quantises",
+        ),
+        (["--preset", "tiny", "--calibrate", "."], "needs --precision encoder=int8 or"),
         (["--preset", "tiny", "--precision", "head=fp16"], "unknown piece 'head'"),
         (["--preset", "tiny", "--image-size", "100"], "multiple of the patch"),
         (["--preset", "tiny", "--opset", "11"], "--opset 11"),

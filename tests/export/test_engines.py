@@ -183,16 +183,6 @@ def test_too_little_workspace_is_said_and_what_to_do(bundle):
         build_engines(bundle, RTX, "sm_89", pieces=["decoder"], workspace=256, force=True)
 
 
-@pytest.mark.parametrize("piece", ["encoder", "query"])
-def test_int8_is_not_built_into_engines(bundle, piece):
-    pieces = dict(bundle.manifest.pieces)
-    pieces["encoder"] = msgspec.structs.replace(pieces["encoder"], precision="int8")
-    manifest = msgspec.structs.replace(bundle.manifest, pieces=pieces)
-    quantised = Bundle(bundle.root, manifest, bundle.config)
-    with pytest.raises(InputError, match=f"{piece} has int8"):
-        build_engines(quantised, RTX, "sm_89", pieces=[piece])
-
-
 def test_rtx_takes_no_timing_cache(bundle, tmp_path):
     with pytest.raises(InputError, match="--timing-cache"):
         build_engines(bundle, RTX, "sm_89", timing_cache=tmp_path / "timings")

@@ -25,7 +25,7 @@ def test_a_named_piece_wins_whatever_the_order():
     assert parse_precision(["encoder=fp32", "fp16"]) == expected
 
 
-@pytest.mark.parametrize("value", ["fp8", "encoder=", "=fp16", "head=fp16", "encoder=fp16=fp16"])
+@pytest.mark.parametrize("value", ["fp4", "encoder=", "=fp16", "head=fp16", "encoder=fp16=fp16"])
 def test_an_unknown_precision_or_piece_is_named(value):
     with pytest.raises(InputError, match="--precision"):
         parse_precision([value])

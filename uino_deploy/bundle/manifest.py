@@ -61,7 +61,7 @@ _EXPORTED_FROM = {
 }
 
 DType = Literal["float32", "float16"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "fp8", "int8"]
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,17 +73,21 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
-    """How an int8 piece was made.
+    """How an int8 or fp8 piece was made.
 
     Attributes:
-        layers: how many layers compute in int8.
-        left_out: the names of the layers that stay float32 because int8 hurts them most.
+        layers: how many matrix products compute in 8 bits.
+        left_out: the names of those that do not because it hurts them most.
         images: how many calibration images set the scales.
+        smoothed: how many layers have a smoothing folded into the norm before them.
+        rest: the precision of everything else in the piece.
     """
 
     layers: _Some
     left_out: list[str]
     images: _Some
+    smoothed: _Some = 0
+    rest: Literal["fp32", "fp16"] = "fp32"
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,7 +65,10 @@ class PlanInfo(msgspec.Struct, kw_only=True):
         tf32: whether fp32 products may round their operands to TF32; None in plans of versions
             that did not ask, where TensorRT's default was on.
         layers: the number of parsed network layers by float type, without constants and casts.
-        matrix_layers: the same for matrix products and convolutions only.
+        matrix_layers: the same for matrix products and convolutions only; quantised products count
+            under INT8 or FP8.
+        products: the quantised layers that the engine computes in 8 bits, by type, as read back
+            from it; empty without any, or where TensorRT 10.x names no types.
         engine: what the inspector found; None without a GPU of the architecture.
         route: "aot" or "ipluginv3" if the operators are plugins (`uino_deploy.kernels.plugins`
             explains the kinds), "function" if their ONNX functions were built in, "none"
@@ -101,6 +104,7 @@ class PlanInfo(msgspec.Struct, kw_only=True):
     seconds: float
     host_memory: int | None = None
     tf32: bool | None = None
+    products: dict[str, int] = msgspec.field(default_factory=dict)
     plugins: dict[str, int] = msgspec.field(default_factory=dict)
     miscompiles: list[str] = msgspec.field(default_factory=list)
     workarounds: list[str] = msgspec.field(default_factory=list)

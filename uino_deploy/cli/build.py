@@ -176,6 +176,8 @@ def _show(bundle: Bundle, infos: list[PlanInfo], verbose: bool, output: Output) 
             f"{info.piece}: {info.precision}, {megabytes} MB in {info.seconds:.1f} s, "
             f"{plan_path(info)}"
         )
+        if info.products:
+            output.text(f"{info.piece}: the engine computes {_counts(info.products)} layers")
         row = [info.piece, info.precision, _counts(info.matrix_layers), _engine(info)]
         rows.append([*row, info.route, f"{info.seconds:.1f}", megabytes])
     if infos[0].backend == "tensorrt-rtx" and any(info.operators for info in infos):

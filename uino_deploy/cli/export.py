@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     "--precision",
     "precisions",
     multiple=True,
-    metavar="[PIECE=]fp32|fp16|bf16|int8|auto",
-    help=f"Precision of every piece, or of PIECE: {', '.join(PIECES)}. Repeatable; int8 is for the "
-    "encoder only. auto chooses float16 or float32 for each node.",
+    metavar="[PIECE=]fp32|fp16|bf16|int8|fp8|auto",
+    help=f"Precision of every piece, or of PIECE: {', '.join(PIECES)}. Repeatable; int8 and fp8 "
+    "are for the encoder only, and fp8 for engines. auto chooses float16 or float32 for each node.",
 )
 @click.option(
     "--min-mask-iou",
@@ -45,10 +45,12 @@ if TYPE_CHECKING:
 @click.option(
     "--calibrate",
     type=FILE,
-    help="Folder of images to calibrate int8, or to choose types, on.  [default: photographs and "
-    "demo scenes]",
+    help="Folder of images to calibrate int8 and fp8, or to choose types, on.  [default: "
+    "photographs and demo scenes]",
 )
-@click.option("--opset", type=int, default=18, show_default=True, help="ONNX opset.")
+@click.option(
+    "--opset", type=int, help="ONNX opset.  [default: 18, or 19 for fp8 and for int8 beside fp16]"
+)
 @click.option("--max-shots", type=int, help="Largest number of support images a class may have.")
 @click.option("--max-batch", type=int, help="Largest query batch.")
 @click.option(
@@ -67,7 +69,7 @@ def export(
     precisions: tuple[str, ...],
     min_mask_iou: float | None,
     calibrate: Path | None,
-    opset: int,
+    opset: int | None,
     max_shots: int | None,
     max_batch: int | None,
     target: Path,
@@ -91,6 +93,8 @@ def export(
           --precision encoder=int8 --calibrate photographs -o model.uino
       uino-deploy export --checkpoint model.safetensors --precision auto --min-mask-iou 0.99 \\
           -o model.uino
+      uino-deploy export --checkpoint model.safetensors --precision fp16 \\
+          --precision encoder=fp8 -o engine.uino
       uino-deploy export --preset tiny --seed 0 -o untrained.uino
     """
     import msgspec
@@ -130,7 +134,7 @@ def export(
             "bundle": str(target),
             "bytes": size,
             "fingerprint": manifest.fingerprint,
-            "opset": opset,
+            "opset": manifest.opset,
             "precision": {
                 name: piece.precision for name, piece in manifest.pieces.items() if name != WHOLE
             },

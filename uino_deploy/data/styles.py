@@ -80,12 +80,13 @@ def _shaded(tile: Image.Image, rng: np.random.Generator) -> Image.Image:
     shade = shade * (1 + rng.uniform(-0.3, 0.3) * ramp)
     gloss = 255 * rng.uniform(0, 0.8) * np.clip(slope - rng.uniform(0.2, 0.5), 0, 1)[..., None]
     lit = np.clip(pixels[..., :3] * shade + gloss, 0, 255)
-    return Image.fromarray(np.concatenate([lit, pixels[..., 3:]], axis=-1).astype(np.uint8), "RGBA")
+    return Image.fromarray(np.concatenate([lit, pixels[..., 3:]], axis=-1).astype(np.uint8))
 
 
 def _blurred(plane: Image.Image, radius: float) -> NDArray[np.float32]:
-    blurred = plane.filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(blurred, dtype=np.float32) / 255
+    blurred = np.asarray(plane.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32)
+    share: NDArray[np.float32] = blurred / 255
+    return share
 
 
 def _outlined(tile: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -52,6 +52,7 @@ _COMPUTED = {
     "fp16": ("f16", "f32"),
     "bf16": ("bf16", "bf16", "f32"),
     "int8": ("i8", "u8", "f32", "bf16"),
+    "fp8": ("f32", "f32"),  # operands are rounded to fp8, as the file says, then multiplied
 }
 # Of the encoder for one image: with fewer multiply-adds, one thread is as fast as several.
 _SMALL_WORK = 2e9
@@ -229,7 +230,8 @@ class OpenVinoBackend(HostBackend):
         return options
 
     def _check_precision(self, bundle: Bundle, piece: Piece) -> None:
-        if piece.precision == "fp16":
+        told = piece.quantisation
+        if piece.precision == "fp16" or (told is not None and told.rest == "fp16"):
             raise DependencyError(
                 f"{bundle.root}: piece {piece.name} is float16, which OpenVINO computes in "
                 "float32 on a processor",

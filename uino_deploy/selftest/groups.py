@@ -97,8 +97,8 @@ def _with_plans(setting: Setting, label: str, library: EngineBackend, right: Gro
 
 # The precisions that each backend always supports; others depend on the processor or GPU.
 _SURE = {
-    "onnxruntime": {"fp32", "fp16", "int8"},
-    "openvino": {"fp32", "int8"},
+    "onnxruntime": {"fp32", "fp16", "int8", "fp8"},
+    "openvino": {"fp32", "int8", "fp8"},
     "tensorrt": {"fp32", "fp16", "bf16"},
     "tensorrt-rtx": {"fp32", "fp16", "bf16"},
     **{f"onnxruntime:{provider}": {"fp32", "fp16"} for provider in _ONNXRUNTIME_GPU},
