@@ -84,9 +84,9 @@ def _shaded(tile: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _blurred(plane: Image.Image, radius: float) -> NDArray[np.float32]:
-    blurred = np.asarray(plane.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32)
-    share: NDArray[np.float32] = blurred / 255
-    return share
+    blurred = np.array(plane.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32)
+    blurred /= 255
+    return blurred
 
 
 def _outlined(tile: Image.Image, rng: np.random.Generator) -> Image.Image:
