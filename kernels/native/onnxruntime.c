@@ -168,7 +168,7 @@ static void run_in_session(const struct threads *self, void (*body)(void *, size
                            size_t count)
 {
     struct pool *pool = (struct pool *)self->of;
-    if (pool->failed) return;
+    if (pool->failed || !count) return;
     pool->failed = CALL(pool->api, KERNEL_CONTEXT_PARALLEL_FOR, status, const void *,
                         void (*)(void *, size_t), size_t, size_t, void *)(pool->context, body, count,
                                                                           0, context);
