@@ -117,9 +117,12 @@ def loaded() -> Native | None:
 
 @cache
 def _announce(reason: str) -> None:
-    warnings.warn(
-        f"no native operators, so the slower portable forms run: {reason}", Degraded, stacklevel=3
-    )
+    warnings.warn(warning(reason), Degraded, stacklevel=3)
+
+
+def warning(reason: str) -> str:
+    """Return the line that says why the portable forms run."""
+    return f"no native operators, so the slower portable forms run: {reason}"
 
 
 def describe(native: Native | None) -> str:
