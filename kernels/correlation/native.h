@@ -162,13 +162,15 @@ static int FORM(correlation4d)(const struct correlation *work, const struct thre
     now.share = now.panels + panels * SUPPORTS * work->channels;
     now.window = (int32_t *)(now.share + now.windows);
     FORM(divide)(&now);
+    const double elements = (double)(tokens * work->channels); // of the supports
     const int64_t images = work->supports == 1 ? work->batch : 1; // that meet the same supports
     for (now.of_support = 0; now.of_support < work->supports; now.of_support++)
         for (now.shot = 0; now.shot < work->shots; now.shot++)
             for (now.layer = 0; now.layer < work->layers; now.layer++) {
                 now.first_query = now.of_support;
-                threads->run(threads, FORM(support_panel), &now, (size_t)panels);
-                threads->run(threads, FORM(query_block), &now, (size_t)(images * now.blocks));
+                for_each(threads, FORM(support_panel), &now, panels, 64 * elements);
+                for_each(threads, FORM(query_block), &now, images * now.blocks,
+                         2 * elements * (double)(images * work->queries));
             }
     free(now.panels);
     return now.failed;

@@ -19,6 +19,20 @@ struct threads {
     const void *of;
 };
 
+// Below as many operations, some 0.1 ms, other threads cost more than they help.
+#define WORTH_THREADS 2e7
+
+// Runs body(context, i) for each i below count, on several threads if that many operations in all
+// are worth it.
+INLINE void for_each(const struct threads *threads, void (*body)(void *, size_t), void *context,
+                     int64_t count, double operations)
+{
+    if (operations >= WORTH_THREADS)
+        threads->run(threads, body, context, (size_t)count);
+    else
+        for (int64_t i = 0; i < count; i++) body(context, (size_t)i);
+}
+
 // Correlation4d; see correlation/naive.py.
 struct correlation {
     const void *query, *support, *weight; // [B,L,Nq,D], [B or 1,K,L,Ns,D], [B or 1,K,Ns]

@@ -151,7 +151,9 @@ static int FORM(selective_scan2d)(const struct scan *work, const struct threads 
 {
     struct FORM(scanning) scanning = {work, 0};
     const int64_t chunks = (work->channels + CHUNK - 1) / CHUNK;
-    threads->run(threads, FORM(scan_item), &scanning, (size_t)(work->sequences * chunks));
+    const double updates = (double)(DIRECTIONS * work->sequences * work->height * work->width) *
+                           (double)(work->channels * work->states);
+    for_each(threads, FORM(scan_item), &scanning, work->sequences * chunks, 20 * updates);
     return scanning.failed;
 }
 

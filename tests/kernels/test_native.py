@@ -166,8 +166,9 @@ def test_a_number_that_is_none_is_not_swallowed():
 
 
 def test_threads_change_nothing():
-    operands = correlation_operands(2, 1, 2, 2, 2, 300, (7, 9), 40)
-    scans = scan_operands((9, 6, 5, 70, 2, 4), torch.float32, torch.Generator().manual_seed(0))
+    # Enough work that threads are started.
+    operands = correlation_operands(2, 1, 2, 1, 1, 700, (7, 9), 130)
+    scans = scan_operands((40, 6, 5, 70, 2, 4), torch.float32, torch.Generator().manual_seed(0))
     threads = torch.get_num_threads()
     found = []
     try:
