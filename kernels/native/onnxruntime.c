@@ -260,20 +260,20 @@ static const struct operator operators[] = {
     OPERATOR("SelectiveScan2d", 6, 2, BFLOAT16, compute_scan),
 };
 
-// ONNX Runtime calls this when the library is registered with a session's options. The domain lives
-// as long as the process, as a session may outlive its options.
+// ONNX Runtime calls this when the library is registered with a session's options, in any thread. The
+// domain lives as long as the process: a session may outlive its options.
 __attribute__((visibility("default"))) status RegisterCustomOps(void *options,
                                                                 const struct api_base *base)
 {
-    static void *domain;
+    static void *shared;
     const api api = base->get_api(VERSION);
     if (!api) return NULL; // older than any that this package accepts
+    void *domain = __atomic_load_n(&shared, __ATOMIC_ACQUIRE);
     if (!domain) {
-        void *made;
-        TRY(CALL(api, CREATE_CUSTOM_OP_DOMAIN, status, const char *, void **)("uino", &made));
+        TRY(CALL(api, CREATE_CUSTOM_OP_DOMAIN, status, const char *, void **)("uino", &domain));
         for (size_t i = 0; i < sizeof operators / sizeof *operators; i++)
-            TRY(CALL(api, CUSTOM_OP_DOMAIN_ADD, status, void *, const void *)(made, &operators[i]));
-        domain = made;
+            TRY(CALL(api, CUSTOM_OP_DOMAIN_ADD, status, void *, const void *)(domain, &operators[i]));
+        __atomic_store_n(&shared, domain, __ATOMIC_RELEASE);
     }
     return CALL(api, ADD_CUSTOM_OP_DOMAIN, status, void *, void *)(options, domain);
 }
