@@ -42,11 +42,14 @@ def _native(
     pool: int,
 ) -> Tensor:
     volume = _empty_volume(query, support, height, width, pool)
-    tensors = [*(tensor.contiguous() for tensor in (query, support, weight)), volume]
-    sizes = [query.shape[0], support.shape[0], weight.shape[0], support.shape[1]]
-    sizes += [*query.shape[1:3], height, width, query.shape[3], pool]
-    operands = [tensor.data_ptr() for tensor in tensors]
-    native.correlation4d(native_type(query), operands, sizes, torch.get_num_threads())
+    inputs = [tensor.contiguous() for tensor in (query, support, weight)]
+    native.correlation4d(
+        native_type(query),
+        [tensor.data_ptr() for tensor in (*inputs, volume)],
+        [tensor.shape for tensor in inputs],
+        (height, width, pool),
+        torch.get_num_threads(),
+    )
     return volume
 
 

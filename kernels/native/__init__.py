@@ -42,35 +42,47 @@ class Native(NamedTuple):
         return found
 
     def correlation4d(
-        self, dtype: str, operands: Sequence[int], sizes: Sequence[int], threads: int
+        self,
+        dtype: str,
+        operands: Sequence[int],
+        shapes: Sequence[Sequence[int]],
+        grid: tuple[int, int, int],
+        threads: int,
     ) -> None:
-        """Compute Correlation4d; see `correlation.naive` for shapes and mathematics.
+        """Compute Correlation4d; see `correlation.naive` for the mathematics.
 
         Args:
             dtype: of all operands, one of `TYPES`.
             operands: addresses of query, support, weight and the result, each contiguous.
-            sizes: B, B or 1 of support, B or 1 of weight, K, L, Nq, height, width, D, pool.
+            shapes: of query, support and weight, which must fit together.
+            grid: height, width and pool.
             threads: at most as many are used.
 
         Raises:
             MemoryError: there is no memory for the tokens of a layer.
         """
+        query, support, weight = shapes
+        height, width, pool = grid
+        sizes = [query[0], support[0], weight[0], support[1], query[1], query[2]]
+        sizes += [height, width, query[3], pool]
         self._call(self.library.uino_correlation4d, dtype, operands, sizes, threads)
 
     def selective_scan2d(
-        self, dtype: str, operands: Sequence[int], sizes: Sequence[int], threads: int
+        self, dtype: str, operands: Sequence[int], shapes: Sequence[Sequence[int]], threads: int
     ) -> None:
-        """Compute SelectiveScan2d; see `selective_scan.naive` for shapes and mathematics.
+        """Compute SelectiveScan2d; see `selective_scan.naive` for the mathematics.
 
         Args:
             dtype: of x, packed and y, one of `TYPES`; the other operands are float32.
             operands: addresses of x, packed, dt_weight, dt_bias, A, skip and y, each contiguous.
-            sizes: S, H, W, D, P, R, N.
+            shapes: of the first six, which must fit together.
             threads: at most as many are used.
 
         Raises:
             MemoryError: there is no memory for a sequence.
         """
+        x, packed, weight, _, decays, _ = shapes
+        sizes = [*x, packed[4], weight[2], decays[2]]
         self._call(self.library.uino_selective_scan2d, dtype, operands, sizes, threads)
 
     @staticmethod

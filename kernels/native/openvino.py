@@ -57,12 +57,10 @@ class Correlation4d(_NativeOperator):
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
         """Call the library."""
-        native, (query, support, weight) = _library(), (list(tensor.shape) for tensor in inputs)
         height, width, pool = (self._attributes[name] for name in ("height", "width", "pool"))
-        sizes = [query[0], support[0], weight[0], support[1], *query[1:3]]
-        sizes += [height, width, query[3], pool]
-        dtype, operands = _type(inputs[0]), _addresses([*inputs, *outputs])
-        native.correlation4d(dtype, operands, sizes, self._attributes["threads"])
+        dtype, operands, shapes = _operands(inputs, outputs)
+        threads = self._attributes["threads"]
+        _library().correlation4d(dtype, operands, shapes, (height, width, pool), threads)
         return True
 
 
@@ -75,11 +73,8 @@ class SelectiveScan2d(_NativeOperator):
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
         """Call the library."""
-        native, shapes = _library(), [list(tensor.shape) for tensor in inputs]
-        x, packed, weight, _, decays, _ = shapes
-        sizes = [*x, packed[4], weight[2], decays[2]]
-        dtype, operands = _type(inputs[0]), _addresses([*inputs, *outputs])
-        native.selective_scan2d(dtype, operands, sizes, self._attributes["threads"])
+        dtype, operands, shapes = _operands(inputs, outputs)
+        _library().selective_scan2d(dtype, operands, shapes, self._attributes["threads"])
         return True
 
 
@@ -121,9 +116,8 @@ def _library() -> Native:
     return native
 
 
-def _type(tensor: Any) -> str:
-    return _TYPES[tensor.element_type.to_string()]
-
-
-def _addresses(tensors: list[Any]) -> list[int]:
-    return [tensor.data.ctypes.data for tensor in tensors]
+def _operands(inputs: list[Any], outputs: list[Any]) -> tuple[str, list[int], list[list[int]]]:
+    """Return the type, the addresses of all tensors, and the inputs' shapes."""
+    addresses = [tensor.data.ctypes.data for tensor in (*inputs, *outputs)]
+    shapes = [list(tensor.shape) for tensor in inputs]
+    return _TYPES[inputs[0].element_type.to_string()], addresses, shapes

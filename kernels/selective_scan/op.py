@@ -28,10 +28,10 @@ def selective_scan2d(
             return triton_kernel.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
     if native := native_for(x):
         y = x.new_empty(x.shape)
-        sizes = [*x.shape, packed.shape[-1], dt_weight.shape[-1], A.shape[-1]]
         inputs = [tensor.contiguous() for tensor in (x, packed, dt_weight, dt_bias, A, skip)]
         operands = [tensor.data_ptr() for tensor in (*inputs, y)]
-        native.selective_scan2d(native_type(x), operands, sizes, torch.get_num_threads())
+        shapes = [tensor.shape for tensor in inputs]
+        native.selective_scan2d(native_type(x), operands, shapes, torch.get_num_threads())
         return y
     return blocked.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
 
