@@ -36,34 +36,33 @@ EXECUTED = "sm_87"
 
 def claims(setting: Setting) -> list[Claim]:
     """Return the claims that need no GPU."""
-    return (
-        [
-            Claim(
-                f"{operator.name} in numpy matches PyTorch",
-                "two implementations of one formula on the same random inputs, float64",
-                partial(_against_torch, setting, operator),
-            )
-            for operator in OPERATORS.values()
-        ]
-        + [
-            Claim(
-                f"{operator.name}'s {EXECUTED} kernel computes it",
-                "the compiled PTX, executed instruction by instruction as TensorRT launches a plugin, "
-                "against float64 numpy",
-                partial(_executed, setting, operator),
-            )
-            for operator in OPERATORS.values()
-        ]
-        + [
-            Claim(
-                f"{name}'s native form computes it",
-                "the library that PyTorch, ONNX Runtime and OpenVINO call on this processor, against "
-                "float64 numpy",
-                partial(_native, setting, OPERATORS[name]),
-            )
-            for name in ("Correlation4d", "SelectiveScan2d")
-        ]
-    )
+    references = [
+        Claim(
+            f"{operator.name} in numpy matches PyTorch",
+            "two implementations of one formula on the same random inputs, float64",
+            partial(_against_torch, setting, operator),
+        )
+        for operator in OPERATORS.values()
+    ]
+    executed = [
+        Claim(
+            f"{operator.name}'s {EXECUTED} kernel computes it",
+            "the compiled PTX, executed instruction by instruction as TensorRT launches a plugin, "
+            "against float64 numpy",
+            partial(_executed, setting, operator),
+        )
+        for operator in OPERATORS.values()
+    ]
+    native_forms = [
+        Claim(
+            f"{name}'s native form computes it",
+            "the library that PyTorch, ONNX Runtime and OpenVINO call on this processor, against "
+            "float64 numpy",
+            partial(_native, setting, OPERATORS[name]),
+        )
+        for name in ("Correlation4d", "SelectiveScan2d")
+    ]
+    return [*references, *native_forms, *executed]
 
 
 def _native(setting: Setting, operator: Operator) -> Iterator[Measured]:
