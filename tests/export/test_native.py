@@ -9,7 +9,7 @@ onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 
 from tests.kernels.operands import scan_operands  # noqa: E402
-from uino_deploy.export.onnx_writer import _register_schemas  # noqa: E402
+from uino_deploy.export.onnx_writer import register_schemas  # noqa: E402
 from uino_deploy.kernels import native  # noqa: E402
 from uino_deploy.kernels.correlation import naive as correlation  # noqa: E402
 from uino_deploy.kernels.correlation import onnx as correlation_onnx  # noqa: E402
@@ -26,7 +26,7 @@ OPSET = 18
 
 def model_of(name, inputs, function, **attributes):
     """Return a model of one node with its portable function; all its axes are dynamic."""
-    _register_schemas()
+    register_schemas()
     typed = [
         onnx.helper.make_tensor_value_info(
             key, NUMBERS[str(array.dtype)], [f"{key}{i}" for i in range(array.ndim)]
