@@ -13,6 +13,9 @@ TORCH_INDEX ?=
 # Folders that the package finds through links, which an sdist cannot hold.
 LINKED := benchmarks export kernels
 
+# The native operators: installing the package compiles them, for the checkout into its folder.
+NATIVE := $(wildcard kernels/*/*.[ch])
+
 BIN := $(VENV)/bin
 PIP = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 # One thread for each worker: two workers with two threads each would fight over two cores. A file's
@@ -135,7 +138,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # The locked packages first: torch then finds all it needs but a CUDA build's own libraries.
-$(VENV)/.demo: pyproject.toml requirements/demo.lock | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml requirements/demo.lock $(NATIVE) | $(VENV)/bin/python
 	@echo "installing what the demo needs and $(TORCH) (the longest step, a few minutes at most)"
 	@for each in $(LINKED); do test -e uino_deploy/$$each || ln -s ../$$each uino_deploy/$$each; done
 	@$(call PIP,$(VENV)) --require-hashes --no-deps --requirement requirements/demo.lock
@@ -159,7 +162,7 @@ test-runtime: $(RUNTIME_VENV)/.ready build/demo/report.json
 build/demo/report.json: | $(VENV)/.demo
 	$(BIN)/uino-deploy demo -o build/demo --force
 
-$(RUNTIME_VENV)/.ready: pyproject.toml
+$(RUNTIME_VENV)/.ready: pyproject.toml $(NATIVE)
 	@echo "making an environment with the runtime alone"
 	@$(PYTHON) -m venv --clear $(RUNTIME_VENV)
 	@$(call PIP,$(RUNTIME_VENV)) ".[cpu]"

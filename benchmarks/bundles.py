@@ -10,7 +10,7 @@ from uino_deploy.benchmarks.harness import Log, run_benchmark
 from uino_deploy.benchmarks.latency_csv import append_rows, check_table
 from uino_deploy.benchmarks.models import in_precisions, saver
 from uino_deploy.benchmarks.page import RECORD, TRACES, write_outputs
-from uino_deploy.benchmarks.plan import Plan
+from uino_deploy.benchmarks.plan import Plan, with_portable
 from uino_deploy.benchmarks.record import MAIN, Case, Record
 from uino_deploy.benchmarks.work import find_photographs
 from uino_deploy.bundle import Bundle
@@ -28,6 +28,7 @@ def benchmark_bundles(
     bundles: Sequence[Path],
     *,
     backends: Sequence[str] = ("onnxruntime",),
+    portable: bool = False,
     precisions: Sequence[str] = (),
     peers: Sequence[str] = (),
     origin: Origin | None = None,
@@ -54,6 +55,7 @@ def benchmark_bundles(
     Args:
         bundles: folders of bundles of one model.
         backends: such as "onnxruntime" or "onnxruntime:cuda".
+        portable: also measure each backend of a processor without the native operators.
         precisions: such as "bf16"; missing ones are exported from `origin`.
         peers: names of `runners.table.PEERS`; they need `origin`.
         origin: the checkpoints that the bundles were exported from. If none is given, the
@@ -100,7 +102,7 @@ def benchmark_bundles(
     with work_folder(None, "uino-bundles") as further:
         plan = Plan(
             bundles=in_precisions(opened, precisions, known, further, log),
-            backends=list(dict.fromkeys(backends)),
+            backends=with_portable(backends) if portable else list(dict.fromkeys(backends)),
             peers=list(dict.fromkeys(peers)),
             threads=list(dict.fromkeys(threads)) or [os.cpu_count() or 1],
             cases=list(dict.fromkeys(cases)),

@@ -12,6 +12,9 @@ from uino_deploy.bundle import Bundle
 from uino_deploy.errors import InputError
 from uino_deploy.runtime.backends import BACKENDS
 
+# After a backend's name: without the native operators.
+PORTABLE = "/portable"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -19,7 +22,7 @@ class Plan:
 
     Attributes:
         bundles: one or more, of one model.
-        backends: the runtime's, such as "onnxruntime" or "onnxruntime:cuda".
+        backends: the runtime's, such as "onnxruntime", "onnxruntime:cuda" or "openvino/portable".
         peers: names of `table.PEERS`; they need `model`.
         threads: numbers of CPU threads, measured separately.
         cases: the main case and others.
@@ -59,7 +62,7 @@ class Plan:
         """
         self._check_bundles()
         for backend in self.backends:
-            if backend.partition(":")[0] not in BACKENDS:
+            if backend.removesuffix(PORTABLE).partition(":")[0] not in BACKENDS:
                 known = ", ".join(BACKENDS)
                 raise InputError(f"unknown backend {backend!r}", f"choose from {known}")
         if self.peers and self.model is None:
@@ -89,3 +92,13 @@ class Plan:
                     "measure them one after the other and use `uino-deploy compare`",
                 )
             kinds.append(kind)
+
+
+def with_portable(backends: Sequence[str]) -> list[str]:
+    """Return backends, and after each that has native operators its portable form."""
+    found: dict[str, None] = {}
+    for backend in backends:
+        found[backend] = None
+        if backend in BACKENDS and "portable" in BACKENDS[backend][1]:
+            found[f"{backend}{PORTABLE}"] = None
+    return list(found)

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uino_deploy.benchmarks.plan import PORTABLE
 from uino_deploy.benchmarks.runners.bundle import BundleRunner
 from uino_deploy.benchmarks.runners.runner import Task
 from uino_deploy.bundle import Bundle
 from uino_deploy.bundle.reference import inputs_of, load_example
+from uino_deploy.kernels import native
 from uino_deploy.pipeline import QUERY
-from uino_deploy.runtime.onnxruntime_providers import PROVIDERS
+from uino_deploy.runtime.onnxruntime_providers import CPU, PROVIDERS
 from uino_deploy.runtime.session import LayerTime
 
 if TYPE_CHECKING:
@@ -126,10 +128,11 @@ def trace_events(number: int, piece: str, nodes: Sequence[Event]) -> list[Event]
 
 def _profile(bundle: Bundle, piece: str, feeds: dict[str, Any], task: Task) -> list[Event]:
     """Run a piece with the profiler on; return the events of the runs after the warm-up."""
-    backend = task.runner.partition(":")[0]
+    backend, _, provider = task.runner.removesuffix(PORTABLE).partition(":")
+    portable = task.runner.endswith(PORTABLE)
     if backend == "onnxruntime":
-        return _in_onnxruntime(bundle, piece, feeds, task)
-    session = _profiled(backend, task.threads).load(bundle, piece)
+        return _in_onnxruntime(bundle, piece, feeds, task, provider or "cpu", portable)
+    session = _profiled(backend, task.threads, portable).load(bundle, piece)
     events: list[Event] = []
     for run in range(_WARMUP + _RUNS):
         session.run(feeds)
@@ -138,13 +141,13 @@ def _profile(bundle: Bundle, piece: str, feeds: dict[str, Any], task: Task) -> l
     return events
 
 
-def _profiled(backend: str, threads: int) -> OpenVinoBackend | TensorRtBackend:
+def _profiled(backend: str, threads: int, portable: bool) -> OpenVinoBackend | TensorRtBackend:
     """Return a backend that times its layers."""
     if backend == "openvino":
         from uino_deploy.runtime.openvino_backend import OpenVinoBackend
 
         # Cached pieces were compiled without the profiler.
-        return OpenVinoBackend(threads, cache=False, profile=True)
+        return OpenVinoBackend(threads, cache=False, profile=True, portable=portable)
     from uino_deploy.runtime.tensorrt_backend import TensorRtBackend
 
     return TensorRtBackend(
@@ -164,7 +167,9 @@ def one_after_the_other(layers: Sequence[LayerTime], before: Sequence[Event]) ->
     return events
 
 
-def _in_onnxruntime(bundle: Bundle, piece: str, feeds: dict[str, Any], task: Task) -> list[Event]:
+def _in_onnxruntime(
+    bundle: Bundle, piece: str, feeds: dict[str, Any], task: Task, provider: str, portable: bool
+) -> list[Event]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -172,7 +177,9 @@ def _in_onnxruntime(bundle: Bundle, piece: str, feeds: dict[str, Any], task: Tas
     options.log_severity_level = _ERRORS_ONLY
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(task.scratch) / piece)
-    provider = task.runner.partition(":")[2] or "cpu"
+    library = None if portable or PROVIDERS.get(provider, provider) != CPU else native.loaded()
+    if library is not None:
+        options.register_custom_ops_library(str(library.path))
     graph = bundle.path(bundle.piece(piece).model)
     session = onnxruntime.InferenceSession(
         graph, options, providers=[PROVIDERS.get(provider, provider)]

@@ -55,9 +55,9 @@ def subjects_of(plan: Plan, folder: Path) -> list[Subject]:
 def _backend(folder: Path, bundle: Bundle, backend: str, threads: int) -> Subject:
     precisions = piece_precisions(bundle)
     precision, size = "+".join(precisions), bundle.config.image_size
-    name = f"{backend.replace(':', '-')}-{precision}-{size}-{threads}"
+    name = f"{backend.replace(':', '-').replace('/', '-')}-{precision}-{size}-{threads}"
     task = task_of(folder, name, backend, precision, threads, size, bundle)
-    entry = _entry(f"{backend} {precision}", task, peer=False)
+    entry = _entry(f"{backend.replace('/', ' ')} {precision}", task, peer=False)
     return Subject(task, entry, precisions, bundle)
 
 

@@ -23,6 +23,7 @@ from uino_deploy.export.precision import (
     in_precision,
     rest_of,
 )
+from uino_deploy.kernels.dispatch import specified
 from uino_deploy.model.adapter import BottleneckAdapter
 from uino_deploy.model.encoder import DinoVisionTransformer
 from uino_deploy.model.mask_decoder import MaskDecoder
@@ -82,12 +83,16 @@ def run_modules(
 ) -> dict[str, Tensor]:
     """Run some pieces of a route in order, each on the tensors known so far.
 
+    On a CPU our operators are computed by their specification: the results are what exported
+    pieces, which run the native operators, are compared with.
+
     Returns:
         The known tensors and all outputs, under the route's names.
     """
     tensors = dict(known)
     for piece, module in pieces:
-        outputs = module(*(tensors[route.name(edge.name)] for edge in piece.inputs))
+        with specified():
+            outputs = module(*(tensors[route.name(edge.name)] for edge in piece.inputs))
         listed = (outputs,) if isinstance(outputs, Tensor) else outputs
         names = (route.name(edge.name) for edge in piece.outputs)
         tensors |= dict(zip(names, listed, strict=True))

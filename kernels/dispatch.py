@@ -1,6 +1,11 @@
-"""The choice of implementation: Triton for CUDA tensors, the specification otherwise."""
+"""The choice of implementation: Triton for CUDA tensors, the native library for CPU tensors.
 
-from collections.abc import Callable
+Everything else, and what must not depend on either, goes to the specification.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -9,15 +14,41 @@ import torch
 from torch import Tensor
 from torch.library import CustomOpDef  # type: ignore[attr-defined] # not in torch's __all__
 
+from uino_deploy.kernels.native import Native, loaded
+
 # float64 is for gradient checks: only the specification computes in it.
-TRITON_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Result = TypeVar("Result")
+
+_specified: ContextVar[bool] = ContextVar("_specified", default=False)
 
 
 def runs_on_triton(tensor: Tensor) -> bool:
     """Return whether an operator on this tensor launches its Triton kernel."""
-    return tensor.is_cuda and tensor.dtype in TRITON_TYPES and find_spec("triton") is not None
+    return tensor.is_cuda and tensor.dtype in KERNEL_TYPES and find_spec("triton") is not None
+
+
+@contextmanager
+def specified() -> Iterator[None]:
+    """Compute CPU tensors by the specification: a reference must not share the code it judges."""
+    token = _specified.set(True)
+    try:
+        yield
+    finally:
+        _specified.reset(token)
+
+
+def native_for(tensor: Tensor) -> Native | None:
+    """Return the native library if it computes an operator on this tensor."""
+    if tensor.device.type != "cpu" or tensor.dtype not in KERNEL_TYPES or _specified.get():
+        return None
+    return loaded()
+
+
+def native_type(tensor: Tensor) -> str:
+    """Return the native library's name of a tensor's type."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def differentiable(

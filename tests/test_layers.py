@@ -49,7 +49,7 @@ ALLOWED = {
     "serving": LEAVES | {"runtime"},
     "evaluation": LEAVES | {"model", "data", "runtime"},
     "training": LEAVES | {"model", "data", "evaluation"},
-    "doctor": LEAVES | {"runtime"},
+    "doctor": LEAVES | {"kernels", "runtime"},
     "export": LEAVES | {"kernels", "model", "data", "runtime"},
     "selftest": LEAVES | {"kernels", "ptx", "model", "runtime", "export"},
     "inspection": LEAVES | {"model"},

@@ -1,5 +1,6 @@
 """The three real folders, the links, setuptools' list and the wheel describe one package."""
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -114,12 +115,18 @@ def test_the_sdist_holds_the_checkout_and_its_wheel_the_package(tmp_path):
     with tarfile.open(sdist) as archive:
         files = [each.name.partition("/")[2] for each in archive if each.isfile()]
     assert {name for name in files if not WRITTEN.fullmatch(name)} == tracked - NOT_IN_THE_SDIST
-    (wheel,) = tmp_path.glob("*.whl")
+    # Of one platform, for every supported Python: the library is no Python module.
+    (wheel,) = tmp_path.glob("*-cp310-abi3-linux_*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if n.startswith("uino_deploy/")}
         metadata = next(n for n in archive.namelist() if n.endswith("/METADATA"))
         assert b"License-Expression: Apache-2.0" in archive.read(metadata)
-    assert names == files_on_disk()
+    library = "uino_deploy/kernels/native/_native.abi3.so"
+    assert names == files_on_disk() | {library}
+    unpacked = tmp_path / "library.so"
+    with zipfile.ZipFile(wheel) as archive:
+        unpacked.write_bytes(archive.read(library))
+    assert ctypes.CDLL(str(unpacked)).uino_form(0)
 
 
 def test_lowest_versions_are_the_bounds_of_the_project():

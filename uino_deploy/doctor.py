@@ -21,6 +21,7 @@ from uino_deploy.dependencies import (
     installed_version,
     read_jetpack,
 )
+from uino_deploy.kernels import native
 from uino_deploy.miscompiles import known_miscompiles
 
 # Distributions whose versions the report states; several names if a package has several.
@@ -116,6 +117,7 @@ class Diagnosis:
         gpu: "NAME, compute capability X.Y, driver Z" from nvidia-smi, None without one.
         jetpack: the first line of the board's release file, None off a Jetson.
         kernels: the implementation of the operators that PyTorch would use.
+        native: the native operators' instruction sets here, best first; empty if they do not run.
         backends: the runtime's backends by name.
         extras: the extras that single commands and options need, by name.
         warnings: known miscompiles and slow code of installed compilers, by name.
@@ -131,6 +133,7 @@ class Diagnosis:
     gpu: str | None
     jetpack: str | None
     kernels: str
+    native: list[str]
     backends: dict[str, BackendStatus]
     extras: dict[str, ExtraStatus]
     problems: list[str] = field(default_factory=list)
@@ -145,6 +148,7 @@ def diagnose() -> Diagnosis:
     """Examine this machine, in some seconds: it queries ONNX Runtime and nvidia-smi."""
     packages = {name: _first_version(names) for name, names in PACKAGES.items()}
     providers, provider_problem = _providers(packages)
+    library = native.load()
     gpu = _nvidia_gpu()
     jetpack = read_jetpack(TEGRA_RELEASE)
     problems = find_conflicts(packages)
@@ -159,11 +163,12 @@ def diagnose() -> Diagnosis:
         provider_advice=_probe_providers() if providers else {},
         gpu=gpu,
         jetpack=jetpack,
-        kernels=_kernel_dispatch(packages, gpu),
+        kernels=_kernel_dispatch(packages, gpu, library),
+        native=library.forms if isinstance(library, native.Native) else [],
         backends=judge_backends(packages, providers, gpu, jetpack),
         extras=judge_extras(packages),
         problems=problems,
-        warnings=find_warnings(packages, gpu),
+        warnings=[*find_warnings(packages, gpu), *_native_warnings(library)],
     )
 
 
@@ -334,10 +339,17 @@ def _tegra_gpu() -> str | None:
     return "Jetson integrated GPU" if TEGRA_RELEASE.exists() else None
 
 
-def _kernel_dispatch(packages: dict[str, str | None], gpu: str | None) -> str:
+def _kernel_dispatch(
+    packages: dict[str, str | None], gpu: str | None, library: native.Native | str
+) -> str:
     """Describe the implementation of the operators that PyTorch would use."""
     if not packages["torch"]:
         return "none: torch is not installed (the runtime does not need it)"
+    on_cpu = "native" if isinstance(library, native.Native) else "the reference"
     if gpu and packages["triton"]:
-        return "Triton on CUDA tensors, the reference on CPU tensors"
-    return "the reference on CPU tensors" + ("" if packages["triton"] else " (no triton)")
+        return f"Triton on CUDA tensors, {on_cpu} on CPU tensors"
+    return f"{on_cpu} on CPU tensors" + ("" if packages["triton"] else " (no triton)")
+
+
+def _native_warnings(library: native.Native | str) -> list[str]:
+    return [] if isinstance(library, native.Native) else [native.warning(library)]

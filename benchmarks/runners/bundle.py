@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from uino_deploy.benchmarks.plan import PORTABLE
 from uino_deploy.benchmarks.runners.runner import Found, Task
 from uino_deploy.benchmarks.work import Shot, UInt8
 from uino_deploy.bundle import Bundle, Piece
@@ -32,11 +33,12 @@ class BundleRunner:
     """Segments through `Predictor`, as a user would; a batch goes through the pieces at once."""
 
     def __init__(self, task: Task) -> None:
-        name, _, provider = task.runner.partition(":")
+        name, _, provider = task.runner.removesuffix(PORTABLE).partition(":")
         known = BACKENDS[name][1] if name in BACKENDS else frozenset()
         options = BackendOptions(
             providers=[provider] if provider else None,
             threads=task.threads if "threads" in known else None,
+            portable=task.runner.endswith(PORTABLE),
         )
         self.backend = TimedBackend(open_backend(name, options))
         bundle = Bundle.open(task.bundle or "", require_signature=False if task.own else None)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from uino_deploy.kernels.correlation import naive
 from uino_deploy.kernels.correlation.plugin import LARGEST_POOL
-from uino_deploy.kernels.dispatch import runs_on_triton
+from uino_deploy.kernels.dispatch import native_for, native_type, runs_on_triton
+from uino_deploy.kernels.native import Native
 
 
 @torch.library.custom_op("uino::correlation4d", mutates_args=())
@@ -26,7 +27,30 @@ def correlation4d(
         if pool <= LARGEST_POOL:
             with torch.cuda.device(query.device):
                 return triton_kernel.correlation4d(query, support, weight, height, width, pool)
+    if native := native_for(query):
+        return _native(native, query, support, weight, height, width, pool)
     return naive.correlation4d(query, support, weight, height, width, pool)
+
+
+def _native(
+    native: Native,
+    query: Tensor,
+    support: Tensor,
+    weight: Tensor,
+    height: int,
+    width: int,
+    pool: int,
+) -> Tensor:
+    volume = _empty_volume(query, support, height, width, pool)
+    inputs = [tensor.contiguous() for tensor in (query, support, weight)]
+    native.correlation4d(
+        native_type(query),
+        [tensor.data_ptr() for tensor in (*inputs, volume)],
+        [tensor.shape for tensor in inputs],
+        (height, width, pool),
+        torch.get_num_threads(),
+    )
+    return volume
 
 
 def _check(
@@ -49,6 +73,10 @@ def _check(
 
 @correlation4d.register_fake
 def _(query: Tensor, support: Tensor, weight: Tensor, height: int, width: int, pool: int) -> Tensor:
+    return _empty_volume(query, support, height, width, pool)
+
+
+def _empty_volume(query: Tensor, support: Tensor, height: int, width: int, pool: int) -> Tensor:
     batch, layers, tokens, _ = query.shape
     pooled = -(-height // pool) * -(-width // pool)
     return query.new_empty(batch, support.shape[1], layers, tokens, pooled)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uino_deploy.kernels.dispatch import runs_on_triton
+from uino_deploy.kernels.dispatch import native_for, native_type, runs_on_triton
 from uino_deploy.kernels.identity import DIRECTIONS
 from uino_deploy.kernels.selective_scan import blocked, naive
 
@@ -26,6 +26,13 @@ def selective_scan2d(
 
         with torch.cuda.device(x.device):
             return triton_kernel.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
+    if native := native_for(x):
+        y = x.new_empty(x.shape)
+        inputs = [tensor.contiguous() for tensor in (x, packed, dt_weight, dt_bias, A, skip)]
+        operands = [tensor.data_ptr() for tensor in (*inputs, y)]
+        shapes = [tensor.shape for tensor in inputs]
+        native.selective_scan2d(native_type(x), operands, shapes, torch.get_num_threads())
+        return y
     return blocked.selective_scan2d(x, packed, dt_weight, dt_bias, A, skip)
 
 

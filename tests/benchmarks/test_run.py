@@ -59,6 +59,7 @@ def test_a_run_measures_speed_accuracy_and_memory(bundle_path, photographs, tmp_
     code = run(
         "benchmark", bundle_path, *QUICK, "--images", photographs, "--classes", 2, "--batch", 2,
         "--shots", 2, "--peers", "torch", "--episodes", 2, "--profile", "--append", tmp_path,
+        "--portable",
         "-o", out, "--json", "--quiet",
     )  # fmt: skip
     assert code == 0
@@ -66,8 +67,11 @@ def test_a_run_measures_speed_accuracy_and_memory(bundle_path, photographs, tmp_
     assert said.err.splitlines()[-1] == "PASSED"
     record = load_record(out / "record.json")
     assert json.loads(said.out)["method"]["rounds"] == 2
-    ours, peer = record.entries
+    ours, portable, peer = record.entries
     assert (ours.status, peer.status, peer.peer) == ("passed", "passed", True)
+    assert portable.name == "onnxruntime portable fp32"
+    assert portable.about["operators"] == "portable"
+    assert ours.about["operators"].startswith("native")
     for entry in record.entries:
         assert entry.main is not None
         assert (entry.main.samples, len(entry.main.rounds)) == (4, 2)
@@ -92,9 +96,11 @@ def test_a_run_measures_speed_accuracy_and_memory(bundle_path, photographs, tmp_
     assert {piece.piece for piece in ours.accuracy.pieces} == {
         "encoder", "adapter", "support", "prompt", "decoder",
     }  # fmt: skip
-    (profile,) = record.profiles
+    profile, of_functions = record.profiles
     assert sum(layer.share for layer in profile.layers) == pytest.approx(1)
-    (trace,) = (out / "traces").iterdir()
+    assert "SelectiveScan2d" in {layer.operator for layer in profile.layers}
+    assert "Scan" in {layer.operator for layer in of_functions.layers}
+    trace, _ = sorted((out / "traces").iterdir())
     events = json.loads(trace.read_text())["traceEvents"]
     assert {event["ph"] for event in events} == {"M", "X"}
     everything = (out / "record.json").read_text() + trace.read_text()

@@ -20,6 +20,8 @@ _COUNT = click.IntRange(min=1)
 @click.command()
 @click.argument("bundles", type=FILE, nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--backend", "backends", multiple=True, default=("onnxruntime",), show_default=True)
+@click.option("--portable", is_flag=True,
+              help="Also time onnxruntime and openvino without the native operators.")  # fmt: skip
 @click.option(
     "--precision", "precisions", multiple=True, help="Also export in this precision.  [repeat]"
 )
@@ -63,6 +65,7 @@ _COUNT = click.IntRange(min=1)
 def benchmark(
     bundles: tuple[Path, ...],
     backends: tuple[str, ...],
+    portable: bool,
     precisions: tuple[str, ...],
     peers: str,
     checkpoint: Path | None,
@@ -106,6 +109,7 @@ def benchmark(
     record = benchmark_bundles(
         bundles,
         backends=backends,
+        portable=portable,
         precisions=precisions,
         peers=peers_named(peers),
         origin=Origin(checkpoint, encoder_checkpoint, sam_checkpoint, untrained),

@@ -32,6 +32,7 @@ def doctor(output: Output) -> None:
             output.text(f"Jetson: {diagnosis.jetpack}")
         output.text(f"GPU: {diagnosis.gpu or 'no NVIDIA GPU found'}")
         output.text(f"Operators in PyTorch: {diagnosis.kernels}")
+        output.text(f"Native operators: {', '.join(diagnosis.native) or 'none'}")
         output.text()
         output.table(
             ["package", "version"],

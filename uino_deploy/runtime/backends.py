@@ -17,23 +17,25 @@ class BackendOptions:
         providers: ONNX Runtime's, preferred first, each `NAME[:key=value,...]`; cpu if None.
         threads: CPU threads; the backend's choice if None.
         cuda_graphs: record a piece's launches once and replay them.
+        portable: on a processor, run the operators' portable forms in place of the native ones.
     """
 
     providers: Sequence[str] | None = None
     threads: int | None = None
     cuda_graphs: bool = False
+    portable: bool = False
 
 
 def _onnxruntime(options: BackendOptions) -> Backend:
     from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(options.providers or ("cpu",), options.threads)
+    return OnnxRuntimeBackend(options.providers or ("cpu",), options.threads, options.portable)
 
 
 def _openvino(options: BackendOptions) -> Backend:
     from uino_deploy.runtime.openvino_backend import OpenVinoBackend
 
-    return OpenVinoBackend(options.threads)
+    return OpenVinoBackend(options.threads, portable=options.portable)
 
 
 def _tensorrt(options: BackendOptions) -> Backend:
@@ -50,8 +52,8 @@ def _tensorrt_rtx(options: BackendOptions) -> Backend:
 
 # Name -> its constructor, and the options that it accepts.
 BACKENDS: dict[str, tuple[Callable[[BackendOptions], Backend], frozenset[str]]] = {
-    "onnxruntime": (_onnxruntime, frozenset({"providers", "threads"})),
-    "openvino": (_openvino, frozenset({"threads"})),
+    "onnxruntime": (_onnxruntime, frozenset({"providers", "threads", "portable"})),
+    "openvino": (_openvino, frozenset({"threads", "portable"})),
     "tensorrt": (_tensorrt, frozenset({"cuda_graphs"})),
     "tensorrt-rtx": (_tensorrt_rtx, frozenset({"cuda_graphs"})),
 }

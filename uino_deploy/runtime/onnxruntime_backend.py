@@ -11,6 +11,7 @@ from uino_deploy.bundle import Bundle, Edge, Piece
 from uino_deploy.bundle.checked import checked_copy
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError, UinoDeployError
+from uino_deploy.kernels import native
 from uino_deploy.runtime.onnxruntime_providers import CPU, PROVIDERS, parse_provider, select
 from uino_deploy.runtime.session import Array, HostBackend, HostSession
 
@@ -30,13 +31,19 @@ class OnnxRuntimeBackend(HostBackend):
             name from `PROVIDERS` or ONNX Runtime's own. The first must really run; the others,
             and the CPU for light operators, take those that it lacks.
         threads: threads of the CPU provider; ONNX Runtime's choice (one per core) if None.
+        portable: run the bundle's own functions in place of the native operators.
 
     Raises:
         InputError: an unknown provider, or fewer than one thread.
         DependencyError: ONNX Runtime, or its build with that provider, is not installed.
     """
 
-    def __init__(self, providers: Sequence[str] = ("cpu",), threads: int | None = None) -> None:
+    def __init__(
+        self,
+        providers: Sequence[str] = ("cpu",),
+        threads: int | None = None,
+        portable: bool = False,
+    ) -> None:
         asked = [parse_provider(provider) for provider in providers]
         if not asked:
             raise InputError("no provider given", f"choose from {', '.join(PROVIDERS)}")
@@ -45,6 +52,9 @@ class OnnxRuntimeBackend(HostBackend):
         self._threads = threads
         self._runtime = _import_onnxruntime()
         self._selection = select(self._runtime, asked)
+        # Other providers take the functions, which the CPU's operators would take from them.
+        on_cpu = self._selection.first == CPU
+        self._native = native.loaded() if on_cpu and not portable else None
         _share_arena()
 
     def load(self, bundle: Bundle, piece: str) -> OnnxRuntimeSession:
@@ -67,11 +77,12 @@ class OnnxRuntimeBackend(HostBackend):
         return self._selection.open(graph, self._options())
 
     def describe(self) -> dict[str, str]:
-        """Return the backend, its version, its provider and its threads."""
+        """Return the backend, its version, its provider, its operators and its threads."""
         return {
             "backend": "onnxruntime",
             "version": self._runtime.__version__,
             "provider": self._selection.first,
+            "operators": native.describe(self._native),
             "threads": "default" if self._threads is None else str(self._threads),
         }
 
@@ -84,6 +95,9 @@ class OnnxRuntimeBackend(HostBackend):
         options.add_session_config_entry("session.use_env_allocators", "1")
         # Its bytes were checked as ONNX: they must not be taken for another format.
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        if self._native is not None:
+            # ONNX Runtime prefers an operator to the function of that name in the model.
+            options.register_custom_ops_library(str(self._native.path))
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
             options.inter_op_num_threads = 1

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from uino_deploy.config import UinoConfig
 from uino_deploy.dependencies import install_command
 from uino_deploy.errors import BundleError, DependencyError, InputError
 from uino_deploy.files import atomic_file, sha256
-from uino_deploy.kernels import identity, openvino_nodes
+from uino_deploy.kernels import identity, native, openvino_nodes
 from uino_deploy.kernels.correlation import openvino as correlation
 from uino_deploy.kernels.epilogue import openvino as epilogue
 from uino_deploy.kernels.mlp import openvino as norm_mlp
@@ -93,6 +93,7 @@ class OpenVinoBackend(HostBackend):
         threads: CPU threads; one per core if None.
         cache: keep compiled pieces.
         profile: time the layers of every run, at some cost; see `OpenVinoSession.layers`.
+        portable: run all our operators in OpenVINO's own, none in the native library.
 
     Raises:
         InputError: fewer than one thread.
@@ -100,7 +101,11 @@ class OpenVinoBackend(HostBackend):
     """
 
     def __init__(
-        self, threads: int | None = None, cache: bool = True, profile: bool = False
+        self,
+        threads: int | None = None,
+        cache: bool = True,
+        profile: bool = False,
+        portable: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"cannot run on {threads} threads", "use 1 or more")
@@ -114,6 +119,7 @@ class OpenVinoBackend(HostBackend):
             self.lanes, initializer=lambda: setattr(thread, "lane", next(free))
         )
         self._openvino = _import_openvino()
+        self._native = None if portable else native.loaded()
         self._core, owner = _core(self._openvino)
         refuse_fork(owner)
         if _DEVICE not in self._core.available_devices:
@@ -136,10 +142,11 @@ class OpenVinoBackend(HostBackend):
         return OpenVinoSession(self, bundle, described, piece_files(bundle, described))
 
     def describe(self) -> dict[str, str]:
-        """Return the backend, its version, its device and its threads."""
+        """Return the backend, its version, its device, its operators and its threads."""
         return {
             "backend": "openvino",
             "version": self._version,
+            "operators": native.describe(self._native),
             "device": str(self._core.get_property(_DEVICE, "FULL_DEVICE_NAME")).strip(),
             "threads": "default" if self._threads is None else str(self._threads),
         }
@@ -195,7 +202,8 @@ class OpenVinoBackend(HostBackend):
         if compiled is None:
             try:
                 with checked_copy(bundle, piece) as graph:
-                    model = _read(graph, shapes)
+                    threads = self._operator_threads(bundle, piece)
+                    model = _read(graph, shapes, threads)
                     made = self._core.compile_model(model, _DEVICE, self._options(bundle, piece))
                 compiled = Compiled(None, made)
             except (InputError, DependencyError):
@@ -210,6 +218,12 @@ class OpenVinoBackend(HostBackend):
         _check_edges(bundle, piece, compiled.model)
         self._check_computed(bundle, piece, compiled.model)
         return compiled
+
+    def _operator_threads(self, bundle: Bundle, piece: Piece) -> int | None:
+        """Number of threads of a native operator: one request's; None without the library."""
+        if self._native is None:
+            return None
+        return self.lanes if self.spreads(bundle, piece) else 1
 
     def _options(self, bundle: Bundle, piece: Piece) -> dict[str, Any]:
         # The file states each tensor's type, and OpenVINO must not lower any; but the float32 part
@@ -267,6 +281,7 @@ class OpenVinoBackend(HostBackend):
             self._version,
             self.describe()["device"],
             [sha256(Path(source)) for source in _SOURCES],
+            self._operator_threads(bundle, piece),
             sorted(self._options(bundle, piece).items()),
             sorted(shapes.items()),
             [bundle.manifest.files[name].sha256 for name in files],
@@ -431,14 +446,25 @@ def _unreadable(bundle: Bundle, piece: Piece, error: Exception) -> BundleError:
     )
 
 
-def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """Read an ONNX file with static shapes and convert our operators."""
+def _read(
+    graph: Path, shapes: Mapping[str, tuple[int, ...]], native_threads: int | None = None
+) -> Any:
+    """Read an ONNX file with static shapes and convert our operators.
+
+    Args:
+        graph: the file.
+        shapes: of its inputs.
+        native_threads: of the native operators; None for OpenVINO's own operators throughout.
+    """
     from openvino import PartialShape
     from openvino.frontend import FrontEndManager
     from openvino.frontend.onnx import ConversionExtension
 
     reader = FrontEndManager().load_by_framework("onnx")
-    for name, convert in _CONVERTERS.items():
+    converters = _CONVERTERS
+    if native_threads is not None:
+        converters = {**converters, **_native_converters(native_threads)}
+    for name, convert in converters.items():
         reader.add_extension(ConversionExtension(name, identity.DOMAIN, convert))
     loaded = reader.load(str(graph))
     for name, shape in shapes.items():
@@ -447,6 +473,15 @@ def _read(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> Any:
             raise ValueError(f"the graph has no input {name!r}")
         loaded.set_partial_shape(place, PartialShape(list(shape)))
     return reader.convert(loaded)
+
+
+def _native_converters(threads: int) -> dict[str, Callable[[Any], list[Any]]]:
+    from uino_deploy.kernels.native import openvino as operators
+
+    return {
+        "Correlation4d": partial(operators.correlation4d, threads=threads),
+        "SelectiveScan2d": partial(operators.selective_scan2d, threads=threads),
+    }
 
 
 def _signature(key: bytes, path: Path, blob: memoryview) -> bytes:
@@ -526,7 +561,13 @@ def _core(openvino: Any) -> tuple[Any, int]:
     It is never released: OpenVINO gives the thread that creates it a signal stack, and frees that
     with the core; the next signal that Python handles would then kill the process.
     """
-    return openvino.Core(), os.getpid()
+    core = openvino.Core()
+    if isinstance(native.load(), native.Native):
+        from uino_deploy.kernels.native import openvino as operators
+
+        for operator in (operators.Correlation4d, operators.SelectiveScan2d):
+            core.add_extension(operator)  # for models that come from the cache
+    return core, os.getpid()
 
 
 def _import_openvino() -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from uino_deploy.dependencies import is_importable
 from uino_deploy.errors import BuildError
+from uino_deploy.kernels import native
 from uino_deploy.kernels.compiler.build import PLUGIN_SHARED_BYTES
 from uino_deploy.kernels.compiler.targets import DTYPES
 from uino_deploy.kernels.plugins.library import OPERATORS, Launch, Library
@@ -35,14 +36,15 @@ EXECUTED = "sm_87"
 
 def claims(setting: Setting) -> list[Claim]:
     """Return the claims that need no GPU."""
-    return [
+    references = [
         Claim(
             f"{operator.name} in numpy matches PyTorch",
             "two implementations of one formula on the same random inputs, float64",
             partial(_against_torch, setting, operator),
         )
         for operator in OPERATORS.values()
-    ] + [
+    ]
+    executed = [
         Claim(
             f"{operator.name}'s {EXECUTED} kernel computes it",
             "the compiled PTX, executed instruction by instruction as TensorRT launches a plugin, "
@@ -51,6 +53,35 @@ def claims(setting: Setting) -> list[Claim]:
         )
         for operator in OPERATORS.values()
     ]
+    native_forms = [
+        Claim(
+            f"{name}'s native form computes it",
+            "the library that PyTorch, ONNX Runtime and OpenVINO call on this processor, against "
+            "float64 numpy",
+            partial(_native, setting, OPERATORS[name]),
+        )
+        for name in ("Correlation4d", "SelectiveScan2d")
+    ]
+    return [*references, *native_forms, *executed]
+
+
+def _native(setting: Setting, operator: Operator) -> Iterator[Measured]:
+    library = native.load()
+    if not isinstance(library, native.Native):
+        raise CannotCheck(f"no native operators: {library}")
+    for case in cases_of(operator, ragged_cases([setting.config()])):
+        for dtype in native.TYPES:
+            arrays = case.arrays(dtype)
+            (wanted,) = case.exact(arrays)
+            out = np.empty(wanted.shape, arrays[next(iter(arrays))].dtype)
+            operands = [array.ctypes.data for array in (*arrays.values(), out)]
+            shapes = [array.shape for array in arrays.values()]
+            if operator.name == "Correlation4d":
+                height, width, pool = (case.attributes[n] for n in ("height", "width", "pool"))
+                library.correlation4d(dtype, operands, shapes, (height, width, pool), 2)
+            else:
+                library.selective_scan2d(dtype, operands, shapes, 2)
+            yield judged([out], [wanted], dtype, case)
 
 
 def _against_torch(setting: Setting, operator: Operator) -> Iterator[Measured]:
