@@ -256,8 +256,10 @@ def _compare_operators(
 ) -> list[Comparison]:
     """Compare what our operators take and give: a piece's outputs need not depend on them.
 
-    The prompt's piece is compared with the reference; the whole with the prompt's piece behind the
-    encoder's, both exported, so that an error of the encoder is not taken for one of the operators.
+    The prompt's piece is compared with the reference, also with the operators' functions that its
+    file holds where the backend runs native ones in their place: other runtimes run the functions.
+    The whole is compared with the prompt's piece behind the encoder's, both exported, so that an
+    error of the encoder is not taken for one of the operators.
     """
     from uino_deploy.export.operator_taps import exported
     from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -265,11 +267,15 @@ def _compare_operators(
     if not isinstance(backend, OnnxRuntimeBackend):
         return []
     prompt, whole = bundle.piece("prompt"), bundle.piece(WHOLE)
-    alone: Pairs = {}
-    for example in examples:
-        for name, array in exported(bundle, backend, prompt, inputs_of(prompt, example)).items():
-            alone.setdefault(name, []).append((array, tensor_of(example, name)))
-    compared = [_compared(prompt.name, name, precision, pairs) for name, pairs in alone.items()]
+    compared = []
+    for each in filter(None, (backend, backend.portable())):
+        alone: Pairs = {}
+        for example in examples:
+            for name, array in exported(bundle, each, prompt, inputs_of(prompt, example)).items():
+                alone.setdefault(name, []).append((array, tensor_of(example, name)))
+        compared += [
+            _compared(prompt.name, name, precision, pairs) for name, pairs in alone.items()
+        ]
     if not all(each.passed for each in compared):
         return compared  # it is no measure of the whole
     encoder = backend.load(bundle, "encoder")

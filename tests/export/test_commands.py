@@ -48,7 +48,10 @@ def checkpoint(model, tmp_path_factory) -> Path:
             ["--preset", "tiny", "--precision", "encoder=fp8", "--opset", "18"],
             "--opset 18 quantises",
         ),
-        (["--preset", "tiny", "--calibrate", "."], "needs --precision encoder=int8 or"),
+        (
+            ["--preset", "tiny", "--calibrate", "."],
+            "needs --precision encoder=int8, encoder=fp8 or auto",
+        ),
         (["--preset", "tiny", "--precision", "head=fp16"], "unknown piece 'head'"),
         (["--preset", "tiny", "--image-size", "100"], "multiple of the patch"),
         (["--preset", "tiny", "--opset", "11"], "--opset 11"),

@@ -76,6 +76,12 @@ class OnnxRuntimeBackend(HostBackend):
         """Open a graph that was checked, as `load` does."""
         return self._selection.open(graph, self._options())
 
+    def portable(self) -> OnnxRuntimeBackend | None:
+        """Return the backend that runs a bundle's own functions; None if this one does so."""
+        if self._native is None:
+            return None
+        return OnnxRuntimeBackend(("cpu",), self._threads, portable=True)
+
     def describe(self) -> dict[str, str]:
         """Return the backend, its version, its provider, its operators and its threads."""
         return {
