@@ -29,6 +29,11 @@ def test_errors_far_from_the_forecast_are_suspicious(measured, words):
     assert bool(departs(measured, 1e-3)) == bool(words)
 
 
+def test_a_choice_of_float32_alone_has_no_forecast_to_depart_from():
+    """The sums' own error is then judged by float32's tolerance, as in any float32 bundle."""
+    assert departs(1e-6, 0.0) == ""
+
+
 def test_a_build_is_held_to_the_forecast(bundle):
     """The query within float16's tolerance, but far from what was forecast."""
     decision = Decision(
