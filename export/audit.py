@@ -110,14 +110,17 @@ def check_network(
         piece: the piece that was parsed.
         precisions: the precisions of its graphs.
         matrix_layers: number of matrix products and convolutions by type, as parsed.
-        islands: any number of them may be float32, by the decision of `--precision auto`.
+        islands: any number of them may be float32, by the decision of `--precision auto`; in a
+            piece that is float32 throughout, all must be.
 
     Raises:
         CheckFailed: too few have the requested type.
     """
     wanted = {TYPE_NAMES[precision] for precision in precisions}
     share = share_of(wanted, matrix_layers)
-    least = 0.0 if islands else max(_MATRIX_SHARE[precision] for precision in precisions)
+    least = max(_MATRIX_SHARE[precision] for precision in precisions)
+    if islands and set(precisions) != {"fp32"}:
+        least = 0.0
     missing = sorted(name for name in wanted if not matrix_layers.get(name))
     if share < least or missing:
         raise CheckFailed(

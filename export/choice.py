@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from uino_deploy.bundle import Bundle, Decision
+from uino_deploy.errors import InputError
 from uino_deploy.export.forecast.blocks import Block, Node
 from uino_deploy.export.forecast.chain import Chain, Sample
 from uino_deploy.export.forecast.forecast import Trials
 from uino_deploy.export.forecast.ranges import measure_ranges
-from uino_deploy.export.forecast.rounding import LARGEST
+from uino_deploy.export.forecast.rounding import LARGEST, Kind
 from uino_deploy.kernels.identity import DOMAIN
 
 # Other images have other extremes: a node stays float32 if twice its values would overflow.
@@ -45,10 +46,18 @@ def choose_types(
 
     Returns:
         The nodes that compute in float16, by their names in the joined query, and the decision.
+
+    Raises:
+        InputError: float32 finds nothing in any of the images, so that no mask could change.
     """
     progress("choosing types: float32")
     chain = Chain(bundle, [*samples, example])
     own = range(len(samples))
+    if not any((chain.logits(number) > 0).any() for number in own):
+        raise InputError(
+            "float32's masks of all images are empty, so no budget of mask IoU can be kept",
+            "give other images, or a precision for each piece",
+        )
     trials = Trials(chain, measure_ranges(chain))
     nodes = [node for block in chain.blocks for node in block.nodes]
     kept = _beyond_float16(nodes, trials)
@@ -56,14 +65,15 @@ def choose_types(
     while True:
         halves = {node.name for node in nodes} - kept.keys()
         progress(f"choosing types: {len(halves)} of {len(nodes)} nodes in float16")
-        effect = trials.mixed(dict.fromkeys(halves, "fp16"), own)
-        if effect.keeps(1 - MARGIN * (1 - budget)) or not halves:
+        types: dict[str, Kind] = dict.fromkeys(halves, "fp16")
+        effect, stored = trials.mixed(types, own), trials.mixed(types, [len(samples)])
+        finite = stored.logits is not None
+        if finite and (effect.keeps(1 - MARGIN * (1 - budget)) or not halves):
             break
         if waiting is None:
             waiting = _worst_first(trials, halves, progress)
         block, reason = waiting.pop(0)
         kept |= dict.fromkeys(_together(block, chain.blocks) - kept.keys(), reason)
-    stored = trials.mixed(dict.fromkeys(halves, "fp16"), [len(samples)])
     flops = {node.name: trials.ranges[node.name].flops for node in nodes}
     return halves, Decision(
         min_mask_iou=budget,

@@ -440,6 +440,13 @@ def _remove(root: Path, infos: Sequence[PlanInfo]) -> None:
             (root / name).unlink(missing_ok=True)
 
 
+def _has_islands(bundle: Bundle, piece: Piece) -> bool:
+    """Return whether `--precision auto` left nodes of a piece, or of any in the whole, float32."""
+    decision = bundle.manifest.decision
+    kept = () if decision is None else decision.float32
+    return any(piece.name in (WHOLE, name.partition("/")[0]) for name in kept)
+
+
 def _finish(
     bundle: Bundle,
     piece: Piece,
@@ -450,10 +457,8 @@ def _finish(
 ) -> PlanInfo:
     """Check the built engine and describe its plan."""
     precisions = bundle.precisions(piece) | _rests(bundle, piece)
-    decision = bundle.manifest.decision
-    islands = decision is not None and bool(decision.float32)
     check_quantised(piece, summary.quantised, outcome.matrix_layers)
-    check_network(piece, precisions, outcome.matrix_layers, islands)
+    check_network(piece, precisions, outcome.matrix_layers, _has_islands(bundle, piece))
     plugins = check_plugins(piece, summary.calls, outcome.plugins) if job.plugins else {}
     operators = [call.operator for call in summary.calls]
     # RTX engines can be built on machines that cannot run them; TensorRT builds on the GPU itself.

@@ -14,6 +14,7 @@ from uino_deploy.export.forecast.blocks import Block, Node
 from uino_deploy.export.forecast.chain import Chain, Sample
 from uino_deploy.export.forecast.ranges import NodeRange, measure_ranges
 from uino_deploy.export.forecast.results import (
+    WHOLE,
     BlockForecast,
     Effect,
     Forecast,
@@ -63,8 +64,8 @@ def forecast_precision(
     trials = Trials(chain, measure_ranges(chain))
     whole = {}
     for kind in kinds:
-        if clock.allows(f"{kind}: the whole"):
-            progress(f"{kind}: the whole")
+        if clock.allows(f"{kind}{WHOLE}"):
+            progress(f"{kind}{WHOLE}")
             whole[kind] = clock.timed(partial(trials.everything, kind))
     blocks: dict[str, dict[Kind, Effect]] = {block.name: {} for block in chain.blocks}
     for kind in kinds:

@@ -15,8 +15,11 @@ def departs(measured: float, forecast: float) -> str:
 
     Args:
         measured: relative L2 error of the logits on the machine; not finite if they are not.
-        forecast: that of the forecast, on the same example.
+        forecast: that of the forecast, on the same example; 0 if nothing is in a half type, and
+            float32's own tolerance judges.
     """
+    if not forecast:
+        return ""
     if measured <= FORECAST_FACTOR * forecast and FORECAST_FACTOR * measured >= forecast:
         return ""
     how = "more" if not measured <= forecast else "less"

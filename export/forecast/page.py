@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from uino_deploy.charts import Chart, dots
-from uino_deploy.export.forecast.results import Effect, Forecast
+from uino_deploy.export.forecast.results import WHOLE, Effect, Forecast
 from uino_deploy.export.forecast.rounding import LARGEST
 from uino_deploy.export.forecast.tables import (
     Rows,
@@ -39,27 +39,21 @@ def write_page(forecast: Forecast) -> str:
     Raises:
         DependencyError: Jinja2 or matplotlib is not installed.
     """
-    over = [
-        kind_name(kind)
-        for kind, effect in forecast.whole.items()
-        if not effect.keeps(forecast.budget)
-    ]
-    verdict = Verdict(
-        f"Over the budget: {', '.join(over)}" if over else "Every type keeps the budget",
-        "failed" if over else "passed",
-        [f"{each.node} in {kind_name(each.kind)}: {each.reason}" for each in forecast.guilty[:3]],
-    )
     whole = _table("All nodes that have a form in a type", whole_rows(forecast))
     notes = [Text(lines, listed=True)] if (lines := remarks(forecast)) else []
     depth: list[Block] = [_strip(forecast), _errors(forecast), _ranges(forecast)]
-    guilty = _found("Break the budget alone", guilty_rows(forecast, _MOST))
-    heaviest = _found("Of the nodes that were tried", heaviest_rows(forecast, _MOST))
+    tried = any(node.effects for node in forecast.nodes)
+    none = "None." if tried else "No node was tried."
+    guilty = _found("Break the budget alone", guilty_rows(forecast, _MOST), none)
+    heaviest = _found("Of the nodes that were tried", heaviest_rows(forecast, _MOST), none)
     return page(
         f"Precision of {forecast.bundle}",
-        f"What each type would do to {forecast.bundle} ({forecast.preset}), simulated on "
-        f"{', '.join(forecast.samples)}. The budget is a mask IoU of {forecast.budget} with "
-        "float32.",
-        [verdict],
+        [
+            f"What each type would do to {forecast.bundle} ({forecast.preset}), simulated on "
+            f"{', '.join(forecast.samples)}. The budget is a mask IoU of {forecast.budget} with "
+            "float32."
+        ],
+        [_verdict(forecast)],
         [
             Section("The whole", [whole, *notes]),
             Section("Over depth", depth),
@@ -70,12 +64,28 @@ def write_page(forecast: Forecast) -> str:
     )
 
 
+def _verdict(forecast: Forecast) -> Verdict:
+    """Return what the forecast says; it passes only if each type was run and could have failed."""
+    over = [kind for kind, effect in forecast.whole.items() if not effect.keeps(forecast.budget)]
+    over += dict.fromkeys(each.kind for each in forecast.guilty if each.kind not in forecast.whole)
+    reasons = [f"{g.node} in {kind_name(g.kind)}: {g.reason}" for g in forecast.guilty[:3]]
+    if over:
+        return Verdict(f"Over the budget: {', '.join(map(kind_name, over))}", "failed", reasons)
+    missing = [each for each in forecast.skipped if each.endswith(WHOLE)]
+    if missing:
+        return Verdict("Not every type was forecast", "disturbed", missing)
+    if not any(forecast.foreground):
+        return Verdict("No mask to judge by", "disturbed", ["every float32 mask is empty"])
+    kept = ", ".join(map(kind_name, forecast.whole))
+    return Verdict(f"In the budget: {kept}", "passed", reasons)
+
+
 def _table(title: str, rows: Rows) -> Table:
     return Table(title, *rows)
 
 
-def _found(title: str, rows: Rows) -> list[Table | Text]:
-    return [_table(title, rows)] if rows[1] else [Text(["None."])]
+def _found(title: str, rows: Rows, none: str) -> list[Table | Text]:
+    return [_table(title, rows)] if rows[1] else [Text([none])]
 
 
 def _strip(forecast: Forecast) -> Table:

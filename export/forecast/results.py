@@ -7,6 +7,8 @@ import msgspec
 from uino_deploy.export.forecast.ranges import Range
 from uino_deploy.export.forecast.rounding import Kind
 
+WHOLE = ": the whole"  # how what is skipped ends if it is all nodes in a type
+
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """The change of the result when something computes in a type.

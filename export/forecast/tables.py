@@ -26,13 +26,13 @@ def whole_rows(forecast: Forecast) -> Rows:
             for block in forecast.blocks
             if kind in block.effects and not block.effects[kind].keeps(forecast.budget)
         ]
-        kept = effect.keeps(forecast.budget)
+        kept = "yes" if effect.keeps(forecast.budget) else "no"
         rows.append(
             [
                 _NAMES[kind],
                 error_text(effect),
                 f"{effect.mask_iou:.4f}",
-                "yes" if kept else "no",
+                kept if kept == "no" or any(forecast.foreground) else "masks empty",
                 f"{len(bad)} of {sum(kind in block.effects for block in forecast.blocks)}",
             ]
         )
@@ -59,7 +59,7 @@ def guilty_rows(forecast: Forecast, most: int) -> Rows:
     """Return the nodes that break the budget, of each type those that bring the most first."""
     nodes = {node.name: node for node in forecast.nodes}
     rows = []
-    for kind in forecast.whole:
+    for kind in dict.fromkeys(each.kind for each in forecast.guilty):  # of ranges also without time
         found = [each for each in forecast.guilty if each.kind == kind]
         shown = sorted(found, key=lambda each: -_weight(nodes[each.node], kind))[:most]
         rows += [

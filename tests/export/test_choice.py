@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from msgspec.structs import replace
 from onnx import TensorProto
 
 from tests.export.planted import plant
 from tests.export.test_commands import main
 from uino_deploy.bundle import Bundle
+from uino_deploy.errors import BundleError, InputError
 from uino_deploy.export import verify_bundle
 from uino_deploy.export.choice import choose_types
 from uino_deploy.export.exporter import export_mixed
@@ -135,6 +135,28 @@ def faked_errors(_trials, kinds, _samples=None) -> Effect:
     return Effect(logits=error, mask_iou=1.0, samples=1)
 
 
+def test_empty_masks_choose_nothing(bundle, monkeypatch):
+    monkeypatch.setattr(Chain, "logits", lambda *_: np.full((1, 1, 4, 4), -1.0, np.float32))
+    with pytest.raises(InputError, match="masks of all images are empty"):
+        choose_types(bundle, [sample("S", 0)], sample("E", 3), 0.99)
+
+
+def test_what_breaks_only_the_stored_example_returns_too(bundle, monkeypatch):
+    """Its forecast is what a device is held to, so it must be finite."""
+    culprit = "adapter/node_conv2d_1"
+
+    def mixed(_trials, kinds, samples=None) -> Effect:
+        broken = culprit in kinds and list(samples) != [0]
+        return Effect(logits=None if broken else 1e-3, mask_iou=1.0, samples=1)
+
+    monkeypatch.setattr(Trials, "mixed", mixed)
+    monkeypatch.setattr(Trials, "few", lambda _trials: [0, 1])
+    halves, decision = choose_types(bundle, [sample("S", 0)], sample("E", 3), 0.99)
+    assert culprit in decision.float32
+    assert culprit not in halves
+    assert decision.example_error == 1e-3
+
+
 def test_the_command_writes_the_decision(capsys, tmp_path, bundle, monkeypatch):
     def export(_model, output, **_options):
         return Bundle.open(shutil.copytree(bundle.root, output))
@@ -171,12 +193,8 @@ def test_auto_stands_alone(capsys, tmp_path, options, words):
 
 def test_a_damaged_decision_is_refused(chosen, tmp_path):
     root = shutil.copytree(chosen[0].root, tmp_path / "damaged.uino")
-    manifest = replace(chosen[0].manifest, decision=None)
-    assert manifest.decision is None
     text = (root / "manifest.json").read_text().replace('"half_flops":', '"half_flops":7')
     (root / "manifest.json").write_text(text)
-    from uino_deploy.errors import BundleError
-
     with pytest.raises(BundleError):
         Bundle.open(root)
 

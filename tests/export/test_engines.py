@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import msgspec
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import TensorProto, helper
 
 from tests.export.test_verify import rewrite
-from uino_deploy.bundle import Bundle
+from uino_deploy.bundle import Bundle, Decision, write_manifest
 from uino_deploy.bundle.plans import PlanInfo, compute_capability, equivalent_commands, load_plan
 from uino_deploy.bundle.reference import load_example
 from uino_deploy.config import UinoConfig
@@ -402,6 +403,36 @@ def test_another_precision_is_not_accepted_silently(half, monkeypatch):
     fake_run(monkeypatch, outcome(**halves))
     with pytest.raises(CheckFailed, match="the builder changed the precision"):
         build_engines(half, "tensorrt", "sm_87", pieces=["encoder"])
+
+
+def test_float32_islands_pass_only_where_types_were_chosen(half, tmp_path, monkeypatch):
+    """The counts are made up: no network of chosen types has been parsed by TensorRT here."""
+    found = {"layers": {"HALF": 4, "FLOAT": 5}, "matrix_layers": {"HALF": 4, "FLOAT": 5}}
+    inspected = INSPECTED % ("Half", "")
+    root = shutil.copytree(half.root, tmp_path / "chosen.uino")
+
+    def build(kept, **seen):
+        fake_run(monkeypatch, outcome(inspector=inspected, **{**found, **seen}))
+        decision = Decision(
+            min_mask_iou=0.99,
+            samples=["A"],
+            half_flops=0.5,
+            float32=dict.fromkeys(kept, "layer: overflows"),
+            logits_error=1e-3,
+            example_error=1e-3,
+            mask_iou=1.0,
+        )
+        write_manifest(root, replace(half.manifest, decision=decision, files={}))
+        build_engines(Bundle.open(root), "tensorrt", "sm_87", pieces=["encoder"], force=True)
+
+    build(["encoder/node_MatMul_50"])
+    refused = r"encoder\.onnx is fp16, but .* 44% are HALF"
+    for kept in ([], ["decoder/node_MatMul_1"]):  # the encoder has no islands of its own
+        with pytest.raises(CheckFailed, match=refused):
+            build(kept)
+    for wrong in ({"FLOAT": 9}, {"BF16": 9}):
+        with pytest.raises(CheckFailed, match="0% are HALF"):
+            build(["encoder/node_MatMul_50"], matrix_layers=wrong)
 
 
 def test_tensorrt_engines_must_be_inspected(damaged, monkeypatch):

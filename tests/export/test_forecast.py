@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.export.planted import plant
@@ -16,9 +17,12 @@ from uino_deploy.bundle.reference import load_example
 from uino_deploy.export.forecast.blocks import cut_piece, read_blocks
 from uino_deploy.export.forecast.chain import Chain, Sample
 from uino_deploy.export.forecast.forecast import Trials, forecast_precision
+from uino_deploy.export.forecast.page import write_page
 from uino_deploy.export.forecast.ranges import measure_ranges, range_of
+from uino_deploy.export.forecast.results import Effect
 from uino_deploy.export.forecast.rounding import KINDS, applies, round_array, rounded
 from uino_deploy.export.forecast.samples import folder_samples, thing_samples
+from uino_deploy.export.forecast.tables import guilty_rows, whole_rows
 from uino_deploy.letters import draw_letter
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from uino_deploy.tolerances import piece_tolerance, relative_l2
@@ -193,6 +197,40 @@ def test_a_forecast_without_time_says_what_it_skipped(bundle, letters):
     assert all(node.gives.largest is not None for node in found.nodes)
 
 
+def test_what_did_not_run_does_not_pass(bundle, letters):
+    """Without time, or with masks in which nothing could change, the page claims nothing."""
+    late = forecast_precision(bundle, letters, kinds=["fp16"], minutes=0)
+    page = write_page(late)
+    assert "Not every type was forecast" in page
+    assert "fp16: the whole" in page
+    assert "No node was tried." in page
+    good = Effect(logits=1e-4, mask_iou=1.0, samples=1)
+    kept = replace(late, whole={"fp16": good}, skipped=[])
+    assert "In the budget: float16" in write_page(kept)
+    assert whole_rows(kept)[1][0][3] == "yes"
+    empty = replace(kept, foreground=[0.0])
+    assert "No mask to judge by" in write_page(empty)
+    assert "In the budget" not in write_page(empty)
+    assert whole_rows(empty)[1][0][3] == "masks empty"
+
+
+def test_an_overflow_is_guilty_without_time(bundle, letters, tmp_path):
+    """Ranges are measured whatever the time, and show it."""
+    layer = "encoder.blocks.3.mlp.fc2"
+    planted, name = plant(bundle, tmp_path / "planted.uino", layer, 1e7)
+    found = forecast_precision(planted, letters, kinds=["fp16"], minutes=0)
+    assert name in [row[1] for row in guilty_rows(found, 5)[1]]
+    assert "Over the budget: float16" in write_page(found)
+
+
+def test_the_command_says_that_nothing_was_tried(capsys, bundle):
+    code, out, err = main(capsys, "precision", bundle.root, "--minutes", "0", "--most", "2")
+    assert code == 0, err
+    assert "no node was tried" in out
+    assert "skipped for lack of time" in out
+    assert "no node breaks" not in out
+
+
 def test_a_range_counts_what_float16_cannot_hold():
     values = np.concatenate([np.full(9000, 0.5), np.full(999, 1e-5), [7e4]]).astype("f4")
     found = range_of(values)
@@ -222,6 +260,7 @@ def test_the_command_writes_a_record_and_a_page(capsys, tmp_path, bundle):
     text = (tmp_path / "out/forecast.html").read_text()
     assert "encoder.blocks.0" in text
     assert "Over depth" in text
+    assert "simulated on A.png, R.png. The budget is" in text  # one paragraph
     code, out, err = main(capsys, "precision", bundle.root, *options)
     assert (code, err.count("\n")) == (2, 1)
     assert "exists" in err

@@ -178,6 +178,17 @@ def test_the_bounds_of_a_network():
         check_network(ADAPTER, {"fp32"}, {"FLOAT": 99, "HALF": 1})
 
 
+def test_islands_excuse_float32_in_half_pieces_only():
+    few = {"HALF": 1, "FLOAT": 9}
+    check_network(ADAPTER, {"fp16"}, few, islands=True)
+    with pytest.raises(CheckFailed, match="10% are HALF"):
+        check_network(ADAPTER, {"fp16"}, few)
+    with pytest.raises(CheckFailed, match="0% are HALF"):
+        check_network(ADAPTER, {"fp16"}, {"FLOAT": 10}, islands=True)
+    with pytest.raises(CheckFailed, match=r"90% are FLOAT .* at least 100%"):
+        check_network(ADAPTER, {"fp32"}, few, islands=True)
+
+
 def test_a_query_of_several_precisions_must_have_them_all():
     check_network(ADAPTER, {"fp32", "fp16"}, {"FLOAT": 37, "HALF": 90})
     with pytest.raises(CheckFailed, match="fp16 and fp32"):

@@ -128,6 +128,8 @@ def _show(found: Forecast, output: Output) -> None:
         shown = len(rows[1])
         output.text(f"nodes that break the budget alone, {shown} of {len(found.guilty)}:")
         output.table(*rows)
+    elif not any(node.effects for node in found.nodes):
+        output.text("no node was tried")
     else:
         output.text("no node breaks the budget alone; those with the largest errors:")
         output.table(*heaviest_rows(found, _SHOWN))
