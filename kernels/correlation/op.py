@@ -67,7 +67,7 @@ def _check(
             raise ValueError(f"{name} has shape {got}, expected (1 or {batch}, {expected})")
         if tensor.dtype != query.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, query is {query.dtype}")
-    if height * width != tokens or pool < 1:
+    if min(height, width, pool) < 1 or height * width != tokens:
         raise ValueError(f"grid {height}x{width} with pool {pool} does not fit {tokens} tokens")
 
 
