@@ -26,6 +26,7 @@ from uino_deploy.tolerances import mask_iou_floor, piece_tolerance, relative_l2,
 
 if TYPE_CHECKING:
     from uino_deploy.model.segmenter import UinoFSS
+    from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
     from uino_deploy.runtime.session import Backend, Session
 
 Array = npt.NDArray[Any]
@@ -256,26 +257,36 @@ def _compare_operators(
 ) -> list[Comparison]:
     """Compare what our operators take and give: a piece's outputs need not depend on them.
 
-    The prompt's piece is compared with the reference, also with the operators' functions that its
-    file holds where the backend runs native ones in their place: other runtimes run the functions.
-    The whole is compared with the prompt's piece behind the encoder's, both exported, so that an
-    error of the encoder is not taken for one of the operators.
+    Where the backend runs native operators, the functions that the files hold are compared as
+    well: other runtimes run those.
     """
-    from uino_deploy.export.operator_taps import exported
     from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
     if not isinstance(backend, OnnxRuntimeBackend):
         return []
+    compared: list[Comparison] = []
+    for form in filter(None, (backend, backend.portable())):
+        compared += _compare_form(bundle, form, precision, examples)
+    return compared
+
+
+def _compare_form(
+    bundle: Bundle, backend: OnnxRuntimeBackend, precision: Precision, examples: list[Example]
+) -> list[Comparison]:
+    """Compare the operators in the form that a backend runs.
+
+    The prompt's piece is compared with the reference. The whole is compared with the prompt's piece
+    behind the encoder's, both exported, so that an error of the encoder is not taken for one of the
+    operators.
+    """
+    from uino_deploy.export.operator_taps import exported
+
     prompt, whole = bundle.piece("prompt"), bundle.piece(WHOLE)
-    compared = []
-    for each in filter(None, (backend, backend.portable())):
-        alone: Pairs = {}
-        for example in examples:
-            for name, array in exported(bundle, each, prompt, inputs_of(prompt, example)).items():
-                alone.setdefault(name, []).append((array, tensor_of(example, name)))
-        compared += [
-            _compared(prompt.name, name, precision, pairs) for name, pairs in alone.items()
-        ]
+    alone: Pairs = {}
+    for example in examples:
+        for name, array in exported(bundle, backend, prompt, inputs_of(prompt, example)).items():
+            alone.setdefault(name, []).append((array, tensor_of(example, name)))
+    compared = [_compared(prompt.name, name, precision, pairs) for name, pairs in alone.items()]
     if not all(each.passed for each in compared):
         return compared  # it is no measure of the whole
     encoder = backend.load(bundle, "encoder")

@@ -137,7 +137,7 @@ static void FORM(query_block)(void *context, size_t index)
 static void FORM(divide)(struct FORM(correlating) *now)
 {
     const struct correlation *work = now->work;
-    const int64_t pool = work->pool, across = (work->width + pool - 1) / pool;
+    const int64_t pool = work->pool, across = windows_along(work->width, pool);
     for (int64_t w = 0; w < now->windows; w++) now->share[w] = 0.0f;
     for (int64_t y = 0; y < work->height; y++)
         for (int64_t x = 0; x < work->width; x++) {
@@ -150,11 +150,11 @@ static void FORM(divide)(struct FORM(correlating) *now)
 
 static int FORM(correlation4d)(const struct correlation *work, const struct threads *threads)
 {
-    const int64_t tokens = work->height * work->width, pool = work->pool;
+    const int64_t tokens = work->height * work->width;
     const int64_t panels = (tokens + SUPPORTS - 1) / SUPPORTS;
     struct FORM(correlating) now = {
         .work = work,
-        .windows = (work->height + pool - 1) / pool * ((work->width + pool - 1) / pool),
+        .windows = windows_along(work->height, work->pool) * windows_along(work->width, work->pool),
         .blocks = (work->queries + BLOCK - 1) / BLOCK,
     };
     now.panels = aligned_memory(panels * SUPPORTS * work->channels + now.windows + tokens);

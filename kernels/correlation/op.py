@@ -65,9 +65,11 @@ def _check(
         if tensor.shape[0] not in (1, batch) or tuple(tensor.shape[1:]) != expected:
             got = tuple(tensor.shape)
             raise ValueError(f"{name} has shape {got}, expected (1 or {batch}, {expected})")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} is on {tensor.device}, query is on {query.device}")
         if tensor.dtype != query.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, query is {query.dtype}")
-    if height * width != tokens or pool < 1:
+    if min(height, width, pool) < 1 or height * width != tokens:
         raise ValueError(f"grid {height}x{width} with pool {pool} does not fit {tokens} tokens")
 
 

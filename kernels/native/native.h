@@ -54,7 +54,8 @@ struct scan {
 int correlation4d(const struct correlation *work, const struct threads *threads);
 int selective_scan2d(const struct scan *work, const struct threads *threads);
 
-INLINE int64_t size_of(int type) { return type == FLOAT32 ? 4 : 2; }
+// The number of windows along a side; `pool` may be far larger than the side.
+INLINE int64_t windows_along(int64_t side, int64_t pool) { return (side - 1) / pool + 1; }
 
 INLINE float from_bits(uint32_t bits)
 {

@@ -5,11 +5,13 @@
 // (onnxruntime_c_api.h; onnxruntime_c_api.cc asserts the number of entries of each version), and a
 // custom operator states the version of the interface that it was written for: 17, since 1.17.
 
+#include <stdlib.h>
+
 #include "native.h"
 
 enum { VERSION = 17 };
 
-// Places in OrtApi, of version 1 except the last.
+// Places in OrtApi: of version 1, which ends at 101, but for the last, of version 17 (266 to 275).
 enum place {
     CREATE_STATUS = 0,
     CREATE_CUSTOM_OP_DOMAIN = 26,
@@ -35,7 +37,7 @@ struct api_base {
     const char *(*get_version)(void);
 };
 
-// OrtCustomOp of version 17.
+// OrtCustomOp of version 17, in its order; later versions append to it.
 struct custom_op {
     uint32_t version;
     void *(*create_kernel)(const struct custom_op *, api, const void *info);
@@ -105,10 +107,6 @@ static int get_input_type(const struct custom_op *op, size_t i)
 static int zero_at(const struct custom_op *op, size_t i) { (void)op, (void)i; return 0; }
 static int one(const struct custom_op *op) { (void)op; return 1; }
 static int last_version(const struct custom_op *op) { (void)op; return INT32_MAX; }
-
-// Unlike the rest, this frees what `create` below allocates with calloc.
-void free(void *);
-void *calloc(size_t, size_t);
 
 static status create(const struct custom_op *op, api api, const void *info, void **made)
 {
@@ -196,17 +194,19 @@ static status compute_correlation(void *made, void *context)
     TRY(read_input(api, context, 0, 4, query, &work.query));
     TRY(read_input(api, context, 1, 5, support, &work.support));
     TRY(read_input(api, context, 2, 3, weight, &work.weight));
-    const int64_t tokens = kernel->height * kernel->width;
+    // The attributes are the file's, so their product may be any number, or none.
+    const int64_t height = kernel->height, width = kernel->width, tokens = support[3];
+    const int grid = height > 0 && width > 0 && tokens % height == 0 && tokens / height == width;
     const int64_t of_support[] = {support[1], query[1], tokens, query[3]};
     const int64_t of_weight[] = {support[1], tokens};
-    if (kernel->pool < 1 || !same(support + 1, of_support, 4) || !same(weight + 1, of_weight, 2) ||
+    if (!grid || kernel->pool < 1 || !same(support + 1, of_support, 4) || !same(weight + 1, of_weight, 2) ||
         (support[0] != 1 && support[0] != query[0]) || (weight[0] != 1 && weight[0] != query[0]))
         return fail(api, "Correlation4d: the inputs' shapes do not fit together");
     work.batch = query[0], work.supports = support[0], work.weights = weight[0];
     work.shots = support[1], work.layers = query[1], work.queries = query[2];
     work.channels = query[3];
-    const int64_t windows = (work.height + work.pool - 1) / work.pool *
-                            ((work.width + work.pool - 1) / work.pool);
+    const int64_t windows =
+        windows_along(work.height, work.pool) * windows_along(work.width, work.pool);
     const int64_t shape[] = {work.batch, work.shots, work.layers, work.queries, windows};
     TRY(make_output(api, context, shape, 5, &work.out));
     struct pool pool = {api, context, NULL};

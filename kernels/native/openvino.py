@@ -88,7 +88,8 @@ def correlation4d(node: Any, threads: int) -> list[Any]:
     found = [list(inputs[0].get_shape()), list(inputs[2].get_shape())[1:]]
     firsts = {inputs[1].get_shape()[0], inputs[2].get_shape()[0]}
     _require(found == expected and firsts <= {1, batch}, "Correlation4d")
-    _require(grid["height"] * grid["width"] == tokens and grid["pool"] > 0, "Correlation4d")
+    _require(min(grid.values()) > 0, "Correlation4d")
+    _require(grid["height"] * grid["width"] == tokens, "Correlation4d")
     return [Correlation4d(inputs, **grid, threads=threads).output(0)]
 
 

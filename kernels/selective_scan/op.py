@@ -51,6 +51,8 @@ def _check(
     ):
         if tuple(tensor.shape) != expected:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, x is on {x.device}")
     parameter = torch.float64 if x.dtype == torch.float64 else torch.float32
     for name, tensor, dtype in (
         ("packed", packed, x.dtype),

@@ -54,7 +54,7 @@ def scanning(dtype="float32"):
     return model_of("SelectiveScan2d", feeds, function), feeds, wanted
 
 
-def correlating(dtype="float32"):
+def correlating(dtype="float32", **attributes):
     rng = np.random.default_rng(0)
     grid = {"height": 5, "width": 4, "pool": 3}
     feeds = {
@@ -65,7 +65,7 @@ def correlating(dtype="float32"):
     tensors = [torch.from_numpy(array).double() for array in feeds.values()]
     wanted = correlation.correlation4d(*tensors, *grid.values()).numpy()
     function = correlation_onnx.portable_function(*grid.values(), NUMBERS[dtype], OPSET)
-    return model_of("Correlation4d", feeds, function, **grid), feeds, wanted
+    return model_of("Correlation4d", feeds, function, **(grid | attributes)), feeds, wanted
 
 
 def error(got, wanted):
@@ -114,6 +114,34 @@ def test_onnxruntime_refuses_shapes_that_do_not_fit(make, name, change):
     session = OnnxRuntimeBackend(threads=1).open(model)
     with pytest.raises(Exception, match=r"do not fit together|number of dimensions|Invalid rank"):
         session.run(None, feeds)
+
+
+HUGE = 1 << 62
+
+
+# The library writes where these numbers say, and a product may overflow to what fits.
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"height": -5, "width": -4},
+        {"height": 0},
+        {"height": 20, "width": 1 + HUGE},  # in 64 bits their product is 20
+        {"pool": 0},
+    ],
+    ids=str,
+)
+def test_onnxruntime_refuses_a_grid_that_does_not_fit(grid):
+    model, feeds, _ = correlating(**grid)
+    session = OnnxRuntimeBackend(threads=1).open(model)
+    with pytest.raises(Exception, match="do not fit together"):
+        session.run(None, feeds)
+
+
+def test_a_window_may_be_far_larger_than_the_grid():
+    model, feeds, wanted = correlating(pool=2 * HUGE - 1)
+    (got,) = OnnxRuntimeBackend(threads=1).open(model).run(None, feeds)
+    assert got.shape == (*wanted.shape[:-1], 1)
+    assert np.isfinite(got).all()
 
 
 def feeds_of(bundle):

@@ -1,5 +1,7 @@
 """`verify` passes a correct bundle, and names the wrong piece in another."""
 
+from collections import Counter
+
 import msgspec
 import numpy as np
 import onnx
@@ -7,10 +9,11 @@ import pytest
 
 from tests.export.conftest import random_model
 from uino_deploy.bundle import MANIFEST, Bundle, Manifest, write_manifest
+from uino_deploy.bundle.reference import load_example
 from uino_deploy.errors import CheckFailed
 from uino_deploy.export import verify_bundle
 from uino_deploy.export.graph_reader import precision_of
-from uino_deploy.export.verify import mask_iou
+from uino_deploy.export.verify import _compare_form, mask_iou
 from uino_deploy.letters import draw_letter
 from uino_deploy.pipeline import PIECES
 from uino_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -145,6 +148,28 @@ def test_every_operator_is_held_by_its_own_result(damaged, backend, call, operat
     assert report.guilty == ["prompt"]
     first = next(each.output for each in report.operators if not each.passed)
     assert first == f"operator.{call}.output"
+
+
+@pytest.mark.parametrize(
+    ("piece", "operator"), [("prompt", "SelectiveScan2d"), ("query", "Correlation4d")]
+)
+def test_a_wrong_function_is_found_where_native_operators_run_in_its_place(
+    damaged, backend, piece, operator
+):
+    bundle = rewrite(damaged / f"{piece}.onnx", scaled(operator))
+    wrong = [each for each in verify_bundle(bundle, backend).operators if not each.passed]
+    assert {each.piece for each in wrong} == {piece}
+    # Nothing else sees it: the native operators are right.
+    own = _compare_form(bundle, backend, "fp32", [load_example(bundle)])
+    assert all(each.passed for each in own)
+
+
+def test_a_backend_without_native_operators_compares_nothing_twice(bundle, backend):
+    portable = backend.portable()
+    assert portable is not None
+    assert portable.portable() is None
+    report = verify_bundle(bundle, portable)
+    assert set(Counter((c.piece, c.output) for c in report.operators).values()) == {1}
 
 
 def test_what_the_operators_take_and_give_is_compared(bundle, backend):

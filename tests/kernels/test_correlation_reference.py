@@ -125,6 +125,7 @@ def test_operator_is_what_pytorch_expects(shared):
         (lambda q, s, w: (q, s, w.float(), 4, 5, 3), "weight is torch.float32"),
         (lambda q, s, w: (q, s, w, 4, 4, 3), "grid 4x4 with pool 3 does not fit 20 tokens"),
         (lambda q, s, w: (q, s, w, 4, 5, 0), "grid 4x5 with pool 0"),
+        (lambda q, s, w: (q, s, w, -4, -5, 3), "grid -4x-5 with pool 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):

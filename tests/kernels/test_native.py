@@ -16,8 +16,10 @@ from tests.kernels.operands import scan_operands  # noqa: E402
 from uino_deploy.errors import Degraded  # noqa: E402
 from uino_deploy.kernels import correlation4d, native, selective_scan2d  # noqa: E402
 from uino_deploy.kernels.correlation import naive as naive_correlation  # noqa: E402
+from uino_deploy.kernels.correlation import op as correlation_op  # noqa: E402
 from uino_deploy.kernels.dispatch import specified  # noqa: E402
 from uino_deploy.kernels.selective_scan import naive as naive_scan  # noqa: E402
+from uino_deploy.kernels.selective_scan import op as scan_op  # noqa: E402
 from uino_deploy.tolerances import OPERATOR  # noqa: E402
 
 # Tests run from a checkout that `make test` has installed, so this is a failed build, not a skip.
@@ -235,6 +237,16 @@ def test_which_tensors_the_library_computes(monkeypatch):
         correlation4d(*operands, 2, 2, 1)
         selective_scan2d(*scans)
     assert counted == {"correlation": 1, "scan": 1}
+
+
+def test_an_operand_of_another_device_is_refused():
+    # The library would read its address. "meta" stands for a GPU; no operator is called with it.
+    query, support, weight = correlation_operands(1, 1, 1, 1, 1, 3, (2, 2), 4)
+    with pytest.raises(ValueError, match="weight is on meta, query is on cpu"):
+        correlation_op._check(query, support, weight.to("meta"), 2, 2, 1)
+    scans = scan_operands((1, 2, 2, 3, 2, 4), torch.float32, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="skip is on meta, x is on cpu"):
+        scan_op._check(*scans[:-1], scans[-1].to("meta"))
 
 
 @pytest.mark.filterwarnings("default::UserWarning")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from uino_deploy.config import UinoConfig
+from uino_deploy.kernels import native
 from uino_deploy.kernels.compiler.targets import DTYPES
 from uino_deploy.kernels.correlation import naive as correlation
 from uino_deploy.kernels.correlation import reference
@@ -107,14 +108,24 @@ def test_a_kernel_that_leaves_one_value_out_is_found(case: Case, dtype):
     assert not compare(AnyKernel(), case, dtype, run).holds
 
 
+def test_native_operators_that_are_not_there_do_not_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "load", lambda: "it was not built")
+    setting = Setting(scratch=str(tmp_path))
+    claims = [claim for claim in operators.claims(setting) if "native form" in claim.name]
+    assert len(claims) == 2
+    for (finding,) in (judge("operators", claim) for claim in claims):
+        assert finding.verdict == "skipped"
+        assert "it was not built" in finding.reason
+
+
 def test_the_claims_say_what_they_lack(tmp_path):
     setting = Setting(scratch=str(tmp_path))
     findings = [one for claim in operators.claims(setting) for one in judge("operators", claim)]
     agree = [one for one in findings if "PyTorch" in one.claim]
-    native = [one for one in findings if "native form" in one.claim]
-    compiled = [one for one in findings if one not in agree + native]
+    natives = [one for one in findings if "native form" in one.claim]
+    compiled = [one for one in findings if one not in agree + natives]
     assert len(agree) == len(RAGGED)
-    assert {one.claim.partition("'")[0] for one in native} == {"Correlation4d", "SelectiveScan2d"}
-    assert all(one.verdict == "passed" for one in agree + native)
+    assert {one.claim.partition("'")[0] for one in natives} == {"Correlation4d", "SelectiveScan2d"}
+    assert all(one.verdict == "passed" for one in agree + natives)
     assert {one.verdict for one in compiled} == {"skipped"}
     assert all("uino-deploy kernels build --arch sm_87" in one.reason for one in compiled)

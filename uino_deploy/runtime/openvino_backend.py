@@ -68,12 +68,16 @@ _CONVERTERS = {
     "ScanPrologue": prologue.scan_prologue,
     "SelectiveScan2d": selective_scan.selective_scan2d,
 }
-_SOURCES = tuple(
-    str(module.__file__)
-    for module in (
-        *(identity, openvino_nodes),
-        *(correlation, norm_mlp, epilogue, prologue, selective_scan),
-    )
+_SOURCES = (
+    *(
+        str(module.__file__)
+        for module in (
+            *(identity, openvino_nodes),
+            *(correlation, norm_mlp, epilogue, prologue, selective_scan),
+        )
+    ),
+    # Compiled pieces hold the native operators' attributes; importing it imports OpenVINO.
+    str(Path(native.__file__).with_name("openvino.py")),
 )
 
 
