@@ -50,12 +50,11 @@ demo: $(VENV)/.demo
 	$(BIN)/uino-deploy demo -o build/demo --force
 
 # For example: make fuzz MINUTES=10 SEED=1. tests/fuzz/README.md says what must hold.
-MINUTES ?= 60
 SEED ?=
 INPUTS ?= 100000
 PARSERS ?=
 fuzz: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(PARSERS) --minutes $(MINUTES) \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(PARSERS) --minutes $(or $(MINUTES),60) \
 		--inputs $(INPUTS) $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.dev

@@ -18,6 +18,8 @@ import onnx
 from uino_deploy.benchmarks.ledger.boards import BOARDS, Board
 from uino_deploy.bundle import Bundle
 from uino_deploy.errors import InputError
+from uino_deploy.export.audit import FP8_SINCE
+from uino_deploy.export.forecast.flops import flops_of
 from uino_deploy.export.graph_reader import read_graph
 from uino_deploy.markdown import table
 
@@ -27,7 +29,6 @@ _SHOWN = {
     *("Jetson Orin Nano 8GB Super", "Jetson AGX Orin 64GB", "Jetson AGX Thor T5000"),
     *("L4", "H100 SXM"),
 }
-_FP8_SINCE = 89
 _NAMES = {1: "FLOAT", 10: "HALF", 16: "BF16", 3: "INT8", 17: "FP8"}
 _BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "FP8": 1}
 
@@ -68,14 +69,11 @@ def count_work(bundle: Bundle, piece: str = "encoder") -> Work:
     quantised = read_graph(path).quantised
     for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
-    shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    types, shapes = _tensors(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
     operations = Counter[str]()
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "Conv"):
-            kind, result = shapes[node.output[0]]
-            terms = shapes[node.input[1]][1]
-            inner = terms[-2] if node.op_type == "MatMul" else prod(terms[1:])
-            operations[quantised.get(node.name, kind)] += 2 * prod(result) * inner
+        if count := flops_of(node, shapes):
+            operations[quantised.get(node.name, types[node.output[0]])] += count
     weights = Counter[str]()
     for tensor in model.graph.initializer:
         weights[_NAMES.get(tensor.data_type, "")] += prod(tensor.dims)
@@ -88,7 +86,7 @@ def floor_ms(work: Work, board: Board) -> float | None:
     Returns:
         None if the board does not multiply in one of the types.
     """
-    if "FP8" in work.operations and int(board.arch.removeprefix("sm_")) < _FP8_SINCE:
+    if "FP8" in work.operations and int(board.arch.removeprefix("sm_")) < FP8_SINCE:
         return None
     rates = {"FLOAT": board.float32_tflops}  # TF32 is off unless asked for
     computing = sum(
@@ -123,18 +121,16 @@ def _row(name: str, work: Work, boards: Sequence[Board]) -> list[str]:
     return [name, f"{work.bytes / 1e6:.0f}", told, *shown]
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[str, list[int]]]:
-    """Return the type and shape of every tensor of a graph."""
-    found = {
-        value.name: (
-            _NAMES.get(value.type.tensor_type.elem_type, ""),
-            [int(d.dim_value) for d in value.type.tensor_type.shape.dim],
-        )
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    }
+def _tensors(graph: onnx.GraphProto) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Return the types and the shapes of a graph's tensors."""
+    types, shapes = dict[str, str](), dict[str, tuple[int, ...]]()
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        told = value.type.tensor_type
+        types[value.name] = _NAMES.get(told.elem_type, "")
+        shapes[value.name] = tuple(int(d.dim_value) for d in told.shape.dim)
     for tensor in graph.initializer:
-        found[tensor.name] = (_NAMES.get(tensor.data_type, ""), list(tensor.dims))
-    return found
+        shapes[tensor.name] = tuple(tensor.dims)
+    return types, shapes
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "fp8": "FP8", "in
 # products: 1 of 8 remains in bfloat16 in the prompt of `full`.
 # Of a quantised piece every quantised product is counted, by `check_quantised`.
 _MATRIX_SHARE = {"fp32": 1.0, "fp16": 0.6, "bf16": 0.1, "fp8": 0.0, "int8": 0.0}
+FP8_SINCE = 89  # the first architecture whose tensor cores multiply fp8
 # The builder fuses layers, so shares shift; a silent downgrade leaves next to nothing.
 _ENGINE_SHARE = 0.5
 
@@ -132,20 +133,30 @@ def check_network(
 
 
 def check_quantised(
-    piece: Piece, planned: Mapping[str, str], matrix_layers: Mapping[str, int]
+    piece: Piece,
+    precisions: Set[str],
+    planned: Mapping[str, str],
+    matrix_layers: Mapping[str, int],
 ) -> None:
     """Refuse a parsed network that does not have every quantised product of its file.
 
     Args:
         piece: the piece that was parsed.
+        precisions: the precisions of its graphs.
         planned: the quantised products of its file: name -> INT8 or FP8.
         matrix_layers: number of matrix products and convolutions by type, as parsed.
 
     Raises:
-        CheckFailed: a product is missing.
+        CheckFailed: a product is missing, or an int8 or fp8 graph has none.
     """
     asked = Counter(planned.values())
-    for kind in (TYPE_NAMES["int8"], TYPE_NAMES["fp8"]):
+    for precision in ("int8", "fp8"):
+        kind = TYPE_NAMES[precision]
+        if precision in precisions and not asked[kind]:
+            raise CheckFailed(
+                f"{piece.model} is {precision}, but none of its products is quantised",
+                "export the bundle again and verify it",
+            )
         found = matrix_layers.get(kind, 0)
         if found != asked[kind]:
             raise CheckFailed(
@@ -168,8 +179,8 @@ def check_engine(
         precisions: the precisions of its graphs.
         layers: number of layers by type, as parsed.
         engine: the inspector's report.
-        ranges: whether sizes range: TensorRT 10.x then names no types ("N/A due to dynamic
-            shapes"), and `check_network` is the only check.
+        ranges: whether sizes range: TensorRT 10.x then describes layers without their types ("N/A
+            due to dynamic shapes"), and `check_network` is the only check.
 
     Raises:
         CheckFailed: something is missing; nothing was installed.
@@ -182,7 +193,7 @@ def check_engine(
         )
     wanted = {TYPE_NAMES[precision] for precision in precisions}
     asked, found = share_of(wanted, layers), share_of(wanted, engine.types)
-    if not engine.types and ranges:
+    if not engine.types and ranges and engine.layers > engine.untyped:
         return
     if not engine.types:
         raise CheckFailed(

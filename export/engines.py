@@ -40,6 +40,7 @@ from uino_deploy.errors import (
     UinoDeployError,
 )
 from uino_deploy.export.audit import (
+    FP8_SINCE,
     check_engine,
     check_graph,
     check_network,
@@ -58,7 +59,6 @@ from uino_deploy.workspace import locked, work_folder
 
 # The architectures that TensorRT-RTX 1.7 builds for without a GPU; TensorRT needs the GPU itself.
 RTX_ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
-_FP8_SINCE = 89  # the first architecture whose tensor cores multiply fp8
 Shapes = Mapping[str, tuple[int, int, int]]
 Plugins = Literal["auto", "none"]
 
@@ -274,7 +274,7 @@ def _check_request(
         if largest > limit:
             raise InputError(f"--shapes {name}: the bundle allows {limit}, not {largest}")
     for piece in pieces:
-        if "fp8" in bundle.precisions(piece) and int(arch.removeprefix("sm_")) < _FP8_SINCE:
+        if "fp8" in bundle.precisions(piece) and int(arch.removeprefix("sm_")) < FP8_SINCE:
             raise InputError(
                 f"{piece.name} has fp8, which {arch} does not multiply",
                 "export with --precision encoder=int8 for it",
@@ -457,7 +457,7 @@ def _finish(
 ) -> PlanInfo:
     """Check the built engine and describe its plan."""
     precisions = bundle.precisions(piece) | _rests(bundle, piece)
-    check_quantised(piece, summary.quantised, outcome.matrix_layers)
+    check_quantised(piece, bundle.precisions(piece), summary.quantised, outcome.matrix_layers)
     check_network(piece, precisions, outcome.matrix_layers, _has_islands(bundle, piece))
     plugins = check_plugins(piece, summary.calls, outcome.plugins) if job.plugins else {}
     operators = [call.operator for call in summary.calls]
@@ -520,8 +520,12 @@ def _read_back(
         return {}
     if job.backend == "tensorrt-rtx":
         return check_products(piece.name, summary.quantised, read_plan(Path(job.plan).read_bytes()))
-    if engine is not None and not engine.types:  # 10.x names no types where sizes range
-        return {}
+    if engine is None or not engine.types:  # 10.x names no types where sizes range
+        raise CheckFailed(
+            f"{piece.name}: the inspector gives no layer's type, so what the engine computes in "
+            "8 bits cannot be checked",
+            "build it for one size, without --shapes, or in fp16",
+        )
     return check_products(piece.name, summary.quantised, read_layers(outcome.inspector))
 
 

@@ -31,14 +31,17 @@ class Format:
 
     def stored(self, values: Float32, scale: Float32 | np.float32) -> npt.NDArray[Any]:
         """Divide values by a scale that broadcasts, round half to even and saturate."""
-        steps = values / scale
-        if self.element == onnx.TensorProto.INT8:
-            return np.clip(np.rint(steps), -128, 127).astype(np.int8)
-        return np.clip(steps, -self.top, self.top).astype(self.dtype)
+        return self._steps(values, scale).astype(self.dtype)
 
     def rounded(self, values: Float32, scale: Float32 | np.float32) -> Float32:
-        """Return what remains of float32 values after storing them."""
-        return self.stored(values, scale).astype(np.float32) * scale
+        """Return what remains of float32 values after storing them; NaN stays NaN."""
+        return self._steps(values, scale) * scale
+
+    def _steps(self, values: Float32, scale: Float32 | np.float32) -> Float32:
+        steps = values / scale
+        if self.element == onnx.TensorProto.INT8:
+            return np.clip(np.rint(steps), -128, 127)
+        return np.clip(steps, -self.top, self.top).astype(self.dtype).astype(np.float32)
 
 
 FORMATS = {

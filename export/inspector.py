@@ -10,6 +10,7 @@ region that Myelin compiled is not a separate layer.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -20,13 +21,14 @@ from uino_deploy.errors import BuildError
 
 # Layers in front of and between kernels; they compute nothing.
 _MOVES = ("constant", "noop", "reformat", "shapehostto", "shapedeviceto", "signal", "wait")
-# Searched in this order, since "BFloat16" contains "Float16".
+# Searched in this order, since "BFloat16" contains "Float16". UINT8 is no INT8, and the libraries'
+# "FP8UE8M0" is a type of scales.
 _SPELLINGS = (
-    ("INT8", ("int8",)),
-    ("FP8", ("fp8",)),
-    ("BF16", ("bf16", "bfloat16")),
-    ("HALF", ("half", "fp16", "float16")),
-    ("FLOAT", ("fp32", "float")),
+    ("INT8", re.compile(r"(?<!u)int8")),
+    ("FP8", re.compile(r"fp8(?!_?ue)")),
+    ("BF16", re.compile(r"bf16|bfloat16")),
+    ("HALF", re.compile(r"half|fp16|float16")),
+    ("FLOAT", re.compile(r"fp32|float")),
 )
 
 
@@ -74,14 +76,18 @@ def _is_plugin(layer: dict[str, Any]) -> bool:
 
 
 def _output_type(layer: dict[str, Any]) -> str:
-    """Return one of `_SPELLINGS` by the first output; empty for others and unknown ones."""
-    outputs = layer.get("Outputs") or [{}]
-    tensor = outputs[0] if isinstance(outputs[0], dict) else {}
-    for key in ("DataType", "Format/Datatype", "Datatype", "Format"):
-        spelled = str(tensor.get(key, "")).lower()
-        for name, spellings in _SPELLINGS:
-            if any(spelling in spelled for spelling in spellings):
-                return name
-        if spelled:
-            return ""
-    return ""
+    """Return the type of the first output; empty for others than `type_name`'s."""
+    return tensor_type((layer.get("Outputs") or [{}])[0])
+
+
+def tensor_type(tensor: Any) -> str:
+    """Return the type of an inspected tensor by `type_name`; empty if none is given."""
+    told = tensor if isinstance(tensor, dict) else {}
+    keys = ("DataType", "Format/Datatype", "Datatype", "Format")
+    return type_name(next((str(told[key]) for key in keys if told.get(key)), ""))
+
+
+def type_name(spelled: str) -> str:
+    """Return INT8, FP8, BF16, HALF or FLOAT by a library's spelling; empty for others."""
+    lower = spelled.lower()
+    return next((name for name, spelling in _SPELLINGS if spelling.search(lower)), "")

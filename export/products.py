@@ -9,14 +9,15 @@ it). TensorRT's inspector says it in each layer's "Metadata".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from uino_deploy.errors import CheckFailed
+from uino_deploy.export.inspector import tensor_type, type_name
 
-# Node -> the type of both its operands, or "FLOAT" where one of them is none of 8 bits.
+# Node -> the type of all its operands, or "FLOAT" where one of them is none of 8 bits.
 Products = dict[str, str]
 
 _GRAPH = re.compile(rb"\ndescriptors \{(.*?)\nmain \{(.*?)\nshape_main \{", re.DOTALL)
@@ -25,7 +26,7 @@ _PRODUCT = re.compile(rb"\n *(fully_connected|runtime_fusion|function)=\{ name=(
 _OPERANDS = re.compile(rb" input(?:_args)?=\{([^}\n]*)\}")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _QUOTED = re.compile(rb'"([^"]*)"')
-_SPELLINGS = (("INT8", "int8"), ("FP8", "fp8"))
+_EIGHT_BIT = ("INT8", "FP8")
 _PRODUCT_LAYERS = ("gemm", "matrix", "convolution", "fullyconnected", "mha")
 
 
@@ -42,10 +43,12 @@ def read_plan(plan: bytes) -> Products:
             if product[1] == b"function" and b"mha" not in product[2]:
                 continue  # arithmetic between products
             operands = _OPERANDS.search(product[0])
-            names = _QUOTED.findall(operands[1])[:2] if operands else []
+            # Attention fused into one kernel reads query, key and value; its products share it.
+            count = 3 if product[1] == b"function" else 2
+            names = _QUOTED.findall(operands[1])[:count] if operands else []
             # A fused kernel that casts its operands multiplies what they were cast to.
             casts = product[1] == b"runtime_fusion" and b"Cast" in product[2]
-            kind = "FLOAT" if casts else _common([types.get(name, "") for name in names])
+            kind = "FLOAT" if casts else _common([type_name(types.get(name, "")) for name in names])
             _note(found, product[0].decode("utf-8", "replace"), kind)
     if not found:
         raise CheckFailed(
@@ -64,7 +67,7 @@ def read_layers(inspected: str) -> Products:
     found: Products = {}
     for layer in msgspec.json.decode(inspected)["Layers"]:
         if isinstance(layer, dict) and _is_product(layer):
-            operands = [str(_type(tensor)) for tensor in layer.get("Inputs") or []][:2]
+            operands = [tensor_type(tensor) for tensor in layer.get("Inputs") or []][:2]
             _note(found, str(layer.get("Metadata", "")), _common(operands))
     return found
 
@@ -103,26 +106,11 @@ def _note(found: Products, text: str, kind: str) -> None:
             found[name] = kind
 
 
-def _common(operands: list[str]) -> str:
+def _common(operands: Sequence[str]) -> str:
     """Return the 8-bit type of all operands, or FLOAT."""
-    kinds = set(map(_eight_bit, operands))
-    return kinds.pop() if len(kinds) == 1 else "FLOAT"
-
-
-def _eight_bit(spelled: str) -> str:
-    return next((name for name, word in _SPELLINGS if word in spelled.lower()), "FLOAT")
+    return next((kind for kind in _EIGHT_BIT if set(operands) == {kind}), "FLOAT")
 
 
 def _is_product(layer: Mapping[str, Any]) -> bool:
     kind = str(layer.get("LayerType", "")).lower()
     return any(word in kind for word in _PRODUCT_LAYERS)
-
-
-def _types(tensor: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("DataType", "Datatype", "Format/Datatype", "Format"):
-        if key in tensor:
-            yield str(tensor[key])
-
-
-def _type(tensor: Any) -> str:
-    return next(_types(tensor), "") if isinstance(tensor, dict) else ""

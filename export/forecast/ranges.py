@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,17 +11,16 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from uino_deploy.export.forecast.blocks import Block, Node, integers
+from uino_deploy.export.forecast.blocks import Block
 from uino_deploy.export.forecast.chain import Chain
+from uino_deploy.export.forecast.flops import Shapes, flops_of
 from uino_deploy.export.forecast.rounding import SMALLEST_NORMAL, float_operands
 
 Array = npt.NDArray[Any]
-Shapes = Mapping[str, tuple[int, ...]]
 
 PERCENTILE = 99.99
 # A percentile of a larger tensor is that of evenly spaced elements.
 SAMPLED = 1 << 20
-_SCAN_STEP = 6  # operations that advance one state: two products, a sum, exp, and the output's
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +71,7 @@ def measure_ranges(chain: Chain) -> dict[str, NodeRange]:
                 _joined([ranges[name] for name in taken if name not in constants]),
                 _joined([ranges[name] for name in constants]),
                 _joined([ranges[n] for n in node.proto.output if n in ranges]) or _EMPTY,
-                flops_of(node, shapes),
+                flops_of(node.proto, shapes),
                 sum(prod(shapes[name]) for name in node.proto.output if name in shapes),
             )
     return found
@@ -139,43 +137,3 @@ def _tensors(chain: Chain, block: Block) -> tuple[dict[str, Range], Shapes]:
         if tensor.data_type == TensorProto.FLOAT:
             seen[name] = [range_of(numpy_helper.to_array(tensor))]
     return {name: joined for name, each in seen.items() if (joined := _joined(each))}, shapes
-
-
-def flops_of(node: Node, shapes: Shapes) -> int:
-    """Return the additions and multiplications of a product or one of our operators; 0 of others.
-
-    Args:
-        node: the node.
-        shapes: of the tensors that it takes and gives, by name.
-    """
-    taken = [shapes.get(name, ()) for name in node.proto.input]
-    given = shapes[node.proto.output[0]]
-    count = _COUNTS.get(node.operator, _fused if node.heavy else None)
-    return count(node, taken, given) if count else 0
-
-
-Shape = tuple[int, ...]
-
-
-def _gemm(node: Node, taken: list[Shape], given: Shape) -> int:
-    return 2 * prod(given) * taken[0][-2 if integers(node.proto).get("transA") else -1]
-
-
-def _scan(_node: Node, taken: list[Shape], _given: Shape) -> int:
-    cells, (directions, channels, rank), states = prod(taken[0][:-1]), taken[2], taken[4][-1]
-    return cells * directions * channels * (_SCAN_STEP * states + 2 * rank)
-
-
-def _fused(_node: Node, taken: list[Shape], _given: Shape) -> int:
-    """Count a fused operator, whose weights act on every cell of its first input."""
-    return 2 * prod(taken[0][:-1]) * sum(prod(each) for each in taken[1:] if len(each) == 2)
-
-
-_COUNTS: dict[str, Callable[[Node, list[Shape], Shape], int]] = {
-    "MatMul": lambda _, taken, given: 2 * prod(given) * taken[0][-1],
-    "Gemm": _gemm,
-    "Conv": lambda _, taken, given: 2 * prod(given) * prod(taken[1][1:]),
-    "ConvTranspose": lambda _, taken, given: 2 * prod(taken[0]) * prod(taken[1][1:]),
-    "Correlation4d": lambda _, taken, given: 2 * prod(taken[0]) * taken[1][1] * taken[1][3],
-    "SelectiveScan2d": _scan,
-}

@@ -25,9 +25,9 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from uino_deploy.export.forecast.blocks import Block, Node, integers
+from uino_deploy.export.formats import FORMATS, Float32
 from uino_deploy.kernels.identity import DOMAIN
 
-Float32 = npt.NDArray[np.float32]
 Kind = Literal["fp16", "bf16", "tf32", "int8", "fp8"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -37,7 +37,6 @@ SMALLEST_NORMAL: dict[Kind, float] = {"fp16": 2.0**-14, "bf16": 2.0**-126}
 
 _ONNX = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _SPLIT = float(2**13 + 1)  # Veltkamp's: leaves 11 of 24 bits
-_STEPS: dict[Kind, float] = {"int8": 127.0, "fp8": 448.0}
 _FP8_OPSET = 19  # the first whose Cast knows float8
 _TINY = 1e-30
 
@@ -186,7 +185,7 @@ class _Writer:
             reduced.append(self._constant(np.array(axes, np.int64)))
         self._emit("ReduceMax", reduced, f"{result}~max", keepdims=1)
         self._emit("Max", [f"{result}~max", self._number(_TINY)], f"{result}~least")
-        self._emit("Div", [f"{result}~least", self._number(_STEPS[kind])], f"{result}~scale")
+        self._emit("Div", [f"{result}~least", self._number(FORMATS[kind].top)], f"{result}~scale")
         self._emit("Div", [name, f"{result}~scale"], f"{result}~steps")
         if kind == "int8":
             self._emit("Round", [f"{result}~steps"], f"{result}~whole")
@@ -228,8 +227,5 @@ def round_array(values: npt.NDArray[Any], kind: Kind, axes: Axes = None) -> Floa
             wide = exact * np.float32(_SPLIT)
             return (wide - (wide - exact)).astype(np.float32)
     largest = np.abs(exact).max(axis=axes, keepdims=True, initial=0.0)
-    scale = np.maximum(largest, np.float32(_TINY)) / np.float32(_STEPS[kind])
-    steps = exact / scale
-    if kind == "int8":
-        return (np.rint(steps) * scale).astype(np.float32)
-    return (steps.astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale).astype(np.float32)
+    scale = np.maximum(largest, np.float32(_TINY)) / np.float32(FORMATS[kind].top)
+    return FORMATS[kind].rounded(exact, scale)

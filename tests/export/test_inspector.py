@@ -7,6 +7,8 @@ that others have published:
 
 - 10.16 has "Format/Datatype", 11.4 "Datatype" and "I/O Tensors"; all have "LayerType", "PluginV3",
   "CaskConvolution", "BFloat16" and "Row major linear FP16 format"; none has "PluginType".
+- "Row major linear INT8 format (kLINEAR)", that with FP8 and that with UINT8, and "FP8UE8M0":
+  the library of TensorRT-RTX 1.7.1 (`strings libtensorrt_rtx.so.1`).
 - "Reformat" with "Row major linear FP16 format" under "Format/Datatype": the layers of a
   convolution network that pytorch/TensorRT documents. Regions of Myelin's ("kgen", "gemm") write
   "Half" and "Float" there.
@@ -76,6 +78,8 @@ def test_both_layouts_say_the_same(layer, answer):
         ("Row major linear FP16 format", "HALF"),
         ("Channel major FP32 format where channel % 4 == 0", "FLOAT"),
         ("Row major linear BF16 format", "BF16"),
+        ("Row major linear INT8 format (kLINEAR)", "INT8"),
+        ("Row major linear FP8 format (kLINEAR)", "FP8"),
         ("Float", "FLOAT"),
     ],
 )
@@ -85,7 +89,8 @@ def test_older_spellings_of_types(spelling, name):
 
 
 def test_unknown_types_are_not_guessed():
-    layers = [layer_10("x", "NoOp", "Half"), layer_10("y", "kgen", "N/A due to dynamic shapes")]
+    others = ["N/A due to dynamic shapes", "Row major linear UINT8 format (kLINEAR)", "FP8UE8M0"]
+    layers = [layer_10("x", "NoOp", "Half"), *(layer_10("y", "kgen", each) for each in others)]
     assert read_inspector(answer_10(layers)).types == {}
 
 
@@ -142,6 +147,10 @@ def test_where_sizes_range_the_network_is_the_proof():
         check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, unnamed)
     with pytest.raises(CheckFailed, match="changed the precision"):
         check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, engine({"Float": 3}), ranges=True)
+    for layers in ([], ["a", "b"]):
+        nothing = read_inspector(answer_10(layers))
+        with pytest.raises(CheckFailed, match="no layer's type"):
+            check_engine(ADAPTER, {"fp16"}, {"HALF": 9}, nothing, ranges=True)
 
 
 def test_the_network_says_which_operators_are_plugins():
