@@ -196,6 +196,10 @@ class Check:
                     raise RuntimeError(log.read_text(errors="replace"))
                 time.sleep(0.5)
             yield f"127.0.0.1:{ports[0]}"
+        except subprocess.CalledProcessError as error:
+            if process.poll() is None:
+                raise
+            raise RuntimeError(f"the server died: {log.read_text()[-4000:]}") from error
         finally:
             process.terminate()
             process.wait(60)
