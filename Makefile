@@ -80,7 +80,7 @@ soak: $(VENV)/.dev
 SECONDS ?= 15
 serve-check: $(VENV)/.dev build/demo/report.json
 	@$(call PIP,$(VENV)) "playwright>=1.49"
-	$(BIN)/python -m pytest -q -m slow tests/serving/test_page.py
+	$(BIN)/python -m pytest -q -m slow --no-skips tests/serving/test_page.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.serving build/demo -o build/serving.json --seconds $(SECONDS)
 
 # The wheel, of 55 MB, holds the server; its Python needs a shared libpython, and numpy below 2.

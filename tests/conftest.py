@@ -2,15 +2,30 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
+import pluggy
 import pytest
 
 # What the runtime keeps for a user is not the developer's own.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="uino-deploy-state-")
 # The switch must be set before the kernels are decorated.
 os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of targets that promise to run what they name."""
+    parser.addoption("--no-skips", action="store_true", help="Fail the tests that would skip.")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pluggy.Result, None]:
+    """With --no-skips, turn a skipped test into a failed one that says why it did not run."""
+    report = (yield).get_result()
+    if report.skipped and item.config.getoption("--no-skips"):
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"NOT RUN: {why}"
 
 
 @pytest.fixture(scope="session")

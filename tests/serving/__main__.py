@@ -118,12 +118,14 @@ def failures(report: dict) -> list[str]:
     """Return what must hold and does not."""
     found = []
     overloaded, killed_ = report["overload"], report["killed_workers"]
-    wrong = [
-        *(each["wrong"] for each in report["clients"].values()),
-        overloaded["wrong"],
-        killed_["wrong"],
-        report["slow_clients"]["wrong"],
-    ]
+    loads = {
+        **{f"{count} clients": each for count, each in report["clients"].items()},
+        **{name: report[name] for name in ("slow_clients", "overload", "killed_workers")},
+    }
+    idle = [name for name, each in loads.items() if not each["answered"]]
+    if idle or not overloaded["share_of_peak"]:
+        found.append(f"NOT RUN, nothing was answered: {', '.join(idle) or 'before the overload'}")
+    wrong = [each["wrong"] for each in loads.values()]
     if any(wrong):
         found.append(f"wrong or lost answers: {wrong}")
     if overloaded["refused"] == 0:
@@ -178,7 +180,7 @@ async def overload(service: Service, material: Material, given: object) -> dict:
         **described(tally),
         "refused": tally.count(503),
         "refused_ms": tally.quantiles(503),
-        "share_of_peak": round(tally.rate / calm.rate, 3),
+        "share_of_peak": round(tally.rate / calm.rate, 3) if calm.rate else 0.0,
     }
 
 
@@ -222,6 +224,7 @@ async def killed(service: Service, material: Material, seconds: float) -> dict:
     await asyncio.sleep(2)  # the last death is noticed within a second
     replaced = int(await figure(service, "uino_workers_replaced_total"))
     workers = service.workers()
+    assert workers, "NOT RUN: no worker is left to end with its service"
     service.process.kill()
     await asyncio.sleep(5)
     return {

@@ -1,4 +1,8 @@
-"""A small HTTP client of the service, for tests and for load."""
+"""A small HTTP client of the service, for tests and for load.
+
+Paths, parts and errors are those of the service's own OpenAPI document; a form is
+multipart/form-data as RFC 7578 has it and browsers and curl send it.
+"""
 
 import http.client
 import json

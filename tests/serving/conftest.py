@@ -1,4 +1,8 @@
-"""A service in a process of its own, and the fake bundle that it serves."""
+"""A service in a process of its own, and the fake bundle that it serves.
+
+The service is the real command; `url` is a key of what it prints with --json. A worker is known by
+`spawn_main`, which CPython's multiprocessing puts into the command line of a spawned process.
+"""
 
 import json
 import os
@@ -57,7 +61,7 @@ class Service:
 
 @contextmanager
 def served(bundle, classes, *options):
-    """Run a service; at the end it must have ended as SIGTERM ends it."""
+    """Run a service, and end it by SIGTERM unless it has ended."""
     command = [sys.executable, "-m", "uino_deploy", "serve", str(bundle), "--classes", str(classes)]
     command += ["--port", "0", "--json", *options]
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))

@@ -1,4 +1,7 @@
-"""Clients that ask a service at once, in one process, each on a connection of its own."""
+"""Clients that ask a service at once, in one process, each on a connection of its own.
+
+They write HTTP/1.1 (RFC 9112) by hand: an answer has a Content-Length, as uvicorn sends it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The queue before the workers: full, late, shared, retried; with threads for processes."""
+"""The queue before the workers: full, late, shared, retried; with threads for processes.
+
+A thread cannot die as a process does: BrokenProcessPool is what concurrent.futures' own
+ProcessPoolExecutor raises then, and tests/serving/test_service.py kills real workers.
+"""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

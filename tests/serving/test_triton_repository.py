@@ -137,24 +137,38 @@ def test_what_triton_cannot_run_is_refused(fake_bundle, classes, tmp_path):
         write_repository(python, classes, "tensorrt", tmp_path / "n")
 
 
-class Answered(Exception):
-    """An error as the server gives it."""
+class Answered:
+    """An error as the server gives it: pb_utils.TritonError of the Python backend, server 2.51.
 
-    NOT_FOUND, INVALID_ARG = 5, 3
+    The codes are those of TRITONSERVER_errorcode_enum in the server's tritonserver.h; its HTTP
+    front answers them as 404 and 400, which `make triton-check` sees.
+    """
+
+    NOT_FOUND, INVALID_ARG = 2, 3
 
     def __init__(self, message, code):
-        super().__init__(message)
-        self.message, self.code = message, code
+        self._message, self._code = message, code
+
+    def message(self):
+        return self._message
+
+    def code(self):
+        return self._code
 
 
 @pytest.fixture
 def library(fake_bundle, classes, tmp_path, monkeypatch):
-    """Return a function that asks the library of a repository as the server does."""
+    """Return a function that asks the library of a repository as the server does.
+
+    The names are those of the module triton_python_backend_utils, which the Python backend of
+    server 2.51 puts before a model; `model_config` is its JSON of the server's ModelConfig
+    (model_config.proto), cut to the fields that the library reads.
+    """
     server = SimpleNamespace(
         TritonError=Answered,
         Tensor=lambda name, array: SimpleNamespace(name=name, array=array),
-        InferenceResponse=lambda tensors=None, error=None: SimpleNamespace(
-            tensors=tensors, error=error
+        InferenceResponse=lambda output_tensors=(), error=None: SimpleNamespace(
+            tensors=output_tensors, error=error
         ),
         get_input_tensor_by_name=lambda request, name: request[name],
         triton_string_to_numpy={"TYPE_FP32": np.float32}.get,
@@ -199,8 +213,8 @@ def test_the_library_gives_a_class_as_a_query_takes_it(library, fake_bundle, cla
 @pytest.mark.parametrize("name", ["blue", "../red", "", ".", "red.safetensors", "a\0b"])
 def test_an_unknown_class_is_not_found(library, name):
     error = library(name).error
-    assert error.code == Answered.NOT_FOUND
-    assert error.message == f"no class {name!r}; enrolled: red"
+    assert error.code() == Answered.NOT_FOUND
+    assert error.message() == f"no class {name!r}; enrolled: red"
 
 
 def test_a_class_that_cannot_be_used_says_why(library, classes, tmp_path, red_square):
@@ -222,8 +236,8 @@ def test_a_class_that_cannot_be_used_says_why(library, classes, tmp_path, red_sq
     }
     for name, why in told.items():
         error = library(name).error
-        assert error.code == Answered.INVALID_ARG
-        assert why in error.message, name
+        assert error.code() == Answered.INVALID_ARG
+        assert why in error.message(), name
     assert library("red").error is None
 
 

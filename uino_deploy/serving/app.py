@@ -87,7 +87,7 @@ def make_app(
         Refused: _refused,
         HTTPException: _unknown,
         ClientDisconnect: _gone,
-        Exception: _bug,
+        Exception: _refused,
     }
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
@@ -113,7 +113,7 @@ class Service:
         """Segment classes in one image."""
         self._pool.refuse_if_full()
         query = read_query(request, self._limits.classes)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = _type_of(request)
         if kind == "multipart/form-data":
             (picture,) = await self._pictures(request, {"image": (1, 1)})
             image = picture[0].data
@@ -201,7 +201,7 @@ class Service:
         self, request: Request, parts: dict[str, tuple[int, int]]
     ) -> Sequence[list[Received]]:
         """Return the files of each part of a form: at least, and at most, so many."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = _type_of(request)
         if kind != "multipart/form-data":
             raise Refused(415, f"a body of type {kind or 'none'}; send multipart/form-data")
         most = sum(upper for _, upper in parts.values())
@@ -246,6 +246,11 @@ def read_query(request: Request, most: int) -> Query:
     return query
 
 
+def _type_of(request: Request) -> str:
+    """Return the type of a request's body without its parameters; empty for none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _named(part: str, number: int, file: str | None) -> str:
     """Return what messages call a picture, after the word image or mask."""
     which = f"{number} of the negatives" if part == "negative" else str(number)
@@ -266,7 +271,3 @@ async def _unknown(request: Request, error: Exception) -> Response:
 
 async def _gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
-
-
-async def _bug(_request: Request, error: Exception) -> Response:
-    return refuse(refusal(error))

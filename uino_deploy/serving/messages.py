@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -89,15 +89,22 @@ class Failure(msgspec.Struct):
 
 
 class Query(msgspec.Struct, forbid_unknown_fields=True):
-    """The parameters of a segmentation.
+    """The parameters of a segmentation, described where each is declared."""
 
-    `classes` are names with commas between; `threshold` is the least logit of the foreground,
-    `min_score` the least presence of a class that counts as present (0 keeps every mask), `masks`
-    the form of the masks, and `instances` also parts each class into objects.
-    """
-
-    classes: str = ""
-    threshold: float = 0.0
-    min_score: float = 0.5
-    masks: Literal["rle", "polygons", "png", "none"] = "rle"
-    instances: bool = False
+    classes: Annotated[str, msgspec.Meta(description="Names with commas between.")] = ""
+    threshold: Annotated[float, msgspec.Meta(description="Logits above it are foreground.")] = 0.0
+    min_score: Annotated[
+        float,
+        msgspec.Meta(
+            description="Least presence of a class that counts as present; 0 keeps every mask."
+        ),
+    ] = 0.5
+    masks: Annotated[
+        Literal["rle", "polygons", "png", "none"],
+        msgspec.Meta(
+            description="Run lengths, outlines, one label map for all classes, or no masks."
+        ),
+    ] = "rle"
+    instances: Annotated[
+        bool, msgspec.Meta(description="Also part each class into its objects.")
+    ] = False

@@ -42,8 +42,8 @@ def openapi() -> Json:
             "name": name,
             "in": "query",
             "required": name == "classes",
+            "description": schema.pop("description"),
             "schema": schema,
-            "description": _QUERY[name],
         }
         for name, schema in schemas.pop("Query")["properties"].items()
     ]
@@ -62,15 +62,6 @@ def openapi() -> Json:
         },
         "security": [{"token": []}, {}],
     }
-
-
-_QUERY = {
-    "classes": "Names with commas between.",
-    "threshold": "Logits above it are foreground.",
-    "min_score": "Least presence of a class that counts as present; 0 keeps every mask.",
-    "masks": "Run lengths, outlines, one label map for all classes, or no masks.",
-    "instances": "Also part each class into its objects.",
-}
 
 
 def _paths(parameters: list[Json]) -> Json:

@@ -107,7 +107,8 @@ class Pool:
         try:
             return await asyncio.wait_for(waiting.answer, until - loop.time())
         except (TimeoutError, asyncio.TimeoutError) as error:
-            raise too_late(self.settings.limits.deadline) from error
+            why = f"not done within {self.settings.limits.deadline:g} s, the deadline of a request"
+            raise Refused(504, why, {"Retry-After": "1"}) from error
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -214,12 +215,6 @@ class Pool:
                 why = f"{MOST_TRIES} workers died over this request"
                 each.answer.set_exception(Refused(500, why))
         self._arrived.set()
-
-
-def too_late(deadline: float) -> Refused:
-    """Return the answer for a request whose deadline has passed."""
-    why = f"not done within {deadline:g} s, the deadline of a request"
-    return Refused(504, why, {"Retry-After": "1"})
 
 
 def _end(process: _Process) -> None:

@@ -4,6 +4,9 @@ The wheel nvidia-pytriton holds the server and its Python backend; its own layer
 Stand-ins in Python take the places of the backends onnxruntime and tensorrt, so this proves the
 configurations, the ensembles and the library of classes, not those backends, plans or plugins.
 
+Paths below pytriton/tritonserver are those of the wheel nvidia-pytriton 0.7.0, whose server is
+2.51; options are those of its `tritonserver --help`; what a misspelt key is told is protobuf's.
+
     python -m tests.serving.triton build/demo --environment .venv-triton -o build/triton.json
 """
 
@@ -20,7 +23,7 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,7 +86,7 @@ class Check:
     def repository(self, backend: str, **options: object) -> dict:
         """Serve a repository and compare its answers with the predictor's."""
         folder = self.folder / backend
-        write_repository(self.bundle, self.classes, backend, folder, **options)
+        written = write_repository(self.bundle, self.classes, backend, folder, **options)
         if backend == "tensorrt":  # the stand-in's plans are graphs, which read their weights
             for path in self.bundle.root.glob("*.weights"):
                 shutil.copyfile(path, folder / path.stem / "1" / path.name)
@@ -97,6 +100,9 @@ class Check:
         library.write_text(text, "utf-8")
         first, second, third = (path.stem for path in self.supports)
         with self.serving(folder) as address:
+            missing = not_ready(address, written.models)
+            assert written.models, "NOT RUN: the repository has no models"
+            assert not missing, f"NOT RUN: the server does not serve {', '.join(missing)}"
             worst = self.compare(address, [first, second])
             refused = self.ask(address, [third, "../secret", "", first])[1]
             shutil.copyfile(self.supports[2], self.classes / f"{third}.safetensors")
@@ -112,7 +118,8 @@ class Check:
         assert refused[first][0] == "200"
         assert "is damaged" in damaged[1], damaged
         assert [each["name"] for each in metadata["inputs"]] == ["image", "name"]
-        return {"largest_difference": worst, "unknown": refused[third], "damaged": damaged}
+        said = {"unknown": refused[third], "damaged": damaged}
+        return {"models": len(written.models), "largest_difference": worst, **said}
 
     def compare(self, address: str, names: list[str]) -> float:
         """Return the largest difference of logits between the server and the predictor."""
@@ -184,11 +191,15 @@ class Check:
             )
         try:
             until = time.monotonic() + 180
-            while not is_ready(ports[0]):
+            while not is_ready(f"127.0.0.1:{ports[0]}", "health"):
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(log.read_text(errors="replace"))
                 time.sleep(0.5)
             yield f"127.0.0.1:{ports[0]}"
+        except subprocess.CalledProcessError as error:
+            if process.poll() is None:
+                raise
+            raise RuntimeError(f"the server died: {log.read_text()[-4000:]}") from error
         finally:
             process.terminate()
             process.wait(60)
@@ -203,10 +214,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def is_ready(port: int) -> bool:
-    """Return whether all models are ready."""
+def not_ready(address: str, models: Sequence[str]) -> list[str]:
+    """Return the models that the server does not serve."""
+    return [name for name in models if not is_ready(address, f"models/{name}")]
+
+
+def is_ready(address: str, what: str) -> bool:
+    """Return whether a model, or the server's health, is ready: KServe v2's `GET v2/.../ready`."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5):
+        with urllib.request.urlopen(f"http://{address}/v2/{what}/ready", timeout=5):
             return True
     except OSError:
         return False

@@ -1,6 +1,9 @@
 """A client with tritonclient: reads a request from a file, writes answers or errors to another.
 
 Runs in Triton's environment: client.py ADDRESS INPUTS.npz OUTPUTS.npz
+
+It asks by tritonclient, NVIDIA's own client: FP32 and BYTES are KServe v2's names of types. What
+`status` and `message` say is the server's own; nothing is made up here but "200".
 """
 
 import json

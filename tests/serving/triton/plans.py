@@ -1,4 +1,8 @@
-"""A bundle with plans that are its own graphs, for what only copies and describes plans."""
+"""A bundle with plans that are its own graphs, for what only copies and describes plans.
+
+A plan's description has the fields of `PlanInfo`, as `uino-deploy build` writes it beside a plan;
+10.9.0 is the first TensorRT whose plans hold our kernels (the route `aot`), and sm_90 is an H100.
+"""
 
 from __future__ import annotations
 

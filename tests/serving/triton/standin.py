@@ -2,6 +2,11 @@
 
 Laid as `model.py` into `backends/onnxruntime` and `backends/tensorrt`, it runs the model's file
 with ONNX Runtime on the CPU: what is proved is the repository, not the backend.
+
+The class, its methods and pb_utils are what the Python backend of server 2.51 calls and gives (the
+wheel nvidia-pytriton 0.7.0 has it); `model_config` is the JSON of ModelConfig in the server's
+model_config.proto, with its `default_model_filename`. `model.plan` and `model.onnx` are the usual
+names that Triton's guide to model repositories gives for the two backends.
 """
 
 import json
